@@ -1,0 +1,80 @@
+"""Encoders by name: the ResNeSt family of this package, or any timm encoder through smp."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from segkit.errors import InputError
+from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention, ResNeSt
+
+
+class Encoder(Protocol):
+    """What a head needs to know of an encoder.
+
+    Called with `(B, in_channels, H, W)` it returns features whose last four have strides 4, 8, 16, 32 capped at
+    `output_stride`; `channels[i]` belongs to feature i.
+    """
+
+    channels: tuple[int, ...]
+    output_stride: int
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Return the features."""
+        ...
+
+
+def build_encoder(
+    name: str,
+    output_stride: int = 8,
+    dilation_convention: DilationConvention = "authors",
+    in_channels: int = 3,
+    overrides: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """Build an encoder with random weights; no file is read and nothing is downloaded.
+
+    Args:
+        name: One of `RESNEST_VARIANTS` ("resnest50", ...), or a timm model name ("resnet50", "seresnet50", ...; an smp
+            style "tu-" prefix is accepted).
+        output_stride: 8, 16 or 32.
+        dilation_convention: How a ResNeSt is dilated; other encoders have only timm's own way.
+        in_channels: Channels of the input.
+        overrides: Arguments of `ResNeSt` that differ from the named variant's ("planes", "dropblock_prob", ...).
+
+    Raises:
+        InputError: An unknown name or argument, or an encoder that cannot be dilated to `output_stride`.
+    """
+    if name in RESNEST_VARIANTS:
+        return _build_resnest(name, output_stride, dilation_convention, in_channels, overrides or {})
+    if "resnest" in name:
+        raise InputError(_not_ours(name))
+    if overrides:
+        raise InputError(f"encoder {name!r}: encoder_args are arguments of ResNeSt; a timm encoder takes none")
+    # smp and timm take seconds to import, and a ResNeSt needs neither.
+    from segkit.models.timm_encoder import TimmEncoder
+
+    return TimmEncoder(name.removeprefix("tu-"), output_stride, in_channels)
+
+
+def _build_resnest(
+    name: str, output_stride: int, convention: DilationConvention, in_channels: int, overrides: Mapping[str, Any]
+) -> ResNeSt:
+    arguments = {**RESNEST_VARIANTS[name], **overrides}
+    arguments.update(output_stride=output_stride, dilation_convention=convention, in_channels=in_channels)
+    try:
+        return ResNeSt(**arguments)
+    except TypeError as error:
+        unknown = str(error).split("argument")[-1].strip()
+        raise InputError(
+            f"encoder_args of {name!r}: {unknown} is no argument of ResNeSt; allowed: radix, cardinality, width, "
+            "stem_width, layers, planes, avd, avd_first, dropblock_prob, zero_init_last_gamma"
+        ) from error
+
+
+def _not_ours(name: str) -> str:
+    """A ResNeSt under timm's name would silently be wired otherwise when dilated: name the two ways instead."""
+    known = ", ".join(RESNEST_VARIANTS)
+    return (
+        f"encoder {name!r} is not known: timm's ResNeSt differs from the paper's when dilated; use one of {known} "
+        "(with dilation_convention: timm for timm's wiring)"
+    )

@@ -1,0 +1,85 @@
+"""Segmentation heads: FCN (Long et al. 2015) and DeepLabV3 (Chen et al. 2017, arXiv 1706.05587).
+
+Widths, biases and dropouts are those of the ResNeSt authors (zhanghang1989/PyTorch-Encoding, encoding/models/sseg/
+{fcn,deeplab}.py); parameter names follow torchvision's heads. Every width is a fraction of the encoder's, so 2048 channels
+give the published 512 (FCN) and 256 (DeepLabV3).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+# The 3x3 rates of ASPP at each output stride: the same field of view in the picture.
+ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+
+
+class FCNHead(nn.Sequential):
+    """3x3 convolution to a quarter of the channels, norm, ReLU, dropout 0.1, 1x1 classifier.
+
+    `(B, C, h, w)` to logits `(B, K, h, w)`. Also the auxiliary head on stage 3.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        inter = in_channels // 4
+        super().__init__(
+            *_conv_norm_relu(in_channels, inter, kernel=3),
+            nn.Dropout(0.1),
+            nn.Conv2d(inter, num_classes, 1),
+        )
+
+
+class DeepLabV3Head(nn.Module):
+    """ASPP, then 3x3 convolution, norm, ReLU, dropout 0.1, 1x1 classifier: `(B, C, h, w)` to logits `(B, K, h, w)`."""
+
+    def __init__(self, in_channels: int, num_classes: int, rates: Sequence[int] = ASPP_RATES[8]) -> None:
+        super().__init__()
+        inter = in_channels // 8
+        self.aspp = ASPP(in_channels, inter, rates)
+        self.block = nn.Sequential(
+            *_conv_norm_relu(inter, inter, kernel=3),
+            nn.Dropout(0.1),
+            nn.Conv2d(inter, num_classes, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits `(B, K, h, w)`."""
+        logits: Tensor = self.block(self.aspp(x))
+        return logits
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: `(B, C, h, w)` to `(B, out_channels, h, w)`.
+
+    A 1x1 convolution, three dilated 3x3 ones and a global average side by side, joined by a 1x1 convolution with
+    channel dropout 0.5.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, rates: Sequence[int]) -> None:
+        super().__init__()
+        branches = [_conv_norm_relu(in_channels, out_channels, kernel=1)]
+        branches += [_conv_norm_relu(in_channels, out_channels, kernel=3, dilation=rate) for rate in rates]
+        branches += [nn.Sequential(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(in_channels, out_channels, kernel=1))]
+        self.convs = nn.ModuleList(branches)
+        self.project = nn.Sequential(
+            *_conv_norm_relu(len(branches) * out_channels, out_channels, kernel=1),
+            nn.Dropout2d(0.5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the joined pyramid `(B, out_channels, h, w)`."""
+        outputs = [conv(x) for conv in self.convs]
+        # Upsampling one cell to h x w is a copy in every interpolation mode.
+        outputs[-1] = outputs[-1].expand_as(outputs[0])
+        joined: Tensor = self.project(torch.cat(outputs, dim=1))
+        return joined
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps h and w (no bias: the norm has one), batch norm, ReLU."""
+    padding = dilation * (kernel // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,59 @@
+"""Encoders by name: ours, timm's, and the ones that are refused."""
+
+import pytest
+import torch
+
+from segkit.errors import InputError
+from segkit.models.encoders import build_encoder
+from segkit.models.resnest import ResNeSt
+from segkit.models.segmentation import DeepLabV3
+
+
+def test_resnest_by_name() -> None:
+    encoder = build_encoder("resnest50", output_stride=16, dilation_convention="timm", in_channels=4)
+    assert isinstance(encoder, ResNeSt)
+    assert encoder.output_stride == 16 and encoder.channels == (4, 64, 256, 512, 1024, 2048)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("name", ["resnet18", "seresnet50", "skresnet18", "convnext_atto", "tu-resnet18"])
+def test_timm_encoders_dilate(name: str, output_stride: int) -> None:
+    encoder = build_encoder(name, output_stride).eval()
+    for size in [(97, 65), (1, 1), (64, 96)]:
+        with torch.inference_mode():
+            features = encoder(torch.randn(1, 3, *size))
+        strides = [min(s, output_stride) for s in (4, 8, 16, 32)]
+        cells = [tuple(-(-side // s) for side in size) for s in strides]
+        assert [tuple(f.shape[2:]) for f in features[-4:]] == cells
+        assert [f.shape[1] for f in features] == list(encoder.channels)
+
+
+def test_a_comparator_trains_by_changing_one_word() -> None:
+    outputs = DeepLabV3("skresnet18", 7).train()(torch.randn(2, 3, 65, 65))
+    assert outputs["out"].shape == outputs["aux"].shape == (2, 7, 9, 9)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("vgg16", "cannot be dilated to output stride 8"),
+        ("swin_tiny_patch4_window7_224", "cannot be dilated to output stride 8"),
+        ("resnet5", "did you mean resnet50"),
+        ("resnest50d", "timm's ResNeSt differs from the paper's"),
+        ("tu-resnest101e", "timm's ResNeSt differs from the paper's"),
+        ("no such thing", "neither a ResNeSt of segkit nor a timm model"),
+    ],
+)
+def test_refused(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        build_encoder(name, output_stride=8)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides() -> None:
+    encoder = build_encoder("resnest14", overrides={"planes": (8, 16, 32, 64), "stem_width": 8})
+    assert encoder.channels == (3, 16, 32, 64, 128, 256)
+    with pytest.raises(InputError, match=r"'widht' is no argument of ResNeSt"):
+        build_encoder("resnest14", overrides={"widht": 32})
+    with pytest.raises(InputError, match="a timm encoder takes none"):
+        build_encoder("resnet18", overrides={"radix": 2})
