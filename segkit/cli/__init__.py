@@ -1,0 +1,57 @@
+"""The command line: `segkit COMMAND ...`. Starting it imports neither torch nor Lightning; a command imports what it needs."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from segkit import __version__
+from segkit.errors import InputError
+
+# command      its file in segkit/cli    what it does
+COMMANDS = {
+    "fit":       ("lightning", "train a network on a data set"),
+    "validate":  ("lightning", "score a checkpoint on the validation split"),
+    "test":      ("lightning", "score a checkpoint on the test split, by a named protocol"),
+    "predict":   ("lightning", "write label maps of a split as PNGs"),
+    "infer":     ("infer", "segment pictures or folders of pictures"),
+    "benchmark": ("benchmark", "score several checkpoints under several protocols, in one table"),
+    "demo":      ("demo", "make a small data set, train, test and draw the results, in minutes"),
+}  # fmt: skip
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0 done, 1 partly failed, 2 wrong input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"segkit {__version__}")
+        return 0
+    try:
+        return _run(arguments)
+    except InputError as error:
+        print(f"segkit {arguments[0]}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"segkit {arguments[0]}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    command = arguments[0]
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"no such command; {hint}the commands are {', '.join(COMMANDS)}")
+    room = COMMANDS[command][0]
+    module = importlib.import_module(f"segkit.cli.{room}")
+    # The Lightning commands share one file, which is told which of them it is.
+    code: int = module.main(arguments if room == "lightning" else arguments[1:])
+    return code
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())
+    return f"usage: segkit COMMAND ...\n\n{rows}\n\nsegkit COMMAND --help tells the options of a command.  (segkit {__version__})"

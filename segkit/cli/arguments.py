@@ -1,0 +1,103 @@
+"""Parsing errors of the Lightning commands in one line with the valid names, in place of jsonargparse's nested report."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from pytorch_lightning.cli import LightningArgumentParser
+
+from segkit.errors import InputError
+
+
+class SegmentationParser(LightningArgumentParser):
+    """A parser that raises `InputError` and takes no abbreviated names: `--model.optim.l` is a typing error."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Hand jsonargparse's message on; `explain` shortens it where the valid names are known."""
+        raise InputError(message) from ex
+
+
+def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
+    """Shorten a message of jsonargparse to one line: what, where, what is allowed.
+
+    Args:
+        message: jsonargparse's (4.40 to 4.53), of several lines.
+        keys: Dotted names of all options.
+        classes: Those a config may name.
+    """
+    key = _first(r'Parser key "([^"]+)"', message)
+    option = _first(r"Option '([^']+)' is not accepted", message)
+    if option is not None and key is not None:
+        return _unknown_argument(key, option, message, classes)
+    unknown = _first(r"does not accept option '([^']+)'", message) or _first(r"unrecognized arguments: -*([^\s=]+)", message)
+    if unknown is not None:
+        return _unknown_option(unknown, keys)
+    name = _first(r"Expected a dot import path string: (\S+)", message)
+    if name is not None and key in ("data", "model.network"):
+        parts = ("DataModule",) if key == "data" else ("segkit.models",)
+        names = [c.__name__ for c in classes if any(p in f"{c.__module__}.{c.__name__}" for p in parts)]
+        return f"{key}: no such class {name!r}; {_suggest(name, names)}"
+    return _wrong_value(key, message) or " ".join(message.split())
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` to `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _unknown_argument(key: str, option: str, message: str, classes: Sequence[type]) -> str:
+    named = _first(r"'class_path': '([^']+)'", message)
+    owners = [c for c in classes if named and c.__name__ == named.split(".")[-1]]
+    if not owners:
+        owners = [c for c in classes if ("DataModule" in c.__name__) == key.startswith("data")]
+    names = {name for owner in owners for name in inspect.signature(owner).parameters}
+    whose = owners[0].__name__ if len(owners) == 1 else key
+    return f"{key}: {option!r} is no argument of {whose}; {_suggest(option, names)}"
+
+
+def _unknown_option(unknown: str, keys: Iterable[str]) -> str:
+    """The names beside the unknown one: those of its group, or the top ones where the group is unknown too."""
+    parts = unknown.split(".")
+    for depth in range(len(parts) - 1, -1, -1):
+        prefix = "".join(f"{part}." for part in parts[:depth])
+        names = {key.removeprefix(prefix).split(".")[0] for key in keys if key.startswith(prefix)}
+        if names:
+            break
+    where = prefix.rstrip(".") or "the options"
+    return f"no such option {unknown!r}; {_suggest(parts[depth], names, where)}"
+
+
+def _suggest(wrong: str, names: Iterable[str], where: str = "") -> str:
+    ordered = sorted(set(names) - {"self"})
+    close = difflib.get_close_matches(wrong, ordered, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}{'allowed' if not where else f'allowed in {where}'}: {', '.join(ordered)}"
+
+
+def _wrong_value(key: str | None, message: str) -> str | None:
+    """`key: 'x' is not a float`, from the type that was expected and the value that was given."""
+    value = _first(r"(?:Got value|Given value): (.+)", message)
+    expected = _first(r"Subtypes: \[(.+)\]", message) or _first(r"Expected a (.+?)\. Got value", message)
+    if key is None or value is None or expected is None or "{" in value:
+        return None
+    readable = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected).replace("NoneType", "null")
+    choices = _first(r"^typing\.Literal\[(.+)\]$", readable)
+    if choices:
+        return f"{key}: {value!r} is not one of {choices}"
+    return f"{key}: {value!r} is not {readable.replace(', ', ' or ')}"
+
+
+def _first(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match.group(1) if match else None

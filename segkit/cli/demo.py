@@ -1,0 +1,128 @@
+"""`segkit demo`: draws a small street-scene data set, trains on it, tests it multi-scale, and leaves a folder to look at.
+
+Everything goes through the commands that a user would type, with a recipe that is written beside the results.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from segkit.errors import InputError
+from segkit.io import write_text
+
+DESCRIPTION = "Draw a data set of street scenes, train a small ResNeSt + DeepLabV3 on it, test it, draw the results."
+
+RECIPE = """\
+# The recipe of `segkit demo`, to be changed and run again:
+#   segkit fit --config {recipe} --run_dir {output}/another_run
+data:
+  class_path: SyntheticDataModule
+  init_args:
+    root: {output}/data
+    seed: {seed}
+    num_train: 160
+    batch_size: 8
+    base_size: 256
+    crop_size: 128
+    num_workers: 0 # the pictures are tiny: reading them is faster than handing them over
+model:
+  network:
+    class_path: DeepLabV3
+    init_args:
+      encoder: resnest14_tiny
+      output_stride: 8
+  optim:
+    name: adamw
+    lr: 4.0e-3
+    reference_batch: 0
+    head_lr_mult: 1
+    weight_decay: 0.01
+    schedule: cosine
+    warmup_steps: 20
+protocol: ms-flip
+trainer:
+  devices: 1
+  max_epochs: {epochs}
+  check_val_every_n_epoch: 5
+  num_sanity_val_steps: 0
+  log_every_n_steps: 10
+  enable_model_summary: false
+"""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run `segkit demo`; see `--help`."""
+    options = _parse(args)
+    output = Path(options.output)
+    run = _new_run(output)
+    start = time.perf_counter()
+    recipe = output / "demo.yaml"
+    write_text(recipe, RECIPE.format(recipe=recipe, output=output, seed=options.seed, epochs=options.epochs))
+    # Lightning takes seconds to import; `segkit demo --help` does not need it.
+    from segkit.cli import lightning
+
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    _say(f"1/3  training: segkit fit --config {recipe} --run_dir {run}")
+    lightning.main(["fit", "--config", str(recipe), "--run_dir", str(run)])
+    _say(f"2/3  testing:  segkit test --config {recipe} --ckpt_path {checkpoint} --run_dir {run}")
+    lightning.main(["test", "--config", str(recipe), "--ckpt_path", str(checkpoint), "--run_dir", str(run)])
+    _say(f"3/3  drawing:  {run / 'pictures'}")
+    _draw_panels(output / "data", checkpoint, run / "pictures", options.pictures)
+    _say(_summary(output, run, checkpoint, time.perf_counter() - start))
+    return 0
+
+
+def _parse(args: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("segkit demo", description=DESCRIPTION)
+    parser.add_argument("--output", default="demo", help="folder for data and results (default: demo)")
+    parser.add_argument("--seed", type=int, default=0, help="of the data set (default: 0)")
+    parser.add_argument("--epochs", type=int, default=40, help="of training (default: 40, minutes on a CPU)")
+    parser.add_argument("--pictures", type=int, default=6, help="test pictures to draw (default: 6)")
+    options = parser.parse_args(args)
+    if min(options.epochs, options.pictures) < 1 or options.seed < 0:
+        raise InputError("--epochs and --pictures must be 1 or more, --seed 0 or more")
+    return options
+
+
+def _new_run(output: Path) -> Path:
+    """`OUTPUT/run`, or `run-2`, `run-3`, ...: an earlier run is never touched."""
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output}: there is a file of this name; give a folder")
+    run, number = output / "run", 1
+    while run.exists():
+        number += 1
+        run = output / f"run-{number}"
+    return run
+
+
+def _draw_panels(data: Path, checkpoint: Path, folder: Path, count: int) -> None:
+    """Input | truth | prediction with a legend, for the first test pictures."""
+    from segkit.data.cityscapes import find_cityscapes
+    from segkit.inference.segmenter import load
+    from segkit.io import read_image, read_label, write_png
+    from segkit.visualization import panel
+
+    segmenter = load(checkpoint, protocol="ms-flip")
+    for sample in find_cityscapes(data, "test", with_masks=True)[:count]:
+        assert sample.mask is not None
+        image = read_image(sample.image)
+        truth = segmenter.label_space.map_labels(read_label(sample.mask), str(sample.mask))
+        drawn = panel(image, segmenter.predict(image), segmenter.class_names, segmenter.palette, truth=truth)
+        write_png(folder / f"{Path(sample.name).name}.png", drawn)
+
+
+def _summary(output: Path, run: Path, checkpoint: Path, seconds: float) -> str:
+    miou = json.loads((run / "result.json").read_text(encoding="utf-8"))["scores"]["mIoU"]
+    return f"""
+test mIoU {100 * miou:.2f}, {seconds:.0f} s in all. Look at
+  {run / "pictures"}     input | truth | prediction
+  {run / "curves.png"}   loss, learning rate, validation mIoU
+  {run / "result.json"}  protocol, every class, versions
+and go on with
+  segkit infer {output / "data" / "leftImg8bit" / "test"} --checkpoint {checkpoint} --output {output / "labels"}"""
+
+
+def _say(line: str) -> None:
+    """On the standard output; what Lightning reports goes to the standard error."""
+    print(line, flush=True)

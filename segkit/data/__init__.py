@@ -1,0 +1,1 @@
+"""Data sets, transforms and loaders: from files to uint8 batches."""

@@ -1,0 +1,160 @@
+"""Procedural street scenes on disk in the Cityscapes layout: train and test without any download.
+
+Pictures are drawn once by `prepare_data` and then read through the code that reads Cityscapes.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from segkit.data.cityscapes import find_cityscapes
+from segkit.data.datamodule import SegmentationDataModule, Split
+from segkit.data.dataset import Sample
+from segkit.data.street_scene import draw_scene
+from segkit.data.transforms import Augmentation
+from segkit.errors import InputError
+from segkit.io import write_json, write_png
+from segkit.metadata.cityscapes import LABELS
+from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
+
+VERSION = 1  # raise it when the drawing changes: folders written before are then not mistaken for these
+MANIFEST = "synthetic.json"
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_CLASSES = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "sky", "person", "car")
+_MERGED = {"traffic light": "traffic sign"}  # too rare to learn alone
+
+
+def _label_space() -> LabelSpace:
+    colours = {name: colour for _, _, name, colour in LABELS}
+    table = [UNDECLARED] * 256
+    for raw, _, name, _ in LABELS:
+        name = _MERGED.get(name, name)
+        table[raw] = _CLASSES.index(name) if name in _CLASSES else IGNORE_INDEX
+    return LabelSpace(_CLASSES, tuple(colours[name] for name in _CLASSES), tuple(table))
+
+
+STREET = _label_space()
+
+
+class SyntheticDataModule(SegmentationDataModule):
+    """Drawn street scenes of nine classes, with Cityscapes' label ids, names, colours and folders.
+
+    `prepare_data` writes them under `root` unless a set with the same seed, sizes and counts is there already.
+
+    Args:
+        root: Folder to write to; absent or empty, or one that this class wrote before.
+        batch_size: Training crops PER PROCESS.
+        base_size: Pixels of the long side at scale 1.
+        crop_size: Pixels, height and width of a training crop.
+        num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
+        augmentations: albumentations transforms applied to the finished crop; a `fill_mask` must be 255.
+        seed: Of the scenes, the shuffling and the transforms.
+        predict_split: Whose pictures `predict` reads.
+        num_train: Scenes in the training split.
+        num_val: Scenes in the validation split.
+        num_test: Scenes in the test split.
+        height: Pixels of a scene.
+        width: Pixels of a scene.
+
+    Raises:
+        InputError: A number is out of range, or `root` holds something else: nothing is ever overwritten.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        batch_size: int = 16,
+        base_size: int = 256,
+        crop_size: int = 128,
+        num_workers: int | None = None,
+        augmentations: list[Augmentation] | None = None,
+        seed: int = 0,
+        predict_split: Split = "test",
+        num_train: int = 160,
+        num_val: int = 24,
+        num_test: int = 24,
+        height: int = 128,
+        width: int = 256,
+    ) -> None:
+        super().__init__(root, batch_size, base_size, crop_size, num_workers, augmentations, seed, predict_split)
+        if min(num_train, num_val, num_test) < 1:
+            raise InputError(f"scenes are {num_train}, {num_val} and {num_test}; each split needs 1 or more")
+        if height < 64 or width < height:
+            raise InputError(f"scenes of {width}x{height} cannot be drawn; height must be 64 or more, width not less")
+        self.manifest = {
+            "version": VERSION,
+            "seed": seed,
+            "train": num_train,
+            "val": num_val,
+            "test": num_test,
+            "height": height,
+            "width": width,
+        }
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Nine classes; raw values are Cityscapes label ids, others are ignored."""
+        return STREET
+
+    def prepare_data(self) -> None:
+        """Draw the scenes unless they are there: into a temporary folder, which is then renamed.
+
+        Raises:
+            InputError: `root` holds other scenes or other files.
+        """
+        if self._is_there():
+            return
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.root.with_name(f".{self.root.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            for split in _SPLITS:
+                self._draw(temporary, split)
+            write_json(temporary / MANIFEST, self.manifest)
+            self._move_in_place(temporary)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def setup(self, stage: str) -> None:
+        """As in the base class."""
+        self.prepare_data()  # free when the scenes are there, so that the loaders work without a Trainer too
+        super().setup(stage)
+
+    def find_samples(self, split: Split, with_masks: bool) -> list[Sample]:
+        """As in the base class."""
+        return find_cityscapes(self.root, split, with_masks)
+
+    def _is_there(self) -> bool:
+        if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
+            return False
+        try:
+            found = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise InputError(
+                f"{self.root}: holds something else than synthetic scenes and is left alone; choose another --data.root"
+            ) from None
+        if found != self.manifest:
+            raise InputError(
+                f"{self.root}: holds other synthetic scenes ({found}, wanted {self.manifest}); "
+                "choose another --data.root or remove that folder"
+            )
+        return True
+
+    def _draw(self, folder: Path, split: Split) -> None:
+        for index in range(self.manifest[split]):
+            rng = np.random.default_rng((self.seed, _SPLITS.index(split), index))
+            image, labels = draw_scene(rng, self.manifest["height"], self.manifest["width"])
+            stem = f"{split}/street/street_{index:06d}_000000"
+            write_png(folder / "leftImg8bit" / f"{stem}_leftImg8bit.png", image)
+            write_png(folder / "gtFine" / f"{stem}_gtFine_labelIds.png", labels)
+
+    def _move_in_place(self, temporary: Path) -> None:
+        try:
+            temporary.rename(self.root)  # replaces an empty folder, fails on any other
+        except OSError:
+            if not self._is_there():  # another process was faster with the same scenes
+                raise

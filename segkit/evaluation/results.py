@@ -1,0 +1,151 @@
+"""Result files and tables: the scores with all that they are a property of.
+
+`result_dict` gives plain JSON data: protocol, pictures, every class, the matrix, versions, command and date.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any, Protocol
+
+import torch
+
+from segkit import __version__
+from segkit.errors import InputError
+from segkit.evaluation.confusion import ConfusionMatrix, Scores
+from segkit.io import write_json
+
+MEAN_RULE = (
+    "mIoU: mean over classes present in truth or prediction; mean_accuracy: mean over classes present in truth; "
+    "pixels summed over all pictures; ignored pixels not counted"
+)
+
+_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "pytorch-lightning", "timm")
+
+
+class PlainData(Protocol):
+    """Whatever can say itself as plain data, as `segkit.inference.protocols.Protocol` can."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Str, int, float, bool, None, and lists and dicts of them."""
+
+
+def result_dict(
+    confusion: ConfusionMatrix,
+    class_names: Sequence[str],
+    protocol: PlainData,
+    *,
+    dataset: Mapping[str, Any] | None = None,
+    command: str | None = None,
+    partial: bool = False,
+) -> dict[str, Any]:
+    """Everything about one evaluation, as plain data whose NaNs are None.
+
+    Args:
+        confusion: of the whole split, after `all_reduce`.
+        class_names: K names by train id.
+        protocol: the one that really ran (`segkit.inference.engine.resolve` fills in what depends on the network).
+        dataset: plain data that names data set and split.
+        command: what ran it; None = this process's command line.
+        partial: only a part of the split was seen, so that the scores are not those of the split.
+
+    Raises:
+        InputError: there are not K names, or the masks held undeclared ids.
+    """
+    _check_names(class_names, confusion.num_classes)
+    scores, matrix = confusion.scores(), confusion.matrix.cpu()
+    missed = confusion.missed.cpu()
+    return {
+        "segkit": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]) if command is None else command,
+        "protocol": protocol.to_dict(),
+        "dataset": dict(dataset or {}),
+        "partial": partial,
+        "num_images": confusion.num_images,
+        "num_pixels": confusion.num_pixels,
+        "rule": MEAN_RULE,
+        "scores": {
+            "mIoU": _number(scores.miou),
+            "pixel_accuracy": _number(scores.pixel_accuracy),
+            "mean_accuracy": _number(scores.mean_accuracy),
+            "frequency_weighted_IoU": _number(scores.frequency_weighted_iou),
+        },
+        "classes": [
+            {"id": i, "name": name, "IoU": _number(iou), "accuracy": _number(accuracy), "pixels": int(pixels)}
+            for i, (name, iou, accuracy, pixels) in enumerate(
+                zip(class_names, scores.class_iou, scores.class_accuracy, matrix.sum(1) + missed, strict=True)
+            )
+        ],
+        "absent_classes": [class_names[i] for i in scores.absent],
+        "confusion_matrix": matrix.tolist(),
+        "missed": missed.tolist(),
+        "versions": versions(),
+    }
+
+
+def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
+    """Write what `result_dict` gave as JSON, atomically."""
+    write_json(path, dict(result))
+
+
+def format_table(scores: Scores, class_names: Sequence[str]) -> str:
+    """An aligned text table: IoU and accuracy of each class in percent, then the means.
+
+    Raises:
+        InputError: there are not K names.
+    """
+    _check_names(class_names, len(scores.class_iou))
+    width = max(len(name) for name in (*class_names, "frequency-weighted IoU"))
+    rule = "-" * (width + 19)
+    lines = [_row("class", "IoU", "accuracy", width), rule]
+    for name, iou, accuracy in zip(class_names, scores.class_iou, scores.class_accuracy, strict=True):
+        lines.append(_row(name, _percent(iou), _percent(accuracy), width))
+    lines += [
+        rule,
+        _row("mean", _percent(scores.miou), _percent(scores.mean_accuracy), width),
+        _row("pixel accuracy", "", _percent(scores.pixel_accuracy), width),
+        _row("frequency-weighted IoU", _percent(scores.frequency_weighted_iou), "", width),
+    ]
+    if scores.absent:
+        names = ", ".join(class_names[i] for i in scores.absent)
+        lines.append(f"left out of the mean IoU, absent from truth and prediction: {names}")
+    return "\n".join(lines)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on, and the GPU where there is one."""
+    found = {"segkit": __version__, "python": platform.python_version(), "platform": platform.system()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        found |= {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name()}
+    return found
+
+
+def _check_names(class_names: Sequence[str], num_classes: int) -> None:
+    if len(class_names) != num_classes:
+        raise InputError(f"results: {len(class_names)} class names for {num_classes} classes; give one name per class")
+
+
+def _number(value: float) -> float | None:
+    """NaN is no JSON."""
+    return None if math.isnan(value) else float(value)
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _row(name: str, iou: str, accuracy: str, width: int) -> str:
+    return f"{name:<{width}} {iou:>8} {accuracy:>9}".rstrip()

@@ -1,0 +1,201 @@
+"""The engine: a network and a normalised picture in, labels or scores out, by any protocol.
+
+Windows and flips of one scale share forwards; their logits are kept at the network's stride, never at full size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from segkit.errors import InputError
+from segkit.inference.fusion import StripFusion, View
+from segkit.inference.protocols import Protocol
+from segkit.inference.windows import Window, cut, window_grid
+from segkit.ops.normalize import IMAGENET, Normalization
+from segkit.ops.upsample import ARGMAX_BYTES, label_dtype, upsample, upsample_argmax
+
+MAX_PIXELS = 2**21  # one Cityscapes picture, or nine windows of 480: fills a GPU, and its features fit into 8 GB
+
+
+def predict(
+    network: nn.Module,
+    image: Tensor,
+    protocol: Protocol,
+    size: tuple[int, int] | None = None,
+    normalization: Normalization = IMAGENET,
+    max_pixels: int = MAX_PIXELS,
+    strip_bytes: int | None = None,
+) -> Tensor:
+    """Label each pixel of a batch of pictures of one size.
+
+    Memory, besides the network's own: the logits of all views at the network's stride s, that is
+    4 B K H W sum(scale^2) / s^2 bytes, more by the overlap of windows, twice that for softmax_mean with flip; a handful
+    of tensors of at most `strip_bytes` each (see `StripFusion` for the least possible); and the labels. Nothing of
+    K H W floats is made. One window in one view, as in the protocol `whole`, takes a shorter way: `upsample_argmax`,
+    whose labels are exactly those of `interpolate` and argmax, and whose bound is `strip_bytes` or 256 MiB.
+
+    Args:
+        network: maps normalised float (b, 3, h, w) to {"out": (b, K, ., .)}, for any h and w, on the image's device.
+            It runs in eval mode, and each module gets its own mode back.
+        image: normalised float (B, 3, H, W).
+        protocol: scales, flip, windows and fusion.
+        size: height and width of the labels; None = those of `image`.
+        normalization: how `image` was normalised; says what black is.
+        max_pixels: of one forward; a single window may exceed it. Changes speed and memory, not results.
+        strip_bytes: of the largest float tensor made here; None = 16 MiB on the CPU (its caches), 256 MiB elsewhere.
+
+    Returns:
+        uint8 (B, H, W), int16 above 256 classes.
+
+    Raises:
+        InputError: `image` is not a float (B, 3, H, W) or `size` is empty.
+    """
+    size = _checked_size(image, normalization, size)
+    protocol = resolve(protocol, network)
+    views = _network_views(network, image, protocol, normalization, max_pixels)
+    batch, num_classes = views[0].logits[0].shape[:2]
+    # Made outside inference mode, so that the caller may write to them.
+    labels = torch.empty(batch, *size, dtype=label_dtype(num_classes), device=image.device)
+    with torch.inference_mode():
+        if _is_plain(views, size):
+            grid, align = views[0].grid, bool(protocol.align_corners)
+            whole = upsample_argmax(views[0].logits[0], grid.shape, align, strip_bytes or ARGMAX_BYTES)
+            return labels.copy_(whole[:, : size[0], : size[1]])
+        for start, stop, strip in _fusion(views, size, protocol, strip_bytes):
+            labels[:, start:stop] = strip.max(dim=1).indices  # (B, K, n, W) -> (B, n, W); on CPUs faster than argmax
+    return labels
+
+
+def scores(
+    network: nn.Module,
+    image: Tensor,
+    protocol: Protocol,
+    size: tuple[int, int] | None = None,
+    normalization: Normalization = IMAGENET,
+    max_pixels: int = MAX_PIXELS,
+    strip_bytes: int | None = None,
+) -> Tensor:
+    """The fused scores whose argmax `predict` gives: probabilities, mean logits, or sums of exp, by the protocol.
+
+    Arguments and errors are those of `predict`; this result has all classes at full size.
+
+    Returns:
+        float32 (B, K, H, W). For exp_sum they are defined up to one factor per picture (see `StripFusion`).
+    """
+    size = _checked_size(image, normalization, size)
+    protocol = resolve(protocol, network)
+    views = _network_views(network, image, protocol, normalization, max_pixels)
+    batch, num_classes = views[0].logits[0].shape[:2]
+    result = torch.empty(batch, num_classes, *size, device=image.device)
+    with torch.inference_mode():
+        for start, stop, strip in _fusion(views, size, protocol, strip_bytes):
+            result[:, :, start:stop] = strip
+    return result
+
+
+def forwards(protocol: Protocol, size: tuple[int, int]) -> int:
+    """How many pictures the network sees for one picture of `size` (height, width): windows x flips, all scales."""
+    grids = [window_grid(protocol, protocol.scaled_size(scale, size)) for scale in protocol.scales]
+    return sum(len(grid.windows) for grid in grids) * (2 if protocol.flip else 1)
+
+
+def resolve(protocol: Protocol, network: nn.Module) -> Protocol:
+    """The protocol that really runs with this network, without any None that has a meaning: log and store this one."""
+    return protocol.resolved(align_corners=bool(getattr(network, "align_corners", True)))
+
+
+@torch.inference_mode()
+def _network_views(
+    network: nn.Module, image: Tensor, protocol: Protocol, normalization: Normalization, max_pixels: int
+) -> list[View]:
+    """Run the network on every scale, window and flip of a resolved protocol.
+
+    Returns:
+        One view per scale, or for softmax_mean with flip two (the flipped one turned back). Elsewhere the flipped
+        logits are already added to the others, at the network's stride: upsampling is linear and symmetric.
+    """
+    views = []
+    black = torch.tensor(normalization.black, device=image.device, dtype=image.dtype).view(1, -1, 1, 1)
+    flips = (False, True) if protocol.flip else (False,)
+    with _eval_mode(network):
+        for scale in protocol.scales:
+            size = protocol.scaled_size(scale, (image.shape[2], image.shape[3]))
+            scaled = upsample(image, size, bool(protocol.align_corners))  # (B, 3, H, W) -> (B, 3, scaled)
+            grid = window_grid(protocol, size)
+            seen = [(window, flip) for flip in flips for window in grid.windows]
+            logits = _forward(network, scaled, grid.shape, seen, black, max_pixels)
+            half = len(grid.windows)
+            if protocol.flip and protocol.fusion != "softmax_mean":
+                logits = [a.float() + b.float() for a, b in zip(logits[:half], logits[half:], strict=True)]
+            views += [View(grid, logits[i : i + half]) for i in range(0, len(logits), half)]
+    return views
+
+
+def _forward(
+    network: nn.Module,
+    image: Tensor,
+    shape: tuple[int, int],
+    seen: list[tuple[Window, bool]],
+    black: Tensor,
+    max_pixels: int,
+) -> list[Tensor]:
+    """Logits (B, K, h, w) of each (window, flip), turned back; as many in one forward as `max_pixels` allows."""
+    at_once = max(1, max_pixels // (shape[0] * shape[1]))
+    parts = []
+    for batch in torch.split(image, min(len(image), at_once)):  # (b, 3, H, W)
+        step = at_once // len(batch)
+        part: list[Tensor] = []
+        for i in range(0, len(seen), step):
+            chunk = seen[i : i + step]
+            crops = [_turn(cut(batch, window, shape, black), flip) for window, flip in chunk]
+            out = network(crops[0] if len(crops) == 1 else torch.cat(crops))["out"]  # (b * chunk, K, h, w)
+            part += [_turn(logits, flip) for logits, (_, flip) in zip(out.split(len(batch)), chunk, strict=True)]
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+
+
+def _turn(tensor: Tensor, flip: bool) -> Tensor:
+    return tensor.flip(-1) if flip else tensor
+
+
+def _fusion(views: list[View], size: tuple[int, int], protocol: Protocol, strip_bytes: int | None) -> StripFusion:
+    if strip_bytes is None:
+        strip_bytes = (16 if views[0].logits[0].device.type == "cpu" else 256) * 2**20
+    count = len(protocol.scales) * (2 if protocol.flip else 1)
+    return StripFusion(views, size, protocol, count, strip_bytes)
+
+
+def _is_plain(views: list[View], size: tuple[int, int]) -> bool:
+    """One window, no resize after it: exp and softmax keep the order of the classes, so logits are enough."""
+    return len(views) == 1 and len(views[0].logits) == 1 and views[0].grid.picture == size
+
+
+@contextmanager
+def _eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each module has its own mode back (a frozen BatchNorm stays frozen)."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _checked_size(image: Tensor, normalization: Normalization, size: tuple[int, int] | None) -> tuple[int, int]:
+    channels = len(normalization.mean)
+    if image.ndim != 4 or image.shape[1] != channels or not image.is_floating_point():
+        raise InputError(
+            f"engine: the image is {image.dtype} {tuple(image.shape)}, but normalised float (B, {channels}, H, W) "
+            "is needed; see segkit.ops.normalize"
+        )
+    if image.numel() == 0:
+        raise InputError(f"engine: the image has shape {tuple(image.shape)}; every side must be 1 or more")
+    height, width = (image.shape[2], image.shape[3]) if size is None else size
+    if height < 1 or width < 1:
+        raise InputError(f"engine: the output size is {height} x {width}; both sides must be 1 or more")
+    return int(height), int(width)

@@ -1,0 +1,132 @@
+"""Fuses what the network said of several views into scores, one strip of output rows at a time.
+
+The logits stay at the network's stride. For each strip only the rows that it needs are upsampled, averaged over
+windows, resized to the output size and added up over views, so that memory depends on the strip and not on the
+picture. Letters: B batch, K classes, H W output size, h w logits, m rows of a view behind n rows of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from segkit.inference.protocols import Protocol
+from segkit.inference.windows import Grid
+from segkit.ops.upsample import RowUpsampler
+
+EXP_LIMIT = 80.0  # exp(80) = 5.5e34: float32 (3.4e38) still holds the sum of 6000 such window and scale terms
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network said of the picture at one scale.
+
+    Attributes:
+        grid: the windows it saw.
+        logits: for each window of the grid, (B, K, h, w) at the network's stride, in the dtype it emitted;
+            float32 if a flipped window is already added.
+    """
+
+    grid: Grid
+    logits: Sequence[Tensor]
+
+
+class StripFusion:
+    """Scores by strips of rows, as `Protocol` defines them.
+
+    All arithmetic is float32. exp_sum stays finite: if the largest logit of a picture exceeds `EXP_LIMIT`, all its
+    logits are lowered by the excess, which multiplies all scores of that picture by one constant, and the batch is
+    fused in float64, in which pixels with logits 800 lower still have an order. Below the limit nothing is changed
+    and the scores are the authors'.
+
+    Args:
+        views: at least one; all of the same batch and classes.
+        size: (H, W) of the output.
+        protocol: resolved, that is with `align_corners` set.
+        forwards: of how many network outputs each pixel's mean consists (logit_mean, softmax_mean).
+        strip_bytes: the largest float tensor to make. A strip is at least one row, so that where the rows behind
+            one row do not fit, B K (s + 5) max(W, W of the view) floats are made, for s = max(1, scale).
+    """
+
+    def __init__(
+        self, views: Sequence[View], size: tuple[int, int], protocol: Protocol, forwards: int, strip_bytes: int
+    ) -> None:
+        self.size, self.fusion, self.forwards = size, protocol.fusion, forwards
+        self.batch, self.num_classes = views[0].logits[0].shape[:2]
+        align = bool(protocol.align_corners)
+        shift = _exp_shift(views) if protocol.fusion == "exp_sum" else None
+        self._dtype = torch.float64 if shift is not None and bool(shift.any()) else torch.float32
+        self._views = [_ViewRows(view, size, align, shift, self._dtype) for view in views]
+        self._strip_rows = self._rows_within(strip_bytes)
+
+    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Top to bottom: (start, stop) rows of a strip and their scores, float (B, K, stop - start, W)."""
+        for start in range(0, self.size[0], self._strip_rows):
+            stop = min(start + self._strip_rows, self.size[0])
+            yield start, stop, self._fused(start, stop)
+
+    def _fused(self, start: int, stop: int) -> Tensor:
+        shape = (self.batch, self.num_classes, stop - start, self.size[1])
+        total = self._views[0].logits[0].new_zeros(shape, dtype=self._dtype)
+        for view in self._views:
+            rows = view.rows(start, stop)  # (B, K, n, W)
+            total += rows.softmax(dim=1) if self.fusion == "softmax_mean" else rows
+        return total if self.fusion == "exp_sum" else total.div_(self.forwards)
+
+    def _rows_within(self, strip_bytes: int) -> int:
+        """How many output rows fit: n of them are made of at most n * scale + 3 rows, or 5 with the cells' border."""
+        floats = strip_bytes // (self._dtype.itemsize * self.batch * self.num_classes)
+        fitting = [
+            (floats / max(view.widest, self.size[1]) - 5) / max(1.0, view.grid.picture[0] / self.size[0])
+            for view in self._views
+        ]
+        return min(max(1, int(min(fitting))), self.size[0])
+
+
+class _ViewRows:
+    """Rows of one view at the output size, before the views are fused."""
+
+    def __init__(
+        self, view: View, size: tuple[int, int], align_corners: bool, shift: Tensor | None, dtype: torch.dtype
+    ) -> None:
+        self.grid, self.logits, self.shift, self.dtype = view.grid, view.logits, shift, dtype
+        device = view.logits[0].device
+        self.widest = max(view.grid.shape[1], view.grid.picture[1])
+        cells = (view.logits[0].shape[-2], view.logits[0].shape[-1])
+        self._to_window = RowUpsampler(cells, view.grid.shape, align_corners, device)
+        self._to_output = RowUpsampler(view.grid.picture, size, align_corners, device)
+        self._down, self._across = view.grid.counts(device)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Output rows [start, stop), (B, K, n, W); not to be written to."""
+        first, last = self._to_output.needed(start, stop)
+        return self._to_output(self._averaged(first, last), start, stop)
+
+    def _averaged(self, start: int, stop: int) -> Tensor:
+        """Rows of the scaled picture: the mean over its windows, (B, K, m, W of the view)."""
+        if len(self.logits) == 1:
+            return self._window_rows(self.logits[0], start, stop)[..., : self.grid.picture[1]]
+        shape = (*self.logits[0].shape[:2], stop - start, self.grid.picture[1])
+        total = self.logits[0].new_zeros(shape, dtype=self.dtype)
+        for window, logits in zip(self.grid.windows, self.logits, strict=True):
+            first, last = max(start, window.top), min(stop, window.top + window.height)
+            if first >= last:
+                continue
+            rows = self._window_rows(logits, first - window.top, last - window.top)[..., : window.width]
+            total[:, :, first - start : last - start, window.left : window.left + window.width] += rows
+        return total.div_(self._down[start:stop] * self._across)
+
+    def _window_rows(self, logits: Tensor, start: int, stop: int) -> Tensor:
+        """Rows of one window at its own size, (B, K, m, window); exp of them for exp_sum."""
+        first, last = self._to_window.needed(start, stop)
+        rows = self._to_window(logits[:, :, first:last].float(), start, stop)
+        return rows if self.shift is None else (rows - self.shift).to(self.dtype).exp_()
+
+
+def _exp_shift(views: Sequence[View]) -> Tensor:
+    """What to take off each picture's logits, float32 (B, 1, 1, 1): bilinear values never exceed the largest logit."""
+    largest = torch.stack([logits.float().amax(dim=(1, 2, 3)) for view in views for logits in view.logits])
+    return (largest.amax(dim=0) - EXP_LIMIT).clamp_(min=0).view(-1, 1, 1, 1)

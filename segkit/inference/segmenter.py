@@ -1,0 +1,198 @@
+"""Segmenter: a trained network with all that it needs to turn a picture into labels; `load` makes one.
+
+Normalisation, class names and colours come from the checkpoint, never from the user.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from segkit.errors import InputError
+from segkit.inference import protocols
+from segkit.inference.engine import predict, resolve
+from segkit.inference.protocols import Protocol
+from segkit.io import read_image
+from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
+from segkit.models.weights import read_checkpoint
+from segkit.ops.normalize import Normalization, normalize
+
+Picture = np.ndarray | Image.Image | str | Path
+
+
+class Segmenter:
+    """Labels any picture at exactly its own size.
+
+    Args:
+        network: maps normalised float `(B, 3, H, W)` to `{"out": logits}`; moved to the device, set to eval mode.
+        label_space: names and colours of the classes; without one they are "class 0", "class 1", ...
+        normalization: what the network was trained with.
+        protocol: scales, flip and windows; see `segkit.inference.protocols`.
+        device: where the network runs.
+
+    Attributes:
+        label_space: its class names, palette and label table.
+        protocol: the one that really runs: what it left to the network is filled in.
+        device: as given.
+
+    Raises:
+        InputError: network and label space differ in their number of classes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        label_space: LabelSpace | None,
+        normalization: Normalization,
+        protocol: Protocol,
+        device: torch.device,
+    ) -> None:
+        num_classes = int(network.num_classes)  # type: ignore[arg-type]
+        self.label_space = label_space or _numbered(num_classes)
+        if self.label_space.num_classes != num_classes:
+            raise InputError(
+                f"the network has {num_classes} classes and the label space {self.label_space.num_classes}: "
+                "they must be those of one training run"
+            )
+        self.network = network.to(device).eval()
+        self.normalization = normalization
+        self.protocol = resolve(protocol, network)
+        self.device = device
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names, by train id."""
+        return self.label_space.class_names
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """K RGB colours, by train id."""
+        return self.label_space.palette
+
+    def predict(self, picture: Picture) -> np.ndarray:
+        """Label each pixel of a picture.
+
+        Args:
+            picture: a path (EXIF orientation is applied), a Pillow image (likewise), or an array: `(H, W)` grey,
+                `(H, W, 3)` RGB or `(H, W, 4)` with alpha, which is dropped; uint8, or uint16, of which the high byte
+                is taken.
+
+        Returns:
+            uint8 `(H, W)` train ids.
+
+        Raises:
+            InputError: the picture cannot be read, is of another kind, or does not fit into the device's memory.
+        """
+        rgb = torch.from_numpy(as_rgb(picture))  # (H, W, 3)
+        try:
+            with torch.inference_mode():
+                image = rgb.to(self.device).permute(2, 0, 1).unsqueeze(0)  # (H, W, 3) -> (1, 3, H, W)
+                labels = predict(
+                    self.network,
+                    normalize(image, self.normalization),
+                    self.protocol,
+                    normalization=self.normalization,
+                )
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"a picture of {rgb.shape[0]} x {rgb.shape[1]} pixels does not fit into the memory of {self.device} "
+                f"with the protocol {self.protocol.name!r}: use the protocol 'window', or the device 'cpu'"
+            ) from error
+        return np.asarray(labels[0].cpu().numpy())  # (1, H, W) -> (H, W)
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device | None = None,
+    protocol: str | Protocol = "whole",
+) -> Segmenter:
+    """Load a checkpoint that `segkit fit` wrote; nothing in it is unpickled.
+
+    Args:
+        path: the `.ckpt` file.
+        device: "cpu", "cuda", "cuda:1", ...; None takes the GPU where there is one.
+        protocol: the name of a protocol, or one of your own.
+
+    Raises:
+        InputError: the file is absent, truncated or of another kind, or device or protocol are unknown.
+    """
+    if isinstance(protocol, str):
+        protocol = protocols.get(protocol)
+    usable = _usable_device(device)
+    checkpoint = read_checkpoint(path)
+    space = checkpoint.label_space
+    mean, std = checkpoint.normalization["mean"], checkpoint.normalization["std"]
+    return Segmenter(
+        network=checkpoint.build_network(),
+        label_space=None if space is None else LabelSpace.from_dict(space),
+        normalization=Normalization(tuple(mean), tuple(std)),
+        protocol=protocol,
+        device=usable,
+    )
+
+
+def as_rgb(picture: Picture) -> np.ndarray:
+    """Bring any picture that `Segmenter.predict` accepts to contiguous, writable uint8 `(H, W, 3)` RGB.
+
+    Raises:
+        InputError: see `Segmenter.predict`.
+    """
+    if isinstance(picture, str | Path):
+        array = read_image(Path(picture), apply_exif=True)
+    elif isinstance(picture, Image.Image):
+        array = _rgb_from_pillow(picture)
+    elif isinstance(picture, np.ndarray):
+        array = _rgb_from_array(picture)
+    else:
+        kind = type(picture).__name__
+        raise InputError(f"a picture cannot be a {kind}: give a path, a Pillow image or a uint8 array (H, W, 3)")
+    return np.require(array, np.uint8, ["C", "W"])
+
+
+def _rgb_from_pillow(picture: Image.Image) -> np.ndarray:
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode.startswith("I;16"):
+            return _rgb_from_array(np.asarray(upright).astype(np.uint16))  # the file may be big-endian
+        if upright.mode in ("I", "F"):
+            raise InputError(f"a Pillow image of mode {upright.mode} has no fixed range: give it as 8 or 16 bits")
+        return np.asarray(upright.convert("RGB"))
+    except OSError as error:  # Pillow decodes on first use
+        raise InputError(f"the Pillow image cannot be decoded ({error}): is its file truncated?") from error
+
+
+def _rgb_from_array(array: np.ndarray) -> np.ndarray:
+    if array.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"a picture cannot be of {array.dtype}, whose range is unknown: give uint8 in 0..255, "
+            "for instance (picture * 255).round().astype(np.uint8) if it is in 0..1"
+        )
+    if array.ndim == 2:
+        array = array[..., None]  # (H, W) -> (H, W, 1)
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
+        raise InputError(
+            f"a picture cannot have the shape {array.shape}: give (H, W) grey, (H, W, 3) RGB or (H, W, 4) with alpha, "
+            "the channels last"
+        )
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    return np.broadcast_to(array[..., :3], (*array.shape[:2], 3))
+
+
+def _usable_device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        usable = torch.device(device)
+        torch.zeros(1, device=usable).cpu()  # a device that is known to PyTorch may still be absent here
+    except (RuntimeError, AssertionError) as error:
+        choices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(f"device {str(device)!r} cannot be used here; give one of {', '.join(choices)}") from error
+    return usable
+
+
+def _numbered(num_classes: int) -> LabelSpace:
+    names = tuple(f"class {i}" for i in range(num_classes))
+    return LabelSpace(names, distinct_palette(num_classes), identity_table(num_classes))

@@ -1,0 +1,1 @@
+"""Class names, palettes and label tables; numpy and the standard library only."""

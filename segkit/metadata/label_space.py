@@ -1,0 +1,173 @@
+"""What the numbers in a label map mean: class names, colours, and one table from raw values to train ids."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from segkit.errors import InputError
+
+IGNORE_INDEX = 255
+UNDECLARED = -1
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """The classes of a data set and how its raw label values become train ids.
+
+    Attributes:
+        class_names: K names; the position is the train id.
+        palette: K RGB colours, 0..255.
+        table: 256 entries, raw value -> train id 0..K-1, or 255 (ignore), or -1 (undeclared: an error when seen).
+
+    Raises:
+        InputError: Sizes disagree, K is not 1..255, or an entry is out of range.
+    """
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    table: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that disagree, at once rather than at the first batch."""
+        count = len(self.class_names)
+        if not 1 <= count <= 255:
+            raise InputError(f"label space has {count} classes; allowed are 1 to 255 (255 marks ignored pixels)")
+        if len(self.palette) != count:
+            raise InputError(f"label space has {count} class names but {len(self.palette)} colours; give one each")
+        if any(len(colour) != 3 or not all(0 <= value <= 255 for value in colour) for colour in self.palette):
+            raise InputError("label space has a colour that is not three numbers 0..255; correct the palette")
+        if len(self.table) != 256:
+            raise InputError(f"label table has {len(self.table)} entries; it needs 256, one for each raw value")
+        wrong = [entry for entry in self.table if entry not in (UNDECLARED, IGNORE_INDEX) and not 0 <= entry < count]
+        if wrong:
+            allowed = f"0..{count - 1}, 255 (ignore) and -1 (undeclared)"
+            raise InputError(f"label table holds {wrong[0]}; allowed are {allowed}")
+
+    @property
+    def num_classes(self) -> int:
+        """K, ignored pixels not counted."""
+        return len(self.class_names)
+
+    def map_labels(self, raw: UInt8Array, source: str) -> UInt8Array:
+        """Map raw values uint8 (H, W) to train ids uint8 (H, W), 255 = ignore.
+
+        Args:
+            raw: The label map as stored.
+            source: What to call it in an error: the file.
+
+        Raises:
+            InputError: A raw value is not declared in the table; names value, count, first pixel and likely cause.
+        """
+        data = raw.tobytes()
+        undeclared = bytes(entry == UNDECLARED for entry in self.table)
+        if 1 in data.translate(undeclared):  # bytes.translate and `in` run at memory speed, indexing does not
+            raise InputError(self._describe_undeclared(raw, source))
+        mapped = bytearray(data).translate(bytes(max(entry, 0) for entry in self.table))
+        return np.frombuffer(mapped, np.uint8).reshape(raw.shape)
+
+    def unmap_labels(self, ids: UInt8Array) -> UInt8Array:
+        """Map train ids uint8 (H, W) back to raw values: the lowest raw value of each class.
+
+        255 becomes the lowest ignored raw value, or stays 255 where the table ignores nothing.
+
+        Raises:
+            ValueError: An id is neither 0..K-1 nor 255.
+        """
+        if ((ids >= self.num_classes) & (ids != IGNORE_INDEX)).any():
+            raise ValueError(f"train ids must be 0..{self.num_classes - 1} or 255, found {int(ids.max())}")
+        inverse = np.full(256, 255, np.uint8)
+        for raw_value in reversed(range(256)):
+            if self.table[raw_value] != UNDECLARED:
+                inverse[self.table[raw_value]] = raw_value
+        return inverse[ids]
+
+    def to_dict(self) -> dict[str, list[str] | list[list[int]] | list[int]]:
+        """Plain lists, as a checkpoint or a JSON file holds them."""
+        return {
+            "class_names": list(self.class_names),
+            "palette": [list(colour) for colour in self.palette],
+            "table": list(self.table),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, object]) -> "LabelSpace":
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: A key is absent or unknown, or a value has the wrong form.
+        """
+        keys = ["class_names", "palette", "table"]
+        if sorted(plain) != keys:
+            raise InputError(f"label space has the keys {sorted(plain)}; needed are {keys}")
+        names, palette, table = (plain[key] for key in keys)
+        try:
+            return cls(
+                tuple(str(name) for name in _list(names)),
+                tuple(_rgb(_list(colour)) for colour in _list(palette)),
+                tuple(int(str(entry)) for entry in _list(table)),
+            )
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"label space is not made of plain lists of names and numbers ({error})") from error
+
+    def _describe_undeclared(self, raw: UInt8Array, source: str) -> str:
+        counts = np.bincount(raw.ravel(), minlength=256)
+        unknown = [value for value in range(256) if counts[value] and self.table[value] == UNDECLARED]
+        value = unknown[0]
+        row, col = (int(position) for position in np.argwhere(raw == value)[0])
+        more = f" (and {len(unknown) - 1} other undeclared values)" if len(unknown) > 1 else ""
+        return (
+            f"{source}: raw label value {value} is not declared: {counts[value]} pixels, first at row {row}, "
+            f"column {col}{more}; {_likely_cause(raw, len(unknown))}; allowed raw values: {self._allowed()}"
+        )
+
+    def _allowed(self) -> str:
+        declared = [value for value in range(256) if self.table[value] != UNDECLARED]
+        starts = [value for value in declared if value - 1 not in declared]
+        ends = [value for value in declared if value + 1 not in declared]
+        return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def identity_table(num_classes: int) -> tuple[int, ...]:
+    """Raw values that already are train ids: 0..K-1 kept, 255 ignored, anything else undeclared."""
+    return tuple(raw if raw < num_classes or raw == IGNORE_INDEX else UNDECLARED for raw in range(256))
+
+
+def distinct_palette(num_colours: int) -> tuple[tuple[int, int, int], ...]:
+    """Visually distinct RGB colours, the same for every run; the first n do not depend on how many follow.
+
+    Hues advance by the golden ratio, which keeps any prefix evenly spread; brightness and saturation alternate.
+    """
+    bands = ((0.75, 0.95), (0.95, 0.65), (0.45, 0.95), (0.60, 0.45))
+    colours = []
+    for index in range(num_colours):
+        saturation, value = bands[index % len(bands)]
+        red, green, blue = colorsys.hsv_to_rgb((0.6 + index * 0.6180339887498949) % 1.0, saturation, value)
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return tuple(colours)
+
+
+def _likely_cause(raw: UInt8Array, num_unknown: int) -> str:
+    values = np.unique(raw)
+    if set(values.tolist()) == {0, 255}:
+        return "a 0/255 mask: write class numbers 0 and 1"
+    if num_unknown > 20:
+        return "so many values suggest a grey picture, or labels resized with interpolation: use nearest"
+    return "likely a wrong class count, or raw ids where train ids are expected: correct the label map or the classes"
+
+
+def _list(value: object) -> Sequence[object]:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"expected a list, got {type(value).__name__}")
+    return value
+
+
+def _rgb(colour: Sequence[object]) -> tuple[int, int, int]:
+    red, green, blue = (int(str(value)) for value in colour[:3])
+    return red, green, blue

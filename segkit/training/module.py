@@ -1,0 +1,208 @@
+"""The Lightning module: training, validation, test and prediction steps of a segmentation network.
+
+The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/train_dist.py); see `optim.py` and `losses.py`.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self, TypedDict
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.evaluation.confusion import ConfusionMatrix, Scores
+from segkit.inference.engine import predict
+from segkit.inference.protocols import Protocol
+from segkit.inference.protocols import get as get_protocol
+from segkit.metadata.label_space import LabelSpace
+from segkit.models.segmentation import SegmentationModel
+from segkit.models.weights import load_encoder_weights, read_checkpoint
+from segkit.ops.normalize import IMAGENET, Normalization, normalize
+from segkit.training.losses import LossConfig, segmentation_loss
+from segkit.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, scaled_lr
+
+VALIDATION_PROTOCOL = get_protocol("whole")  # during `fit`: one scale, no flip, the whole picture at its label's size
+
+
+class Batch(TypedDict, total=False):
+    """What the data modules hand over.
+
+    image: uint8 `(B, 3, H, W)` RGB. mask: uint8 `(B, H, W)` train ids, 255 = ignore. name: B strings.
+    """
+
+    image: Tensor
+    mask: Tensor
+    name: list[str]
+
+
+class SegmentationModule(pl.LightningModule):
+    """Trains and evaluates a network.
+
+    Args:
+        network: `FCN`, `DeepLabV3`, or any `SegmentationModel`.
+        optim: Optimiser and schedule.
+        loss: Weights of the loss.
+        normalization: Mean and standard deviation of the input, on the 0..1 scale.
+        encoder_weights: A file with the encoder's weights, read when `fit` begins.
+        protocol: How `test` and `predict` run; never stored in a checkpoint. `fit` always validates single-scale.
+        label_space: Classes, colours and label table of the data; stored in the checkpoint for inference.
+    """
+
+    def __init__(
+        self,
+        network: SegmentationModel,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008  (frozen)
+        loss: LossConfig = LossConfig(),  # noqa: B008  (frozen)
+        normalization: Normalization = IMAGENET,
+        encoder_weights: str | None = None,
+        protocol: str | Protocol = "whole",
+        label_space: LabelSpace | None = None,
+    ) -> None:
+        super().__init__()
+        # channels_last is the layout in which convolutions are fastest, on the CPU (oneDNN) and on tensor cores.
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optim, self.loss, self.normalization = optim, loss, normalization
+        self.encoder_weights = encoder_weights
+        self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+        self.label_space = label_space
+        self.confusion: ConfusionMatrix | None = None
+        self.scores: Scores | None = None
+        self._group_options: list[dict[str, Any]] = []
+        self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
+
+    def setup(self, stage: str) -> None:
+        """Load the encoder's weights before training, if a file is given."""
+        if stage == "fit" and self.encoder_weights is not None:
+            load_encoder_weights(self.network.encoder, self.encoder_weights)
+            rank_zero_info(f"encoder weights: {self.encoder_weights}")
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Logits of a normalised float picture `(B, 3, H, W)` at the network's stride."""
+        outputs: dict[str, Tensor] = self.network(x)
+        return outputs
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch of crops."""
+        loss = segmentation_loss(self(self._normalized(batch)), batch["mask"], self.loss, self.network.align_corners)
+        lr = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("lr", lr, prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Start an empty confusion matrix."""
+        self.confusion = ConfusionMatrix(self.network.num_classes, self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add whole pictures, at their label's own size, to the confusion matrix."""
+        fitting = self.trainer.state.fn == "fit"
+        self._evaluate(batch, VALIDATION_PROTOCOL if fitting else self.protocol)
+
+    def on_validation_epoch_end(self) -> None:
+        """Sum the matrices of all processes once, and log the scores."""
+        self._finish("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start an empty confusion matrix."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add pictures, predicted by the test protocol, to the confusion matrix."""
+        self._evaluate(batch, self.protocol)
+
+    def on_test_epoch_end(self) -> None:
+        """Sum the matrices of all processes once, and log the scores."""
+        self._finish("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return train ids, uint8 `(B, H, W)`, of pictures at their own size."""
+        return self._predict(batch, self.protocol)
+
+    def configure_optimizers(self) -> Any:
+        """Two parameter groups and a schedule by optimiser step, the learning rate scaled to the real batch."""
+        total_steps = self.trainer.estimated_stepping_batches  # also sets up the train loader
+        lr = self._scaled_lr(self.optim, total_steps)
+        groups = parameter_groups(self.network, lr, self.optim.head_lr_mult)
+        optimizer = build_optimizer(self.optim, groups)
+        self._group_options = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(self.optim, int(total_steps)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Train with this run's learning rate, decay and momentum, also where a checkpoint has restored its own."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        schedule: Any = self.lr_schedulers()
+        schedule.base_lrs = [options["lr"] for options in self._group_options]
+        factor = lr_factor(self.optim, int(self.trainer.estimated_stepping_batches))(schedule.last_epoch)
+        for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
+            group.update(options, initial_lr=options["lr"], lr=options["lr"] * factor)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Rebuild a module, network and weights, from a checkpoint; keyword arguments replace hyper-parameters.
+
+        Raises:
+            InputError: The file is not a segkit checkpoint.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        arguments = checkpoint.hyper_parameters
+        space = checkpoint.label_space
+        stored = {
+            "optim": OptimConfig(**arguments["optim"]),
+            "loss": LossConfig(**arguments["loss"]),
+            "normalization": Normalization(**{k: tuple(v) for k, v in checkpoint.normalization.items()}),
+            "label_space": None if space is None else LabelSpace.from_dict(space),
+        }
+        return cls(network=checkpoint.build_network(), **(stored | kwargs))
+
+    def _plain_hyper_parameters(self) -> dict[str, Any]:
+        """What a checkpoint keeps: plain data only, and nothing of how one tests."""
+        return {
+            "network": self.network.config,
+            "optim": asdict(self.optim),
+            "loss": asdict(self.loss),
+            "normalization": {k: list(v) for k, v in asdict(self.normalization).items()},
+            "label_space": None if self.label_space is None else self.label_space.to_dict(),
+        }
+
+    def _normalized(self, batch: Batch) -> Tensor:
+        image = normalize(batch["image"], self.normalization)  # uint8 to float, on the device
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _predict(self, batch: Batch, protocol: Protocol) -> Tensor:
+        return predict(self.network, self._normalized(batch), protocol, normalization=self.normalization)
+
+    def _evaluate(self, batch: Batch, protocol: Protocol) -> None:
+        assert self.confusion is not None
+        self.confusion.update(batch["mask"], self._predict(batch, protocol))
+
+    def _finish(self, prefix: str) -> None:
+        assert self.confusion is not None
+        self.confusion.all_reduce()
+        self.scores = self.confusion.scores()
+        # The matrix is already that of all processes, so each logs the same floats and none needs to synchronise.
+        self.log(f"{prefix}/mIoU", self.scores.miou, prog_bar=True, rank_zero_only=False, sync_dist=False)
+        self.log(f"{prefix}/pixel_accuracy", self.scores.pixel_accuracy, sync_dist=False)
+        self.log(f"{prefix}/mean_accuracy", self.scores.mean_accuracy, sync_dist=False)
+
+    def _scaled_lr(self, optim: OptimConfig, total_steps: float) -> float:
+        trainer = self.trainer
+        if total_steps == float("inf"):
+            raise InputError("trainer: the schedule needs an end; set trainer.max_epochs or trainer.max_steps")
+        batch = getattr(trainer.train_dataloader, "batch_size", None)
+        if not batch:
+            rank_zero_info(f"lr: {optim.lr} as given (the train loader names no batch size to scale it by)")
+            return optim.lr
+        total = batch * trainer.world_size * trainer.accumulate_grad_batches
+        lr = scaled_lr(optim, total)
+        rank_zero_info(
+            f"lr: {optim.lr:g} for {optim.reference_batch or total} pictures a step -> {lr:g} for {total} ({batch} a process"
+            f" x {trainer.world_size} x {trainer.accumulate_grad_batches} accumulated); head {lr * optim.head_lr_mult:g};"
+            f" {optim.name}, {optim.schedule} over {total_steps} steps"
+        )
+        return lr
+
+

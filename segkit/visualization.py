@@ -1,0 +1,240 @@
+"""Pictures of label maps for people: colours, overlays, legends and panels; uint8 arrays in, uint8 arrays out.
+
+Labels are train ids, `(H, W)` of any integer type; 255 is ignored and drawn black (in `colorize`) or not at all (in
+`overlay`). A palette holds one RGB colour a class. Text is drawn by Pillow with its built-in font, at a size that
+follows the picture's, so that a figure reads the same from a 32-pixel patch and from a 12-megapixel photograph.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from segkit.errors import InputError
+
+Palette = Sequence[Sequence[int]]
+
+_IGNORE = 255
+_PAPER = (255, 255, 255)
+_INK = (32, 32, 32)
+_OUTLINE = (150, 150, 150)  # round swatches: a white or pale class stays visible on paper
+_MIN_HEIGHT = 240  # pictures below are enlarged by a whole factor
+_MAX_WIDTH = 1280  # ... but not beyond this, so that a 1-pixel-high strip does not become a giant
+_MAX_ROWS = 6  # of a legend; what does not fit is counted in its last entry
+_MAX_CHARACTERS = 24  # of a class name; ADE20K has names of 40
+
+
+def colorize(labels: np.ndarray, palette: Palette) -> np.ndarray:
+    """Paint train ids.
+
+    Args:
+        labels: integers `(H, W)`, 0..K-1 or 255.
+        palette: K RGB colours.
+
+    Returns:
+        uint8 `(H, W, 3)`; 255 is black.
+
+    Raises:
+        InputError: labels are not a 2-d integer array, or hold a value that the palette has no colour for.
+    """
+    _check_labels(labels, len(palette))
+    table = np.zeros((_IGNORE + 1, 3), np.uint8)
+    table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
+    return np.asarray(table[labels])  # (H, W) -> (H, W, 3)
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, alpha: float = 0.5) -> np.ndarray:
+    """Lay the colours of a label map over its picture; ignored pixels show the picture alone.
+
+    Args:
+        image: uint8 `(H, W, 3)` RGB.
+        labels: integers `(H, W)`, 0..K-1 or 255.
+        palette: K RGB colours.
+        alpha: weight of the colours, 0 (picture only) to 1 (colours only).
+
+    Returns:
+        uint8 `(H, W, 3)`.
+
+    Raises:
+        InputError: the sizes differ, alpha is outside 0..1, or `colorize` refuses the labels.
+    """
+    if image.shape != (*labels.shape, 3):
+        raise InputError(f"picture {image.shape} and labels {labels.shape} differ: they must be (H, W, 3) and (H, W)")
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha {alpha} is outside 0..1 (0 shows the picture only, 1 the colours only)")
+    colours = colorize(labels, palette)
+    weight = round(alpha * 256)  # integers: 3x less memory than float32 on a large photograph
+    mixed = (image.astype(np.uint16) * (256 - weight) + colours.astype(np.uint16) * weight + 128) >> 8
+    return np.where((labels == _IGNORE)[..., None], image, mixed.astype(np.uint8))
+
+
+def occurring(labels: np.ndarray) -> list[int]:
+    """Train ids (and 255) that occur in a label map of any shape, the largest area first, ties by id."""
+    counts = np.bincount(labels.ravel())
+    return [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+
+
+def legend(class_names: Sequence[str], palette: Palette, width: int, font_size: int = 14) -> np.ndarray:
+    """Draw swatches and names in columns, row by row, on white.
+
+    At most six rows are drawn; what does not fit is counted in the last entry ("+ 12 more"), so give the names in the
+    order of their importance (see `occurring`).
+
+    Args:
+        class_names: n names; long ones are shortened.
+        palette: their n RGB colours.
+        width: pixels; at least one column is drawn, cut off if need be.
+        font_size: pixels.
+
+    Returns:
+        uint8 `(height, width, 3)`; the height follows from the number of rows and is 0 for no names.
+    """
+    if len(class_names) != len(palette):
+        raise InputError(f"{len(class_names)} class names and {len(palette)} colours: each name needs one colour")
+    names = [_shorten(name) for name in class_names]
+    column, line = _cell_size(names, font_size)
+    columns = max(1, (width + font_size) // column)
+    names = _truncate(names, columns * _MAX_ROWS)
+    rows = -(-len(names) // columns)
+    columns = -(-len(names) // max(1, rows))  # as few as the rows need: 8 names in 7 columns become 4 + 4
+    canvas = Image.new("RGB", (width, rows * line + font_size // 2 if rows else 0), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for i, name in enumerate(names):
+        # "+ n more" takes the last cell and has no colour of its own
+        more = i == len(names) - 1 and len(names) < len(class_names)
+        corner = (i % columns * column, font_size // 2 + i // columns * line)
+        _draw_entry(draw, corner, name, None if more else palette[i], font_size)
+    return np.asarray(canvas)
+
+
+def with_legend(picture: np.ndarray, labels: np.ndarray, class_names: Sequence[str], palette: Palette) -> np.ndarray:
+    """Set the legend of the classes in `labels` below an `overlay`; small pictures are enlarged.
+
+    Args:
+        picture: uint8 `(H, W, 3)` RGB.
+        labels: integers `(H, W)`, 0..K-1 or 255.
+        class_names: K names.
+        palette: K RGB colours.
+
+    Returns:
+        uint8 RGB, at least 240 pixels wide.
+    """
+    large = _enlarge(picture)
+    width = max(large.shape[1], _MIN_HEIGHT)
+    ids = [i for i in occurring(labels) if i != _IGNORE]  # an overlay shows ignored pixels as they are
+    below = legend([class_names[i] for i in ids], [palette[i] for i in ids], width, _font_size(large))
+    return np.vstack([_centre(large, width), below])
+
+
+def panel(
+    image: np.ndarray,
+    prediction: np.ndarray,
+    class_names: Sequence[str],
+    palette: Palette,
+    truth: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw input | truth | prediction side by side with titles, above one legend of the classes that occur.
+
+    Args:
+        image: uint8 `(H, W, 3)` RGB.
+        prediction: integers `(H, W)`, 0..K-1 or 255.
+        class_names: K names.
+        palette: K RGB colours.
+        truth: like the prediction; without it the panel is input | prediction.
+
+    Returns:
+        uint8 RGB on white. Pictures lower than 240 pixels are enlarged by a whole factor, nearest neighbour.
+
+    Raises:
+        InputError: the sizes differ, or `colorize` refuses the labels.
+    """
+    maps = {"truth": truth, "prediction": prediction}
+    labels = {title: array for title, array in maps.items() if array is not None}
+    for title, array in labels.items():
+        if image.shape != (*array.shape, 3):
+            raise InputError(f"picture {image.shape} and {title} {array.shape} differ: (H, W, 3) and (H, W) are needed")
+    pictures = {"input": image} | {title: colorize(array, palette) for title, array in labels.items()}
+    font_size = _font_size(_enlarge(image))
+    row = _side_by_side([_titled(_enlarge(picture), title, font_size) for title, picture in pictures.items()])
+    ids = occurring(np.stack(list(labels.values())))
+    names = ["ignored" if i == _IGNORE else class_names[i] for i in ids]
+    colours = [(0, 0, 0) if i == _IGNORE else palette[i] for i in ids]
+    return np.vstack([row, legend(names, colours, row.shape[1], font_size)])
+
+
+def _check_labels(labels: np.ndarray, num_classes: int) -> None:
+    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+        raise InputError(f"labels are {labels.dtype} {labels.shape}: a 2-d integer array (H, W) of train ids is needed")
+    strange = (labels != _IGNORE) & ((labels < 0) | (labels >= num_classes))
+    if strange.any():
+        value = int(labels[strange][0])
+        raise InputError(f"label {value} has no colour: the palette has {num_classes}, so 0..{num_classes - 1} and 255")
+
+
+def _font_size(picture: np.ndarray) -> int:
+    """1/24 of the shorter side, and readable: 15 at 360 x 480, 42 at 1024 x 2048."""
+    height, width = picture.shape[:2]
+    return int(max(14, min(height, width) // 24))
+
+
+@lru_cache(maxsize=32)
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=size)
+
+
+def _shorten(name: str) -> str:
+    """Drop the last synonyms of a name that is too long ("car, auto, automobile, machine"), or else its end."""
+    if len(name) <= _MAX_CHARACTERS:
+        return name
+    synonyms = name[: _MAX_CHARACTERS + 1].rpartition(",")[0]
+    return synonyms or name[: _MAX_CHARACTERS - 3].rstrip() + "..."
+
+
+def _truncate(names: list[str], capacity: int) -> list[str]:
+    return names if len(names) <= capacity else [*names[: capacity - 1], f"+ {len(names) - capacity + 1} more"]
+
+
+def _cell_size(names: Sequence[str], font_size: int) -> tuple[int, int]:
+    """(width, height) of a legend's cell: swatch, gap, the longest name, gap."""
+    longest = max((_font(font_size).getlength(name) for name in [*names, "+ 100 more"]), default=0)
+    return int(longest + 3.2 * font_size), int(1.6 * font_size)
+
+
+def _draw_entry(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], name: str, colour: Sequence[int] | None, font_size: int
+) -> None:
+    x, y = corner
+    swatch = int(1.5 * font_size)
+    if colour is not None:
+        draw.rectangle((x, y, x + swatch, y + font_size), fill=tuple(colour), outline=_OUTLINE)
+    # anchored at the middle of the line: letters with descenders keep one base line with the others
+    draw.text((x + swatch + font_size // 2, y + font_size // 2), name, _INK, _font(font_size), anchor="lm")
+
+
+def _enlarge(picture: np.ndarray) -> np.ndarray:
+    """Repeat pixels so that a small picture reaches 240 pixels in height, within 1280 in width."""
+    height, width = picture.shape[:2]
+    factor = max(1, min(-(-_MIN_HEIGHT // height), _MAX_WIDTH // width))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _centre(picture: np.ndarray, width: int) -> np.ndarray:
+    left = (width - picture.shape[1]) // 2
+    return np.pad(picture, ((0, 0), (left, width - picture.shape[1] - left), (0, 0)), constant_values=_PAPER[0])
+
+
+def _titled(picture: np.ndarray, title: str, font_size: int) -> np.ndarray:
+    size = int(1.2 * font_size)
+    width = max(picture.shape[1], int(_font(size).getlength("prediction")) + size)
+    strip = Image.new("RGB", (width, int(1.8 * size)), _PAPER)
+    ImageDraw.Draw(strip).text((width // 2, strip.height // 2), title, _INK, _font(size), anchor="mm")
+    return np.vstack([np.asarray(strip), _centre(picture, width)])
+
+
+def _side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    gap = np.full((pictures[0].shape[0], max(6, pictures[0].shape[1] // 60), 3), _PAPER, np.uint8)
+    parts = [pictures[0]]
+    for picture in pictures[1:]:
+        parts += [gap, picture]
+    return np.hstack(parts)

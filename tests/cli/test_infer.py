@@ -1,0 +1,246 @@
+"""`segkit infer` through its front door: every kind of picture, every kind of mistake, and what is left on disk."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segkit.cli.infer import find_pictures, main
+from segkit.errors import InputError
+from segkit.inference.segmenter import load
+from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
+from segkit.models.segmentation import DeepLabV3
+from segkit.visualization import colorize
+
+SPACE = LabelSpace(("road", "tree", "sky", "car"), distinct_palette(4), identity_table(4))
+RESULTS = ("area.json", "color.png", "labels.png", "overlay.png")
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.ckpt"
+    torch.manual_seed(0)
+    network = DeepLabV3("resnest14_tiny", num_classes=4)
+    hyper_parameters = {
+        "network": network.config,
+        "label_space": SPACE.to_dict(),
+        "normalization": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]},
+    }
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"hyper_parameters": hyper_parameters, "state_dict": weights}, path)
+    return path
+
+
+@pytest.fixture
+def run(checkpoint: Path, tmp_path: Path) -> Run:
+    def call(*args: str | Path, output: Path = tmp_path / "out") -> int:
+        options = ["--checkpoint", checkpoint, "--output", output, "--device", "cpu"]
+        return main([str(arg) for arg in (*options, *args)])  # argparse lets a later option win
+
+    return call
+
+
+def save(path: Path, shape: tuple[int, ...] = (20, 30, 3), seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, np.uint8)).save(path)
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def results(*stems: str) -> list[str]:
+    return sorted(f"{stem}_{result}" for stem in stems for result in RESULTS)
+
+
+@pytest.mark.parametrize("size", [(97, 65), (1, 1)])
+def test_four_results_at_the_pictures_size(
+    run: Run, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int]
+) -> None:
+    picture = save(tmp_path / "street.png", (*size, 3))
+    assert run(picture) == 0
+    out = tmp_path / "out"
+    assert tree(out) == results("street")
+    labels = read(out / "street_labels.png")
+    assert labels.shape == size and labels.dtype == np.uint8
+    assert (labels == load(checkpoint, "cpu").predict(picture)).all()
+    assert (read(out / "street_color.png") == colorize(labels, SPACE.palette)).all()
+    assert read(out / "street_overlay.png").shape[0] > 200  # enlarged, and with a legend
+    area = json.loads((out / "street_area.json").read_text())
+    assert (area["height"], area["width"], area["protocol"]["name"]) == (*size, "whole")
+    assert {c["id"]: c["pixels"] for c in area["classes"]} == {i: (labels == i).sum() for i in np.unique(labels)}
+    assert sum(c["share"] for c in area["classes"]) == pytest.approx(1)
+    assert all(c["name"] == SPACE.class_names[c["id"]] for c in area["classes"])
+    printed = capsys.readouterr()
+    assert "1 picture in" in printed.out and str(out) in printed.out and "whole" in printed.out
+    assert printed.err == ""
+
+
+def test_every_kind_of_picture(run: Run, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    rgb = save(pictures / "turned.jpg", (24, 40, 3))
+    with Image.open(rgb) as picture:
+        exif = picture.getexif()
+        exif[0x0112] = 6
+        picture.save(rgb, exif=exif)
+    save(pictures / "grey.png", (24, 40))
+    save(pictures / "alpha.png", (24, 40, 4))
+    Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 60).save(pictures / "deep.png")
+    Image.fromarray(np.zeros((24, 40), np.uint8)).convert("P").save(pictures / "palette.png")
+    assert run(pictures) == 0
+    out = tmp_path / "out"
+    assert tree(out) == results("turned", "grey", "alpha", "deep", "palette")
+    assert read(out / "turned_labels.png").shape == (40, 24)
+    assert all(read(out / f"{name}_labels.png").shape == (24, 40) for name in ("grey", "alpha", "deep", "palette"))
+
+
+def test_folders_are_kept_and_equal_names_told_apart(run: Run, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    for name in ("a.jpg", "a.png", "b.png", "inner/a.png", "inner/._a.png", ".hidden/a.png"):
+        save(pictures / name)
+    (pictures / "notes.txt").write_text("not a picture")
+    assert run(pictures, pictures / "b.png") == 0
+    assert tree(tmp_path / "out") == results("a_jpg", "a_png", "b", "inner/a")
+
+
+def test_names_are_unique_whatever_is_given(tmp_path: Path) -> None:
+    given = [tmp_path / name for name in ("x/a.jpg", "y/a.jpg", "x/A.JPG", "x/a_jpg.png", "x/b.c.png", "x/b.c.png")]
+    names = [name.as_posix() for _, name in find_pictures(given, tmp_path / "out")]
+    assert names == ["a_jpg", "a_jpg_2", "A_JPG_3", "a_jpg_4", "b.c"]
+
+
+def test_results_of_an_earlier_run_are_replaced_and_not_segmented(run: Run, tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    save(pictures / "a.png")
+    output = pictures / "out"
+    for _ in range(2):
+        assert run(pictures, output=output) == 0
+        assert tree(output) == results("a")
+    with pytest.raises(InputError, match="both input and output"):
+        find_pictures([pictures], pictures)
+
+
+def damaged(folder: Path) -> dict[str, Path]:
+    """Name of the failure -> a file that has it; made in `folder`."""
+    cut_png, cut_jpg = save(folder / "cut.png", (80, 80, 3)), save(folder / "cut.jpg", (80, 80, 3))
+    for path in (cut_png, cut_jpg):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("no picture")
+    return {"cut": cut_png, "cut jpeg": cut_jpg, "empty": folder / "empty.png", "text": folder / "text.png"}
+
+
+def test_a_damaged_picture_costs_one_line_and_the_others_are_done(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    save(pictures / "a.png"), save(pictures / "z.png")
+    bad = {**damaged(pictures), "absent": tmp_path / "absent.png"}
+    assert run(pictures, tmp_path / "absent.png") == 1
+    assert tree(tmp_path / "out") == results("a", "z")
+    printed = capsys.readouterr()
+    lines = [line.rpartition("\r")[2] for line in printed.err.splitlines() if "error:" in line]
+    assert len(lines) == len(bad)
+    assert all(sum(str(path) in line for line in lines) == 1 for path in bad.values())
+    assert "2 pictures" in printed.out and "5 failed" in printed.out
+
+
+def test_a_result_that_cannot_be_written_costs_one_line(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "pictures" / "inner" / "a.png"), save(tmp_path / "pictures" / "b.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "inner").write_text("in the way")
+    assert run(tmp_path / "pictures") == 1
+    assert tree(tmp_path / "out") == sorted([*results("b"), "inner"])
+    assert "inner" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty", "text", "truncated", "foreign", "folder"])
+def test_a_wrong_checkpoint_is_one_line(
+    run: Run, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    path = tmp_path / "wrong.ckpt"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "foreign":
+        torch.save({"model": {"weight": torch.zeros(1)}}, path)
+    elif kind != "absent":
+        data = {"empty": b"", "text": b"hello", "truncated": checkpoint.read_bytes()[:5000]}[kind]
+        path.write_bytes(data)
+    assert run(save(tmp_path / "a.png"), "--checkpoint", path) == 2
+    assert_one_line(capsys, "wrong.ckpt")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--device", "toaster"), ("--device", "cuda:99"), ("--protocol", "everything")]
+)
+def test_an_unknown_name_is_one_line(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    assert run(save(tmp_path / "a.png"), option, value) == 2
+    assert_one_line(capsys, value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["taken", "taken/inner/deep"])
+def test_an_output_that_is_a_file_is_one_line(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert run(save(tmp_path / "a.png"), output=tmp_path / output) == 2
+    assert_one_line(capsys, "taken")
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_a_folder_without_pictures_is_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "nothing").mkdir()
+    assert run(tmp_path / "nothing") == 2
+    assert_one_line(capsys, "nothing")
+
+
+@pytest.mark.parametrize("value", ["2", "-0.1", "half", "nan"])
+def test_alpha_outside_its_range_is_refused(run: Run, tmp_path: Path, value: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "a.png", "--alpha", value)
+    assert stop.value.code == 2
+
+
+def assert_one_line(capsys: pytest.CaptureFixture[str], part: str) -> None:
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1 and printed.err.startswith("segkit infer: error: ") and part in printed.err
+
+
+def imported(code: str, *names: str) -> list[str]:
+    """Those of `names` that are in sys.modules after `code` ran in a fresh interpreter."""
+    code += f"\nimport sys; sys.stderr.write(' '.join(n for n in {names!r} if n in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stderr.split()
+
+
+def test_help_needs_no_torch() -> None:
+    code = "from segkit.cli.infer import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    assert imported(code, "torch") == []
+
+
+def test_a_resnest_needs_no_other_toolkit(tmp_path: Path, checkpoint: Path) -> None:
+    args = [str(save(tmp_path / "a.png")), "--checkpoint", str(checkpoint), "--output", str(tmp_path), "--device=cpu"]
+    code = f"from segkit.cli.infer import main\nassert main({args!r}) == 0"
+    heavy = ("pytorch_lightning", "albumentations", "segmentation_models_pytorch", "timm", "matplotlib", "torchmetrics")
+    assert imported(code, "torch", *heavy) == ["torch"]

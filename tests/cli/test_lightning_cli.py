@@ -1,0 +1,247 @@
+"""The Lightning commands through the front door, on a folder data set built in a temporary directory."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from segkit.cli import main
+from segkit.cli.lightning import _ckpt_path
+from segkit.inference.segmenter import load
+from segkit.models.weights import read_checkpoint
+from segkit.training.module import SegmentationModule
+
+CLASSES = ("left", "right", "square")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six training, three validation and three test pictures of 40x56 in the folder layout."""
+    root = tmp_path_factory.mktemp("folder")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3), ("test", 3)):
+        for i in range(count):
+            mask = np.zeros((40, 56), np.uint8)
+            mask[:, 28:] = 1
+            top, left = generator.integers(0, 20, 2)
+            mask[top : top + 16, left : left + 16] = 2
+            mask[:2] = 255
+            image = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], *[[0, 0, 0]] * 253], np.uint8)[mask]
+            for kind, array in (("images", image[..., ::-1]), ("labels", mask)):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(root / kind / split / f"{i}.png"), array)
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def recipe(root: Path) -> Path:
+    config = {
+        "data": {
+            "class_path": "FolderDataModule",
+            "init_args": {"root": str(root), "batch_size": 2, "base_size": 56, "crop_size": 32, "num_workers": 0},
+        },
+        "model": {
+            "network": {"class_path": "FCN", "init_args": {"encoder": "resnest14_tiny", "output_stride": 16}},
+            "optim": {"lr": 0.02},
+        },
+        "trainer": {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, "enable_progress_bar": False},
+    }
+    path = root / "recipe.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished `segkit fit`."""
+    run = tmp_path_factory.mktemp("runs") / "fit"
+    assert main(["fit", "--config", str(recipe), "--run_dir", str(run)]) == 0
+    return run
+
+
+def data_of(recipe: Path) -> list[str]:
+    """The data of the recipe on the command line, without its model."""
+    arguments = yaml.safe_load(recipe.read_text())["data"]["init_args"]
+    return ["--data", "FolderDataModule", *(x for k, v in arguments.items() for x in (f"--data.{k}", str(v)))]
+
+
+def test_fit_leaves_checkpoints_curves_logs_and_its_config(run: Path) -> None:
+    assert {"config.yaml", "metrics.csv", "curves.png", "checkpoints"} <= {p.name for p in run.iterdir()}
+    assert any(p.name.startswith("events.out.tfevents") for p in run.iterdir())
+    checkpoints = {p.name for p in (run / "checkpoints").iterdir()}
+    assert "last.ckpt" in checkpoints and any("mIoU0." in name for name in checkpoints)
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss", "lr", "samples/s", "val/mIoU", "val/pixel_accuracy"} <= set(header)
+
+
+def test_checkpoint_is_plain_data_and_rebuilds_everything(run: Path) -> None:
+    path = run / "checkpoints" / "last.ckpt"
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.label_space["class_names"] == list(CLASSES)
+    assert checkpoint.network["init_args"]["num_classes"] == 3
+    assert "protocol" not in checkpoint.hyper_parameters and "root" not in json.dumps(checkpoint.hyper_parameters)
+    module = SegmentationModule.load_from_checkpoint(path)
+    assert module.optim.lr == 0.02 and module.label_space.class_names == CLASSES
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(state[name], value) for name, value in module.state_dict().items())
+    assert load(path).predict(np.zeros((97, 65, 3), np.uint8)).shape == (97, 65)
+
+
+def test_test_needs_no_model_arguments_and_writes_the_result(run: Path, recipe: Path, tmp_path: Path) -> None:
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    before = (run / "config.yaml").read_bytes()
+    arguments = ["test", *data_of(recipe), "--ckpt_path", checkpoint, "--protocol", "ms-flip", "--run_dir", str(run)]
+    assert main([*arguments, "--trainer.accelerator", "cpu"]) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert result["num_images"] == 3 and not result["partial"]
+    assert result["protocol"]["name"] == "ms-flip" and result["protocol"]["flip"] and len(result["protocol"]["scales"]) == 6
+    assert [c["name"] for c in result["classes"]] == list(CLASSES)
+    assert result["num_pixels"] == 3 * 38 * 56
+    assert {"torch", "numpy"} <= result["versions"].keys() and result["command"]
+    assert (run / "config.yaml").read_bytes() == before  # fit's config is fit's
+
+
+def test_validate_is_the_number_that_fit_logged(run: Path, recipe: Path, tmp_path: Path) -> None:
+    import csv
+
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    main(["validate", *data_of(recipe), "--ckpt_path", checkpoint, "--run_dir", str(tmp_path)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    with (run / "metrics.csv").open() as file:
+        logged = [float(row["val/mIoU"]) for row in csv.DictReader(file) if row["val/mIoU"]]
+    assert result["scores"]["mIoU"] == pytest.approx(logged[-1], abs=1e-6)
+    assert result["protocol"]["name"] == "whole"
+
+
+def test_predict_writes_the_labels_that_the_segmenter_gives(run: Path, recipe: Path, root: Path, tmp_path: Path) -> None:
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    arguments = ["predict", *data_of(recipe), "--ckpt_path", str(checkpoint), "--run_dir", str(tmp_path / "run")]
+    assert main([*arguments, "--output", str(tmp_path / "labels")]) == 0
+    written = sorted((tmp_path / "labels").rglob("*.png"))
+    assert [p.name for p in written] == ["0.png", "1.png", "2.png"]
+    for path in written:
+        labels = load(checkpoint).predict(root / "images" / "test" / path.name)
+        assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), labels)
+
+
+def test_typed_beats_checkpoint_beats_default(run: Path, recipe: Path, tmp_path: Path, caplog, capsys) -> None:
+    """Resuming with another lr trains with it; what was not typed comes from the checkpoint; the difference is said."""
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    arguments = ["fit", *data_of(recipe), "--ckpt_path", checkpoint, "--trainer.max_epochs", "3"]
+    arguments += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]
+    with caplog.at_level("INFO"):
+        assert main([*arguments, "--model.optim.lr", "0.5", "--run_dir", str(tmp_path / "typed")]) == 0
+    said = caplog.text + capsys.readouterr().err
+    assert "model.optim.lr: 0.02 (checkpoint) -> 0.5 (given)" in said
+    assert first_lr(tmp_path / "typed") == pytest.approx(0.5 * 2 / 16 * (1 - 6 / 9) ** 0.9, rel=1e-4)
+
+    assert main([*arguments, "--run_dir", str(tmp_path / "untyped")]) == 0
+    assert first_lr(tmp_path / "untyped") == pytest.approx(0.02 * 2 / 16 * (1 - 6 / 9) ** 0.9, rel=1e-4)
+
+
+def first_lr(run: Path) -> float:
+    import csv
+
+    with (run / "metrics.csv").open() as file:
+        return next(float(row["lr"]) for row in csv.DictReader(file) if row["lr"])
+
+
+def test_another_network_than_the_checkpoints_is_refused(run: Path, recipe: Path, capsys) -> None:
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    common = ["--ckpt_path", checkpoint, *data_of(recipe)]
+    assert main(["test", *common, "--model.network.output_stride", "8"]) == 2
+    assert "model.network.init_args.output_stride: the checkpoint has 16, 8 was given" in capsys.readouterr().err
+    assert main(["fit", *common, "--model.optim.name", "adamw"]) == 2
+    assert "model.optim.name: the checkpoint has sgd, adamw was given" in capsys.readouterr().err
+
+
+def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, tmp_path: Path, capsys) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("images", "labels"):
+        (other / name).symlink_to(root / name)
+    (other / "classes.txt").write_text("a\nb\nc\nd\n")
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    assert main(["test", "--ckpt_path", checkpoint, "--data", "FolderDataModule", "--data.root", str(other)]) == 2
+    assert "trained on 3 classes, FolderDataModule has 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["--model.network.encodr", "x"], "'encodr' is no argument of model.network; did you mean encoder?"),
+        (["--model.network", "DeepLabv3"], "no such class 'DeepLabv3'; did you mean DeepLabV3? allowed: DeepLabV3, FCN"),
+        (["--data", "FoldrDataModule"], "no such class 'FoldrDataModule'; did you mean FolderDataModule?"),
+        (["--data.rot", "x"], "'rot' is no argument of data; did you mean root?"),
+        (["--trainer.max_epoch", "1"], "no such option 'trainer.max_epoch'; did you mean max_epochs? allowed in trainer"),
+        (["--model.optim.l", "1"], "no such option 'model.optim.l'; did you mean lr? allowed in model.optim: head_lr_mult"),
+        (["--model.optim.lr", "fast"], "model.optim.lr: 'fast' is not float"),
+        (["--model.optim.name", "adam"], "model.optim.name: 'adam' is not one of 'sgd', 'adamw'"),
+        (["--model.optim.lr", "-1"], "model.optim.lr=-1.0 must be positive"),
+        (["--foo", "1"], "no such option 'foo'"),
+        (["--protocol", "ms-filp"], "'ms-filp' is not known; use one of whole, ms-flip"),
+        (["--model.network.encoder", "resnet5"], "did you mean resnet50"),
+        (["--ckpt_path", "/no/such.ckpt"], "/no/such.ckpt: no such file"),
+        (["--config", "/no/such.yaml"], "does not exist"),
+        (["--data.root", "/no/such/folder"], "/no/such/folder"),
+        (["--trainer.accelerator", "gpu"], "accelerator"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="one of the cases needs a machine without a GPU")
+def test_typing_errors_take_one_line(recipe: Path, capsys, change: list[str], words: str, tmp_path: Path) -> None:
+    assert main(["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run"), *change]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("segkit fit: error: ") and words in last
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("model: [", "line 2, column 1: not valid YAML"),
+        ("trainr: {max_epochs: 1}", "no such option 'trainr.max_epochs'; did you mean trainer?"),
+        ("data: {class_path: FolderDataModule, init_args: {rot: x}}", "'rot' is no argument of FolderDataModule"),
+    ],
+)
+def test_errors_in_a_config_take_one_line(recipe: Path, capsys, text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text(text + "\n")
+    assert main(["fit", "--config", str(recipe), "--config", str(tmp_path / "wrong.yaml")]) == 2
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_unknown_command(capsys) -> None:
+    assert main(["fti"]) == 2
+    assert "no such command; did you mean fit?" in capsys.readouterr().err
+
+
+def test_checkpoint_named_in_a_config_or_by_equals_sign(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("ckpt_path: a.ckpt\n")
+    assert _ckpt_path(["test", "--config", str(tmp_path / "c.yaml")]) == "a.ckpt"
+    assert _ckpt_path(["test", "--ckpt_path=b.ckpt"]) == "b.ckpt"
+    assert _ckpt_path(["test", "--config", str(tmp_path / "c.yaml"), "--ckpt_path", "null"]) is None
+
+
+def test_accumulation_clipping_and_bf16_are_trainer_options(recipe: Path, tmp_path: Path) -> None:
+    arguments = ["--trainer.accumulate_grad_batches", "3", "--trainer.gradient_clip_val", "0.1"]
+    arguments += ["--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", "--model.network", "DeepLabV3"]
+    arguments += ["--model.network.encoder", "resnest14_tiny"]
+    assert main(["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run"), *arguments]) == 0
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1  # three batches, one step
+    assert first_lr(tmp_path / "run") == pytest.approx(0.02 * 6 / 16)
+
+
+def test_user_augmentations_extend_the_pipeline(recipe: Path, tmp_path: Path, capsys) -> None:
+    config = {"data": {"init_args": {"augmentations": [{"class_path": "albumentations.ColorJitter", "init_args": {"p": 1}}]}}}
+    (tmp_path / "jitter.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["fit", "--config", str(recipe), "--config", str(tmp_path / "jitter.yaml"), "--trainer.fast_dev_run", "1"]
+    assert main(arguments) == 0
+    config["data"]["init_args"]["augmentations"] = [{"class_path": "albumentations.Affine", "init_args": {"rotate": 9}}]
+    (tmp_path / "affine.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(recipe), "--config", str(tmp_path / "affine.yaml")]) == 2
+    assert "fill_mask" in capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""Protocols: the authors' numbers, sizes as each toolkit rounds them, and refusals."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.inference import protocols
+from segkit.inference.engine import forwards
+from segkit.inference.protocols import Protocol, get
+from segkit.inference.windows import window_grid
+
+SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+
+
+def test_the_named_protocols_are_exactly_these():
+    authors = dict(
+        flip=True,
+        fusion="exp_sum",
+        resize_to="long_side",
+        stride=None,
+        window_rule="truncate",
+        align_corners=True,
+    )
+    seven = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
+    expected = {
+        "whole": Protocol("whole", scales=(1.0,), flip=False, window=None, align_corners=None),
+        "ms-flip": Protocol("ms-flip", scales=SIX, flip=True, fusion="softmax_mean", resize_to="picture"),
+        "window": Protocol("window", window=512, window_rule="shift_back"),
+        "encoding-ms": Protocol("encoding-ms", scales=SIX, base_size=520, window=480, **authors),
+        "encoding-ms-cityscapes": Protocol(
+            "encoding-ms-cityscapes", scales=seven, base_size=2048, window=768, **authors
+        ),
+    }
+    assert expected == protocols.NAMED
+    assert get("encoding-ms").resolved(False).stride == 320
+    assert get("encoding-ms-cityscapes").resolved(False).stride == 512
+
+
+@pytest.mark.parametrize(
+    "name, size, windows",
+    [
+        ("encoding-ms", (512, 683), [1, 1, 2, 4, 4, 6]),
+        ("encoding-ms-cityscapes", (1024, 2048), [3, 8, 10, 18, 21, 32, 36]),
+    ],
+)
+def test_the_authors_number_of_windows(name, size, windows):
+    protocol = get(name)
+    grids = [window_grid(protocol, protocol.scaled_size(scale, size)) for scale in protocol.scales]
+    assert [len(grid.windows) for grid in grids] == windows
+    assert forwards(protocol, size) == 2 * sum(windows)
+
+
+@pytest.mark.parametrize(
+    "protocol, scale, size, expected",
+    [
+        (get("encoding-ms"), 0.5, (512, 683), (195, 260)),  # 512 * 260 / 683 = 194.9
+        (get("encoding-ms"), 1.0, (683, 512), (520, 390)),
+        (replace(get("encoding-ms"), base_size=101), 0.75, (50, 40), (76, 61)),  # ceil(75.75); 40 * 76 / 50 = 60.8
+        (Protocol("short", resize_to="short_side", base_size=100), 1.0, (200, 150), (133, 100)),
+        (Protocol("short", resize_to="short_side", base_size=100), 0.5, (7, 9), (50, 64)),
+        (get("ms-flip"), 0.5, (5, 3), (3, 2)),  # halves go up
+        (get("ms-flip"), 1.25, (97, 65), (121, 81)),
+        (get("ms-flip"), 0.5, (1, 1), (1, 1)),
+    ],
+)
+def test_scaled_sizes(protocol, scale, size, expected):
+    assert protocol.scaled_size(scale, size) == expected
+
+
+def test_truncated_and_shifted_windows():
+    truncated = window_grid(Protocol("t", window=30, window_rule="truncate"), (25, 75))
+    assert truncated.shape == (30, 30) and truncated.rows == ((0, 25),)
+    assert truncated.columns == ((0, 30), (20, 30), (40, 30), (60, 15))
+    shifted = window_grid(Protocol("s", window=30), (25, 75))
+    assert shifted.shape == (25, 30) and shifted.columns == ((0, 30), (20, 30), (40, 30), (45, 30))
+
+
+def test_plain_data_and_back():
+    protocol = get("encoding-ms").resolved(align_corners=False)
+    assert protocol.align_corners is True and protocol.stride == 320
+    assert Protocol(**json.loads(json.dumps(protocol.to_dict()))) == protocol
+    assert get("whole").resolved(align_corners=False).align_corners is False
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scales": ()},
+        {"scales": (0.0,)},
+        {"scales": (float("nan"),)},
+        {"name": ""},
+        {"fusion": "mean"},
+        {"resize_to": "width"},
+        {"window_rule": "wrap"},
+        {"base_size": 520},
+        {"resize_to": "long_side"},
+        {"stride": 20},
+        {"window": 1},
+        {"window": 30, "stride": 31},
+    ],
+)
+def test_wrong_protocols_are_refused(fields):
+    with pytest.raises(InputError, match="protocol") as caught:
+        Protocol(**({"name": "mine"} | fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(InputError, match="whole, ms-flip, window, encoding-ms, encoding-ms-cityscapes"):
+        get("ms")

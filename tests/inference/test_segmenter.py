@@ -1,0 +1,167 @@
+"""Segmenter and load(): any picture in, labels of exactly its size out, with what the checkpoint says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from segkit.errors import InputError
+from segkit.inference import protocols
+from segkit.inference.segmenter import Segmenter, as_rgb, load
+from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
+from segkit.models.segmentation import FCN
+
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]  # not ImageNet's: the checkpoint's must be used
+SPACE = LabelSpace(("road", "tree", "sky"), distinct_palette(3), identity_table(3))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.ckpt", SPACE)
+
+
+def save_checkpoint(path: Path, space: LabelSpace | None) -> Path:
+    torch.manual_seed(0)
+    network = FCN("resnest14_tiny", num_classes=3)
+    hyper_parameters = {
+        "network": network.config,
+        "label_space": space and space.to_dict(),
+        "normalization": {"mean": MEAN, "std": STD},
+    }
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"hyper_parameters": hyper_parameters, "state_dict": weights}, path)
+    return path
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def test_labels_are_those_of_the_bare_network_at_the_pictures_size(checkpoint: Path) -> None:
+    segmenter = load(checkpoint, device="cpu")
+    picture = noise(97, 65, 3)
+    x = torch.from_numpy((picture / 255 - MEAN) / STD).float().permute(2, 0, 1)[None]
+    with torch.no_grad():
+        logits = F.interpolate(segmenter.network(x)["out"], (97, 65), mode="bilinear", align_corners=True)
+    labels = segmenter.predict(picture)
+    assert labels.shape == (97, 65) and labels.dtype == np.uint8
+    assert (labels == logits.argmax(1)[0].numpy()).mean() > 0.999  # ties may fall either way
+    assert len(np.unique(labels)) > 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (64, 64), (33, 100)])
+@pytest.mark.parametrize("protocol", ["whole", "window"])
+def test_any_size_in_is_the_size_out(checkpoint: Path, size: tuple[int, int], protocol: str) -> None:
+    assert load(checkpoint, "cpu", protocol).predict(noise(*size, 3)).shape == size
+
+
+def test_the_checkpoint_brings_names_colours_and_normalisation(checkpoint: Path) -> None:
+    segmenter = load(str(checkpoint), device="cpu", protocol=protocols.get("ms-flip"))
+    assert segmenter.class_names == SPACE.class_names
+    assert segmenter.palette == SPACE.palette
+    assert segmenter.label_space == SPACE
+    assert segmenter.device == torch.device("cpu")
+    assert segmenter.protocol.name == "ms-flip"
+    assert list(segmenter.normalization.mean) == MEAN
+    assert not segmenter.network.training
+
+
+def test_without_a_label_space_the_classes_are_numbered(tmp_path: Path) -> None:
+    segmenter = load(save_checkpoint(tmp_path / "bare.ckpt", None), device="cpu")
+    assert segmenter.class_names == ("class 0", "class 1", "class 2")
+    assert segmenter.palette == distinct_palette(3)
+
+
+def test_network_and_label_space_must_agree(checkpoint: Path) -> None:
+    good = load(checkpoint, device="cpu")
+    space = LabelSpace(("a", "b"), distinct_palette(2), identity_table(2))
+    with pytest.raises(InputError, match="3 classes and the label space 2"):
+        Segmenter(good.network, space, good.normalization, good.protocol, good.device)
+
+
+RGB = noise(5, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (RGB, RGB),
+        (RGB[..., 0], RGB[..., [0, 0, 0]]),
+        (RGB[..., :1], RGB[..., [0, 0, 0]]),
+        (np.dstack([RGB, noise(5, 7)]), RGB),
+        (RGB.astype(np.uint16) * 256 + 17, RGB),
+        (RGB[:, ::-1], RGB[:, ::-1]),
+        (Image.fromarray(RGB), RGB),
+        (Image.fromarray(RGB[..., 0]), RGB[..., [0, 0, 0]]),
+        (Image.fromarray(np.dstack([RGB, noise(5, 7)])), RGB),
+        (Image.fromarray(RGB[..., 0].astype(np.uint16) * 256 + 17), RGB[..., [0, 0, 0]]),
+    ],
+)
+def test_pictures_in_memory_of_every_kind(given: np.ndarray | Image.Image, expected: np.ndarray) -> None:
+    picture = as_rgb(given)
+    assert picture.dtype == np.uint8 and picture.flags.c_contiguous and picture.flags.writeable
+    assert (picture == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (RGB.astype(np.float32) / 255, r"float32.*uint8 in 0..255"),
+        (RGB.astype(np.int64), "int64"),
+        (RGB.transpose(2, 0, 1), r"\(3, 5, 7\).*channels last"),
+        (np.zeros((0, 3, 3), np.uint8), r"\(0, 3, 3\)"),
+        (Image.fromarray(RGB[..., 0].astype(np.float32)), "mode F"),
+        (torch.zeros(3, 5, 7), "Tensor"),
+    ],
+)
+def test_pictures_of_unknown_meaning_are_refused(given: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        as_rgb(given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", [str, Path, Image.open])
+def test_exif_orientation_is_applied(tmp_path: Path, how: Callable[[Path], str | Path | Image.Image]) -> None:
+    picture = Image.fromarray(RGB)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # shown turned by a quarter, clockwise
+    picture.save(tmp_path / "turned.png", exif=exif)
+    assert (as_rgb(how(tmp_path / "turned.png")) == np.rot90(RGB, -1)).all()
+
+
+def test_a_truncated_picture_says_so(tmp_path: Path, checkpoint: Path) -> None:
+    path = tmp_path / "cut.png"
+    Image.fromarray(noise(50, 50, 3)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    segmenter = load(checkpoint, device="cpu")
+    for picture in (path, Image.open(path)):
+        with pytest.raises(InputError, match="truncated"):
+            segmenter.predict(picture)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "toaster"}, r"'toaster'.*cpu"),
+        ({"device": "cuda:99"}, "'cuda:99'"),
+        ({"device": "meta"}, "'meta'"),
+        ({"protocol": "everything"}, "everything"),
+    ],
+)
+def test_a_wrong_name_fails_with_the_right_ones(checkpoint: Path, arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(checkpoint, **arguments)
+
+
+def test_memory_that_is_not_enough_is_told_with_the_cure(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = load(checkpoint, device="cpu")
+
+    def exhausted(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(segmenter.network, "forward", exhausted)
+    with pytest.raises(InputError, match=r"8 x 9 pixels does not fit.*'window'"):
+        segmenter.predict(noise(8, 9, 3))

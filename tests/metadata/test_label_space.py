@@ -1,0 +1,65 @@
+import json
+
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace, distinct_palette, identity_table
+
+THREE = LabelSpace(("a", "b", "c"), distinct_palette(3), identity_table(3))
+
+
+def test_map_and_unmap_are_inverse():
+    table = [-1] * 256
+    table[0], table[7], table[9], table[200] = 255, 2, 0, 1
+    space = LabelSpace(("a", "b", "c"), distinct_palette(3), tuple(table))
+    raw = np.array([[0, 7, 9], [200, 7, 0]], np.uint8)
+    ids = space.map_labels(raw, "x.png")
+    assert ids.tolist() == [[255, 2, 0], [1, 2, 255]] and ids.dtype == np.uint8 and ids.flags.writeable
+    assert np.array_equal(space.unmap_labels(ids), raw)
+    view = np.repeat(raw, 2, 1)[:, ::2]  # not contiguous
+    assert np.array_equal(space.map_labels(view, "x.png"), ids)
+
+
+def test_undeclared_value_says_everything():
+    raw = np.zeros((4, 6), np.uint8)
+    raw[2, 3:5] = 11
+    expected = r"x\.png: raw label value 11 .* 2 pixels, first at row 2, column 3;.*0\.\.2, 255"
+    with pytest.raises(InputError, match=expected):
+        THREE.map_labels(raw, "x.png")
+    with pytest.raises(InputError, match="0/255 mask"):
+        LabelSpace(("a",), distinct_palette(1), (0,) + (-1,) * 255).map_labels(np.array([[0, 255]], np.uint8), "m")
+
+
+def test_unmap_refuses_unknown_ids():
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        THREE.unmap_labels(np.array([[3]], np.uint8))
+
+
+def test_dict_round_trip_through_json():
+    assert LabelSpace.from_dict(json.loads(json.dumps(THREE.to_dict()))) == THREE
+    plain = THREE.to_dict()
+    for wrong in ({}, {**plain, "extra": 1}, {**plain, "table": 5}, {**plain, "palette": [[1]] * 3}):
+        with pytest.raises(InputError):
+            LabelSpace.from_dict(wrong)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ((), (), identity_table(0)),
+        (("a",), distinct_palette(2), identity_table(1)),
+        (("a",), ((0, 0, 256),), identity_table(1)),
+        (("a",), distinct_palette(1), (0,) * 255),
+        (("a",), distinct_palette(1), (1,) * 256),
+    ],
+)
+def test_wrong_label_spaces_are_refused(arguments):
+    with pytest.raises(InputError):
+        LabelSpace(*arguments)
+
+
+def test_palette_is_distinct_and_stable():
+    assert len(set(distinct_palette(255))) == 255
+    assert distinct_palette(255)[:40] == distinct_palette(40)
+    assert identity_table(2)[:3] == (0, 1, -1) and identity_table(2)[255] == IGNORE_INDEX

@@ -1,0 +1,111 @@
+"""Colours, overlays, legends and panels: hand-worked pixels, sizes, and text that is really there."""
+
+import numpy as np
+import pytest
+
+from segkit.errors import InputError
+from segkit.visualization import colorize, legend, occurring, overlay, panel, with_legend
+
+PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+NAMES = ["road", "tree", "sky"]
+LABELS = np.array([[0, 1, 1], [2, 255, 1]], np.uint8)
+
+
+def test_colorize_paints_each_class_and_leaves_ignored_black() -> None:
+    picture = colorize(LABELS, PALETTE)
+    assert picture.dtype == np.uint8
+    assert picture.tolist() == [[[200, 0, 0], [0, 200, 0], [0, 200, 0]], [[0, 0, 200], [0, 0, 0], [0, 200, 0]]]
+
+
+def test_colorize_accepts_any_integer_type() -> None:
+    assert (colorize(LABELS.astype(np.int64), PALETTE) == colorize(LABELS, PALETTE)).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([[3]], np.uint8), "label 3 has no colour"),
+        (np.array([[-1]], np.int64), "label -1 has no colour"),
+        (np.zeros((2, 2, 3), np.uint8), "2-d integer array"),
+        (np.zeros((2, 2), np.float32), "2-d integer array"),
+    ],
+)
+def test_colorize_refuses_what_it_cannot_paint(labels: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        colorize(labels, PALETTE)
+
+
+def test_overlay_mixes_and_shows_the_picture_where_ignored() -> None:
+    image = np.full((2, 3, 3), 100, np.uint8)
+    mixed = overlay(image, LABELS, PALETTE, alpha=0.5)
+    assert mixed[0, 0].tolist() == [150, 50, 50]
+    assert mixed[1, 1].tolist() == [100, 100, 100]
+    assert (overlay(image, LABELS, PALETTE, alpha=0) == image).all()
+    full = overlay(image, LABELS, PALETTE, alpha=1)
+    assert (full[LABELS != 255] == colorize(LABELS, PALETTE)[LABELS != 255]).all()
+
+
+def test_overlay_refuses_other_sizes_and_weights() -> None:
+    with pytest.raises(InputError, match="differ"):
+        overlay(np.zeros((3, 2, 3), np.uint8), LABELS, PALETTE)
+    with pytest.raises(InputError, match=r"outside 0\.\.1"):
+        overlay(np.zeros((2, 3, 3), np.uint8), LABELS, PALETTE, alpha=2)
+
+
+def test_occurring_is_sorted_by_area_then_id() -> None:
+    assert occurring(LABELS) == [1, 0, 2, 255]
+
+
+def test_legend_shows_each_colour_and_dark_text() -> None:
+    picture = legend(NAMES, PALETTE, width=400)
+    colours = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
+    assert set(PALETTE) <= colours
+    assert picture.shape[1] == 400
+    assert (picture.max(axis=2) < 60).sum() > 20  # ink
+
+
+def test_legend_of_150_classes_stays_small_and_says_how_many_are_left_out() -> None:
+    palette = [(i, 255 - i, 128) for i in range(150)]
+    names = [f"a class with a rather long name {i}" for i in range(150)]
+    picture = legend(names, palette, width=800)
+    assert picture.shape[0] < 180
+    colours = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
+    shown = [colour in colours for colour in palette]
+    assert shown.index(False) == sum(shown) > 5  # the first ones, and only they
+
+
+def test_legend_of_nothing_has_no_height_and_needs_a_colour_each() -> None:
+    assert legend([], [], width=50).shape == (0, 50, 3)
+    with pytest.raises(InputError, match="2 class names and 3 colours"):
+        legend(NAMES[:2], PALETTE, width=50)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (32, 40), (97, 65), (300, 20), (2, 3000)])
+def test_panel_and_with_legend_of_any_size(shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), 77, np.uint8)
+    labels = np.zeros(shape, np.uint8)
+    for picture in (panel(image, labels, NAMES, PALETTE, labels), with_legend(image, labels, NAMES, PALETTE)):
+        assert picture.dtype == np.uint8 and picture.ndim == 3
+        assert PALETTE[0] in {tuple(c) for c in picture.reshape(-1, 3).tolist()}
+        assert picture.shape[0] >= min(240, shape[0])
+        assert picture.shape[1] >= 240
+
+
+def test_panel_enlarges_small_label_maps_without_new_colours() -> None:
+    labels = np.array([[0, 1], [1, 0]], np.uint8)
+    picture = panel(np.full((2, 2, 3), 77, np.uint8), labels, NAMES, PALETTE)
+    assert (picture == PALETTE[0]).all(axis=2).sum() >= 240 * 240 // 2
+    assert not (picture == (100, 100, 0)).all(axis=2).any()
+
+
+def test_panel_refuses_a_truth_of_another_size() -> None:
+    image, labels = np.zeros((2, 3, 3), np.uint8), LABELS
+    with pytest.raises(InputError, match="truth"):
+        panel(image, labels, NAMES, PALETTE, labels.T)
+
+
+def test_arguments_are_left_as_they_were() -> None:
+    image, labels = np.full((2, 3, 3), 9, np.uint8), LABELS.copy()
+    panel(image, labels, NAMES, PALETTE, labels)
+    overlay(image, labels, PALETTE)
+    assert (image == 9).all() and (labels == LABELS).all()
