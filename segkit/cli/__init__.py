@@ -1,4 +1,4 @@
-"""The command line: `segkit COMMAND ...`. Starting it imports neither torch nor Lightning; a command imports what it needs."""
+"""The command line: `segkit COMMAND ...`. It imports neither torch nor Lightning; a command imports what it needs."""
 
 import difflib
 import importlib
@@ -54,4 +54,4 @@ def _run(arguments: list[str]) -> int:
 
 def _help() -> str:
     rows = "\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())
-    return f"usage: segkit COMMAND ...\n\n{rows}\n\nsegkit COMMAND --help tells the options of a command.  (segkit {__version__})"
+    return f"usage: segkit COMMAND ...\n\n{rows}\n\n`segkit COMMAND --help` lists its options. segkit {__version__}"

@@ -1,4 +1,4 @@
-"""Parsing errors of the Lightning commands in one line with the valid names, in place of jsonargparse's nested report."""
+"""Parsing errors of the Lightning commands: one line with the valid names, in place of jsonargparse's nested report."""
 
 import difflib
 import inspect
@@ -34,7 +34,9 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     option = _first(r"Option '([^']+)' is not accepted", message)
     if option is not None and key is not None:
         return _unknown_argument(key, option, message, classes)
-    unknown = _first(r"does not accept option '([^']+)'", message) or _first(r"unrecognized arguments: -*([^\s=]+)", message)
+    unknown = _first(r"does not accept option '([^']+)'", message) or _first(
+        r"unrecognized arguments: -*([^\s=]+)", message
+    )
     if unknown is not None:
         return _unknown_option(unknown, keys)
     name = _first(r"Expected a dot import path string: (\S+)", message)

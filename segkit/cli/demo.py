@@ -1,4 +1,4 @@
-"""`segkit demo`: draws a small street-scene data set, trains on it, tests it multi-scale, and leaves a folder to look at.
+"""`segkit demo`: draws a street-scene data set, trains on it, tests it multi-scale, and leaves a folder to look at.
 
 Everything goes through the commands that a user would type, with a recipe that is written beside the results.
 """

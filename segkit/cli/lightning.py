@@ -49,7 +49,7 @@ def main(args: Sequence[str]) -> int:
 class SegmentationCLI(LightningCLI):
     """LightningCLI with segkit's module, data modules, loggers and callbacks."""
 
-    def __init__(self, checkpoint: dict[str, Any], args: Sequence[str] | None = None) -> None:
+    def __init__(self, checkpoint: dict[str, Any], args: list[str] | None = None) -> None:
         self.checkpoint = checkpoint
         self.known_keys: list[str] = []
         super().__init__(
@@ -113,8 +113,8 @@ class SegmentationCLI(LightningCLI):
     def _check_restorable(self, key: str, stored: Any, typed: Any) -> None:
         if key.startswith("network.") or (key == "optim.name" and self.subcommand == "fit"):
             raise InputError(
-                f"model.{key}: the checkpoint has {stored}, {typed} was given: its weights or optimiser state do not fit;"
-                " leave it out to take the checkpoint's, or start without --ckpt_path"
+                f"model.{key}: the checkpoint has {stored}, {typed} was given, which its weights or optimiser state "
+                "do not fit; leave it out to take the checkpoint's, or start without --ckpt_path"
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -219,5 +219,4 @@ def _next_run() -> Path:
 
 def _loggers(folder: Path) -> list[CSVLogger | TensorBoardLogger]:
     """CSV and TensorBoard logs, both in `folder` itself."""
-    place = {"name": "", "version": ""}
-    return [CSVLogger(folder, **place), TensorBoardLogger(folder, **place)]
+    return [CSVLogger(folder, name="", version=""), TensorBoardLogger(folder, name="", version="")]

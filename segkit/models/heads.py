@@ -1,8 +1,8 @@
 """Segmentation heads: FCN (Long et al. 2015) and DeepLabV3 (Chen et al. 2017, arXiv 1706.05587).
 
 Widths, biases and dropouts are those of the ResNeSt authors (zhanghang1989/PyTorch-Encoding, encoding/models/sseg/
-{fcn,deeplab}.py); parameter names follow torchvision's heads. Every width is a fraction of the encoder's, so 2048 channels
-give the published 512 (FCN) and 256 (DeepLabV3).
+{fcn,deeplab}.py); parameter names follow torchvision's heads. Every width is a fraction of the encoder's: 2048
+channels give the published 512 (FCN) and 256 (DeepLabV3).
 """
 
 from collections.abc import Sequence

@@ -23,24 +23,32 @@ DilationConvention = Literal["authors", "timm", "mmseg"]
 
 EXPANSION = 4  # a bottleneck's output channels / planes
 
+
+def _variant(
+    layers: Sequence[int], radix: int, cardinality: int, width: int, stem_width: int, **others: Any
+) -> dict[str, Any]:
+    named = {"layers": layers, "radix": radix, "cardinality": cardinality, "width": width, "stem_width": stem_width}
+    return named | others
+
+
 # fmt: off
 RESNEST_VARIANTS: dict[str, dict[str, Any]] = {
-    # name                      layers                     radix       cardinality       width        stem_width
-    "resnest14":              dict(layers=(1,  1,  1, 1), radix=2, cardinality=1, width=64, stem_width=32),
-    "resnest26":              dict(layers=(2,  2,  2, 2), radix=2, cardinality=1, width=64, stem_width=32),
-    "resnest50":              dict(layers=(3,  4,  6, 3), radix=2, cardinality=1, width=64, stem_width=32),
-    "resnest101":             dict(layers=(3,  4, 23, 3), radix=2, cardinality=1, width=64, stem_width=64),
-    "resnest200":             dict(layers=(3, 24, 36, 3), radix=2, cardinality=1, width=64, stem_width=64, final_drop=0.2),
-    "resnest269":             dict(layers=(3, 30, 48, 8), radix=2, cardinality=1, width=64, stem_width=64, final_drop=0.2),
-    "resnest50_fast_1s1x64d": dict(layers=(3,  4,  6, 3), radix=1, cardinality=1, width=64, stem_width=32, avd_first=True),
-    "resnest50_fast_2s1x64d": dict(layers=(3,  4,  6, 3), radix=2, cardinality=1, width=64, stem_width=32, avd_first=True),
-    "resnest50_fast_4s1x64d": dict(layers=(3,  4,  6, 3), radix=4, cardinality=1, width=64, stem_width=32, avd_first=True),
-    "resnest50_fast_1s2x40d": dict(layers=(3,  4,  6, 3), radix=1, cardinality=2, width=40, stem_width=32, avd_first=True),
-    "resnest50_fast_2s2x40d": dict(layers=(3,  4,  6, 3), radix=2, cardinality=2, width=40, stem_width=32, avd_first=True),
-    "resnest50_fast_4s2x40d": dict(layers=(3,  4,  6, 3), radix=4, cardinality=2, width=40, stem_width=32, avd_first=True),
-    "resnest50_fast_1s4x24d": dict(layers=(3,  4,  6, 3), radix=1, cardinality=4, width=24, stem_width=32, avd_first=True),
+    # name                             layers        radix cardinality width stem_width
+    "resnest14":              _variant((1,  1,  1, 1), 2, 1, 64, 32),
+    "resnest26":              _variant((2,  2,  2, 2), 2, 1, 64, 32),
+    "resnest50":              _variant((3,  4,  6, 3), 2, 1, 64, 32),
+    "resnest101":             _variant((3,  4, 23, 3), 2, 1, 64, 64),
+    "resnest200":             _variant((3, 24, 36, 3), 2, 1, 64, 64, final_drop=0.2),
+    "resnest269":             _variant((3, 30, 48, 8), 2, 1, 64, 64, final_drop=0.2),
+    "resnest50_fast_1s1x64d": _variant((3,  4,  6, 3), 1, 1, 64, 32, avd_first=True),
+    "resnest50_fast_2s1x64d": _variant((3,  4,  6, 3), 2, 1, 64, 32, avd_first=True),
+    "resnest50_fast_4s1x64d": _variant((3,  4,  6, 3), 4, 1, 64, 32, avd_first=True),
+    "resnest50_fast_1s2x40d": _variant((3,  4,  6, 3), 1, 2, 40, 32, avd_first=True),
+    "resnest50_fast_2s2x40d": _variant((3,  4,  6, 3), 2, 2, 40, 32, avd_first=True),
+    "resnest50_fast_4s2x40d": _variant((3,  4,  6, 3), 4, 2, 40, 32, avd_first=True),
+    "resnest50_fast_1s4x24d": _variant((3,  4,  6, 3), 1, 4, 24, 32, avd_first=True),
     # Not in the paper: the smallest member of the family, for tests, the demo and first trials on a CPU.
-    "resnest14_tiny":         dict(layers=(1,  1,  1, 1), radix=2, cardinality=1, width=64, stem_width=8, planes=(12, 24, 48, 96)),
+    "resnest14_tiny":         _variant((1,  1,  1, 1), 2, 1, 64,  8, planes=(12, 24, 48, 96)),
 }
 # fmt: on
 
@@ -122,7 +130,7 @@ class ResNeSt(nn.Module):
         self.fc = nn.Linear(self.channels[-1], num_classes) if num_classes else None
         self._initialise(zero_init_last_gamma)
         # An ImageNet file loads into an encoder that has no classifier.
-        self.register_load_state_dict_pre_hook(_drop_classifier)
+        self.register_load_state_dict_pre_hook(_drop_classifier)  # type: ignore[no-untyped-call]
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -219,10 +227,10 @@ class Bottleneck(nn.Module):
 
 
 class SplitAttention(nn.Module):
-    """Split-attention 3x3 convolution (paper section 3.1, cardinality-major layout of the release).
+    """Split-attention 3x3 convolution (paper section 3.1; the layout is the release's).
 
-    `(B, C, h, w)` to `(B, C, h', w')`: a grouped convolution makes R splits of C channels, an attention vector from their
-    pooled sum weighs them, softmax over the radix (a sigmoid when R is 1), and the weighted splits are added.
+    `(B, C, h, w)` to `(B, C, h', w')`: a grouped convolution makes R splits of C channels; attention from their
+    pooled sum, softmax over the radix (a sigmoid when R is 1), weighs them; the weighted splits are added.
     """
 
     def __init__(
@@ -309,7 +317,7 @@ def _stage(
     """One stage. Its first block downsamples, or in a dilated stage does what the convention says.
 
     The authors keep the first block's average pool in a dilated stage (stride 1); timm and mmseg drop it, and timm
-    average-pools the shortcut with a 2x2 window instead. The first block's dilation is the previous stage's in all three.
+    average-pools the shortcut with a 2x2 window instead. The first block dilates as the previous stage in all three.
     """
     dilated = dilation > 1
     out_channels = EXPANSION * planes

@@ -84,7 +84,7 @@ class FCN(SegmentationModel):
 
 
 class DeepLabV3(SegmentationModel):
-    """A DeepLabV3 head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/deeplab.py); arguments as in `FCN`."""
+    """A DeepLabV3 head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/deeplab.py); see `FCN`."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
     if class_path not in NETWORKS:
         raise InputError(f"network class {class_path!r} is not one of {', '.join(NETWORKS)}")
     try:
-        return NETWORKS[class_path](**config.get("init_args", {}))  # type: ignore[arg-type]
+        return NETWORKS[class_path](**config.get("init_args", {}))
     except TypeError as error:
         raise InputError(f"network {class_path}: {error}; was it written by another version of segkit?") from error
 

@@ -1,6 +1,7 @@
-"""Any timm encoder, dilated, through smp's universal wrapper: the paper's comparators (ResNet, SENet, SKNet) and others."""
+"""Any timm encoder, dilated, through smp's wrapper: the paper's comparators (ResNet, SENet, SKNet) and others."""
 
 import difflib
+from typing import Any
 
 import timm
 from segmentation_models_pytorch.encoders import get_encoder
@@ -27,9 +28,9 @@ class TimmEncoder(nn.Module):
             close = difflib.get_close_matches(name, timm.list_models(), n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
             raise InputError(f"encoder {name!r} is neither a ResNeSt of segkit nor a timm model{hint}")
-        self.encoder = _build(name, output_stride, in_channels)
+        self.encoder = encoder = _build(name, output_stride, in_channels)
         self.output_stride = output_stride
-        self.channels = tuple(int(c) for c in self.encoder.out_channels)
+        self.channels = tuple(int(c) for c in encoder.out_channels)
         self.pads = _cuts_patches(self.encoder)
 
     @property
@@ -48,14 +49,14 @@ class TimmEncoder(nn.Module):
         return [f[..., : -(-height // s), : -(-width // s)] for f, s in zip(padded, strides, strict=True)]
 
 
-def _build(name: str, output_stride: int, in_channels: int) -> nn.Module:
+def _build(name: str, output_stride: int, in_channels: int) -> Any:
     cannot = f"encoder {name!r} cannot be dilated to output stride {output_stride}"
     try:
-        encoder: nn.Module = get_encoder(
-            f"tu-{name}", in_channels=in_channels, depth=5, weights=None, output_stride=output_stride
-        )
+        encoder = get_encoder(f"tu-{name}", in_channels=in_channels, depth=5, weights=None, output_stride=output_stride)
     except Exception as error:  # timm's architectures refuse in as many ways as there are architectures
-        raise InputError(f"{cannot}: {' '.join(str(error).split())[:160]}; use output_stride: 32 or another one") from error
+        raise InputError(
+            f"{cannot}: {' '.join(str(error).split())[:160]}; use output_stride: 32 or another one"
+        ) from error
     reached = encoder.model.feature_info.reduction()[-1]
     if reached != output_stride:
         raise InputError(f"{cannot}: its last feature has stride {reached}; use output_stride: {reached}")
@@ -64,5 +65,7 @@ def _build(name: str, output_stride: int, in_channels: int) -> nn.Module:
 
 def _cuts_patches(encoder: nn.Module) -> bool:
     """Whether a strided convolution has no padding, so that pixels at the border would be lost."""
-    strided = [m for m in encoder.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1 and max(m.kernel_size) > 1]
+    strided = [
+        m for m in encoder.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1 and max(m.kernel_size) > 1
+    ]
     return any(max(m.padding) == 0 for m in strided if not isinstance(m.padding, str))

@@ -1,4 +1,4 @@
-"""Reading weights: segkit's own checkpoints, and encoder files with the authors' parameter names. Nothing is unpickled."""
+"""Reading weights: segkit's checkpoints, and encoder files with the authors' parameter names. Nothing is unpickled."""
 
 import pickle
 import zipfile
@@ -52,8 +52,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         InputError: The file is absent, empty, truncated, holds code, or is not a segkit checkpoint.
     """
     data = read_torch_file(path)
-    hyper_parameters, state_dict = data.get("hyper_parameters"), data.get("state_dict")
-    if not isinstance(hyper_parameters, dict) or "network" not in hyper_parameters or not isinstance(state_dict, dict):
+    hyper_parameters: Any = data.get("hyper_parameters")
+    state_dict: Any = data.get("state_dict")
+    both = isinstance(hyper_parameters, dict) and isinstance(state_dict, dict)
+    if not both or not {"network", "normalization"} <= hyper_parameters.keys():
         raise InputError(
             f"{path}: not a segkit checkpoint (its keys: {', '.join(map(str, list(data)[:4]))}, ...); "
             "give a .ckpt file that `segkit fit` wrote"
@@ -132,6 +134,6 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
 
 
 def _unpickling_problem(path: Path, error: pickle.UnpicklingError) -> str:
-    if "Unsupported global" in str(error) or "Weights only load failed" in str(error) and "GLOBAL" in str(error):
+    if "GLOBAL" in str(error).upper():  # torch names the class or function that it will not call
         return f"{path}: refused: unpickling it would run code; save its state_dict() with torch.save and give that"
     return f"{path}: not a torch checkpoint (another kind of file, or damaged)"

@@ -20,7 +20,7 @@ from segkit.training.module import SegmentationModule
 
 
 class Throughput(Callback):
-    """Logs `samples/s` over all processes: pictures since the last batch divided by the time, smoothed over ~10 steps."""
+    """Logs `samples/s` over all processes: pictures since the last batch by the time, smoothed over ~10 steps."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -81,10 +81,13 @@ class ResultWriter(Callback):
         count, expected = module.confusion.num_images, len(loader.dataset)
         partial = limit != 1.0
         if not partial and count != expected:
-            raise RuntimeError(f"{count} pictures were scored, the split has {expected}: a sampler repeats or drops some")
+            raise RuntimeError(
+                f"{count} pictures were scored, the split has {expected}: a sampler repeats or drops some"
+            )
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if trainer.is_global_zero:
-            dataset = {"name": type(trainer.datamodule).__name__, "split": trainer.state.fn, "num_images": expected}
+            name = type(getattr(trainer, "datamodule", None)).__name__
+            dataset = {"name": name, "split": trainer.state.fn, "num_images": expected}
             self._write(Path(folder or "."), module, dataset, partial)
 
     def _write(self, folder: Path, module: SegmentationModule, dataset: dict[str, Any], partial: bool) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.ops.upsample import upsample
 
@@ -18,10 +19,21 @@ class LossConfig:
     Attributes:
         aux_weight: Weight of the auxiliary head's cross entropy.
         label_smoothing: Share of the target spread over all classes, in [0, 1].
+        class_weights: One weight a class, for rare classes; None weighs all pixels alike, as the authors do.
     """
 
     aux_weight: float = 0.2
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Turn a list (as read from a file) into a tuple and refuse what no loss can be made of."""
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", tuple(float(w) for w in self.class_weights))
+            if not all(w >= 0 for w in self.class_weights) or not any(self.class_weights):
+                raise InputError(f"model.loss.class_weights={list(self.class_weights)} must be positive numbers")
+        if not 0 <= self.label_smoothing <= 1 or not self.aux_weight >= 0:
+            raise InputError("model.loss: label_smoothing must be in 0..1, aux_weight 0 or more")
 
 
 def segmentation_loss(
@@ -35,21 +47,35 @@ def segmentation_loss(
         config: The weights.
         align_corners: How the logits are upsampled to `(H, W)`.
     """
-    loss = valid_cross_entropy(outputs["out"], mask, config.label_smoothing, align_corners)
+    loss = valid_cross_entropy(outputs["out"], mask, config, align_corners)
     if "aux" in outputs:
-        aux = valid_cross_entropy(outputs["aux"], mask, config.label_smoothing, align_corners)
-        loss = loss + config.aux_weight * aux
+        loss = loss + config.aux_weight * valid_cross_entropy(outputs["aux"], mask, config, align_corners)
     return loss
 
 
-def valid_cross_entropy(
-    logits: Tensor, mask: Tensor, label_smoothing: float = 0.0, align_corners: bool = True
-) -> Tensor:
-    """Cross entropy of upsampled logits, averaged over the valid pixels; 0, with zero gradients, if there are none."""
-    target = mask.long()
+def valid_cross_entropy(logits: Tensor, mask: Tensor, config: LossConfig, align_corners: bool = True) -> Tensor:
+    """Cross entropy of upsampled logits, averaged over the valid pixels; 0, with zero gradients, if there are none.
+
+    With class weights it is the weighted mean, as in `torch.nn.CrossEntropyLoss`.
+
+    Raises:
+        InputError: There is not one weight a class.
+    """
+    num_classes, target = logits.shape[1], mask.long()
+    weights = logits.new_tensor(config.class_weights or [1.0] * num_classes, dtype=torch.float32)
+    if len(weights) != num_classes:
+        raise InputError(f"model.loss.class_weights has {len(weights)} numbers, the network {num_classes} classes")
     upsampled = upsample(logits.float(), (mask.shape[-2], mask.shape[-1]), align_corners)  # (B, K, H, W)
     total = F.cross_entropy(
-        upsampled, target, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
+        upsampled,
+        target,
+        weight=None if config.class_weights is None else weights,
+        ignore_index=IGNORE_INDEX,
+        reduction="sum",
+        label_smoothing=config.label_smoothing,
     )
-    valid = (target != IGNORE_INDEX).sum()
-    return total / torch.clamp(valid, min=1)
+    valid = target != IGNORE_INDEX
+    count = (
+        torch.where(valid, weights[torch.where(valid, target, 0)], 0.0).sum() if config.class_weights else valid.sum()
+    )
+    return total / count.clamp(min=1 if config.class_weights is None else 1e-6)

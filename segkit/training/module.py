@@ -1,10 +1,9 @@
 """The Lightning module: training, validation, test and prediction steps of a segmentation network.
 
-The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/train_dist.py); see `optim.py` and `losses.py`.
+The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/train_dist.py): `optim.py`, `losses.py`.
 """
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Self, TypedDict
 
 import pytorch_lightning as pl
@@ -63,7 +62,7 @@ class SegmentationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         # channels_last is the layout in which convolutions are fastest, on the CPU (oneDNN) and on tensor cores.
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
         self.optim, self.loss, self.normalization = optim, loss, normalization
         self.encoder_weights = encoder_weights
         self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
@@ -150,7 +149,7 @@ class SegmentationModule(pl.LightningModule):
         checkpoint = read_checkpoint(checkpoint_path)
         arguments = checkpoint.hyper_parameters
         space = checkpoint.label_space
-        stored = {
+        stored: dict[str, Any] = {
             "optim": OptimConfig(**arguments["optim"]),
             "loss": LossConfig(**arguments["loss"]),
             "normalization": Normalization(**{k: tuple(v) for k, v in checkpoint.normalization.items()}),
@@ -199,10 +198,8 @@ class SegmentationModule(pl.LightningModule):
         total = batch * trainer.world_size * trainer.accumulate_grad_batches
         lr = scaled_lr(optim, total)
         rank_zero_info(
-            f"lr: {optim.lr:g} for {optim.reference_batch or total} pictures a step -> {lr:g} for {total} ({batch} a process"
-            f" x {trainer.world_size} x {trainer.accumulate_grad_batches} accumulated); head {lr * optim.head_lr_mult:g};"
-            f" {optim.name}, {optim.schedule} over {total_steps} steps"
+            f"lr: {optim.lr:g} for {optim.reference_batch or total} pictures a step -> {lr:g} for {total} ({batch} "
+            f"a process x {trainer.world_size} x {trainer.accumulate_grad_batches} accumulated); "
+            f"head {lr * optim.head_lr_mult:g}; {optim.name}, {optim.schedule} over {total_steps} steps"
         )
         return lr
-
-

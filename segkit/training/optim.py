@@ -20,7 +20,7 @@ class OptimConfig:
 
     Attributes:
         name: "sgd" or "adamw".
-        lr: Learning rate of the encoder for `reference_batch` pictures per step; it scales linearly with the real number.
+        lr: Learning rate of the encoder for `reference_batch` pictures per step; scaled linearly to the real number.
         reference_batch: Total batch that `lr` was meant for; 0 takes `lr` as it is.
         head_lr_mult: The head's and auxiliary head's learning rate in units of the encoder's.
         momentum: Of SGD.
@@ -57,7 +57,8 @@ def scaled_lr(config: OptimConfig, total_batch: int) -> float:
 
 def parameter_groups(network: nn.Module, lr: float, head_lr_mult: float) -> list[dict[str, Any]]:
     """Two groups: the encoder at `lr`; everything else at `lr * head_lr_mult`."""
-    encoder, heads = [], []
+    encoder: list[nn.Parameter] = []
+    heads: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             (encoder if name.startswith("encoder.") else heads).append(parameter)

@@ -99,7 +99,11 @@ def test_test_needs_no_model_arguments_and_writes_the_result(run: Path, recipe: 
     assert main([*arguments, "--trainer.accelerator", "cpu"]) == 0
     result = json.loads((run / "result.json").read_text())
     assert result["num_images"] == 3 and not result["partial"]
-    assert result["protocol"]["name"] == "ms-flip" and result["protocol"]["flip"] and len(result["protocol"]["scales"]) == 6
+    assert (
+        result["protocol"]["name"] == "ms-flip"
+        and result["protocol"]["flip"]
+        and len(result["protocol"]["scales"]) == 6
+    )
     assert [c["name"] for c in result["classes"]] == list(CLASSES)
     assert result["num_pixels"] == 3 * 38 * 56
     assert {"torch", "numpy"} <= result["versions"].keys() and result["command"]
@@ -118,7 +122,9 @@ def test_validate_is_the_number_that_fit_logged(run: Path, recipe: Path, tmp_pat
     assert result["protocol"]["name"] == "whole"
 
 
-def test_predict_writes_the_labels_that_the_segmenter_gives(run: Path, recipe: Path, root: Path, tmp_path: Path) -> None:
+def test_predict_writes_the_labels_that_the_segmenter_gives(
+    run: Path, recipe: Path, root: Path, tmp_path: Path
+) -> None:
     checkpoint = run / "checkpoints" / "last.ckpt"
     arguments = ["predict", *data_of(recipe), "--ckpt_path", str(checkpoint), "--run_dir", str(tmp_path / "run")]
     assert main([*arguments, "--output", str(tmp_path / "labels")]) == 0
@@ -133,7 +139,14 @@ def test_typed_beats_checkpoint_beats_default(run: Path, recipe: Path, tmp_path:
     """Resuming with another lr trains with it; what was not typed comes from the checkpoint; the difference is said."""
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     arguments = ["fit", *data_of(recipe), "--ckpt_path", checkpoint, "--trainer.max_epochs", "3"]
-    arguments += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", "1"]
+    arguments += [
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.log_every_n_steps",
+        "1",
+    ]
     with caplog.at_level("INFO"):
         assert main([*arguments, "--model.optim.lr", "0.5", "--run_dir", str(tmp_path / "typed")]) == 0
     said = caplog.text + capsys.readouterr().err
@@ -175,11 +188,20 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
     "change, words",
     [
         (["--model.network.encodr", "x"], "'encodr' is no argument of model.network; did you mean encoder?"),
-        (["--model.network", "DeepLabv3"], "no such class 'DeepLabv3'; did you mean DeepLabV3? allowed: DeepLabV3, FCN"),
+        (
+            ["--model.network", "DeepLabv3"],
+            "no such class 'DeepLabv3'; did you mean DeepLabV3? allowed: DeepLabV3, FCN",
+        ),
         (["--data", "FoldrDataModule"], "no such class 'FoldrDataModule'; did you mean FolderDataModule?"),
         (["--data.rot", "x"], "'rot' is no argument of data; did you mean root?"),
-        (["--trainer.max_epoch", "1"], "no such option 'trainer.max_epoch'; did you mean max_epochs? allowed in trainer"),
-        (["--model.optim.l", "1"], "no such option 'model.optim.l'; did you mean lr? allowed in model.optim: head_lr_mult"),
+        (
+            ["--trainer.max_epoch", "1"],
+            "no such option 'trainer.max_epoch'; did you mean max_epochs? allowed in trainer",
+        ),
+        (
+            ["--model.optim.l", "1"],
+            "no such option 'model.optim.l'; did you mean lr? allowed in model.optim: head_lr_mult",
+        ),
         (["--model.optim.lr", "fast"], "model.optim.lr: 'fast' is not float"),
         (["--model.optim.name", "adam"], "model.optim.name: 'adam' is not one of 'sgd', 'adamw'"),
         (["--model.optim.lr", "-1"], "model.optim.lr=-1.0 must be positive"),
@@ -237,9 +259,19 @@ def test_accumulation_clipping_and_bf16_are_trainer_options(recipe: Path, tmp_pa
 
 
 def test_user_augmentations_extend_the_pipeline(recipe: Path, tmp_path: Path, capsys) -> None:
-    config = {"data": {"init_args": {"augmentations": [{"class_path": "albumentations.ColorJitter", "init_args": {"p": 1}}]}}}
+    config = {
+        "data": {"init_args": {"augmentations": [{"class_path": "albumentations.ColorJitter", "init_args": {"p": 1}}]}}
+    }
     (tmp_path / "jitter.yaml").write_text(yaml.safe_dump(config))
-    arguments = ["fit", "--config", str(recipe), "--config", str(tmp_path / "jitter.yaml"), "--trainer.fast_dev_run", "1"]
+    arguments = [
+        "fit",
+        "--config",
+        str(recipe),
+        "--config",
+        str(tmp_path / "jitter.yaml"),
+        "--trainer.fast_dev_run",
+        "1",
+    ]
     assert main(arguments) == 0
     config["data"]["init_args"]["augmentations"] = [{"class_path": "albumentations.Affine", "init_args": {"rotate": 9}}]
     (tmp_path / "affine.yaml").write_text(yaml.safe_dump(config))

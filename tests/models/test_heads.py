@@ -29,7 +29,9 @@ def compare(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("stride", ASPP_RATES)
 def test_deeplabv3_head_equals_torchvision(stride: int) -> None:
     compare(
-        DeepLabV3Head(2048, 19, ASPP_RATES[stride]), DeepLabHead(2048, 19, ASPP_RATES[stride]), torch.randn(2, 2048, 9, 7)
+        DeepLabV3Head(2048, 19, ASPP_RATES[stride]),
+        DeepLabHead(2048, 19, ASPP_RATES[stride]),
+        torch.randn(2, 2048, 9, 7),
     )
 
 

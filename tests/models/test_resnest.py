@@ -11,11 +11,13 @@ from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 resnest = pytest.importorskip("resnest.torch.resnet", reason="the authors' wheel is not installed")
 
 # Every (radix, cardinality, width, avd_first) of the paper's networks.
-KINDS = sorted({(v["radix"], v["cardinality"], v["width"], v.get("avd_first", False)) for v in RESNEST_VARIANTS.values()})
+KINDS = sorted(
+    {(v["radix"], v["cardinality"], v["width"], v.get("avd_first", False)) for v in RESNEST_VARIANTS.values()}
+)
 DEPTHS = {"14": (1, 1, 1, 1), "26": (2, 2, 2, 2)}
 AUTHORS_DILATION = {8: {"dilated": True}, 16: {"dilation": 2}, 32: {}}
 
-# Millions of parameters with the 1000-class classifier: counted on the authors' classes and, for -14 and -26, on timm's.
+# Parameters with the 1000-class classifier: counted on the authors' classes and, for -14 and -26, on timm's.
 PARAMETERS = {
     "resnest14": 10_611_688,
     "resnest26": 17_069_448,
@@ -127,7 +129,9 @@ def test_tiny_member_is_small() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (97, 65), (64, 32)])
-@pytest.mark.parametrize("output_stride, strides", [(8, (1, 2, 4, 8, 8, 8)), (16, (1, 2, 4, 8, 16, 16)), (32, (1, 2, 4, 8, 16, 32))])
+@pytest.mark.parametrize(
+    "output_stride, strides", [(8, (1, 2, 4, 8, 8, 8)), (16, (1, 2, 4, 8, 16, 16)), (32, (1, 2, 4, 8, 16, 32))]
+)
 def test_feature_sizes_and_channels(size: tuple[int, int], output_stride: int, strides: tuple[int, ...]) -> None:
     net = ResNeSt(**RESNEST_VARIANTS["resnest14_tiny"], output_stride=output_stride).eval()
     features = net(torch.randn(1, 3, *size))

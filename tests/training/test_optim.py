@@ -65,6 +65,21 @@ def test_loss_is_cross_entropy_over_valid_pixels_plus_auxiliary() -> None:
 
 def test_nothing_to_learn_gives_zero_not_nan() -> None:
     logits = torch.randn(1, 5, 4, 4, requires_grad=True)
-    loss = valid_cross_entropy(logits, torch.full((1, 32, 32), 255, dtype=torch.uint8))
-    loss.backward()
-    assert loss == 0 and torch.equal(logits.grad, torch.zeros_like(logits))
+    for config in (LossConfig(), LossConfig(class_weights=[1, 2, 3, 4, 5])):
+        logits.grad = None
+        loss = valid_cross_entropy(logits, torch.full((1, 32, 32), 255, dtype=torch.uint8), config)
+        loss.backward()
+        assert loss == 0 and torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_weights_and_smoothing_are_torchs() -> None:
+    logits, mask = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8), dtype=torch.uint8)
+    mask[0] = 255
+    weights = (0.5, 2.0, 7.0)
+    loss = valid_cross_entropy(logits, mask, LossConfig(class_weights=weights))
+    reference = torch.nn.CrossEntropyLoss(torch.tensor(weights), ignore_index=255)
+    torch.testing.assert_close(loss, reference(logits, mask.long()))
+    smooth = valid_cross_entropy(logits, mask, LossConfig(label_smoothing=0.1))
+    torch.testing.assert_close(smooth, F.cross_entropy(logits, mask.long(), ignore_index=255, label_smoothing=0.1))
+    with pytest.raises(InputError, match="2 numbers, the network 3 classes"):
+        valid_cross_entropy(logits, mask, LossConfig(class_weights=(1, 2)))

@@ -1,0 +1,91 @@
+"""Who may import whom: the floors of the house. An arrow that is not in this table fails."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "segkit"
+
+# room            may import from segkit
+ALLOWED = {
+    "errors":        set(),
+    "io":            {"errors"},
+    "metadata":      {"errors"},
+    "ops":           {"errors"},
+    "visualization": {"errors"},
+    "models":        {"errors", "ops"},
+    "inference":     {"errors", "io", "ops", "metadata", "models"},
+    "evaluation":    {"errors", "io", "ops", "metadata", "__version__"},
+    "data":          {"errors", "io", "metadata"},
+    "training":      {"errors", "io", "ops", "metadata", "models", "inference", "evaluation"},
+}  # fmt: skip
+
+# room            never, not even through others
+FORBIDDEN = {
+    "metadata":                   {"torch", "pytorch_lightning", "cv2"},
+    "io":                         {"torch", "pytorch_lightning"},
+    "visualization":              {"torch", "pytorch_lightning"},
+    "ops.upsample":               {"pytorch_lightning", "timm", "segmentation_models_pytorch"},
+    "models.segmentation":        {"pytorch_lightning", "timm", "segmentation_models_pytorch"},
+    "inference.segmenter":        {"pytorch_lightning", "timm", "segmentation_models_pytorch", "albumentations"},
+    "evaluation.confusion":       {"pytorch_lightning", "torchmetrics", "timm"},
+    "cli":                        {"torch", "pytorch_lightning", "numpy", "cv2"},
+}  # fmt: skip
+
+
+def arrows(path: Path) -> set[str]:
+    """The rooms that a file imports."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            parts = node.module.split(".")
+            names = [f"segkit.{alias.name}" for alias in node.names] if parts == ["segkit"] else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+        rooms |= {name.split(".")[1] for name in names if name.startswith("segkit.")}
+    return rooms
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_every_import_goes_down_a_floor(room: str) -> None:
+    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").is_file() else sorted((PACKAGE / room).rglob("*.py"))
+    assert files
+    for path in files:
+        assert arrows(path) - {room} <= ALLOWED[room], f"{path.relative_to(PACKAGE.parent)} imports up the house"
+
+
+def test_every_room_is_in_the_table() -> None:
+    rooms = {p.stem for p in PACKAGE.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert rooms - {"__init__", "__main__", "cli", "__pycache__"} == ALLOWED.keys()
+
+
+def test_functions_import_only_in_the_command_line() -> None:
+    """Elsewhere a function-level import hides an arrow; the two exceptions save seconds of start-up."""
+    exceptions = {"__init__.py", "models/encoders.py"}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name in exceptions or name.startswith("cli/"):
+            continue
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                assert not any(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.walk(function)), name
+
+
+@pytest.mark.parametrize("module", FORBIDDEN)
+def test_what_a_room_drags_in(module: str) -> None:
+    code = f"import sys, segkit.{module}; print(*(set({sorted(FORBIDDEN[module])!r}) & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_no_print_in_the_package() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if "cli" in path.parts:
+            continue
+        calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+        assert not any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls), path

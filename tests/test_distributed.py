@@ -1,0 +1,94 @@
+"""The score does not depend on the number of processes: `segkit test` under gloo on the CPU."""
+
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from segkit.cli import main
+from segkit.models.segmentation import FCN
+
+NUM_CLASSES = 3
+
+
+def process(rank: int, world: int, port: int, arguments: list[str], log: str) -> None:
+    """One process as torchrun starts it."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test"}
+    torch.set_num_threads(1)
+    with open(f"{log}.{rank}", "w") as file:
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        raise SystemExit(main(arguments))
+
+
+def run(world: int, arguments: list[str], log: Path) -> None:
+    """Run a command in `world` processes and demand that all of them succeed."""
+    context = multiprocessing.get_context("forkserver")  # its children share one import of torch and Lightning
+    context.set_forkserver_preload(["segkit.cli.lightning"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [context.Process(target=process, args=(r, world, port, arguments, str(log))) for r in range(world)]
+    for p in processes:
+        p.start()
+    for p in processes:
+        p.join(timeout=120)
+    hung = [p.kill() for p in processes if p.is_alive()]
+    text = "\n".join(path.read_text()[-2000:] for path in sorted(log.parent.glob(f"{log.name}.*")))
+    assert not hung and all(p.exitcode == 0 for p in processes), text
+
+
+def folder(root: Path, count: int) -> Path:
+    """`count` random pictures, each of another size."""
+    generator = np.random.default_rng(0)
+    for i in range(count):
+        shape = (20 + 5 * i, 40 - 3 * i)
+        for kind, array in (
+            ("images", generator.integers(0, 256, (*shape, 3), np.uint8)),
+            ("labels", generator.integers(0, NUM_CLASSES, shape, np.uint8)),
+        ):
+            (root / kind / "test").mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / kind / "test" / f"{i}.png"), array)
+    (root / "classes.txt").write_text("a\nb\nc\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `fit` would write, with random weights."""
+    from segkit.training.module import SegmentationModule
+
+    torch.manual_seed(0)
+    module = SegmentationModule(FCN("resnest14_tiny", NUM_CLASSES))
+    path = tmp_path_factory.mktemp("checkpoint") / "random.ckpt"
+    data = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "pytorch-lightning_version": "2.6.4",
+    }
+    torch.save(data, path)
+    return path
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_one_two_and_three_processes_count_the_same_pixels(count: int, checkpoint: Path, tmp_path: Path) -> None:
+    root = folder(tmp_path / "data", count)
+    results = {}
+    for world in (1, 2, 3):
+        out = tmp_path / f"run{world}"
+        arguments = ["test", "--data", "FolderDataModule", "--data.root", str(root), "--data.num_workers", "0"]
+        arguments += ["--ckpt_path", str(checkpoint), "--trainer.accelerator", "cpu", "--run_dir", str(out)]
+        arguments += ["--trainer.devices", str(world), "--trainer.strategy", "ddp" if world > 1 else "auto"]
+        run(world, arguments, tmp_path / f"log{world}")
+        results[world] = json.loads((out / "result.json").read_text())
+    assert [r["num_images"] for r in results.values()] == [count] * 3
+    pixels = sum((20 + 5 * i) * (40 - 3 * i) for i in range(count))
+    assert np.sum(results[1]["confusion_matrix"]) == pixels
+    assert results[1]["confusion_matrix"] == results[2]["confusion_matrix"] == results[3]["confusion_matrix"]
+    assert results[1]["scores"] == results[2]["scores"] == results[3]["scores"]
