@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.data.ade20k import ADE20KDataModule
@@ -41,8 +42,11 @@ def main(args: Sequence[str]) -> int:
     """Run one of Lightning's subcommands; `args[0]` is its name."""
     _quiet()
     checkpoint = _checkpoint_hyper_parameters(args)
-    # Lightning's launcher looks at the real command line; only a caller from Python hands over another.
-    SegmentationCLI(checkpoint, args=None if list(args) == sys.argv[1:] else list(args))
+    try:
+        # Lightning's launcher looks at the real command line; only a caller from Python hands over another.
+        SegmentationCLI(checkpoint, args=None if list(args) == sys.argv[1:] else list(args))
+    except (MisconfigurationException, ValueError) as error:
+        raise _input_error(error) or error from error
     return 0
 
 
@@ -78,7 +82,6 @@ class SegmentationCLI(LightningCLI):
             {
                 "checkpoint.monitor": "val/mIoU",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.filename": "epoch{epoch:03d}-mIoU{val/mIoU:.4f}",
                 "checkpoint.auto_insert_metric_name": False,
             }
@@ -120,9 +123,12 @@ class SegmentationCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add segkit's loggers and callbacks to what the config has."""
         config = self._get(self.config_init, "trainer")
+        run = Path(self._get(self.config, "run_dir") or _next_run())
+        kwargs["default_root_dir"] = run
         if config.get("logger") in (None, True):
-            kwargs["logger"] = _loggers(Path(self._get(self.config, "run_dir") or _next_run()))
-        callbacks = [Throughput(), CurvePlotter(), ResultWriter()]
+            # Only training has something to log; a test leaves its result file, and the logs of a run alone.
+            kwargs["logger"] = _loggers(run) if self.subcommand == "fit" else False
+        callbacks = [Throughput(), CurvePlotter(), ResultWriter(), _last_checkpoint()]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self._get(self.config, "output") or "predictions"))
         kwargs["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
@@ -141,7 +147,7 @@ class SegmentationCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the predictions in memory: they are on the disk."""
-        self.trainer.predict(**kwargs, return_predictions=False)
+        self.trainer.predict(**(kwargs | {"return_predictions": False}))
 
 
 class FitConfig(SaveConfigCallback):
@@ -151,6 +157,18 @@ class FitConfig(SaveConfigCallback):
         """Write it when fitting begins."""
         if stage == "fit":
             super().setup(trainer, pl_module, stage)
+
+
+def _input_error(error: BaseException) -> InputError | None:
+    """The `InputError` behind what jsonargparse wrapped, or Lightning's own complaint about the trainer's options."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return cause
+        cause = cause.__cause__
+    return (
+        InputError("trainer: " + " ".join(str(error).split())) if isinstance(error, MisconfigurationException) else None
+    )
 
 
 def _quiet() -> None:
@@ -211,6 +229,11 @@ def _same(stored: Any, typed: Any) -> bool:
     return list(stored) == list(typed) if sequences else bool(stored == typed)
 
 
+def _last_checkpoint() -> ModelCheckpoint:
+    """`last.ckpt` after every epoch; Lightning's `save_last` is written only when a better one is."""
+    return ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+
+
 def _next_run() -> Path:
     """`runs/<n>` with the first free number."""
     numbers = [int(p.name) for p in Path("runs").glob("*") if p.name.isdigit()]
@@ -218,5 +241,11 @@ def _next_run() -> Path:
 
 
 def _loggers(folder: Path) -> list[CSVLogger | TensorBoardLogger]:
-    """CSV and TensorBoard logs, both in `folder` itself."""
+    """CSV and TensorBoard logs, both in `folder` itself, which must not hold those of another run.
+
+    Raises:
+        InputError: It does; Lightning would delete them.
+    """
+    if (folder / "metrics.csv").exists():
+        raise InputError(f"--run_dir {folder}: holds a training run already; give another folder, or none for runs/<n>")
     return [CSVLogger(folder, name="", version=""), TensorBoardLogger(folder, name="", version="")]

@@ -79,7 +79,7 @@ class ResultWriter(Callback):
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, loader: Any, limit: float | int | None) -> None:
         assert isinstance(module, SegmentationModule) and module.confusion is not None and module.scores is not None
         count, expected = module.confusion.num_images, len(loader.dataset)
-        partial = limit != 1.0
+        partial = not (isinstance(limit, float) and limit == 1.0)  # the integer 1 means one batch
         if not partial and count != expected:
             raise RuntimeError(
                 f"{count} pictures were scored, the split has {expected}: a sampler repeats or drops some"
@@ -95,10 +95,11 @@ class ResultWriter(Callback):
         names = _class_names(module)
         protocol = resolve(module.protocol, module.network)  # what depends on the network filled in
         result = result_dict(module.confusion, names, protocol, dataset=dataset, partial=partial)
-        write_result(folder / "result.json", result)
+        path = _free(folder, "result", ".json")
+        write_result(path, result)
         rank_zero_info(
             f"\n{format_table(module.scores, names)}\n{module.confusion.num_images} pictures"
-            f"{' (partial)' if partial else ''}, protocol {module.protocol.name}; {folder / 'result.json'}"
+            f"{' (partial)' if partial else ''}, protocol {module.protocol.name}; {path}"
         )
 
 
@@ -128,6 +129,15 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where the files are."""
         rank_zero_info(f"predictions: {self.output}")
+
+
+def _free(folder: Path, stem: str, suffix: str) -> Path:
+    """`stem.suffix`, or `stem-2.suffix`, `stem-3.suffix`, ...: an earlier result is never written over."""
+    path, number = folder / f"{stem}{suffix}", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}{suffix}"
+    return path
 
 
 def _class_names(module: SegmentationModule) -> Sequence[str]:

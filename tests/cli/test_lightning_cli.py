@@ -108,6 +108,19 @@ def test_test_needs_no_model_arguments_and_writes_the_result(run: Path, recipe: 
     assert result["num_pixels"] == 3 * 38 * 56
     assert {"torch", "numpy"} <= result["versions"].keys() and result["command"]
     assert (run / "config.yaml").read_bytes() == before  # fit's config is fit's
+    assert "val/mIoU" in (run / "metrics.csv").read_text()  # and so are its logs
+    assert main([*arguments, "--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"]) == 0
+    assert (
+        json.loads((run / "result-2.json").read_text())["partial"]
+        and json.loads((run / "result.json").read_text()) == result
+    )
+
+
+def test_a_second_fit_does_not_write_over_the_first(run: Path, recipe: Path, capsys) -> None:
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert main(["fit", "--config", str(recipe), "--run_dir", str(run)]) == 2
+    assert "holds a training run already" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 
 def test_validate_is_the_number_that_fit_logged(run: Path, recipe: Path, tmp_path: Path) -> None:
@@ -211,7 +224,7 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
         (["--ckpt_path", "/no/such.ckpt"], "/no/such.ckpt: no such file"),
         (["--config", "/no/such.yaml"], "does not exist"),
         (["--data.root", "/no/such/folder"], "/no/such/folder"),
-        (["--trainer.accelerator", "gpu"], "accelerator"),
+        (["--trainer.accelerator", "gpu"], "trainer: No supported gpu backend found"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="one of the cases needs a machine without a GPU")
