@@ -9,7 +9,7 @@ from segkit.cli.lightning import SegmentationCLI, main
 from segkit.inference.protocols import get
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RECIPES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("data", "overlays"))
+RECIPES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("data", "overlays", "protocols"))
 PARTS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name in ("data", "overlays"))
 
 
@@ -35,7 +35,8 @@ def test_the_published_networks_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.relative_to(CONFIGS).as_posix())
-def test_recipe_parses_and_says_what_it_is(path: Path) -> None:
+def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)  # where a reader runs it: data roots and protocol files are relative to it
     config = parse("--config", str(path))
     head, encoder = path.stem.split("_", 1)
     assert config.model.network.class_path.lower().endswith(f".{head}")
@@ -59,6 +60,11 @@ def test_data_recipes_and_overlays_parse(path: Path) -> None:
         assert str(config.data.init_args.root) == given["init_args"]["root"]
     else:
         assert config.model.network.init_args.encoder == "resnest50"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("protocols/*.yaml")), ids=lambda p: p.name)
+def test_protocol_files_are_protocols(path: Path) -> None:
+    assert get(str(path)).name == path.stem
 
 
 def test_the_authors_recipe_is_what_the_configs_say() -> None:

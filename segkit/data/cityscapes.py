@@ -26,10 +26,13 @@ class CityscapesDataModule(SegmentationDataModule):
         crop_size: int = 768,
         num_workers: int | None = None,
         augmentations: list[Augmentation] | None = None,
+        scale_range: tuple[float, float] = (0.5, 2.0),
         seed: int = 0,
         predict_split: Split = "test",
     ) -> None:
-        super().__init__(root, batch_size, base_size, crop_size, num_workers, augmentations, seed, predict_split)
+        super().__init__(
+            root, batch_size, base_size, crop_size, num_workers, augmentations, scale_range, seed, predict_split
+        )
 
     @property
     def label_space(self) -> LabelSpace:

@@ -33,10 +33,11 @@ class SegmentationDataModule(LightningDataModule):
     Args:
         root: The data set's folder; its layout is told by the subclass.
         batch_size: Training crops PER PROCESS: two GPUs with 16 train on 32.
-        base_size: Pixels of the long side at scale 1; crops are cut at scales 0.5 to 2.
+        base_size: Pixels of the long side at scale 1.
         crop_size: Pixels, height and width of a training crop.
         num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
         augmentations: albumentations transforms applied to the finished crop; a `fill_mask` must be 255.
+        scale_range: Smallest and largest scale at which crops are cut; the authors' by default.
         seed: Of shuffling and transforms.
         predict_split: Whose pictures `predict` reads; masks are not needed.
 
@@ -52,6 +53,7 @@ class SegmentationDataModule(LightningDataModule):
         crop_size: int = 480,
         num_workers: int | None = None,
         augmentations: list[Augmentation] | None = None,
+        scale_range: tuple[float, float] = (0.5, 2.0),
         seed: int = 0,
         predict_split: Split = "test",
     ) -> None:
@@ -65,7 +67,8 @@ class SegmentationDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.predict_split: Split = predict_split
-        self.transform = train_transform(base_size, crop_size, augmentations or ())
+        _check_scales(*scale_range)
+        self.transform = train_transform(base_size, crop_size, augmentations or (), (scale_range[0], scale_range[1]))
         self.datasets: dict[str, SegmentationDataset] = {}
 
     @property
@@ -202,6 +205,11 @@ def pair(images: dict[str, Path], masks: dict[str, Path] | None) -> list[Sample]
             "lack theirs); add the masks or remove the pictures"
         )
     return [Sample(path, masks[name], name) for name, path in images.items()]
+
+
+def _check_scales(low: float, high: float) -> None:
+    if not 0 < low <= high:
+        raise InputError(f"scale_range is [{low}, {high}]; give two positive numbers, the smaller one first")
 
 
 def _check_at_least(least: int, **values: int) -> None:

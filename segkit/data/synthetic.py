@@ -53,6 +53,7 @@ class SyntheticDataModule(SegmentationDataModule):
         crop_size: Pixels, height and width of a training crop.
         num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
         augmentations: albumentations transforms applied to the finished crop; a `fill_mask` must be 255.
+        scale_range: Smallest and largest scale at which crops are cut.
         seed: Of the scenes, the shuffling and the transforms.
         predict_split: Whose pictures `predict` reads.
         num_train: Scenes in the training split.
@@ -73,6 +74,7 @@ class SyntheticDataModule(SegmentationDataModule):
         crop_size: int = 128,
         num_workers: int | None = None,
         augmentations: list[Augmentation] | None = None,
+        scale_range: tuple[float, float] = (0.5, 2.0),
         seed: int = 0,
         predict_split: Split = "test",
         num_train: int = 160,
@@ -81,7 +83,9 @@ class SyntheticDataModule(SegmentationDataModule):
         height: int = 128,
         width: int = 256,
     ) -> None:
-        super().__init__(root, batch_size, base_size, crop_size, num_workers, augmentations, seed, predict_split)
+        super().__init__(
+            root, batch_size, base_size, crop_size, num_workers, augmentations, scale_range, seed, predict_split
+        )
         if min(num_train, num_val, num_test) < 1:
             raise InputError(f"scenes are {num_train}, {num_val} and {num_test}; each split needs 1 or more")
         if height < 64 or width < height:

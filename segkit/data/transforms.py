@@ -78,14 +78,19 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
         return out
 
 
-def train_transform(base_size: int, crop_size: int, augmentations: Sequence[Augmentation] = ()) -> Pipeline:
+def train_transform(
+    base_size: int,
+    crop_size: int,
+    augmentations: Sequence[Augmentation] = (),
+    scale_range: tuple[float, float] = (0.5, 2.0),
+) -> Pipeline:
     """The authors' training transform, then the user's own transforms on the crop.
 
     Raises:
         InputError: One of `augmentations` would paint masks with another value than 255.
     """
     check_augmentations(augmentations)
-    return A.Compose([A.HorizontalFlip(p=0.5), RandomLongSideCrop(base_size, crop_size), *augmentations])
+    return A.Compose([A.HorizontalFlip(p=0.5), RandomLongSideCrop(base_size, crop_size, scale_range), *augmentations])
 
 
 def reseed(transform: Pipeline, seed: int, epoch: int, index: int) -> None:
@@ -123,8 +128,8 @@ def scaled_size(size: tuple[int, int], long: int) -> tuple[int, int]:
     """(H, W) scaled so that the long side has `long` pixels, rounded as the authors round."""
     height, width = size
     if height > width:
-        return long, int(1.0 * width * long / height + 0.5)
-    return int(1.0 * height * long / width + 0.5), long
+        return long, max(1, int(1.0 * width * long / height + 0.5))
+    return max(1, int(1.0 * height * long / width + 0.5)), long
 
 
 def resize_crop(image: UInt8Array, size: tuple[int, int], corner: tuple[int, int], crop: tuple[int, int]) -> UInt8Array:

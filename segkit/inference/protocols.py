@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
 from typing import Any, Literal, get_args
+
+import yaml
 
 from segkit.errors import InputError
 
@@ -162,11 +166,29 @@ NAMED: dict[str, Protocol] = {
 
 
 def get(name: str) -> Protocol:
-    """The protocol of that name: whole, ms-flip, window, encoding-ms or encoding-ms-cityscapes.
+    """The protocol of that name (whole, ms-flip, window, encoding-ms, encoding-ms-cityscapes), or in that YAML file.
 
     Raises:
-        InputError: no protocol has that name; the message lists those that exist.
+        InputError: no protocol has that name (the message lists those that exist), or the file is no protocol.
     """
-    if name not in NAMED:
-        raise InputError(f"protocol: {name!r} is not known; use one of {', '.join(NAMED)}")
-    return NAMED[name]
+    if name in NAMED:
+        return NAMED[name]
+    if name.endswith((".yaml", ".yml")):
+        return read(Path(name))
+    raise InputError(f"protocol: {name!r} is not known; use one of {', '.join(NAMED)}, or a .yaml file of your own")
+
+
+def read(path: Path) -> Protocol:
+    """A protocol of one's own: a YAML file with the fields of `Protocol`; its name is the file's unless it has one.
+
+    Raises:
+        InputError: the file is absent, not YAML, or has other fields.
+    """
+    if not path.is_file():
+        raise InputError(f"protocol: {path}: no such file; the named ones are {', '.join(NAMED)}")
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Protocol(**({"name": path.stem} | fields))
+    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+        allowed = ", ".join(field.name for field in dataclass_fields(Protocol))
+        raise InputError(f"protocol: {path}: not a protocol; its fields are {allowed}") from error

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class CurvePlotter(Callback):
         logger.save()
         metrics = Path(logger.log_dir) / "metrics.csv"
         if metrics.is_file():
-            plot_curves(metrics, metrics.with_name("curves.png"))
+            with suppress(InputError):  # nothing to draw before the first loss or score is logged
+                plot_curves(metrics, metrics.with_name("curves.png"))
 
 
 class ResultWriter(Callback):

@@ -5,8 +5,8 @@ what was not logged then.
 """
 
 import csv
+import io
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from segkit.errors import InputError
+from segkit.io import write_bytes
 
 Curve = tuple[list[float], list[float]]  # steps, values
 
@@ -102,10 +103,6 @@ def _smooth(values: Sequence[float], radius: int) -> list[float]:
 
 
 def _save(figure: Figure, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=120)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    write_bytes(output, png.getvalue())

@@ -3,7 +3,7 @@
 The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/train_dist.py): `optim.py`, `losses.py`.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Self, TypedDict
 
 import pytorch_lightning as pl
@@ -22,8 +22,6 @@ from segkit.models.weights import load_encoder_weights, read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
 from segkit.training.losses import LossConfig, segmentation_loss
 from segkit.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, scaled_lr
-
-VALIDATION_PROTOCOL = get_protocol("whole")  # during `fit`: one scale, no flip, the whole picture at its label's size
 
 
 class Batch(TypedDict, total=False):
@@ -46,7 +44,9 @@ class SegmentationModule(pl.LightningModule):
         loss: Weights of the loss.
         normalization: Mean and standard deviation of the input, on the 0..1 scale.
         encoder_weights: A file with the encoder's weights, read when `fit` begins.
-        protocol: How `test` and `predict` run; never stored in a checkpoint. `fit` always validates single-scale.
+        protocol: How `test` and `predict` run; never stored in a checkpoint. `fit` always validates single-scale,
+            without flip, on the whole picture, at its label's size.
+        validation_scale: That one scale: 1, or where crops are cut from smaller pictures, theirs.
         label_space: Classes, colours and label table of the data; stored in the checkpoint for inference.
     """
 
@@ -58,6 +58,7 @@ class SegmentationModule(pl.LightningModule):
         normalization: Normalization = IMAGENET,
         encoder_weights: str | None = None,
         protocol: str | Protocol = "whole",
+        validation_scale: float = 1.0,
         label_space: LabelSpace | None = None,
     ) -> None:
         super().__init__()
@@ -66,6 +67,7 @@ class SegmentationModule(pl.LightningModule):
         self.optim, self.loss, self.normalization = optim, loss, normalization
         self.encoder_weights = encoder_weights
         self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+        self.validation_protocol = replace(get_protocol("whole"), scales=(validation_scale,))
         self.label_space = label_space
         self.confusion: ConfusionMatrix | None = None
         self.scores: Scores | None = None
@@ -98,7 +100,7 @@ class SegmentationModule(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add whole pictures, at their label's own size, to the confusion matrix."""
         fitting = self.trainer.state.fn == "fit"
-        self._evaluate(batch, VALIDATION_PROTOCOL if fitting else self.protocol)
+        self._evaluate(batch, self.validation_protocol if fitting else self.protocol)
 
     def on_validation_epoch_end(self) -> None:
         """Sum the matrices of all processes once, and log the scores."""

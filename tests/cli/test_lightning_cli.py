@@ -135,6 +135,17 @@ def test_validate_is_the_number_that_fit_logged(run: Path, recipe: Path, tmp_pat
     assert result["protocol"]["name"] == "whole"
 
 
+def test_fit_validates_at_the_scale_of_its_crops(recipe: Path, run: Path, tmp_path: Path) -> None:
+    """`validation_scale` is the single scale of validation inside fit; the label's size stays the label's."""
+    module = SegmentationModule(
+        read_checkpoint(run / "checkpoints" / "last.ckpt").build_network(), validation_scale=0.5
+    )
+    assert module.validation_protocol.scales == (0.5,) and not module.validation_protocol.flip
+    arguments = ["fit", "--config", str(recipe), "--run_dir", str(tmp_path), "--trainer.max_epochs", "1"]
+    assert main([*arguments, "--model.validation_scale", "0.5"]) == 0
+    assert "val/mIoU" in (tmp_path / "metrics.csv").read_text()
+
+
 def test_predict_writes_the_labels_that_the_segmenter_gives(
     run: Path, recipe: Path, root: Path, tmp_path: Path
 ) -> None:

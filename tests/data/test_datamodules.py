@@ -235,3 +235,14 @@ def test_ade20k_samples_as_they_are():
     data.setup("fit")
     assert names(data.val_dataloader()) == [f"ADE_val_0000000{index}" for index in (1, 2, 3)]
     assert next(iter(data.train_dataloader()))["image"].shape == (2, 3, 480, 480)
+
+
+def test_scale_range(tmp_path):
+    with pytest.raises(InputError, match=r"scale_range is \[2.0, 0.5\]"):
+        FolderDataModule(tmp_path, scale_range=(2.0, 0.5))
+    module = FolderDataModule(
+        flat(tmp_path), batch_size=2, base_size=32, crop_size=64, num_workers=0, scale_range=(1, 1)
+    )
+    module.setup("fit")
+    batch = next(iter(module.train_dataloader()))
+    assert all((m[24:] == 255).all() and (m[:, 32:] == 255).all() for m in batch["mask"])  # 24x32 pictures, as they are

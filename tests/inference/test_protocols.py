@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -110,3 +111,17 @@ def test_wrong_protocols_are_refused(fields):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(InputError, match="whole, ms-flip, window, encoding-ms, encoding-ms-cityscapes"):
         get("ms")
+
+
+def test_a_protocol_of_ones_own_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("scales: [0.5, 1]\nflip: true\n")
+    assert get(str(path)) == Protocol(name="mine", scales=(0.5, 1.0), flip=True)
+    path.write_text("scale: [0.5]\n")
+    with pytest.raises(InputError, match="not a protocol; its fields are name, scales, flip"):
+        get(str(path))
+    path.write_text("scales: [\n")
+    with pytest.raises(InputError, match="not a protocol"):
+        get(str(path))
+    with pytest.raises(InputError, match="no such file"):
+        get(str(tmp_path / "absent.yaml"))

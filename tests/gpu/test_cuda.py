@@ -1,0 +1,53 @@
+"""What must be the same on CUDA as on the CPU; skipped without a GPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from segkit.evaluation.confusion import confusion_counts
+from segkit.inference.engine import predict, scores
+from segkit.inference.protocols import get
+from segkit.models.segmentation import DeepLabV3
+from segkit.training.losses import LossConfig, segmentation_loss
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_confusion_counts_are_the_same_integers_without_a_sync(dtype: torch.dtype) -> None:
+    mask = torch.randint(0, 256, (2, 480, 640)).to(dtype)
+    labels = torch.randint(0, 21, (2, 480, 640)).to(dtype)
+    expected = confusion_counts(mask, labels, 19)
+    mask, labels = mask.cuda(), labels.cuda()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        counted = confusion_counts(mask, labels, 19)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(counted.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", ["whole", "ms-flip", "encoding-ms"])
+def test_scores_agree_with_the_cpu(name: str) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    protocol = get(name) if name != "encoding-ms" else replace(get(name), base_size=130, window=96)
+    network = DeepLabV3("resnest14_tiny", 19).eval()
+    image = torch.randn(1, 3, 97, 129)
+    on_cpu = scores(network, image, protocol)
+    network.cuda()
+    torch.testing.assert_close(scores(network, image.cuda(), protocol).cpu(), on_cpu, rtol=1e-3, atol=1e-4)
+    labels = predict(network, image.cuda(), protocol)
+    assert labels.shape == (1, 97, 129) and labels.dtype == torch.uint8
+
+
+def test_a_bf16_training_step_is_finite() -> None:
+    network = DeepLabV3("resnest50", 150).cuda().to(memory_format=torch.channels_last)
+    image = torch.randn(2, 3, 256, 256, device="cuda").to(memory_format=torch.channels_last)
+    mask = torch.randint(0, 150, (2, 256, 256), dtype=torch.uint8, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = segmentation_loss(network(image), mask, LossConfig())
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
