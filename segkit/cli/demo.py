@@ -8,6 +8,8 @@ import json
 import time
 from pathlib import Path
 
+import yaml
+
 from segkit.errors import InputError
 from segkit.io import write_text
 
@@ -25,6 +27,7 @@ data:
     batch_size: 8
     base_size: 256
     crop_size: 128
+    scale_range: [0.7, 1.5]
     num_workers: 0 # the pictures are tiny: reading them is faster than handing them over
 model:
   network:
@@ -40,7 +43,7 @@ model:
     weight_decay: 0.01
     schedule: cosine
     warmup_steps: 20
-protocol: ms-flip
+protocol: {{name: demo-ms-flip, scales: [0.75, 1.0, 1.25, 1.5], flip: true}}
 trainer:
   devices: 1
   max_epochs: {epochs}
@@ -68,7 +71,7 @@ def main(args: list[str] | None = None) -> int:
     _say(f"2/3  testing:  segkit test --config {recipe} --ckpt_path {checkpoint} --run_dir {run}")
     lightning.main(["test", "--config", str(recipe), "--ckpt_path", str(checkpoint), "--run_dir", str(run)])
     _say(f"3/3  drawing:  {run / 'pictures'}")
-    _draw_panels(output / "data", checkpoint, run / "pictures", options.pictures)
+    _draw_panels(output / "data", recipe, checkpoint, run / "pictures", options.pictures)
     _say(_summary(output, run, checkpoint, time.perf_counter() - start))
     return 0
 
@@ -77,7 +80,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("segkit demo", description=DESCRIPTION)
     parser.add_argument("--output", default="demo", help="folder for data and results (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the data set (default: 0)")
-    parser.add_argument("--epochs", type=int, default=40, help="of training (default: 40, minutes on a CPU)")
+    parser.add_argument("--epochs", type=int, default=56, help="of training (default: 56, minutes on a CPU)")
     parser.add_argument("--pictures", type=int, default=6, help="test pictures to draw (default: 6)")
     options = parser.parse_args(args)
     if min(options.epochs, options.pictures) < 1 or options.seed < 0:
@@ -96,14 +99,16 @@ def _new_run(output: Path) -> Path:
     return run
 
 
-def _draw_panels(data: Path, checkpoint: Path, folder: Path, count: int) -> None:
+def _draw_panels(data: Path, recipe: Path, checkpoint: Path, folder: Path, count: int) -> None:
     """Input | truth | prediction with a legend, for the first test pictures."""
     from segkit.data.cityscapes import find_cityscapes
+    from segkit.inference.protocols import Protocol
     from segkit.inference.segmenter import load
     from segkit.io import read_image, read_label, write_png
     from segkit.visualization import panel
 
-    segmenter = load(checkpoint, protocol="ms-flip")
+    protocol = Protocol(**yaml.safe_load(recipe.read_text(encoding="utf-8"))["protocol"])
+    segmenter = load(checkpoint, protocol=protocol)
     for sample in find_cityscapes(data, "test", with_masks=True)[:count]:
         assert sample.mask is not None
         image = read_image(sample.image)

@@ -54,8 +54,9 @@ def test_benchmark_table(output: Path, tmp_path: Path, capsys) -> None:
         ("whole", 3, False),
         ("ms-flip", 3, False),
     ]
-    # The recipe tests with ms-flip, so this row is the number of `segkit test`.
-    assert rows[1]["mIoU"] == json.loads((output / "run" / "result.json").read_text())["scores"]["mIoU"]
+    tested = ["test", "--config", str(output / "demo.yaml"), *data, "--ckpt_path", checkpoint, "--protocol", "ms-flip"]
+    assert main([*tested, "--run_dir", str(tmp_path / "test")]) == 0
+    assert rows[1]["mIoU"] == json.loads((tmp_path / "test" / "result.json").read_text())["scores"]["mIoU"]
 
     before = (tmp_path / "table" / "benchmark.json").read_bytes()
     assert main([*table, "--protocol", "whole", "ms-flip"]) == 0  # nothing is computed again
