@@ -16,6 +16,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished demo of few scenes and one epoch."""
     output = tmp_path_factory.mktemp("demo") / "demo"
     small = demo.RECIPE.replace("num_train: 160", "num_train: 16\n    num_val: 2\n    num_test: 3")
+    small = small.replace("check_val_every_n_epoch: 5", "check_val_every_n_epoch: 1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "RECIPE", small)
         assert main(["demo", "--output", str(output), "--epochs", "1", "--pictures", "2"]) == 0
