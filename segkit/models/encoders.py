@@ -1,5 +1,6 @@
 """Encoders by name: the ResNeSt family of this package, or any timm encoder through smp."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -59,16 +60,15 @@ def build_encoder(
 def _build_resnest(
     name: str, output_stride: int, convention: DilationConvention, in_channels: int, overrides: Mapping[str, Any]
 ) -> ResNeSt:
+    unknown = sorted(overrides.keys() - inspect.signature(ResNeSt).parameters.keys())
+    if unknown:
+        raise InputError(
+            f"encoder_args of {name!r}: {unknown[0]!r} is no argument of ResNeSt; allowed: radix, cardinality, width, "
+            "stem_width, layers, planes, avd, avd_first, dropblock_prob, zero_init_last_gamma"
+        )
     arguments = {**RESNEST_VARIANTS[name], **overrides}
     arguments.update(output_stride=output_stride, dilation_convention=convention, in_channels=in_channels)
-    try:
-        return ResNeSt(**arguments)
-    except TypeError as error:
-        unknown = str(error).split("argument")[-1].strip()
-        raise InputError(
-            f"encoder_args of {name!r}: {unknown} is no argument of ResNeSt; allowed: radix, cardinality, width, "
-            "stem_width, layers, planes, avd, avd_first, dropblock_prob, zero_init_last_gamma"
-        ) from error
+    return ResNeSt(**arguments)
 
 
 def _not_ours(name: str) -> str:
