@@ -110,6 +110,15 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def free_path(path: Path) -> Path:
+    """`path`, or with -2, -3, ... before its suffix if that exists: what is there is never written over."""
+    free, number = path, 1
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return free
+
+
 def _read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
     try:
         data = Path(path).read_bytes()

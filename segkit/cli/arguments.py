@@ -41,9 +41,7 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
         return _unknown_option(unknown, keys)
     name = _first(r"Expected a dot import path string: (\S+)", message)
     if name is not None and key in ("data", "model.network"):
-        parts = ("DataModule",) if key == "data" else ("segkit.models",)
-        names = [c.__name__ for c in classes if any(p in f"{c.__module__}.{c.__name__}" for p in parts)]
-        return f"{key}: no such class {name!r}; {_suggest(name, names)}"
+        return f"{key}: no such class {name!r}; {_suggest(name, [c.__name__ for c in _choices(key, classes)])}"
     return _wrong_value(key, message) or " ".join(message.split())
 
 
@@ -58,11 +56,16 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _choices(key: str, classes: Sequence[type]) -> list[type]:
+    """The classes that this key may name: data modules for the data, networks for the model."""
+    return [c for c in classes if ("DataModule" in c.__name__) == key.startswith("data")]
+
+
 def _unknown_argument(key: str, option: str, message: str, classes: Sequence[type]) -> str:
     named = _first(r"'class_path': '([^']+)'", message)
     owners = [c for c in classes if named and c.__name__ == named.split(".")[-1]]
     if not owners:
-        owners = [c for c in classes if ("DataModule" in c.__name__) == key.startswith("data")]
+        owners = _choices(key, classes)
     names = {name for owner in owners for name in inspect.signature(owner).parameters}
     whose = owners[0].__name__ if len(owners) == 1 else key
     return f"{key}: {option!r} is no argument of {whose}; {_suggest(option, names)}"

@@ -20,7 +20,7 @@ from segkit.cli.lightning import SHORT_NAMES
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
-from segkit.evaluation.results import versions
+from segkit.evaluation.results import number_or_null, versions
 from segkit.inference.engine import predict
 from segkit.inference.segmenter import Segmenter, load
 from segkit.io import write_json, write_text
@@ -103,14 +103,10 @@ def _row(path: str, segmenter: Segmenter, data: SegmentationDataModule, limit: i
         "pictures": count,
         "partial": count < len(data.datasets["test"]),
         "pictures/s": count / (time.perf_counter() - start),
-        "class IoU": dict(zip(data.class_names, map(_or_none, scores.class_iou), strict=True)),
+        "class IoU": dict(zip(data.class_names, map(number_or_null, scores.class_iou), strict=True)),
         "device": str(segmenter.device),
         "versions": versions(),
     }
-
-
-def _or_none(value: float) -> float | None:
-    return None if value != value else float(value)  # JSON has no NaN
 
 
 def _earlier_rows(path: Path) -> list[dict[str, Any]]:

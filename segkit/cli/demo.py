@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from segkit.errors import InputError
-from segkit.io import write_text
+from segkit.io import free_path, write_text
 
 DESCRIPTION = "Draw a data set of street scenes, train a small ResNeSt + DeepLabV3 on it, test it, draw the results."
 
@@ -92,11 +92,7 @@ def _new_run(output: Path) -> Path:
     """`OUTPUT/run`, or `run-2`, `run-3`, ...: an earlier run is never touched."""
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output}: there is a file of this name; give a folder")
-    run, number = output / "run", 1
-    while run.exists():
-        number += 1
-        run = output / f"run-{number}"
-    return run
+    return free_path(output / "run")
 
 
 def _draw_panels(data: Path, recipe: Path, checkpoint: Path, folder: Path, count: int) -> None:

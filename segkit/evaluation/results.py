@@ -73,13 +73,19 @@ def result_dict(
         "num_pixels": confusion.num_pixels,
         "rule": MEAN_RULE,
         "scores": {
-            "mIoU": _number(scores.miou),
-            "pixel_accuracy": _number(scores.pixel_accuracy),
-            "mean_accuracy": _number(scores.mean_accuracy),
-            "frequency_weighted_IoU": _number(scores.frequency_weighted_iou),
+            "mIoU": number_or_null(scores.miou),
+            "pixel_accuracy": number_or_null(scores.pixel_accuracy),
+            "mean_accuracy": number_or_null(scores.mean_accuracy),
+            "frequency_weighted_IoU": number_or_null(scores.frequency_weighted_iou),
         },
         "classes": [
-            {"id": i, "name": name, "IoU": _number(iou), "accuracy": _number(accuracy), "pixels": int(pixels)}
+            {
+                "id": i,
+                "name": name,
+                "IoU": number_or_null(iou),
+                "accuracy": number_or_null(accuracy),
+                "pixels": int(pixels),
+            }
             for i, (name, iou, accuracy, pixels) in enumerate(
                 zip(class_names, scores.class_iou, scores.class_accuracy, matrix.sum(1) + missed, strict=True)
             )
@@ -138,7 +144,7 @@ def _check_names(class_names: Sequence[str], num_classes: int) -> None:
         raise InputError(f"results: {len(class_names)} class names for {num_classes} classes; give one name per class")
 
 
-def _number(value: float) -> float | None:
+def number_or_null(value: float) -> float | None:
     """NaN is no JSON."""
     return None if math.isnan(value) else float(value)
 

@@ -15,7 +15,7 @@ from segkit.inference import protocols
 from segkit.inference.engine import predict, resolve
 from segkit.inference.protocols import Protocol
 from segkit.io import read_image
-from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
+from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 
@@ -50,7 +50,7 @@ class Segmenter:
         device: torch.device,
     ) -> None:
         num_classes = int(network.num_classes)  # type: ignore[arg-type]
-        self.label_space = label_space or _numbered(num_classes)
+        self.label_space = label_space or numbered_space(num_classes)
         if self.label_space.num_classes != num_classes:
             raise InputError(
                 f"the network has {num_classes} classes and the label space {self.label_space.num_classes}: "
@@ -123,11 +123,10 @@ def load(
     usable = _usable_device(device)
     checkpoint = read_checkpoint(path)
     space = checkpoint.label_space
-    mean, std = checkpoint.normalization["mean"], checkpoint.normalization["std"]
     return Segmenter(
         network=checkpoint.build_network(),
         label_space=None if space is None else LabelSpace.from_dict(space),
-        normalization=Normalization(tuple(mean), tuple(std)),
+        normalization=Normalization.from_dict(checkpoint.normalization),
         protocol=protocol,
         device=usable,
     )
@@ -191,8 +190,3 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
         choices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise InputError(f"device {str(device)!r} cannot be used here; give one of {', '.join(choices)}") from error
     return usable
-
-
-def _numbered(num_classes: int) -> LabelSpace:
-    names = tuple(f"class {i}" for i in range(num_classes))
-    return LabelSpace(names, distinct_palette(num_classes), identity_table(num_classes))

@@ -171,3 +171,9 @@ def _list(value: object) -> Sequence[object]:
 def _rgb(colour: Sequence[object]) -> tuple[int, int, int]:
     red, green, blue = (int(str(value)) for value in colour[:3])
     return red, green, blue
+
+
+def numbered_space(num_classes: int) -> LabelSpace:
+    """For a network whose data is not known: "class 0", "class 1", ..., distinct colours, raw values = train ids."""
+    names = tuple(f"class {i}" for i in range(num_classes))
+    return LabelSpace(names, distinct_palette(num_classes), identity_table(num_classes))

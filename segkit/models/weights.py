@@ -21,18 +21,27 @@ class Checkpoint:
     """What a segkit checkpoint says of a network, as plain data.
 
     Attributes:
-        network: `{"class_path": ..., "init_args": {...}}`.
+        hyper_parameters: All hyper-parameters; "network" and "normalization" are always there.
         state_dict: Parameters and buffers under the bare network's names.
-        label_space: `LabelSpace.to_dict()` of the data it was trained on, or None.
-        normalization: `{"mean": [...], "std": [...]}` on the 0..1 scale.
-        hyper_parameters: All hyper-parameters, those above included.
     """
 
-    network: dict[str, Any]
-    state_dict: dict[str, Tensor]
-    label_space: dict[str, Any] | None
-    normalization: dict[str, list[float]]
     hyper_parameters: dict[str, Any]
+    state_dict: dict[str, Tensor]
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """`{"class_path": ..., "init_args": {...}}`."""
+        return dict(self.hyper_parameters["network"])
+
+    @property
+    def label_space(self) -> dict[str, Any] | None:
+        """`LabelSpace.to_dict()` of the data it was trained on, or None."""
+        return self.hyper_parameters.get("label_space")
+
+    @property
+    def normalization(self) -> dict[str, list[float]]:
+        """`{"mean": [...], "std": [...]}` on the 0..1 scale."""
+        return dict(self.hyper_parameters["normalization"])
 
     def build_network(self) -> SegmentationModel:
         """Build the network in eval mode with these weights.
@@ -62,11 +71,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     names = [name for name in state_dict if name.startswith(NETWORK_PREFIX)]
     return Checkpoint(
-        network=hyper_parameters["network"],
-        state_dict={name.removeprefix(NETWORK_PREFIX): state_dict[name] for name in names},
-        label_space=hyper_parameters.get("label_space"),
-        normalization=hyper_parameters["normalization"],
         hyper_parameters=hyper_parameters,
+        state_dict={name.removeprefix(NETWORK_PREFIX): state_dict[name] for name in names},
     )
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from segkit.errors import InputError
 from segkit.evaluation.results import format_table, result_dict, write_result
 from segkit.inference.engine import resolve
-from segkit.io import write_png
+from segkit.io import free_path, write_png
+from segkit.metadata.label_space import numbered_space
 from segkit.training.curves import plot_curves
 from segkit.training.module import SegmentationModule
 
@@ -97,7 +98,7 @@ class ResultWriter(Callback):
         names = _class_names(module)
         protocol = resolve(module.protocol, module.network)  # what depends on the network filled in
         result = result_dict(module.confusion, names, protocol, dataset=dataset, partial=partial)
-        path = _free(folder, "result", ".json")
+        path = free_path(folder / "result.json")
         write_result(path, result)
         rank_zero_info(
             f"\n{format_table(module.scores, names)}\n{module.confusion.num_images} pictures"
@@ -133,16 +134,5 @@ class PredictionWriter(BasePredictionWriter):
         rank_zero_info(f"predictions: {self.output}")
 
 
-def _free(folder: Path, stem: str, suffix: str) -> Path:
-    """`stem.suffix`, or `stem-2.suffix`, `stem-3.suffix`, ...: an earlier result is never written over."""
-    path, number = folder / f"{stem}{suffix}", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}{suffix}"
-    return path
-
-
 def _class_names(module: SegmentationModule) -> Sequence[str]:
-    if module.label_space is not None:
-        return module.label_space.class_names
-    return [f"class {i}" for i in range(module.network.num_classes)]
+    return (module.label_space or numbered_space(module.network.num_classes)).class_names

@@ -62,20 +62,21 @@ def valid_cross_entropy(logits: Tensor, mask: Tensor, config: LossConfig, align_
         InputError: There is not one weight a class.
     """
     num_classes, target = logits.shape[1], mask.long()
-    weights = logits.new_tensor(config.class_weights or [1.0] * num_classes, dtype=torch.float32)
-    if len(weights) != num_classes:
-        raise InputError(f"model.loss.class_weights has {len(weights)} numbers, the network {num_classes} classes")
+    if config.class_weights is not None and len(config.class_weights) != num_classes:
+        raise InputError(
+            f"model.loss.class_weights has {len(config.class_weights)} numbers, the network {num_classes} classes"
+        )
+    weights = None if config.class_weights is None else logits.new_tensor(config.class_weights, dtype=torch.float32)
     upsampled = upsample(logits.float(), (mask.shape[-2], mask.shape[-1]), align_corners)  # (B, K, H, W)
     total = F.cross_entropy(
         upsampled,
         target,
-        weight=None if config.class_weights is None else weights,
+        weight=weights,
         ignore_index=IGNORE_INDEX,
         reduction="sum",
         label_smoothing=config.label_smoothing,
     )
     valid = target != IGNORE_INDEX
-    count = (
-        torch.where(valid, weights[torch.where(valid, target, 0)], 0.0).sum() if config.class_weights else valid.sum()
-    )
-    return total / count.clamp(min=1 if config.class_weights is None else 1e-6)
+    if weights is None:
+        return total / valid.sum().clamp(min=1)
+    return total / torch.where(valid, weights[torch.where(valid, target, 0)], 0.0).sum().clamp(min=1e-6)

@@ -154,7 +154,7 @@ class SegmentationModule(pl.LightningModule):
         stored: dict[str, Any] = {
             "optim": OptimConfig(**arguments["optim"]),
             "loss": LossConfig(**arguments["loss"]),
-            "normalization": Normalization(**{k: tuple(v) for k, v in checkpoint.normalization.items()}),
+            "normalization": Normalization.from_dict(checkpoint.normalization),
             "label_space": None if space is None else LabelSpace.from_dict(space),
         }
         return cls(network=checkpoint.build_network(), **(stored | kwargs))
@@ -165,7 +165,7 @@ class SegmentationModule(pl.LightningModule):
             "network": self.network.config,
             "optim": asdict(self.optim),
             "loss": asdict(self.loss),
-            "normalization": {k: list(v) for k, v in asdict(self.normalization).items()},
+            "normalization": self.normalization.to_dict(),
             "label_space": None if self.label_space is None else self.label_space.to_dict(),
         }
 
