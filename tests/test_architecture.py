@@ -16,7 +16,7 @@ ALLOWED = {
     "metadata":      {"errors"},
     "ops":           {"errors"},
     "visualization": {"errors"},
-    "models":        {"errors", "ops"},
+    "models":        {"errors", "ops", "metadata"},
     "inference":     {"errors", "io", "ops", "metadata", "models"},
     "evaluation":    {"errors", "io", "ops", "metadata", "__version__"},
     "data":          {"errors", "io", "metadata"},

@@ -10,13 +10,16 @@ from segkit.errors import InputError
 
 # command      its file in segkit/cli    what it does
 COMMANDS = {
-    "fit":       ("lightning", "train a network on a data set"),
-    "validate":  ("lightning", "score a checkpoint on the validation split"),
-    "test":      ("lightning", "score a checkpoint on the test split, by a named protocol"),
-    "predict":   ("lightning", "write label maps of a split as PNGs"),
-    "infer":     ("infer", "segment pictures or folders of pictures"),
-    "benchmark": ("benchmark", "score several checkpoints under several protocols, in one table"),
-    "demo":      ("demo", "make a small data set, train, test and draw the results, in minutes"),
+    "fit":        ("lightning", "train a network on a data set"),
+    "validate":   ("lightning", "score a checkpoint on the validation split"),
+    "test":       ("lightning", "score a checkpoint on the test split, by a named protocol"),
+    "predict":    ("lightning", "write label maps of a split as PNGs"),
+    "infer":      ("infer", "segment pictures or folders of pictures"),
+    "benchmark":  ("benchmark", "compare models in one table; score or compare folders of label PNGs"),
+    "weights":    ("weights", "look into, or convert, any toolkit's checkpoint"),
+    "export":     ("export", "write a checkpoint as safetensors with a card that says all about it"),
+    "submission": ("submission", "make and check uploads for Cityscapes and ADE20K; official Cityscapes scores"),
+    "demo":       ("demo", "make a small data set, train, test and draw the results, in minutes"),
 }  # fmt: skip
 
 
@@ -53,5 +56,5 @@ def _run(arguments: list[str]) -> int:
 
 
 def _help() -> str:
-    rows = "\n".join(f"  {name:<10} {what}" for name, (_, what) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11} {what}" for name, (_, what) in COMMANDS.items())
     return f"usage: segkit COMMAND ...\n\n{rows}\n\n`segkit COMMAND --help` lists its options. segkit {__version__}"

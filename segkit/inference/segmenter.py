@@ -3,7 +3,9 @@
 Normalisation, class names and colours come from the checkpoint, never from the user.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,11 +33,14 @@ class Segmenter:
         normalization: what the network was trained with.
         protocol: scales, flip and windows; see `segkit.inference.protocols`.
         device: where the network runs.
+        card: what else the file says of the weights: "protocol", "scores", "source", "versions".
 
     Attributes:
         label_space: its class names, palette and label table.
         protocol: the one that really runs: what it left to the network is filled in.
         device: as given.
+        card: as given. Its protocol is a recommendation, which `load` does not follow by itself: a score is a property
+            of weights and protocol, and `protocol` alone says what runs.
 
     Raises:
         InputError: network and label space differ in their number of classes.
@@ -48,6 +53,7 @@ class Segmenter:
         normalization: Normalization,
         protocol: Protocol,
         device: torch.device,
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         num_classes = int(network.num_classes)  # type: ignore[arg-type]
         self.label_space = label_space or numbered_space(num_classes)
@@ -60,6 +66,7 @@ class Segmenter:
         self.normalization = normalization
         self.protocol = resolve(protocol, network)
         self.device = device
+        self.card = dict(card or {})
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -108,27 +115,34 @@ def load(
     device: str | torch.device | None = None,
     protocol: str | Protocol = "whole",
 ) -> Segmenter:
-    """Load a checkpoint that `segkit fit` wrote; nothing in it is unpickled.
+    """Load a network from any file that segkit reads; nothing in it is unpickled.
 
     Args:
-        path: the `.ckpt` file.
+        path: a `.ckpt` that `segkit fit` wrote, a model file (`.safetensors`) that `segkit export` wrote, or another
+            toolkit's checkpoint (`segkit weights inspect FILE` says what it is taken for).
         device: "cpu", "cuda", "cuda:1", ...; None takes the GPU where there is one.
         protocol: the name of a protocol, or one of your own.
 
     Raises:
-        InputError: the file is absent, truncated or of another kind, or device or protocol are unknown.
+        InputError: the file is absent, truncated or of another kind, its weights do not fit its network, or device or
+            protocol are unknown.
     """
     if isinstance(protocol, str):
         protocol = protocols.get(protocol)
     usable = _usable_device(device)
     checkpoint = read_checkpoint(path)
     space = checkpoint.label_space
+    try:
+        network = checkpoint.build_network()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return Segmenter(
-        network=checkpoint.build_network(),
+        network=network,
         label_space=None if space is None else LabelSpace.from_dict(space),
         normalization=Normalization.from_dict(checkpoint.normalization),
         protocol=protocol,
         device=usable,
+        card=checkpoint.card,
     )
 
 

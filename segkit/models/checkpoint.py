@@ -1,17 +1,31 @@
 """What a checkpoint says of a network, as plain data, and reading torch files without unpickling anything."""
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.models.segmentation import SegmentationModel, build_network
+
+# What makes up a pickled NumPy scalar, which trainers store as their best score: data, no code. Older NumPy calls its
+# function by another name.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
+]
 
 
 @dataclass(frozen=True)
@@ -21,10 +35,12 @@ class Checkpoint:
     Attributes:
         hyper_parameters: All hyper-parameters; "network" and "normalization" are always there.
         state_dict: Parameters and buffers under the bare network's names.
+        card: What else is known, as plain data: "source", "protocol", "scores", "versions", ...; see `model_file.py`.
     """
 
     hyper_parameters: dict[str, Any]
     state_dict: dict[str, Tensor]
+    card: dict[str, Any] = field(default_factory=dict)
 
     @property
     def network(self) -> dict[str, Any]:
@@ -53,7 +69,7 @@ class Checkpoint:
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Any], source: str) -> None:
-    """Load every parameter or none.
+    """Load every parameter or none; batch norms' counters may be absent: old files lack them, and no output needs them.
 
     Raises:
         InputError: Names the first missing, unexpected and misshapen parameters and their number.
@@ -65,7 +81,7 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Any], source: str) -
     problems = [
         f"{len(names)} {kind} (first: {sorted(names)[0]})"
         for kind, names in (
-            ("missing", own.keys() - given.keys()),
+            ("missing", {name for name in own.keys() - given.keys() if not is_counter(name)}),
             ("unexpected", given.keys() - own.keys()),
             ("of another shape", shapes),
         )
@@ -76,7 +92,12 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Any], source: str) -
             f"{source}: the weights do not fit {type(module).__name__}: {'; '.join(problems)}; "
             "build the network that they were made for"
         )
-    module.load_state_dict(given)
+    module.load_state_dict(own | given)
+
+
+def is_counter(name: str) -> bool:
+    """Whether this is a batch norm's number of batches seen: PyTorch before 0.4.1 had none."""
+    return name.endswith(".num_batches_tracked")
 
 
 def read_torch_file(path: str | Path) -> dict[str, Any]:
@@ -85,14 +106,10 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: The file is absent, empty, truncated, no torch file, or would run code when unpickled.
     """
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {what}; give a checkpoint file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; was the disk full when it was written?")
+    path = _existing_file(path)
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(_unpickling_problem(path, error)) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
@@ -102,7 +119,51 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def is_safetensors(path: str | Path) -> bool:
+    """Whether the file claims to be safetensors, by its name or by its first bytes."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"  # eight bytes of length, then a JSON header; a torch file begins otherwise
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of any toolkit's safetensors file onto the CPU.
+
+    Raises:
+        InputError: The file is absent, empty, truncated or of another kind.
+    """
+    path = _existing_file(path)
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: not a complete safetensors file (truncated, or another kind of file); copy or download it again"
+        ) from error
+
+
+def _existing_file(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: {what}; give a checkpoint file")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty; was the disk full when it was written?")
+    return path
+
+
 def _unpickling_problem(path: Path, error: pickle.UnpicklingError) -> str:
-    if "GLOBAL" in str(error).upper():  # torch names the class or function that it will not call
-        return f"{path}: refused: unpickling it would run code; save its state_dict() with torch.save and give that"
-    return f"{path}: not a torch checkpoint (another kind of file, or damaged)"
+    # torch names the class or function that it will not call
+    match = re.search(r"GLOBAL ([\w.]+)", str(error), re.IGNORECASE)
+    if match is None:
+        return f"{path}: not a torch checkpoint (another kind of file, or damaged)"
+    clean = 'torch.save({"state_dict": network.state_dict()}, NEW)'
+    if match[1].startswith(("mmengine.", "mmcv.", "mmseg.")):
+        clean = 'torch.save({"state_dict": c["state_dict"], "meta": {"CLASSES": [...], "PALETTE": [...]}}, NEW)'
+    return (
+        f"{path}: refused: unpickling it would run code ({match[1]}); load it where it was made, write a file of "
+        f"plain tensors there with {clean}, and give that"
+    )

@@ -23,7 +23,7 @@ class FCNHead(nn.Sequential):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         inter = in_channels // 4
         super().__init__(
-            *_conv_norm_relu(in_channels, inter, kernel=3),
+            *conv_norm_relu(in_channels, inter, kernel=3),
             nn.Dropout(0.1),
             nn.Conv2d(inter, num_classes, 1),
         )
@@ -37,7 +37,7 @@ class DeepLabV3Head(nn.Module):
         inter = in_channels // 8
         self.aspp = ASPP(in_channels, inter, rates)
         self.block = nn.Sequential(
-            *_conv_norm_relu(inter, inter, kernel=3),
+            *conv_norm_relu(inter, inter, kernel=3),
             nn.Dropout(0.1),
             nn.Conv2d(inter, num_classes, 1),
         )
@@ -57,12 +57,12 @@ class ASPP(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, rates: Sequence[int]) -> None:
         super().__init__()
-        branches = [_conv_norm_relu(in_channels, out_channels, kernel=1)]
-        branches += [_conv_norm_relu(in_channels, out_channels, kernel=3, dilation=rate) for rate in rates]
-        branches += [nn.Sequential(nn.AdaptiveAvgPool2d(1), *_conv_norm_relu(in_channels, out_channels, kernel=1))]
+        branches = [conv_norm_relu(in_channels, out_channels, kernel=1)]
+        branches += [conv_norm_relu(in_channels, out_channels, kernel=3, dilation=rate) for rate in rates]
+        branches += [nn.Sequential(nn.AdaptiveAvgPool2d(1), *conv_norm_relu(in_channels, out_channels, kernel=1))]
         self.convs = nn.ModuleList(branches)
         self.project = nn.Sequential(
-            *_conv_norm_relu(len(branches) * out_channels, out_channels, kernel=1),
+            *conv_norm_relu(len(branches) * out_channels, out_channels, kernel=1),
             nn.Dropout2d(0.5),
         )
 
@@ -75,7 +75,7 @@ class ASPP(nn.Module):
         return joined
 
 
-def _conv_norm_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+def conv_norm_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
     """Convolution that keeps h and w (no bias: the norm has one), batch norm, ReLU."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(

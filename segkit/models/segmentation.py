@@ -1,6 +1,6 @@
 """Segmentation networks: an encoder, a head and an optional auxiliary head. The architecture is the choice of head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.models.encoders import build_encoder
 from segkit.models.heads import ASPP_RATES, DeepLabV3Head, FCNHead
+from segkit.models.mmseg_heads import MMSegASPPHead, MMSegAuxHead, MMSegFCNHead
 from segkit.models.resnest import DilationConvention
 
 
@@ -20,7 +21,8 @@ class SegmentationModel(nn.Module):
     Attributes:
         num_classes: K.
         output_stride: Pixels per cell of the logits.
-        align_corners: How these logits are to be upsampled (True in PyTorch-Encoding and smp).
+        align_corners: How these logits are to be upsampled: True in PyTorch-Encoding and smp, False in torchvision and
+            mmsegmentation.
         config: Plain data, `{"class_path": ..., "init_args": {...}}`, that rebuilds this network.
     """
 
@@ -62,6 +64,7 @@ class FCN(SegmentationModel):
         in_channels: Channels of the input.
         aux: Whether an auxiliary FCN head on stage 3 helps the training (it costs nothing at test time).
         encoder_args: Arguments of `ResNeSt` that differ from the named variant's.
+        align_corners: How the logits are upsampled, in training and at test time.
 
     Raises:
         InputError: An unknown encoder or argument.
@@ -76,15 +79,20 @@ class FCN(SegmentationModel):
         in_channels: int = 3,
         aux: bool = True,
         encoder_args: dict[str, Any] | None = None,
+        align_corners: bool = True,
     ) -> None:
         config = _config(FCN, locals())
         built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
         head = FCNHead(_channels(built)[-1], num_classes)
-        super().__init__(built, head, _aux_head(built, num_classes, aux), num_classes, config)
+        aux_head = FCNHead(_channels(built)[-2], num_classes) if aux else None
+        super().__init__(built, head, aux_head, num_classes, config, align_corners)
 
 
 class DeepLabV3(SegmentationModel):
-    """A DeepLabV3 head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/deeplab.py); see `FCN`."""
+    """A DeepLabV3 head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/deeplab.py); see `FCN`.
+
+    `aspp_rates` are the three dilation rates of the head; None takes those of the output stride (`ASPP_RATES`).
+    """
 
     def __init__(
         self,
@@ -95,14 +103,61 @@ class DeepLabV3(SegmentationModel):
         in_channels: int = 3,
         aux: bool = True,
         encoder_args: dict[str, Any] | None = None,
+        align_corners: bool = True,
+        aspp_rates: Sequence[int] | None = None,
     ) -> None:
         config = _config(DeepLabV3, locals())
         built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
-        head = DeepLabV3Head(_channels(built)[-1], num_classes, ASPP_RATES[output_stride])
-        super().__init__(built, head, _aux_head(built, num_classes, aux), num_classes, config)
+        head = DeepLabV3Head(_channels(built)[-1], num_classes, aspp_rates or ASPP_RATES[output_stride])
+        aux_head = FCNHead(_channels(built)[-2], num_classes) if aux else None
+        super().__init__(built, head, aux_head, num_classes, config, align_corners)
 
 
-NETWORKS: dict[str, type[SegmentationModel]] = {f"{cls.__module__}.{cls.__name__}": cls for cls in (FCN, DeepLabV3)}
+class MMSegFCN(SegmentationModel):
+    """mmsegmentation's FCN (1.2.2, configs/_base_/models/fcn_r50-d8.py) on a dilated encoder; see `FCN`."""
+
+    def __init__(
+        self,
+        encoder: str = "resnest101",
+        num_classes: int = 150,
+        output_stride: int = 8,
+        dilation_convention: DilationConvention = "mmseg",
+        in_channels: int = 3,
+        aux: bool = True,
+        encoder_args: dict[str, Any] | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        config = _config(MMSegFCN, locals())
+        built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
+        head = MMSegFCNHead(_channels(built)[-1], num_classes)
+        aux_head = MMSegAuxHead(_channels(built)[-2], num_classes) if aux else None
+        super().__init__(built, head, aux_head, num_classes, config, align_corners)
+
+
+class MMSegDeepLabV3(SegmentationModel):
+    """mmsegmentation's DeepLabV3 (1.2.2, configs/_base_/models/deeplabv3_r50-d8.py) on a dilated encoder; see `FCN`."""
+
+    def __init__(
+        self,
+        encoder: str = "resnest101",
+        num_classes: int = 150,
+        output_stride: int = 8,
+        dilation_convention: DilationConvention = "mmseg",
+        in_channels: int = 3,
+        aux: bool = True,
+        encoder_args: dict[str, Any] | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        config = _config(MMSegDeepLabV3, locals())
+        built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
+        head = MMSegASPPHead(_channels(built)[-1], num_classes, ASPP_RATES[output_stride])
+        aux_head = MMSegAuxHead(_channels(built)[-2], num_classes) if aux else None
+        super().__init__(built, head, aux_head, num_classes, config, align_corners)
+
+
+NETWORKS: dict[str, type[SegmentationModel]] = {
+    f"{cls.__module__}.{cls.__name__}": cls for cls in (FCN, DeepLabV3, MMSegFCN, MMSegDeepLabV3)
+}
 
 
 def build_network(config: Mapping[str, Any]) -> SegmentationModel:
@@ -128,7 +183,3 @@ def _config(cls: type[SegmentationModel], constructor_locals: Mapping[str, Any])
 def _channels(encoder: nn.Module) -> tuple[int, ...]:
     channels: tuple[int, ...] = encoder.channels  # type: ignore[assignment]
     return channels
-
-
-def _aux_head(encoder: nn.Module, num_classes: int, wanted: bool) -> FCNHead | None:
-    return FCNHead(_channels(encoder)[-2], num_classes) if wanted else None

@@ -83,6 +83,15 @@ def test_network_and_label_space_must_agree(checkpoint: Path) -> None:
         Segmenter(good.network, space, good.normalization, good.protocol, good.device)
 
 
+def test_weights_of_another_network_name_the_file(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "mixed.ckpt", None)
+    data = torch.load(path, weights_only=True)
+    data["hyper_parameters"]["network"]["init_args"]["num_classes"] = 4
+    torch.save(data, path)
+    with pytest.raises(InputError, match=r"mixed\.ckpt: .*the weights do not fit FCN"):
+        load(path, device="cpu")
+
+
 RGB = noise(5, 7, 3)
 
 

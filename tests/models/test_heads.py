@@ -8,7 +8,8 @@ from torchvision.models.segmentation.fcn import FCNHead as TorchvisionFCNHead
 
 from segkit.errors import InputError
 from segkit.models.heads import ASPP_RATES, DeepLabV3Head, FCNHead
-from segkit.models.segmentation import FCN, DeepLabV3, build_network
+from segkit.models.mmseg_heads import MMSegASPPHead, MMSegAuxHead
+from segkit.models.segmentation import FCN, NETWORKS, DeepLabV3, MMSegDeepLabV3, MMSegFCN, build_network
 
 TINY = "resnest14_tiny"
 
@@ -57,9 +58,23 @@ def test_head_parameter_counts() -> None:
     assert count(fcn.head) == 9_447_955
     assert count(fcn.aux_head) == 2_364_691
     assert count(deeplab.encoder) + count(deeplab.head) == pytest.approx(41.56e6, abs=5e3)
+    with torch.device("meta"):
+        deeplab, fcn = MMSegDeepLabV3(num_classes=19), MMSegFCN(num_classes=19)
+    assert count(deeplab.head) == pytest.approx(42.221e6, abs=1e3)
+    assert count(fcn.head) == pytest.approx(23.606e6, abs=1e3)
+    assert count(fcn.aux_head) == 2_364_691
 
 
-@pytest.mark.parametrize("network_class", [FCN, DeepLabV3])
+def test_mmsegs_dropouts_and_classifier() -> None:
+    for head in (MMSegASPPHead(256, 19), MMSegAuxHead(256, 19)):
+        assert [(type(m), m.p) for m in head.modules() if isinstance(m, (nn.Dropout, nn.Dropout2d))] == [
+            (nn.Dropout2d, 0.1)
+        ]
+        classifier = head.classify[1]
+        assert 0.008 < float(classifier.weight.std()) < 0.012 and not classifier.bias.any()
+
+
+@pytest.mark.parametrize("network_class", NETWORKS.values())
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("size", [(97, 65), (1, 1), (64, 96)])
 def test_any_size_in_logits_at_the_network_stride_out(network_class, output_stride: int, size: tuple[int, int]) -> None:
@@ -73,10 +88,11 @@ def test_any_size_in_logits_at_the_network_stride_out(network_class, output_stri
 def test_auxiliary_logits_only_while_training() -> None:
     x = torch.randn(2, 3, 64, 64)
     assert DeepLabV3(TINY, 5).train()(x)["aux"].shape == (2, 5, 8, 8)
+    assert MMSegFCN(TINY, 5).train()(x)["aux"].shape == (2, 5, 8, 8)
     assert "aux" not in DeepLabV3(TINY, 5, aux=False).train()(x)
 
 
-@pytest.mark.parametrize("network_class", [FCN, DeepLabV3])
+@pytest.mark.parametrize("network_class", NETWORKS.values())
 def test_config_is_plain_and_rebuilds_the_network(network_class) -> None:
     network = network_class(TINY, 5, output_stride=16, dilation_convention="mmseg", encoder_args={"radix": 1})
     again = build_network(network.config)
@@ -84,6 +100,13 @@ def test_config_is_plain_and_rebuilds_the_network(network_class) -> None:
     again.load_state_dict(network.state_dict())
     x = torch.randn(1, 3, 33, 33)
     assert torch.equal(network.eval()(x)["out"], again.eval()(x)["out"])
+
+
+def test_upsampling_and_rates_are_arguments() -> None:
+    assert [cls(TINY, 2).align_corners for cls in NETWORKS.values()] == [True, True, False, False]
+    network = build_network(DeepLabV3(TINY, 2, output_stride=16, align_corners=False, aspp_rates=(12, 24, 36)).config)
+    assert not network.align_corners
+    assert [conv[0].dilation[0] for conv in network.head.aspp.convs[:4]] == [1, 12, 24, 36]
 
 
 def test_a_config_cannot_name_other_classes_or_arguments() -> None:

@@ -1,0 +1,152 @@
+"""`segkit export`: write a checkpoint as a model file, safetensors with a card that says all about the weights."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segkit import __version__
+from segkit.cli.run_results import results_of_run, score_of
+from segkit.errors import InputError
+
+if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
+    from segkit.models.checkpoint import Checkpoint
+
+_DESCRIPTION = """\
+Write a checkpoint of `segkit fit`, or of any toolkit that segkit reads, as one safetensors file: the weights without
+the optimiser's state, and a card in JSON with architecture, dilation convention, class names, palette, label table,
+normalisation, recommended protocol, scores and versions. segkit.load(FILE) and --ckpt_path FILE read it.
+
+Scores come from the result files given, and else from those `segkit test` and `segkit validate` wrote into the folder
+of the checkpoint's run, as far as they name this checkpoint and are not older than it."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `segkit export`; see `--help`."""
+    options = _parser().parse_args(args)
+    output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
+    _check_output(output, options.force)
+    from segkit.evaluation.results import versions
+    from segkit.models.hub import file_sha256
+    from segkit.models.model_file import write_model_file
+    from segkit.models.weights import read_checkpoint
+
+    checkpoint = read_checkpoint(options.checkpoint)
+    if options.no_aux:
+        checkpoint = without_aux(checkpoint)
+    network = checkpoint.build_network()  # what cannot be built is not written
+    given = options.result or results_of_run(options.checkpoint)
+    scores = [score_of(path, _class_names(checkpoint)) for path in given]
+    source = {"file": options.checkpoint.name, "sha256": file_sha256(options.checkpoint)}
+    card = {
+        **checkpoint.card,
+        "segkit": __version__,
+        "protocol": _protocol(options.protocol, checkpoint, scores),
+        "scores": _merged(checkpoint.card.get("scores") or [], [score["card"] for score in scores]),
+        "source": {**(checkpoint.card.get("source") or {}), **source},
+        "versions": versions(),
+    }
+    parts = {**checkpoint.hyper_parameters, "network": network.config}  # with the defaults, which may change one day
+    checkpoint = replace(checkpoint, hyper_parameters=parts, card=card)
+    write_model_file(output, checkpoint)
+    parameters = sum(p.numel() for p in network.parameters())
+    print(summary(output, checkpoint, parameters))
+    return 0
+
+
+def without_aux(checkpoint: "Checkpoint") -> "Checkpoint":
+    """The same network without its auxiliary head, which only training needs: logits are the same."""
+    network = checkpoint.network
+    network = {**network, "init_args": {**network["init_args"], "aux": False}}
+    return replace(
+        checkpoint,
+        hyper_parameters={**checkpoint.hyper_parameters, "network": network},
+        state_dict={k: v for k, v in checkpoint.state_dict.items() if not k.startswith("aux_head.")},
+    )
+
+
+def summary(path: Path, checkpoint: "Checkpoint", parameters: int) -> str:
+    """What is in the file, for a reader: one aligned line a thing."""
+    arguments = checkpoint.network["init_args"]
+    network = f"{checkpoint.network['class_path'].rsplit('.', 1)[-1]}, {arguments['encoder']}"
+    convention = arguments["dilation_convention"] if "resnest" in arguments["encoder"] else "timm"  # the only one there
+    network += f", output stride {arguments['output_stride']}, dilation convention {convention}"
+    network += f", {'with' if arguments.get('aux') else 'no'} auxiliary head"
+    names = _class_names(checkpoint)
+    listed = "no names" if names is None else ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    mean, std = (" ".join(f"{v:g}" for v in checkpoint.normalization[key]) for key in ("mean", "std"))
+    protocol = checkpoint.card["protocol"]
+    scores = [_score_line(score) for score in checkpoint.card["scores"]]
+    rows = [
+        ("network", network),
+        ("parameters", f"{parameters / 1e6:.2f} M in {len(checkpoint.state_dict)} tensors"),
+        ("classes", f"{arguments['num_classes']}: {listed}"),
+        ("normalisation", f"mean {mean}, std {std}"),
+        ("protocol", "none recommended (--protocol NAME)" if protocol is None else protocol["name"]),
+        *(("score", line) for line in scores or ["none (--result FILE)"]),
+        ("source", f"{checkpoint.card['source']['file']}, SHA-256 {checkpoint.card['source']['sha256'][:16]}..."),
+    ]
+    lines = [f"  {name:<14} {value}" for name, value in rows]
+    return "\n".join([f"{path}: {path.stat().st_size / 1e6:.1f} MB", *lines])
+
+
+def _score_line(score: Mapping[str, Any]) -> str:
+    miou = "-" if score["mIoU"] is None else f"{100 * score['mIoU']:.2f}"
+    data = " ".join(str(score["dataset"][key]) for key in ("name", "split") if key in score["dataset"])
+    pictures = f"{score['num_images']} pictures{' (partial)' if score['partial'] else ''}"
+    return f"mIoU {miou} ({score['protocol']}; {data}; {pictures})"
+
+
+def _protocol(name: str | None, checkpoint: "Checkpoint", scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The recommended protocol: as named, or that of the newest complete result, or what the card had."""
+    if name is not None:
+        from segkit.inference import protocols
+
+        return protocols.get(name).to_dict()
+    complete = [score for score in scores if not score["card"]["partial"]]
+    if complete:
+        return dict(max(complete, key=lambda score: str(score["card"]["date"]))["protocol"])
+    found: dict[str, Any] | None = checkpoint.card.get("protocol")
+    return found
+
+
+def _merged(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+    return [*old, *(score for score in new if score not in old)]
+
+
+def _class_names(checkpoint: "Checkpoint") -> list[str] | None:
+    return None if checkpoint.label_space is None else list(checkpoint.label_space["class_names"])
+
+
+def _check_output(output: Path, force: bool) -> None:
+    """Fail before seconds are spent on reading."""
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: a model file ends in .safetensors, by which every toolkit knows it; name it so")
+    if output.is_dir():
+        raise InputError(f"{output}: is a folder; name a file in it")
+    if output.exists() and not force:
+        raise InputError(f"{output}: exists already; give another name, or --force to write over it")
+    existing = next(folder for folder in output.absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{existing}: cannot be written to; give --output another folder")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "segkit export", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of segkit, or of another toolkit")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="default: beside CHECKPOINT, ending in .safetensors"
+    )
+    parser.add_argument(
+        "--result", nargs="+", type=Path, metavar="FILE", help="result.json of this checkpoint, for the card's scores"
+    )
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="recommended for tests; default: that of the newest complete result"
+    )
+    parser.add_argument("--no_aux", action="store_true", help="leave out the auxiliary head, which only training needs")
+    parser.add_argument("--force", action="store_true", help="write over FILE if it exists")
+    return parser

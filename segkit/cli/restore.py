@@ -1,0 +1,99 @@
+"""What the checkpoint that a Lightning command names gives to its parser and its network.
+
+Hyper-parameters become the parser's defaults: what the user typed beats the checkpoint, which beats the default.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segkit.cli.arguments import flatten
+from segkit.errors import InputError
+from segkit.models.checkpoint import Checkpoint
+from segkit.models.weights import read_checkpoint
+
+RESTORED = ("network", "optim", "loss", "normalization")  # of a checkpoint's hyper-parameters, where it has them
+
+
+def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
+    """Read the checkpoint, of any toolkit, that the command line or its config files name; None without one.
+
+    Args:
+        args: The command and its options.
+
+    Returns:
+        Without weights if `segkit fit` wrote it: Lightning restores those itself, with its own state beside them.
+
+    Raises:
+        InputError: It cannot be read, or `fit` was to go on with a file that has no optimiser state.
+    """
+    path = ckpt_path(args)
+    if path is None or path in ("best", "last", "hpc", "registry"):  # Lightning's own words
+        return None
+    checkpoint = read_checkpoint(path)
+    if "optim" in checkpoint.hyper_parameters:  # other files say how the network is built, not how it was trained
+        return replace(checkpoint, state_dict={})
+    if args[0] == "fit":
+        raise InputError(
+            f"--ckpt_path {path}: has weights but no optimiser state to go on with; give a .ckpt that `segkit fit` "
+            f"wrote, or start a new training from its encoder: --model.encoder_weights {path}"
+        )
+    return checkpoint
+
+
+def ckpt_path(args: Sequence[str]) -> str | None:
+    """The last `--ckpt_path` on the command line or in a config file that it names.
+
+    Raises:
+        InputError: A config file is not YAML.
+    """
+    path = None
+    options = list(zip(args, [*args[1:], ""], strict=True))
+    for option, value in options:
+        name, equals, rest = option.partition("=")
+        value = rest if equals else value
+        if name == "--ckpt_path":
+            path = value
+        elif name in ("-c", "--config") and Path(value).is_file():
+            content = _read_yaml(Path(value))
+            path = (content.get("ckpt_path") if isinstance(content, dict) else None) or path
+    return None if path in (None, "null") else path
+
+
+def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults for the parser's `model.*` options."""
+    defaults = {}
+    for name in RESTORED:
+        if name in hyper_parameters:
+            value = hyper_parameters[name]
+            nested = {"": value} if name == "network" else {f".{key}": v for key, v in value.items()}
+            defaults.update({f"model.{name}{key}": v for key, v in nested.items()})
+    return defaults
+
+
+def differences(hyper_parameters: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """(checkpoint's, given) by dotted name, where the parsed `model` differs; the data decide on `num_classes`."""
+    stored = flatten({name: hyper_parameters[name] for name in RESTORED if name in hyper_parameters})
+    given = flatten(model)
+    return {
+        key: (stored[key], given[key])
+        for key in sorted(stored.keys() & given.keys())
+        if not key.endswith("num_classes") and not _same(stored[key], given[key])
+    }
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def _same(stored: Any, typed: Any) -> bool:
+    sequences = isinstance(stored, (list, tuple)) and isinstance(typed, (list, tuple))
+    return list(stored) == list(typed) if sequences else bool(stored == typed)

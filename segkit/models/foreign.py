@@ -1,0 +1,250 @@
+"""Networks and encoders of other toolkits as segkit's own: which one it is, its config, its weights under our names.
+
+`formats.py` has the toolkits' names, `recognise.py` finds the encoder by its shapes, `keys.py` compares.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
+from segkit.models.checkpoint import Checkpoint
+from segkit.models.encoders import build_encoder
+from segkit.models.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
+from segkit.models.keys import KeyReport, place
+from segkit.models.recognise import EncoderGuess, Shapes, recognise_encoder
+from segkit.models.resnest import DilationConvention
+from segkit.models.segmentation import build_network
+from segkit.ops.normalize import IMAGENET
+
+TIMM_PREFIX = "encoder.model."  # where TimmEncoder keeps timm's network
+
+_SMP_RATES = [12, 24, 36]  # smp's, at every output stride
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a file of another toolkit does not say, and the user may.
+
+    Attributes:
+        encoder: Its name, in place of the one that the shapes suggest.
+        output_stride: 8, 16 or 32.
+        dilation_convention: In place of the toolkit's.
+        allow_unmatched: Shell patterns of names that may be missing (the network's initial values stay), unexpected
+            (left out) or of another shape (both).
+    """
+
+    encoder: str | None = None
+    output_stride: int = 8
+    dilation_convention: DilationConvention | None = None
+    allow_unmatched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a weight file holds.
+
+    Attributes:
+        toolkit: Whose it is, in words.
+        config: The whole network's, as `build_network` takes it; of an encoder alone the arguments of `build_encoder`.
+        is_network: Whether there is a head.
+        weights: What fits, under the network's names; of an encoder alone, under the authors'.
+        keys: What became of each name.
+        notes: What cannot be seen in the file, in words.
+        label_space: Class names, colours and label table, as plain data, if the file has them.
+        card: See `Checkpoint`.
+        normalization: As plain data; ImageNet's in all other toolkits.
+    """
+
+    toolkit: str
+    config: dict[str, Any]
+    is_network: bool
+    weights: dict[str, Tensor]
+    keys: KeyReport
+    notes: tuple[str, ...] = ()
+    label_space: dict[str, Any] | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+    normalization: dict[str, list[float]] = field(default_factory=IMAGENET.to_dict)
+
+    def checkpoint(self, source: str, allow_unmatched: tuple[str, ...] = ()) -> Checkpoint:
+        """Return the network as segkit's own; what may be missing gets the initial values of seed 0.
+
+        Args:
+            source: What to call the file in an error.
+            allow_unmatched: See `Choices`.
+
+        Raises:
+            InputError: There is no head, or something does not match.
+        """
+        if not self.is_network:
+            raise InputError(
+                f"{source}: an encoder without a head ({self.config['name']}); give a whole network's checkpoint, or "
+                "train with it: --model.encoder_weights"
+            )
+        self.keys.require_match(source, allow_unmatched)
+        weights = self.weights
+        if self.keys.missing or self.keys.clashing:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                weights = dict(build_network(self.config).state_dict()) | weights
+        known = {"network": self.config, "normalization": self.normalization, "label_space": self.label_space}
+        return Checkpoint(known, weights, self.card)
+
+
+def inspect_foreign(
+    path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any], choices: Choices
+) -> Inspection:
+    """Recognise another toolkit's weights and compare every name and shape with the network that they are of.
+
+    Args:
+        path: The file; its name may tell a "fast" ResNeSt from a plain one.
+        tensors: Its weights.
+        beside: The plain data beside them; mmsegmentation keeps the classes there.
+        choices: What the file does not say.
+
+    Raises:
+        InputError: Of no known toolkit, head or encoder; the message begins with the path.
+    """
+    try:
+        return _inspect(path, tensors, beside, choices)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def encoder_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keep the encoder's part of a file of any toolkit, under the authors' names.
+
+    Raises:
+        InputError: Of no known toolkit.
+    """
+    names = rename(find_format(tensors), tensors)
+    return {new.removeprefix("encoder."): tensors[name] for name, new in names.items() if new.startswith("encoder.")}
+
+
+def _inspect(path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any], choices: Choices) -> Inspection:
+    form = find_format(tensors)
+    names = rename(form, tensors)
+    shapes = {new: tuple(tensors[name].shape) for name, new in names.items()}
+    inside = {name.removeprefix("encoder."): shape for name, shape in shapes.items() if name.startswith("encoder.")}
+    guess = recognise_encoder(inside, path.name) if choices.encoder is None else EncoderGuess(choices.encoder)
+    if form.network is None:
+        return _encoder_file(tensors, names, guess)
+    _check_dilation(form, guess, tensors)
+    with torch.device("meta"):  # shapes without memory
+        network = build_network(_config(form, guess, shapes, choices))
+    if not guess.is_resnest:
+        names = {name: re.sub(r"^encoder\.", f"encoder.{TIMM_PREFIX}", new) for name, new in names.items()}
+    weights, keys = place(tensors, names, network.state_dict())
+    label_space, notes = _label_space(beside, network.num_classes)
+    arguments = network.config["init_args"]
+    source = {
+        "toolkit": form.toolkit,
+        "file": path.name,
+        "dilation_convention": arguments["dilation_convention"] if guess.is_resnest else None,
+        "align_corners": network.align_corners,
+        "notes": [*guess.notes, *notes],
+    }
+    return Inspection(
+        toolkit=form.toolkit,
+        config=dict(network.config),
+        is_network=True,
+        weights=weights,
+        keys=keys,
+        notes=(*guess.notes, *notes),
+        label_space=label_space,
+        card={"source": source},
+    )
+
+
+def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess: EncoderGuess) -> Inspection:
+    arguments: dict[str, Any] = {
+        "name": guess.name,
+        "in_channels": guess.in_channels,
+        "overrides": guess.overrides,
+    }
+    with torch.device("meta"):
+        encoder = build_encoder(**arguments)
+    ours = {f"encoder.{name.removeprefix(TIMM_PREFIX)}": value for name, value in encoder.state_dict().items()}
+    weights, keys = place(tensors, names, ours)
+    # An encoder's own names have no prefix: a name that only gains it is the same name.
+    same = tuple(name for name, new in keys.renamed.items() if new == f"encoder.{name}")
+    plain = {name: new.removeprefix("encoder.") for name, new in keys.renamed.items() if name not in same}
+    keys = KeyReport(same, plain, keys.dropped, keys.filled, keys.missing, keys.unexpected, keys.clashing)
+    whose = "mmsegmentation" if any(name.startswith("stem.") for name in tensors) else "the authors, timm"
+    return Inspection(
+        toolkit=f"encoder file ({whose if guess.is_resnest else 'torchvision, timm'}: one set of names)",
+        config=arguments,
+        is_network=False,
+        weights={name.removeprefix("encoder."): value for name, value in weights.items()},
+        keys=keys,
+        notes=guess.notes,
+    )
+
+
+def _config(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices) -> dict[str, Any]:
+    """The network's config, from what the toolkit implies, the shapes show and the user says."""
+    toolkit = TOOLKITS[form.toolkit]
+    classifier = CLASSIFIERS[form.network or ""]
+    if classifier not in shapes:
+        raise InputError(f"without the head's last convolution ({classifier}) its number of classes is not known")
+    if guess.in_channels != len(IMAGENET.mean):
+        raise InputError(f"a network for {guess.in_channels} input channels, whose normalisation the file does not say")
+    arguments: dict[str, Any] = {
+        "encoder": guess.name,
+        "num_classes": shapes[classifier][0],
+        "output_stride": choices.output_stride,
+        "dilation_convention": choices.dilation_convention or toolkit.convention,
+        "aux": any(name.startswith("aux_head.") for name in shapes),
+        "encoder_args": guess.overrides or None,
+        "align_corners": toolkit.align_corners,
+    }
+    if form.toolkit == "smp":
+        arguments["aspp_rates"] = _SMP_RATES
+    return {"class_path": f"segkit.models.segmentation.{form.network}", "init_args": arguments}
+
+
+def _check_dilation(form: Format, guess: EncoderGuess, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse ResNets that their toolkit dilates otherwise than timm, whose ResNets segkit takes.
+
+    Raises:
+        InputError: It is one of those.
+    """
+    if guess.is_resnest:
+        return
+    if form.toolkit == "smp" and not any(name.startswith("encoder.model.") for name in tensors):
+        raise InputError(
+            f"a DeepLabV3 over smp's own {guess.name}, in which every convolution of a dilated stage is dilated, its "
+            f"first block's too; segkit builds only the one that smp calls tu-{guess.name}"
+        )
+    if form.toolkit in ("PyTorch-Encoding", "mmsegmentation") and re.search(r"\dd(_|$)", guess.name):
+        raise InputError(
+            f"a network of {form.toolkit} over {guess.name}, whose dilated shortcuts have no pool there and a 2x2 one "
+            "in timm; segkit builds only timm's"
+        )
+
+
+def _label_space(beside: Mapping[str, Any], num_classes: int) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """Classes and colours from mmsegmentation's "meta", where there are as many as the network has classes."""
+    meta = beside.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    inner = meta.get("dataset_meta")  # since 1.0
+    known = {str(key).lower(): value for key, value in {**meta, **(inner if isinstance(inner, dict) else {})}.items()}
+    names, palette = known.get("classes"), known.get("palette")
+    if not isinstance(names, (list, tuple)):
+        return None, ()
+    if len(names) != num_classes:
+        return None, (f"the file names {len(names)} classes and the network has {num_classes}: names left out",)
+    if not isinstance(palette, (list, tuple)) or len(palette) != num_classes:
+        palette = distinct_palette(num_classes)
+    plain = {
+        "class_names": [str(name) for name in names],
+        "palette": [list(colour) for colour in palette],
+        "table": list(identity_table(num_classes)),
+    }
+    return dict(LabelSpace.from_dict(plain).to_dict()), ()

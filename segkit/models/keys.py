@@ -1,0 +1,119 @@
+"""Whether the parameters of a file fit a network, name by name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.models.checkpoint import is_counter
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """What became of each name of the file ("theirs") and of the network ("ours").
+
+    Attributes:
+        same: Matched under one name.
+        renamed: Matched, theirs -> ours.
+        dropped: Theirs, of an ImageNet classifier, which a segmentation network has not.
+        filled: Ours, batch norms' counters that the file lacks: zero, which no output depends on.
+        missing: Ours, not in the file.
+        unexpected: Theirs, not in the network.
+        clashing: Theirs -> (shape in the file, shape in the network).
+    """
+
+    same: tuple[str, ...]
+    renamed: dict[str, str]
+    dropped: tuple[str, ...]
+    filled: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    clashing: dict[str, tuple[Shape, Shape]]
+
+    def unmatched(self, allowed: Sequence[str] = ()) -> "KeyReport":
+        """Keep of missing, unexpected and clashing names those that no shell pattern of `allowed` matches."""
+
+        def kept(name: str) -> bool:
+            return not any(fnmatchcase(name, pattern) for pattern in allowed)
+
+        return KeyReport(
+            self.same,
+            self.renamed,
+            self.dropped,
+            self.filled,
+            tuple(filter(kept, self.missing)),
+            tuple(filter(kept, self.unexpected)),
+            {name: shapes for name, shapes in self.clashing.items() if kept(name)},
+        )
+
+    def require_match(self, source: str, allowed: Sequence[str] = ()) -> None:
+        """Refuse what did not match.
+
+        Raises:
+            InputError: Says how many names are missing, unexpected and of another shape, and the first of each.
+        """
+        left = self.unmatched(allowed)
+        problems = [
+            f"{len(names)} {kind} (first: {names[0]})"
+            for kind, names in (
+                ("missing", left.missing),
+                ("unexpected", left.unexpected),
+                ("of another shape", [f"{n} {a} where {b} is needed" for n, (a, b) in left.clashing.items()]),
+            )
+            if names
+        ]
+        if problems:
+            raise InputError(
+                f"{source}: {'; '.join(problems)}; `segkit weights inspect` lists them, and "
+                "`segkit weights convert --allow_unmatched PATTERN` lets those pass whose names fit a pattern"
+            )
+
+
+def place(
+    theirs: Mapping[str, Tensor], names: Mapping[str, str], ours: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], KeyReport]:
+    """Put the file's tensors under the network's names.
+
+    Args:
+        theirs: The file's tensors.
+        names: Theirs -> ours, of those that have a counterpart.
+        ours: The network's parameters and buffers; on the meta device will do.
+
+    Returns:
+        What fits, under the network's names and in its dtypes, counters filled in; and the report.
+    """
+    fitting: dict[str, Tensor] = {}
+    renamed: dict[str, str] = {}
+    clashing: dict[str, tuple[Shape, Shape]] = {}
+    dropped, unexpected = [], []
+    left = set(ours)
+    for name, tensor in theirs.items():
+        target = names.get(name, name)
+        if target.startswith(("encoder.fc.", "encoder.encoder.model.fc.")) and target not in ours:
+            dropped.append(name)
+        elif target not in left:
+            unexpected.append(name)
+        else:
+            renamed[name] = target
+            left.remove(target)
+            if tensor.shape != ours[target].shape:
+                clashing[name] = (tuple(tensor.shape), tuple(ours[target].shape))
+            else:
+                fitting[target] = tensor.to(ours[target].dtype)
+    filled = [name for name in ours if name in left and is_counter(name)]
+    fitting |= {name: torch.zeros((), dtype=torch.int64) for name in filled}
+    matched = {name: target for name, target in renamed.items() if name not in clashing}
+    return fitting, KeyReport(
+        same=tuple(name for name, target in matched.items() if name == target),
+        renamed={name: target for name, target in matched.items() if name != target},
+        dropped=tuple(dropped),
+        filled=tuple(filled),
+        missing=tuple(name for name in ours if name in left and not is_counter(name)),
+        unexpected=tuple(unexpected),
+        clashing=clashing,
+    )

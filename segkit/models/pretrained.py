@@ -1,0 +1,136 @@
+"""ImageNet weights of encoders, for `model.encoder_weights: imagenet`: timm's safetensors, fetched once and checked.
+
+A file is kept as `CACHE/<repository>/model.safetensors`, CACHE being $SEGKIT_CACHE or ~/.cache/segkit, so that it can
+be put there by hand. Its SHA-256 must be the one that the hub declares; it is recorded in `model.safetensors.sha256`
+(as `sha256sum -c` reads it) and compared at each later use.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from segkit.errors import InputError
+from segkit.models.hub import fetch, file_sha256
+from segkit.models.resnest import RESNEST_VARIANTS
+from segkit.models.segmentation import SegmentationModel
+
+FILE = "model.safetensors"
+HUB = "https://huggingface.co"  # $HF_ENDPOINT names another one
+
+# encoder                 its weights on the hub (timm converted the authors' and GluonCV's files)
+REPOSITORIES = {
+    "resnest14":              "timm/resnest14d.gluon_in1k",
+    "resnest26":              "timm/resnest26d.gluon_in1k",
+    "resnest50":              "timm/resnest50d.in1k",
+    "resnest101":             "timm/resnest101e.in1k",
+    "resnest200":             "timm/resnest200e.in1k",
+    "resnest269":             "timm/resnest269e.in1k",
+    "resnest50_fast_4s2x40d": "timm/resnest50d_4s2x40d.in1k",
+    "resnest50_fast_1s4x24d": "timm/resnest50d_1s4x24d.in1k",
+}  # fmt: skip
+
+_HARMLESS = {"dropblock_prob", "final_drop", "zero_init_last_gamma"}  # encoder_args that leave the features as they are
+
+
+def imagenet_repository(network: SegmentationModel) -> str:
+    """Name the hub repository with the ImageNet weights of a network's encoder; nothing is fetched.
+
+    Raises:
+        InputError: There are none: for this encoder, for its arguments, or for its number of input channels.
+    """
+    arguments: dict[str, Any] = dict(network.config.get("init_args", {}))
+    name = str(arguments.get("encoder"))
+    channels = arguments.get("in_channels", 3)
+    if channels != 3:
+        raise InputError(
+            f"model.encoder_weights: imagenet is for 3 input channels and the encoder has {channels}; leave it out, or "
+            "give a file with weights of that shape"
+        )
+    repository = REPOSITORIES.get(name) if name in RESNEST_VARIANTS else _timm_repository(network.encoder)
+    if repository is None:
+        raise InputError(
+            f"model.encoder_weights: there are no ImageNet weights for {name}; there are for "
+            f"{', '.join(REPOSITORIES)} and most timm encoders: take one of them, or give a file of your own"
+        )
+    _check_arguments(name, arguments.get("encoder_args") or {})
+    return repository
+
+
+def imagenet_weights_path(repository: str) -> Path:
+    """Where the weights of a repository lie on this machine; they are downloaded if they are not there yet.
+
+    Of several processes one downloads, and the others wait.
+
+    Raises:
+        InputError: No network, no such repository, a hash that is not the declared or recorded one, or a cache folder
+            that cannot be written.
+    """
+    path = _cache() / repository / FILE
+    if not path.is_file():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{FILE}.lock")):
+                if not path.is_file():
+                    _download(repository, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error}); set SEGKIT_CACHE to another folder") from error
+    _check_recorded(path)
+    return path
+
+
+def _download(repository: str, path: Path) -> None:
+    url = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{repository}/resolve/main/{FILE}"
+    cure = (
+        f"get that file where there is a network and put it at {path}, or set model.encoder_weights to a file with the "
+        "encoder's weights"
+    )
+    sha256 = fetch(url, path, cure)
+    record = _record(path)
+    temporary = record.with_name(f".{record.name}.tmp")
+    temporary.write_text(f"{sha256}  {FILE}\n", encoding="utf-8")
+    os.replace(temporary, record)
+
+
+def _check_recorded(path: Path) -> None:
+    """Compare with the hash recorded when it was downloaded; a file put there by hand may have none."""
+    record = _record(path)
+    if not record.is_file():
+        return
+    words, found = record.read_text(encoding="utf-8").split(), file_sha256(path)
+    if not words or words[0].lower() != found:
+        raise InputError(
+            f"{path}: its SHA-256 is {found}, not the one in {record.name}: it was damaged or replaced; remove both "
+            "files to download it again, or only the latter if these weights are the wanted ones"
+        )
+
+
+def _check_arguments(name: str, given: dict[str, Any]) -> None:
+    variant = RESNEST_VARIANTS.get(name, {})
+    changed = [key for key in sorted(given.keys() - _HARMLESS) if _plain(given[key]) != _plain(variant.get(key))]
+    if changed:
+        raise InputError(
+            f"model.encoder_weights: there are no ImageNet weights for {name} with {changed[0]}: {given[changed[0]]}; "
+            f"leave that out of encoder_args, or give a file with weights of that encoder"
+        )
+
+
+def _timm_repository(encoder: Any) -> str | None:
+    """The repository that timm itself would take; a `TimmEncoder` holds smp's wrapper, which holds timm's model."""
+    model = getattr(getattr(encoder, "encoder", None), "model", None)
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    repository = config.get("hf_hub_id")
+    return str(repository) if repository and not config.get("hf_hub_filename") else None
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit").expanduser()
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
