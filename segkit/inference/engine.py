@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.inference.fusion import StripFusion, View
+from segkit.inference.fusion import StripFusion, View, best_of
 from segkit.inference.protocols import Protocol
-from segkit.inference.windows import Window, cut, window_grid
+from segkit.inference.resample import PictureResizer
+from segkit.inference.windows import Window, cut, network_inputs, window_grid
 from segkit.ops.normalize import IMAGENET, Normalization
-from segkit.ops.upsample import ARGMAX_BYTES, label_dtype, upsample, upsample_argmax
+from segkit.ops.upsample import ARGMAX_BYTES, label_dtype, upsample_argmax, upsample_argmax_confidence
 
 MAX_PIXELS = 2**21  # one Cityscapes picture, or nine windows of 480: fills a GPU, and its features fit into 8 GB
 
@@ -61,13 +62,47 @@ def predict(
     # Made outside inference mode, so that the caller may write to them.
     labels = torch.empty(batch, *size, dtype=label_dtype(num_classes), device=image.device)
     with torch.inference_mode():
-        if _is_plain(views, size):
-            grid, align = views[0].grid, bool(protocol.align_corners)
-            whole = upsample_argmax(views[0].logits[0], grid.shape, align, strip_bytes or ARGMAX_BYTES)
+        if _is_plain(views, size, protocol):
+            whole = upsample_argmax(*_plain(views, size, protocol), strip_bytes or ARGMAX_BYTES)
             return labels.copy_(whole[:, : size[0], : size[1]])
         for start, stop, strip in _fusion(views, size, protocol, strip_bytes):
             labels[:, start:stop] = strip.max(dim=1).indices  # (B, K, n, W) -> (B, n, W); on CPUs faster than argmax
     return labels
+
+
+def predict_with_confidence(
+    network: nn.Module,
+    image: Tensor,
+    protocol: Protocol,
+    size: tuple[int, int] | None = None,
+    normalization: Normalization = IMAGENET,
+    max_pixels: int = MAX_PIXELS,
+    strip_bytes: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The labels of `predict` and how sure the fused views are of each; memory, arguments and errors are its own.
+
+    Returns:
+        uint8 (B, H, W), int16 above 256 classes; and float32 (B, H, W) in 0..1, the largest fused probability: of
+        softmax_mean as it is, of logit_mean after a softmax of the mean logits, of exp_sum its share of the sum.
+    """
+    size = _checked_size(image, normalization, size)
+    protocol = resolve(protocol, network)
+    views = _network_views(network, image, protocol, normalization, max_pixels)
+    batch, num_classes = views[0].logits[0].shape[:2]
+    labels = torch.empty(batch, *size, dtype=label_dtype(num_classes), device=image.device)
+    confidence = torch.empty(batch, *size, device=image.device)
+    with torch.inference_mode():
+        if _is_plain(views, size, protocol):
+            logits, seen, align = _plain(views, size, protocol)
+            if protocol.flip and protocol.fusion == "logit_mean":
+                logits = logits / 2  # both are in it; exact, and the labels stay as they are
+            whole = upsample_argmax_confidence(logits, seen, align, strip_bytes or ARGMAX_BYTES)
+            for result, part in zip((labels, confidence), whole, strict=True):
+                result.copy_(part[:, : size[0], : size[1]])
+            return labels, confidence
+        for start, stop, strip in _fusion(views, size, protocol, strip_bytes):
+            labels[:, start:stop], confidence[:, start:stop] = best_of(strip, protocol.fusion)
+    return labels, confidence
 
 
 def scores(
@@ -99,8 +134,7 @@ def scores(
 
 def forwards(protocol: Protocol, size: tuple[int, int]) -> int:
     """How many pictures the network sees for one picture of `size` (height, width): windows x flips, all scales."""
-    grids = [window_grid(protocol, protocol.scaled_size(scale, size)) for scale in protocol.scales]
-    return sum(len(grid.windows) for grid in grids) * (2 if protocol.flip else 1)
+    return sum(count for count, _ in network_inputs(protocol, size))
 
 
 def resolve(protocol: Protocol, network: nn.Module) -> Protocol:
@@ -121,13 +155,13 @@ def _network_views(
     views = []
     black = torch.tensor(normalization.black, device=image.device, dtype=image.dtype).view(1, -1, 1, 1)
     flips = (False, True) if protocol.flip else (False,)
-    with _eval_mode(network):
+    resize = PictureResizer(image, protocol.resample, bool(protocol.align_corners), normalization)
+    with eval_mode(network):
         for scale in protocol.scales:
             size = protocol.scaled_size(scale, (image.shape[2], image.shape[3]))
-            scaled = upsample(image, size, bool(protocol.align_corners))  # (B, 3, H, W) -> (B, 3, scaled)
             grid = window_grid(protocol, size)
             seen = [(window, flip) for flip in flips for window in grid.windows]
-            logits = _forward(network, scaled, grid.shape, seen, black, max_pixels)
+            logits = _forward(network, resize(size), grid.shape, seen, black, max_pixels)
             half = len(grid.windows)
             if protocol.flip and protocol.fusion != "softmax_mean":
                 logits = [a.float() + b.float() for a, b in zip(logits[:half], logits[half:], strict=True)]
@@ -169,13 +203,20 @@ def _fusion(views: list[View], size: tuple[int, int], protocol: Protocol, strip_
     return StripFusion(views, size, protocol, count, strip_bytes)
 
 
-def _is_plain(views: list[View], size: tuple[int, int]) -> bool:
+def _is_plain(views: list[View], size: tuple[int, int], protocol: Protocol) -> bool:
     """One window, no resize after it: exp and softmax keep the order of the classes, so logits are enough."""
-    return len(views) == 1 and len(views[0].logits) == 1 and views[0].grid.picture == size
+    one = len(views) == 1 and len(views[0].logits) == 1
+    return one and (protocol.upsample_to == "output" or views[0].grid.picture == size)
+
+
+def _plain(views: list[View], size: tuple[int, int], protocol: Protocol) -> tuple[Tensor, tuple[int, int], bool]:
+    """The logits of the one window, the size that they are upsampled to, and align_corners."""
+    seen = size if protocol.upsample_to == "output" else views[0].grid.shape
+    return views[0].logits[0], seen, bool(protocol.align_corners)
 
 
 @contextmanager
-def _eval_mode(network: nn.Module) -> Iterator[None]:
+def eval_mode(network: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards each module has its own mode back (a frozen BatchNorm stays frozen)."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segkit.inference.protocols import Protocol
+from segkit.inference.protocols import Fusion, Protocol
 from segkit.inference.windows import Grid
 from segkit.ops.upsample import RowUpsampler
 
@@ -56,10 +56,9 @@ class StripFusion:
     ) -> None:
         self.size, self.fusion, self.forwards = size, protocol.fusion, forwards
         self.batch, self.num_classes = views[0].logits[0].shape[:2]
-        align = bool(protocol.align_corners)
         shift = _exp_shift(views) if protocol.fusion == "exp_sum" else None
         self._dtype = torch.float64 if shift is not None and bool(shift.any()) else torch.float32
-        self._views = [_ViewRows(view, size, align, shift, self._dtype) for view in views]
+        self._views = [_ViewRows(view, size, protocol, shift, self._dtype) for view in views]
         self._strip_rows = self._rows_within(strip_bytes)
 
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
@@ -80,7 +79,7 @@ class StripFusion:
         """How many output rows fit: n of them are made of at most n * scale + 3 rows, or 5 with the cells' border."""
         floats = strip_bytes // (self._dtype.itemsize * self.batch * self.num_classes)
         fitting = [
-            (floats / max(view.widest, self.size[1]) - 5) / max(1.0, view.grid.picture[0] / self.size[0])
+            (floats / max(view.widest, self.size[1]) - 5) / max(1.0, view.picture[0] / self.size[0])
             for view in self._views
         ]
         return min(max(1, int(min(fitting))), self.size[0])
@@ -90,14 +89,16 @@ class _ViewRows:
     """Rows of one view at the output size, before the views are fused."""
 
     def __init__(
-        self, view: View, size: tuple[int, int], align_corners: bool, shift: Tensor | None, dtype: torch.dtype
+        self, view: View, size: tuple[int, int], protocol: Protocol, shift: Tensor | None, dtype: torch.dtype
     ) -> None:
         self.grid, self.logits, self.shift, self.dtype = view.grid, view.logits, shift, dtype
-        device = view.logits[0].device
-        self.widest = max(view.grid.shape[1], view.grid.picture[1])
+        once = protocol.upsample_to == "output"  # then the view has the output's size, and its second resize is none
+        seen, self.picture = (size, size) if once else (view.grid.shape, view.grid.picture)
+        device, align = view.logits[0].device, bool(protocol.align_corners)
+        self.widest = max(seen[1], self.picture[1])
         cells = (view.logits[0].shape[-2], view.logits[0].shape[-1])
-        self._to_window = RowUpsampler(cells, view.grid.shape, align_corners, device)
-        self._to_output = RowUpsampler(view.grid.picture, size, align_corners, device)
+        self._to_window = RowUpsampler(cells, seen, align, device)
+        self._to_output = RowUpsampler(self.picture, size, align, device)
         self._down, self._across = view.grid.counts(device)
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -108,7 +109,7 @@ class _ViewRows:
     def _averaged(self, start: int, stop: int) -> Tensor:
         """Rows of the scaled picture: the mean over its windows, (B, K, m, W of the view)."""
         if len(self.logits) == 1:
-            return self._window_rows(self.logits[0], start, stop)[..., : self.grid.picture[1]]
+            return self._window_rows(self.logits[0], start, stop)[..., : self.picture[1]]
         shape = (*self.logits[0].shape[:2], stop - start, self.grid.picture[1])
         total = self.logits[0].new_zeros(shape, dtype=self.dtype)
         for window, logits in zip(self.grid.windows, self.logits, strict=True):
@@ -124,6 +125,26 @@ class _ViewRows:
         first, last = self._to_window.needed(start, stop)
         rows = self._to_window(logits[:, :, first:last].float(), start, stop)
         return rows if self.shift is None else (rows - self.shift).to(self.dtype).exp_()
+
+
+def best_of(scores: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor]:
+    """The class of the largest score, and its share of all: how sure the fused views are.
+
+    Args:
+        scores: fused, float (B, K, n, W), as `StripFusion` gives them.
+        fusion: how they were fused. `"softmax_mean"`: they are probabilities already. `"logit_mean"`: their softmax
+            is taken. `"exp_sum"`: they are divided by their sum; where all of them are 0, each class has 1 / K.
+
+    Returns:
+        int64 labels (B, n, W), the lowest of equals, and float32 confidence (B, n, W) in 0..1.
+    """
+    best, labels = scores.max(dim=1)  # (B, K, n, W) -> (B, n, W)
+    if fusion == "logit_mean":
+        best = (scores - best[:, None]).exp_().sum(dim=1).reciprocal_()
+    elif fusion == "exp_sum":
+        total = scores.sum(dim=1)
+        best = torch.where(total > 0, best / total, 1 / scores.shape[1])
+    return labels, best.float().clamp_(max=1)  # a mean of rounded probabilities may pass 1 by a rounding
 
 
 def _exp_shift(views: Sequence[View]) -> Tensor:

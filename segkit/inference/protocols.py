@@ -1,9 +1,8 @@
 """Test protocols: what is done with a picture at test time, as data, and the named ones.
 
-A score is a property of (weights, split, protocol). The four toolkits of the field fuse their views in four ways;
-here the way is a field, so that each one's number can be reproduced by naming it. Sources: PyTorch-Encoding
-(encoding/models/sseg/base.py) for `encoding-ms`; mmsegmentation (models/segmentors/encoder_decoder.py, seg_tta.py)
-for `window`, `ms-flip` and the rule shift_back.
+A score is a property of (weights, split, protocol). The toolkits of the field differ in how large their views are, in
+how the picture is resized, and in how views become one score; here each of these is a field, so that each one's
+number can be reproduced by naming it. `NAMED` is the table, with the source of each row.
 """
 
 from __future__ import annotations
@@ -17,10 +16,13 @@ from typing import Any, Literal, get_args
 import yaml
 
 from segkit.errors import InputError
+from segkit.inference import sizes
+from segkit.inference.resample import Resample
 
 Fusion = Literal["exp_sum", "softmax_mean", "logit_mean"]
-ResizeTo = Literal["picture", "long_side", "short_side"]
+ResizeTo = Literal["picture", "long_side", "short_side", "mmcv_picture", "mmcv_limits", "csail"]
 WindowRule = Literal["truncate", "shift_back"]
+UpsampleTo = Literal["view", "output"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,8 @@ class Protocol:
 
     For each view:
 
-    1. The normalised picture is resized (bilinear, no antialias) to the view's size. `resize_to="picture"`:
-       each side is int(side * scale + 0.5). `"long_side"` and `"short_side"`: that side is
-       ceil(base_size * scale) and the other int(other * new / old + 0.5). Nothing is done where the size is the same.
+    1. The picture is resized to the view's size, by the rule `resize_to` (`segkit.inference.sizes` says how each
+       rounds) and the library `resample`. Nothing is done where the size is the same.
     2. The network sees all of it, or square windows of side `window`, every `stride` pixels,
        ceil((size - window) / stride) + 1 of them along each side. Rule `"truncate"` (the authors'): the last window
        stays on the grid, is cut at the border and filled with black to the window's size, and a side shorter than
@@ -41,21 +42,28 @@ class Protocol:
        as raw logits (`"softmax_mean"`, `"logit_mean"`), or as exp(logits + logits of the flipped window)
        (`"exp_sum"`; without `flip`, exp(logits)).
     4. The average is resized to the output size, and then turned into softmax for `"softmax_mean"` only.
+       With `upsample_to="output"` steps 3 and 4 are one resize, from the network's stride to the output size.
 
     Views are averaged over scales and flips (`"softmax_mean"`, `"logit_mean"`: a flip is a view like any other) or
     summed over scales (`"exp_sum"`, where the flip is already inside). The label is the argmax, the lowest of equals.
 
     Attributes:
         name: for logs and result files.
-        scales: factors on the picture's sides or on `base_size`.
+        scales: factors on what `resize_to` names.
         flip: also look at each view mirrored left to right.
         fusion: how views become one score.
-        resize_to: what the scales multiply.
-        base_size: pixels of that side at scale 1; for long_side and short_side only.
+        resize_to: what the scales multiply. `"picture"` and `"mmcv_picture"`: its sides. `"long_side"`,
+            `"short_side"` and `"csail"` (its short side, in multiples of 8): `base_size`. `"mmcv_limits"`: both
+            `long_limit` and `base_size`, between which the picture is fitted.
+        base_size: pixels of that side at scale 1; not for picture and mmcv_picture.
         window: side in pixels of the square the network sees; None = the whole picture.
         stride: pixels from one window to the next; None = int(window * 2 / 3).
         window_rule: what happens at the right and bottom border.
-        align_corners: of every resize; None = as the network was trained (its attribute `align_corners`).
+        align_corners: of every resize but OpenCV's and Pillow's; None = as the network was trained (its attribute
+            `align_corners`).
+        long_limit: largest long side in pixels, for mmcv_limits (times the scale) and csail (as it is) only.
+        resample: how the picture is resized; see `segkit.inference.resample`.
+        upsample_to: to which size the network's logits are upsampled first.
 
     Raises:
         InputError: a value that is not allowed, or fields that contradict each other.
@@ -71,27 +79,33 @@ class Protocol:
     stride: int | None = None
     window_rule: WindowRule = "shift_back"
     align_corners: bool | None = None
+    long_limit: int | None = None
+    resample: Resample = "tensor"
+    upsample_to: UpsampleTo = "view"
 
     def __post_init__(self) -> None:
         """Turn a list of scales (as read from a file) into a tuple of floats and check every field."""
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
-        self._check_scales()
-        self._check_windows()
-        for field, kind in (("fusion", Fusion), ("resize_to", ResizeTo), ("window_rule", WindowRule)):
+        for field, kind in _CHOICES.items():
             if getattr(self, field) not in get_args(kind):
                 self._fail(f"{field} is {getattr(self, field)!r}; use one of {', '.join(get_args(kind))}")
+        self._check_scales()
+        self._check_base()
+        self._check_windows()
 
     def scaled_size(self, scale: float, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of a picture of `size` (height, width) at one scale, each at least 1 pixel."""
-        height, width = size
-        if self.base_size is None:
-            return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-        side = math.ceil(self.base_size * scale)
-        height_is_side = height > width if self.resize_to == "long_side" else height <= width
-        old, other = (height, width) if height_is_side else (width, height)
-        # Halves go up, as the authors round; Python's round() would send them to the even number.
-        other = max(1, int(1.0 * other * side / old + 0.5))
-        return (side, other) if height_is_side else (other, side)
+        if self.resize_to == "picture":
+            return sizes.both_sides(size, scale)
+        if self.resize_to == "mmcv_picture":
+            return sizes.mmcv_picture(size, scale)
+        base, limit = self.base_size or 0, self.long_limit or 0  # checked: present wherever they are used
+        if self.resize_to == "mmcv_limits":
+            return sizes.mmcv_limits(size, (limit, base), scale)
+        if self.resize_to == "csail":
+            return sizes.csail(size, base, limit, scale)
+        rule = sizes.long_side if self.resize_to == "long_side" else sizes.short_side
+        return rule(size, base, scale)
 
     def resolved(self, align_corners: bool) -> Protocol:
         """The protocol that really runs, every None with a meaning filled in; for logs and result files.
@@ -114,10 +128,21 @@ class Protocol:
             self._fail("name is empty; give it one for logs and result files")
         if not self.scales or not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
             self._fail(f"scales are {list(self.scales)}; give at least one number greater than 0")
-        if self.resize_to == "picture" and self.base_size is not None:
-            self._fail("base_size goes with resize_to long_side or short_side; leave one of the two out")
-        if self.resize_to != "picture" and (self.base_size is None or self.base_size < 1):
-            self._fail(f"base_size is {self.base_size}; {self.resize_to} needs that side in pixels, 1 or more")
+
+    def _check_base(self) -> None:
+        rule, base, limit = self.resize_to, self.base_size, self.long_limit
+        if rule in ("picture", "mmcv_picture"):
+            if base is not None:
+                self._fail(
+                    f"base_size does not go with resize_to {rule}, whose scales multiply the picture's own sides"
+                )
+        elif base is None or base < 1:
+            self._fail(f"base_size is {base}; {rule} needs that side in pixels, 1 or more")
+        if rule in ("mmcv_limits", "csail"):
+            if limit is None or limit < (base or 0):
+                self._fail(f"long_limit is {limit}; {rule} needs the largest long side in pixels, at least {base}")
+        elif limit is not None:
+            self._fail(f"long_limit goes with resize_to mmcv_limits or csail only, not with {rule}; leave it out")
 
     def _check_windows(self) -> None:
         if self.window is None:
@@ -128,16 +153,23 @@ class Protocol:
             self._fail(f"window is {self.window}; give a side of 2 pixels or more, or None for the whole picture")
         if self.stride is not None and not 1 <= self.stride <= self.window:
             self._fail(f"stride is {self.stride}; windows of {self.window} pixels need 1 to {self.window}")
+        if self.upsample_to == "output":
+            self._fail("upsample_to output goes with whole pictures only; leave window out, or upsample_to")
 
     def _fail(self, message: str) -> None:
         raise InputError(f"protocol {self.name!r}: {message}")
 
 
-_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+_CHOICES = {"fusion": Fusion, "resize_to": ResizeTo, "window_rule": WindowRule}
+_CHOICES |= {"resample": Resample, "upsample_to": UpsampleTo}
 
+_SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+_SEVEN = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
+
+# PyTorch-Encoding, encoding/models/sseg/base.py `MultiEvalModule`: base_size and crop_size are 520 and 480 by default.
 _ENCODING = Protocol(
     name="encoding-ms",
-    scales=_SCALES,
+    scales=_SIX,
     flip=True,
     fusion="exp_sum",
     resize_to="long_side",
@@ -147,26 +179,48 @@ _ENCODING = Protocol(
     align_corners=True,
 )
 
+# mmsegmentation 1.2.2, configs/_base_/datasets and models/segmentors; corners as its head, that is the network, has it.
+_MMSEG = Protocol(
+    "mmseg-ss", fusion="logit_mean", resize_to="mmcv_limits", base_size=512, long_limit=2048, resample="opencv"
+)
+# mmsegmentation 0.x, `tools/test.py --aug-test` and MultiScaleFlipAug: the rule behind its zoo's "ms+flip" numbers.
+_MMSEG_0X = replace(_MMSEG, name="mmseg-0x-ms", scales=_SIX, flip=True, fusion="softmax_mean")
+
 NAMED: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol(name="whole"),
-        Protocol(name="ms-flip", scales=_SCALES, flip=True),
-        Protocol(name="window", window=512),
+        Protocol("whole"),
+        Protocol("ms-flip", _SIX, flip=True),
+        Protocol("window", window=512),
         _ENCODING,
-        replace(
-            _ENCODING,
-            name="encoding-ms-cityscapes",
-            scales=(0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25),
-            base_size=2048,
-            window=768,
+        replace(_ENCODING, name="encoding-ms-cityscapes", scales=_SEVEN, base_size=2048, window=768),
+        _MMSEG,
+        replace(_MMSEG, name="mmseg-ss-cityscapes", base_size=1024),
+        # 1.x `--tta` (segmentors/seg_tta.py): there the ratios multiply the picture itself.
+        Protocol("mmseg-ms", _SIX, flip=True, resize_to="mmcv_picture", resample="opencv"),
+        _MMSEG_0X,
+        replace(_MMSEG_0X, name="mmseg-0x-ms-cityscapes", base_size=1024),
+        # The Cityscapes configs of crop 769: `encoder_decoder.py slide_inference`.
+        replace(_MMSEG, name="mmseg-slide", base_size=1025, long_limit=2049, window=769, stride=513),
+        # CSAIL, mit_semseg/dataset.py `ValDataset` and eval.py: short sides 300, 375, 450, 525 and 600.
+        Protocol(
+            name="csail-ms",
+            scales=(0.5, 0.625, 0.75, 0.875, 1.0),
+            resize_to="csail",
+            base_size=600,
+            long_limit=1000,
+            align_corners=False,
+            resample="pillow",
+            upsample_to="output",
         ),
+        # PaddleSeg since its pull request 2933, paddleseg/core/infer.py `aug_inference`; scales of its docs/evaluation.
+        Protocol("paddleseg-ms", (0.75, 1.0, 1.25), flip=True, fusion="logit_mean", align_corners=False),
     )
 }
 
 
 def get(name: str) -> Protocol:
-    """The protocol of that name (whole, ms-flip, window, encoding-ms, encoding-ms-cityscapes), or in that YAML file.
+    """The protocol of that name (see `NAMED`: whole, ms-flip, encoding-ms, mmseg-ms, ...), or in that YAML file.
 
     Raises:
         InputError: no protocol has that name (the message lists those that exist), or the file is no protocol.

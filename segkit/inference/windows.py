@@ -61,6 +61,12 @@ def window_grid(protocol: Protocol, picture: tuple[int, int]) -> Grid:
     return Grid(picture, shape, rows, columns)
 
 
+def network_inputs(protocol: Protocol, size: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
+    """What the network sees of one picture of `size` (height, width): for each scale, how many inputs of what shape."""
+    grids = [window_grid(protocol, protocol.scaled_size(scale, size)) for scale in protocol.scales]
+    return [(len(grid.windows) * (2 if protocol.flip else 1), grid.shape) for grid in grids]
+
+
 def cut(image: Tensor, window: Window, shape: tuple[int, int], black: Tensor) -> Tensor:
     """The window's part of a normalised batch (B, 3, H, W), filled right and bottom with black (1, 3, 1, 1) to `shape`.
 

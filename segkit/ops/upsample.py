@@ -6,6 +6,8 @@ at once. Letters: B batch, K classes, H W wanted size, h w logits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,17 +49,46 @@ def upsample_argmax(
     Returns:
         uint8 (B, H, W), int16 above 256 classes.
     """
-    batch, num_classes = logits.shape[:2]
-    dtype = label_dtype(num_classes)
-    at_once = max(1, max_bytes // (4 * batch * size[0] * size[1]))
-    best, labels = upsample(logits[:, :at_once].float(), size, align_corners).max(dim=1)  # (B, H, W) both
-    labels = labels.to(dtype)
-    for first in range(at_once, num_classes, at_once):
-        some = upsample(logits[:, first : first + at_once].float(), size, align_corners)  # (B, k, H, W)
-        value, index = some.max(dim=1)
-        labels = torch.where(value > best, (index + first).to(dtype), labels)
+    labels = best = torch.empty(0)
+    for first, some in _class_pieces(logits, size, align_corners, max_bytes):
+        value, index = some.max(dim=1)  # (B, k, H, W) -> (B, H, W)
+        index = (index + first).to(label_dtype(logits.shape[1]))
+        if first == 0:
+            best, labels = value, index
+            continue
+        labels = torch.where(value > best, index, labels)
         best = torch.maximum(best, value)
     return labels
+
+
+def upsample_argmax_confidence(
+    logits: Tensor, size: tuple[int, int], align_corners: bool = True, max_bytes: int = ARGMAX_BYTES
+) -> tuple[Tensor, Tensor]:
+    """`upsample_argmax`, and the softmax probability of each label: float32 (B, H, W) in 0..1.
+
+    The sum of the softmax runs along with the maximum: when a larger logit is met, it is scaled down to the new one.
+    """
+    labels = best = total = torch.empty(0)
+    for first, some in _class_pieces(logits, size, align_corners, max_bytes):
+        value, index = some.max(dim=1)  # (B, k, H, W) -> (B, H, W)
+        index = (index + first).to(label_dtype(logits.shape[1]))
+        terms = (some - value[:, None]).exp_().sum(dim=1)
+        if first == 0:
+            best, labels, total = value, index, terms
+            continue
+        largest = torch.maximum(best, value)
+        total = total * (best - largest).exp_() + terms * (value - largest).exp_()
+        labels, best = torch.where(value > best, index, labels), largest
+    return labels, total.reciprocal()
+
+
+def _class_pieces(
+    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int
+) -> Iterator[tuple[int, Tensor]]:
+    """(first class, float32 (B, k, H, W)) of as many classes at a time as fit into `max_bytes`, at least one."""
+    at_once = max(1, max_bytes // (4 * logits.shape[0] * size[0] * size[1]))
+    for first in range(0, logits.shape[1], at_once):
+        yield first, upsample(logits[:, first : first + at_once].float(), size, align_corners)
 
 
 class RowUpsampler:

@@ -34,6 +34,34 @@ def test_the_named_protocols_are_exactly_these():
             "encoding-ms-cityscapes", scales=seven, base_size=2048, window=768, **authors
         ),
     }
+    mmseg = dict(resize_to="mmcv_limits", resample="opencv", align_corners=None)
+    expected |= {
+        "mmseg-ss": Protocol("mmseg-ss", fusion="logit_mean", base_size=512, long_limit=2048, **mmseg),
+        "mmseg-ss-cityscapes": Protocol(
+            "mmseg-ss-cityscapes", fusion="logit_mean", base_size=1024, long_limit=2048, **mmseg
+        ),
+        "mmseg-ms": Protocol("mmseg-ms", scales=SIX, flip=True, resize_to="mmcv_picture", resample="opencv"),
+        "mmseg-0x-ms": Protocol("mmseg-0x-ms", scales=SIX, flip=True, base_size=512, long_limit=2048, **mmseg),
+        "mmseg-0x-ms-cityscapes": Protocol(
+            "mmseg-0x-ms-cityscapes", scales=SIX, flip=True, base_size=1024, long_limit=2048, **mmseg
+        ),
+        "mmseg-slide": Protocol(
+            "mmseg-slide", fusion="logit_mean", base_size=1025, long_limit=2049, window=769, stride=513, **mmseg
+        ),
+        "csail-ms": Protocol(
+            "csail-ms",
+            scales=(0.5, 0.625, 0.75, 0.875, 1.0),
+            resize_to="csail",
+            base_size=600,
+            long_limit=1000,
+            align_corners=False,
+            resample="pillow",
+            upsample_to="output",
+        ),
+        "paddleseg-ms": Protocol(
+            "paddleseg-ms", scales=(0.75, 1.0, 1.25), flip=True, fusion="logit_mean", align_corners=False
+        ),
+    }
     assert expected == protocols.NAMED
     assert get("encoding-ms").resolved(False).stride == 320
     assert get("encoding-ms-cityscapes").resolved(False).stride == 512
@@ -64,6 +92,14 @@ def test_the_authors_number_of_windows(name, size, windows):
         (get("ms-flip"), 0.5, (5, 3), (3, 2)),  # halves go up
         (get("ms-flip"), 1.25, (97, 65), (121, 81)),
         (get("ms-flip"), 0.5, (1, 1), (1, 1)),
+        (get("mmseg-ss"), 1.0, (512, 683), (512, 683)),
+        (get("mmseg-ss"), 1.0, (375, 1500), (512, 2048)),
+        (get("mmseg-ss"), 1.0, (100, 1000), (205, 2048)),  # the long side is the limit; 204.8
+        (get("mmseg-ms"), 0.5, (61, 45), (31, 23)),
+        (get("mmseg-ms"), 0.5, (375, 499), (188, 250)),  # 187.5 and 249.5 go up, and then 188 is the limit
+        (get("csail-ms"), 0.5, (512, 683), (304, 400)),  # 300 and 400.2, up to multiples of 8
+        (get("csail-ms"), 1.0, (400, 1000), (400, 1000)),  # 600 would make the long side 1500
+        (get("csail-ms"), 0.5, (1, 999), (8, 1000)),
     ],
 )
 def test_scaled_sizes(protocol, scale, size, expected):
@@ -100,6 +136,14 @@ def test_plain_data_and_back():
         {"stride": 20},
         {"window": 1},
         {"window": 30, "stride": 31},
+        {"resample": "nearest"},
+        {"upsample_to": "window"},
+        {"upsample_to": "output", "window": 30},
+        {"long_limit": 1000},
+        {"resize_to": "mmcv_picture", "base_size": 512},
+        {"resize_to": "mmcv_limits", "base_size": 512},
+        {"resize_to": "mmcv_limits", "base_size": 512, "long_limit": 511},
+        {"resize_to": "csail", "long_limit": 1000},
     ],
 )
 def test_wrong_protocols_are_refused(fields):
@@ -108,8 +152,20 @@ def test_wrong_protocols_are_refused(fields):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", protocols.NAMED)
+def test_every_named_protocol_survives_a_result_file(name):
+    protocol = get(name).resolved(align_corners=True)
+    assert Protocol(**json.loads(json.dumps(protocol.to_dict()))) == protocol
+
+
+def test_result_files_of_before_the_size_and_resample_fields_still_read():
+    old = {"name": "encoding-ms", "scales": list(SIX), "flip": True, "fusion": "exp_sum", "resize_to": "long_side"}
+    old |= {"base_size": 520, "window": 480, "stride": None, "window_rule": "truncate", "align_corners": True}
+    assert Protocol(**old) == get("encoding-ms")
+
+
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match="whole, ms-flip, window, encoding-ms, encoding-ms-cityscapes"):
+    with pytest.raises(InputError, match="whole, ms-flip, window, encoding-ms, encoding-ms-cityscapes, mmseg-ss"):
         get("ms")
 
 
@@ -117,6 +173,8 @@ def test_a_protocol_of_ones_own_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("scales: [0.5, 1]\nflip: true\n")
     assert get(str(path)) == Protocol(name="mine", scales=(0.5, 1.0), flip=True)
+    path.write_text("resize_to: mmcv_limits\nbase_size: 640\nlong_limit: 2560\nresample: opencv\nfusion: logit_mean\n")
+    assert get(str(path)) == replace(get("mmseg-ss"), name="mine", base_size=640, long_limit=2560)
     path.write_text("scale: [0.5]\n")
     with pytest.raises(InputError, match="not a protocol; its fields are name, scales, flip"):
         get(str(path))

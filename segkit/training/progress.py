@@ -1,0 +1,246 @@
+"""What `segkit test`, `validate` and `predict` say while they run: how much there is to do, how fast, how good so far.
+
+One line before the first picture (pictures, forwards per picture, about how long), then a bar that counts pictures
+and shows forwards per second and the running mIoU. Nothing here touches the result or the random numbers.
+"""
+
+import time
+from collections.abc import Sequence, Sized
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.utilities import rank_zero_info
+from tqdm import tqdm
+
+from segkit.errors import InputError
+from segkit.inference.engine import MAX_PIXELS, eval_mode, forwards
+from segkit.inference.protocols import Protocol
+from segkit.inference.windows import network_inputs
+from segkit.training.module import SegmentationModule
+
+PEEKED = 5  # pictures that are read to learn their sizes
+FEW = 20  # forwards: below it, timing one would take as long as the job
+SLOW = 2.0  # seconds of the first forward, after which a second, warm one tells little more
+REFRESH = 1.0  # seconds between two looks at the matrix, each of which waits for the GPU
+
+
+class EvaluationProgress(ProgressBar):
+    """The line and the bar; only the first process shows them, and it counts its own share of the pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: tqdm[Any] | None = None
+        self._silent = False
+        self._forwards: dict[tuple[int, int], int] = {}
+        self._done = 0
+        self._started = self._looked = 0.0
+
+    def disable(self) -> None:
+        """Show nothing from now on."""
+        self._silent = True
+
+    def enable(self) -> None:
+        """Show the bar again."""
+        self._silent = False
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar."""
+        if not self._silent:
+            tqdm.write(kwargs.get("sep", " ").join(map(str, args)), end=kwargs.get("end", "\n"))
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how much there is to do."""
+        self._open(trainer, pl_module, trainer.test_dataloaders, trainer.num_test_batches)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how much there is to do."""
+        self._open(trainer, pl_module, trainer.val_dataloaders, trainer.num_val_batches)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how much there is to do."""
+        self._open(trainer, pl_module, trainer.predict_dataloaders, trainer.num_predict_batches)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *indices: int
+    ) -> None:
+        """Count the batch."""
+        self._advance(pl_module, batch)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *indices: int
+    ) -> None:
+        """Count the batch."""
+        self._advance(pl_module, batch)
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *indices: int
+    ) -> None:
+        """Count the batch."""
+        self._advance(pl_module, batch)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the last line of the bar."""
+        self._close(pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the last line of the bar."""
+        self._close(pl_module)
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the last line of the bar."""
+        self._close(pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the bar where it stopped."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _open(
+        self, trainer: pl.Trainer, module: pl.LightningModule, loader: Any, batches: Sequence[int | float]
+    ) -> None:
+        assert isinstance(module, SegmentationModule)
+        if self._silent:
+            return
+        share = _share(loader, batches)
+        job = Job(module.protocol, min(share * trainer.world_size, len(loader.dataset)), picture_sizes(loader.dataset))
+        seconds = None if job.forwards < FEW else job.seconds(seconds_per_pixel(trainer, module, job))
+        if job.sizes:
+            rank_zero_info(job.describe(None if seconds is None else seconds / trainer.world_size))
+        name = trainer.state.fn.value if trainer.state.fn else ""
+        process = f", process 1 of {trainer.world_size}" if trainer.world_size > 1 else ""
+        self._bar = tqdm(total=share, desc=name + process, unit="picture", dynamic_ncols=True)
+        self._started = self._looked = time.perf_counter()
+        self._done = 0
+
+    def _advance(self, module: pl.LightningModule, batch: Any) -> None:
+        assert isinstance(module, SegmentationModule)
+        if self._bar is None:
+            return
+        count, _, height, width = batch["image"].shape
+        if (height, width) not in self._forwards:
+            self._forwards[height, width] = forwards(module.protocol, (height, width))
+        self._done += count * self._forwards[height, width]
+        if time.perf_counter() - self._looked > REFRESH:
+            self._look(self._bar, module)
+        self._bar.update(count)
+
+    def _look(self, bar: "tqdm[Any]", module: SegmentationModule) -> None:
+        """Write the rate and the mIoU so far, of this process, behind the bar."""
+        self._looked = time.perf_counter()
+        rate = f"{self._done / (self._looked - self._started):.1f} forwards/s"
+        bar.set_postfix_str(", ".join([rate, *_running_miou(module)]), refresh=False)
+
+    def _close(self, module: pl.LightningModule) -> None:
+        assert isinstance(module, SegmentationModule)
+        if self._bar is not None:
+            self._look(self._bar, module)
+            self._bar.close()
+            self._bar = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What there is to do: a protocol, a number of pictures, and (height, width) of some of them."""
+
+    protocol: Protocol
+    pictures: int
+    sizes: list[tuple[int, int]]
+
+    @property
+    def forwards(self) -> int:
+        """About how many inputs the network sees in all, flips and windows counted one by one."""
+        return round(self.pictures * _mean([forwards(self.protocol, size) for size in self.sizes]))
+
+    def seconds(self, per_pixel: float | None) -> float | None:
+        """About how long the network takes for all pictures, in one process."""
+        if per_pixel is None:
+            return None
+        inputs = [network_inputs(self.protocol, size) for size in self.sizes]
+        pixels = [sum(count * height * width for count, (height, width) in seen) for seen in inputs]
+        return self.pictures * _mean(pixels) * per_pixel
+
+    def heaviest(self) -> tuple[int, tuple[int, int]]:
+        """How many inputs go through the network at once where most of the work is, and their shape."""
+        inputs = [seen for size in self.sizes for seen in network_inputs(self.protocol, size)]
+        count, shape = max(inputs, key=lambda seen: seen[0] * seen[1][0] * seen[1][1])
+        return min(count, max(1, MAX_PIXELS // (shape[0] * shape[1]))), shape
+
+    def describe(self, seconds: float | None) -> str:
+        """The line, with or without a time."""
+        each = sorted({forwards(self.protocol, size) for size in self.sizes})
+        span = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
+        about = "" if len(each) == 1 else "about "
+        line = f"{_counted(self.pictures, 'picture')}, protocol {self.protocol.name}: "
+        line += f"{span} forward{'s' * (each[-1] > 1)} each, {about}{self.forwards} in all"
+        return line if seconds is None else f"{line}; the network needs about {duration(seconds)}"
+
+
+def picture_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
+    """(height, width) of some pictures, evenly spread; of none where they cannot be read, which the run itself reports.
+
+    Args:
+        dataset: map-style, of items with "image" (3, H, W).
+        most: how many to read.
+    """
+    count = min(most, len(dataset))
+    found = []
+    with suppress(InputError):
+        for i in range(count):
+            height, width = dataset[i * len(dataset) // count]["image"].shape[-2:]
+            found.append((int(height), int(width)))
+    return found
+
+
+@torch.inference_mode()
+def seconds_per_pixel(trainer: pl.Trainer, module: SegmentationModule, job: Job) -> float | None:
+    """Time of one warm forward of the module's network at the job's heaviest shape; None where it does not fit."""
+    count, shape = job.heaviest()
+    image = torch.zeros(count, 3, *shape, device=module.device).contiguous(memory_format=torch.channels_last)
+    taken = 0.0
+    precision = trainer.precision_plugin
+    try:
+        with eval_mode(module.network), precision.forward_context():
+            for _ in range(2):
+                started = time.perf_counter()
+                module.network(precision.convert_input(image))
+                if module.device.type == "cuda":
+                    torch.cuda.synchronize(module.device)
+                taken = time.perf_counter() - started
+                if taken > SLOW:
+                    break
+    except torch.OutOfMemoryError:
+        return None
+    return taken / (count * shape[0] * shape[1])
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _share(loader: Any, batches: Sequence[int | float]) -> int:
+    """How many pictures this process sees."""
+    mine = len(loader.sampler) if isinstance(loader.sampler, Sized) else len(loader.dataset)
+    return int(min(mine, sum(batches) * (loader.batch_size or 1)))
+
+
+def _running_miou(module: SegmentationModule) -> list[str]:
+    """In percent; nothing while predicting, before the first label, or where undeclared ids spoil the matrix."""
+    with suppress(InputError):
+        if module.confusion is not None and module.confusion.num_images:
+            return [f"mIoU {100 * module.confusion.scores().miou:.2f}"]
+    return []
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values) if values else 0.0
