@@ -19,13 +19,10 @@ import torch
 
 from segkit import __version__
 from segkit.errors import InputError
-from segkit.evaluation.confusion import ConfusionMatrix, Scores
+from segkit.evaluation.confusion import ConfusionMatrix
+from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
+from segkit.evaluation.scores import Scores
 from segkit.io import write_json
-
-MEAN_RULE = (
-    "mIoU: mean over classes present in truth or prediction; mean_accuracy: mean over classes present in truth; "
-    "pixels summed over all pictures; ignored pixels not counted"
-)
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "pytorch-lightning", "timm")
 
@@ -45,6 +42,7 @@ def result_dict(
     dataset: Mapping[str, Any] | None = None,
     command: str | None = None,
     partial: bool = False,
+    metric: str = DEFAULT,
 ) -> dict[str, Any]:
     """Everything about one evaluation, as plain data whose NaNs are None.
 
@@ -55,12 +53,13 @@ def result_dict(
         dataset: plain data that names data set and split.
         command: what ran it; None = this process's command line.
         partial: only a part of the split was seen, so that the scores are not those of the split.
+        metric: the convention of "scores" and "classes"; "conventions" has the means by all of them.
 
     Raises:
-        InputError: there are not K names, or the masks held undeclared ids.
+        InputError: there are not K names, the masks held undeclared ids, or there is no such convention.
     """
     _check_names(class_names, confusion.num_classes)
-    scores, matrix = confusion.scores(), confusion.matrix.cpu()
+    scores, matrix = confusion.scores(metric), confusion.matrix.cpu()
     missed = confusion.missed.cpu()
     return {
         "segkit": __version__,
@@ -71,13 +70,9 @@ def result_dict(
         "partial": partial,
         "num_images": confusion.num_images,
         "num_pixels": confusion.num_pixels,
-        "rule": MEAN_RULE,
-        "scores": {
-            "mIoU": number_or_null(scores.miou),
-            "pixel_accuracy": number_or_null(scores.pixel_accuracy),
-            "mean_accuracy": number_or_null(scores.mean_accuracy),
-            "frequency_weighted_IoU": number_or_null(scores.frequency_weighted_iou),
-        },
+        "metric": metric,
+        "rule": CONVENTIONS[metric].rule,
+        "scores": _means(scores) | {"frequency_weighted_IoU": number_or_null(scores.frequency_weighted_iou)},
         "classes": [
             {
                 "id": i,
@@ -91,6 +86,7 @@ def result_dict(
             )
         ],
         "absent_classes": [class_names[i] for i in scores.absent],
+        "conventions": {name: _means(confusion.scores(name)) for name in CONVENTIONS},
         "confusion_matrix": matrix.tolist(),
         "missed": missed.tolist(),
         "versions": versions(),
@@ -120,10 +116,7 @@ def format_table(scores: Scores, class_names: Sequence[str]) -> str:
         _row("pixel accuracy", "", _percent(scores.pixel_accuracy), width),
         _row("frequency-weighted IoU", _percent(scores.frequency_weighted_iou), "", width),
     ]
-    if scores.absent:
-        names = ", ".join(class_names[i] for i in scores.absent)
-        lines.append(f"left out of the mean IoU, absent from truth and prediction: {names}")
-    return "\n".join(lines)
+    return "\n".join(lines + _absences(scores, class_names))
 
 
 def versions() -> dict[str, str]:
@@ -137,6 +130,33 @@ def versions() -> dict[str, str]:
     if torch.cuda.is_available():
         found |= {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name()}
     return found
+
+
+def _means(scores: Scores) -> dict[str, float | None]:
+    return {
+        "mIoU": number_or_null(scores.miou),
+        "pixel_accuracy": number_or_null(scores.pixel_accuracy),
+        "mean_accuracy": number_or_null(scores.mean_accuracy),
+    }
+
+
+def _absences(scores: Scores, class_names: Sequence[str]) -> list[str]:
+    """Lines that name the classes whose absence the mean IoU depends on."""
+    left_out, counted = [], []
+    for i, (name, iou) in enumerate(zip(class_names, scores.class_iou, strict=True)):
+        if math.isnan(iou):
+            left_out.append(name)
+        elif i in scores.absent:
+            counted.append(name)
+    lines = []
+    if left_out:
+        both = len(left_out) == len(scores.absent)  # else it is the truth alone that these classes are absent from
+        where = "truth and prediction" if both else "the truth"
+        lines.append(f"left out of the mean IoU, absent from {where}: {', '.join(left_out)}")
+    if counted:
+        value = scores.class_iou[scores.absent[0]]
+        lines.append(f"counted as {value:.0f} in the mean IoU, absent from truth and prediction: {', '.join(counted)}")
+    return lines
 
 
 def _check_names(class_names: Sequence[str], num_classes: int) -> None:

@@ -138,6 +138,30 @@ def test_nothing_counted_is_nan_without_a_warning(size):
     assert np.isnan(values).all()
 
 
+def test_more_pixels_of_one_pair_than_float32_can_count():
+    mask = torch.ones(2**24 + 3, dtype=torch.uint8)
+    mask[-1] = 255
+    counts = confusion_counts(mask, torch.zeros_like(mask), 2)
+    assert counts[1, 0] == 2**24 + 2 and counts[2, 0] == 1 and counts.sum() == 2**24 + 3
+
+
+def test_bytes_that_do_not_lie_one_after_the_other():
+    mask, labels = random_pair(19)
+    across, every_second = (mask.mT, labels.mT), (mask[:, ::2, 3:], labels[:, ::2, 3:])
+    for true, predicted in (across, every_second):
+        assert not true.is_contiguous()
+        assert torch.equal(confusion_counts(true, predicted, 19), confusion_counts(true.int(), predicted.int(), 19))
+
+
+def test_counts_are_checked_and_whole():
+    confusion = ConfusionMatrix(2)
+    confusion.update(torch.tensor([[0, 1, 255]]), torch.tensor([[0, 9, 1]]))
+    assert confusion.counts.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]
+    confusion.update(torch.tensor([[7]]), torch.tensor([[0]]))
+    with pytest.raises(InputError, match="1 pixels"):
+        _ = confusion.counts
+
+
 def test_one_pixel():
     result = scores(confusion_matrix(torch.tensor([[1]]), torch.tensor([[1]]), 3))
     assert (result.miou, result.pixel_accuracy, result.absent) == (1.0, 1.0, (0, 2))

@@ -2,12 +2,16 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 from segkit import __version__
+from segkit.cli import main
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
+from segkit.evaluation.conventions import CONVENTIONS, convention_scores
 from segkit.evaluation.results import format_table, result_dict, versions, write_result
 from segkit.inference.protocols import get
 
@@ -67,6 +71,16 @@ def test_table():
     ]
 
 
+def test_table_says_what_becomes_of_absent_classes():
+    confusion = ConfusionMatrix(3)
+    confusion.update(torch.tensor([[0, 0]]), torch.tensor([[0, 1]]))
+    last = {name: format_table(confusion.scores(name), NAMES).splitlines()[-1] for name in CONVENTIONS}
+    assert last["encoding"] == "counted as 0 in the mean IoU, absent from truth and prediction: train"
+    assert last["paddleseg"] == "counted as 1 in the mean IoU, absent from truth and prediction: train"
+    assert last["torchmetrics"] == "left out of the mean IoU, absent from truth and prediction: train"
+    assert last["detectron2"] == "left out of the mean IoU, absent from the truth: sidewalk, train"
+
+
 def test_names_must_fit():
     with pytest.raises(InputError, match="2 class names for 3 classes"):
         result_dict(two_classes(), NAMES[:2], get("whole"))
@@ -76,3 +90,49 @@ def test_names_must_fit():
 
 def test_versions():
     assert versions()["torch"] == torch.__version__.split("+")[0] or versions()["torch"] == torch.__version__
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """`segkit test` of an untrained network on two pictures; class 2 is in no mask."""
+    root = tmp_path_factory.mktemp("folder")
+    mask = np.zeros((40, 56), np.uint8)
+    mask[:, 28:], mask[:2] = 1, 255
+    for kind, array in (("images", np.stack([mask * 90] * 3, -1)), ("labels", mask)):
+        for split in ("train", "val", "test"):
+            (root / kind / split).mkdir(parents=True)
+            cv2.imwrite(str(root / kind / split / "0.png"), array)
+    (root / "classes.txt").write_text("left\nright\nnever\n")
+    return (
+        f"--data FolderDataModule --data.root {root} --data.num_workers 0 --model.network FCN "
+        "--model.network.encoder resnest14_tiny --trainer.accelerator cpu --trainer.enable_progress_bar false"
+    ).split()
+
+
+@pytest.mark.parametrize(("subcommand", "metric"), [("test", "paddleseg"), ("validate", "all"), ("test", None)])
+def test_metric_option(command, tmp_path, capfd, caplog, subcommand, metric):
+    option = [] if metric is None else ["--metric", metric]
+    assert main([subcommand, *command, *option, "--run_dir", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    said = "\n".join([*capfd.readouterr(), *caplog.messages])
+    headline = "paddleseg" if metric == "paddleseg" else "segkit"
+    assert result["metric"] == headline and result["rule"] == CONVENTIONS[headline].rule
+    assert f"metric {headline}: {result['rule']}\n" in said
+    assert ("vs segkit" in said) == (metric == "all")
+    matrix, missed = np.array(result["confusion_matrix"]), np.array(result["missed"])
+    counts = np.vstack([np.column_stack([matrix, missed]), np.zeros((2, 4))])
+    for name in CONVENTIONS:
+        score = convention_scores(counts, name)
+        for key, value in (("mIoU", score.miou), ("pixel_accuracy", score.pixel_accuracy)):
+            assert result["conventions"][name][key] == (None if np.isnan(value) else value)
+    means = result["conventions"][headline]
+    assert {key: result["scores"][key] for key in means} == means
+    assert f"{100 * means['mIoU']:.2f}" in said
+    assert "test/mIoU" not in said and "val/mIoU" not in said  # Lightning's own table has segkit's numbers
+
+
+def test_wrong_metric_is_one_line(command, tmp_path, capsys):
+    assert main(["test", *command, "--metric", "miou", "--run_dir", str(tmp_path)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "metric: no such convention 'miou'" in line and line.endswith("detectron2, torchmetrics, all")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,223 @@
+"""Metrics by convention: which rule of which toolkit turns one count matrix into mIoU, and how far they differ.
+
+The toolkits agree on the pixels: counts are summed over the data set, and pixels of ignored truth count for nobody.
+They differ in classes that are absent, in pixels predicted as no class, and in what they average. Everything here was
+read in the file that `Convention.source` names; the arithmetic is in `segkit.evaluation.scores`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.evaluation import scores
+from segkit.evaluation.scores import Areas, Scores, areas_of
+
+DEFAULT = "segkit"
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One toolkit's rule, in words and as a function. "Missed" means: a false negative of the pixel's true class.
+
+    Attributes:
+        name: what `--metric` takes.
+        source: the project and its file that was read.
+        rule: the whole rule in one line.
+        absent: what a class absent from truth and prediction counts in the mean IoU.
+        predicted_only: what a class that is predicted, but absent from the truth, counts in the mean IoU.
+        ignored: what happens to pixels whose truth is ignored.
+        no_class: what happens to pixels of a true class that are predicted as no class.
+        averages: what the accuracies are.
+        score: the arithmetic.
+    """
+
+    name: str
+    source: str
+    rule: str
+    absent: str
+    predicted_only: str
+    ignored: str
+    no_class: str
+    averages: str
+    score: Callable[[Areas], Scores] = field(repr=False)
+
+
+_ROWS = (
+    Convention(
+        name="segkit",
+        source="segkit, segkit/evaluation/scores.py",
+        rule="mIoU: mean over classes present in truth or prediction; mean_accuracy: mean over classes present in "
+        "truth; pixels summed over all pictures; ignored pixels not counted",
+        absent="left out",
+        predicted_only="0",
+        ignored="not counted",
+        no_class="missed",
+        averages="pixel accuracy: right / true; mean accuracy: mean of right / true over classes present in truth",
+        score=scores.segkit,
+    ),
+    Convention(
+        name="encoding",
+        source="PyTorch-Encoding, encoding/utils/metrics.py",
+        rule="mIoU: mean of I / (U + 2^-52) over all K classes, 0 for a class absent from truth and prediction; "
+        "pixel accuracy: right / true; no mean accuracy",
+        absent="0",
+        predicted_only="0",
+        ignored="not counted",
+        no_class="missed",
+        averages="pixel accuracy: right / (true + 2^-52), so 0 where nothing is labelled; no mean accuracy",
+        score=scores.encoding,
+    ),
+    Convention(
+        name="mmseg",
+        source="mmsegmentation 1.2.2, mmseg/evaluation/metrics/iou_metric.py",
+        rule="segkit's rule; mmseg counts and divides in float32 and rounds percents to 2 decimals, these are float64 "
+        "and unrounded",
+        absent="left out",
+        predicted_only="0",
+        ignored="not counted",
+        no_class="missed",
+        averages="aAcc: right / true; mAcc: mean of right / true over classes present in truth",
+        score=scores.mmseg,
+    ),
+    Convention(
+        name="csail",
+        source="CSAILVision semantic-segmentation-pytorch, eval.py and mit_semseg/utils.py",
+        rule="mIoU: mean of I / (U + 1e-10) over all K classes, 0 for a class absent from truth and prediction; "
+        "pixel accuracy: right / true, which is that of each picture weighted by its valid pixels; no mean accuracy",
+        absent="0",
+        predicted_only="0",
+        ignored="not counted",
+        no_class="missed",
+        averages="pixel accuracy: right / (true + 1e-10); no mean accuracy",
+        score=scores.csail,
+    ),
+    Convention(
+        name="cityscapes",
+        source="cityscapesScripts 2.3.0, cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py",
+        rule="mIoU: mean over classes present in truth or prediction; no accuracy (the script's optional one counts "
+        "the wrong pixels of ignored truth)",
+        absent="left out",
+        predicted_only="0",
+        ignored="not counted",
+        no_class="missed",
+        averages="no pixel accuracy and no mean accuracy",
+        score=scores.cityscapes,
+    ),
+    Convention(
+        name="paddleseg",
+        source="PaddleSeg revision d7975e7, paddleseg/utils/metrics.py",
+        rule="mIoU: mean over all K classes, 1 for a class absent from truth and prediction (release 2.8.0: 0, see "
+        "paddleseg-2.8); accuracies are right / predicted; no mean accuracy",
+        absent="1",
+        predicted_only="0",
+        ignored="not counted",
+        no_class="missed, but no part of the accuracies",
+        averages="pixel accuracy: right / predicted; class accuracy: right / predicted, 0 where not predicted; no mean",
+        score=scores.paddleseg,
+    ),
+    Convention(
+        name="paddleseg-2.8",
+        source="PaddleSeg release 2.8.0, paddleseg/utils/metrics.py",
+        rule="mIoU: mean over all K classes, 0 for a class absent from truth and prediction; accuracies are right / "
+        "predicted; no mean accuracy",
+        absent="0",
+        predicted_only="0",
+        ignored="not counted",
+        no_class="missed, but no part of the accuracies",
+        averages="pixel accuracy: right / predicted; class accuracy: right / predicted, 0 where not predicted; no mean",
+        score=scores.paddleseg_2_8,
+    ),
+    Convention(
+        name="detectron2",
+        source="detectron2, detectron2/evaluation/sem_seg_evaluation.py",
+        rule="mIoU and mean_accuracy: mean over classes present in truth, so one that is predicted only is left out; "
+        "pixels predicted as no class not counted",
+        absent="left out",
+        predicted_only="left out",
+        ignored="not counted",
+        no_class="not counted",
+        averages="pACC: right / true; mACC: mean of right / true over classes present in truth",
+        score=scores.detectron2,
+    ),
+    Convention(
+        name="torchmetrics",
+        source="torchmetrics 1.9.0, MulticlassJaccardIndex(average='macro') and MulticlassAccuracy",
+        rule="mIoU and mean_accuracy: mean over classes present in truth or prediction (segkit's accuracy: in truth); "
+        "torchmetrics divides in float32, these are float64",
+        absent="left out",
+        predicted_only="0",
+        ignored="not counted",
+        no_class="missed; torchmetrics itself fails on them",
+        averages="average='micro' and 'macro': 0 for a class that is predicted only, and 0 where nothing is labelled",
+        score=scores.torchmetrics,
+    ),
+)
+
+CONVENTIONS: dict[str, Convention] = {row.name: row for row in _ROWS}
+
+
+def convention(name: str, others: tuple[str, ...] = ()) -> Convention:
+    """The convention of that name.
+
+    Args:
+        name: a key of `CONVENTIONS`.
+        others: what else the option takes from which the name came, for the message.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in CONVENTIONS:
+        allowed = [*CONVENTIONS, *others]
+        close = difflib.get_close_matches(name, allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"metric: no such convention {name!r}; {hint}allowed: {', '.join(allowed)}")
+    return CONVENTIONS[name]
+
+
+def convention_scores(counts: Tensor | NDArray[Any], name: str = DEFAULT) -> Scores:
+    """Scores of one count matrix by a named convention.
+
+    Args:
+        counts: integer (K + 2, K + 1) of `segkit.evaluation.confusion.confusion_counts`, of the whole data set.
+        name: a key of `CONVENTIONS`.
+
+    Raises:
+        InputError: no such convention, another shape, or true ids that were not declared.
+    """
+    return convention(name).score(areas_of(counts))
+
+
+def comparison_table(counts: Tensor | NDArray[Any]) -> str:
+    """How far the conventions differ on the same counts (see `convention_scores`): an aligned table, then the rules.
+
+    Percents, and the difference to segkit's mIoU in points; `classes` is how many the mean IoU is over.
+    """
+    found = {name: convention_scores(counts, name) for name in CONVENTIONS}
+    width = max(map(len, CONVENTIONS))
+    lines = [f"{'metric':<{width}}     mIoU  vs segkit  pixel acc.  mean acc.  classes"]
+    lines.append("-" * len(lines[0]))
+    for name, score in found.items():
+        apart = score.miou - found[DEFAULT].miou
+        counted = np.count_nonzero(~np.isnan(score.class_iou))
+        lines.append(
+            f"{name:<{width}} {_percent(score.miou):>8}  {_percent(apart, '+'):>9}  "
+            f"{_percent(score.pixel_accuracy):>10}  {_percent(score.mean_accuracy):>9}  {counted:>7}"
+        )
+    lines.append("")
+    for row in _ROWS:
+        lines += textwrap.wrap(f"{row.name}: {row.rule}", 100, subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{round(100 * value, 3) + 0.0:{sign}.3f}"  # + 0.0: no "-0.000"

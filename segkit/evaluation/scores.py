@@ -1,0 +1,215 @@
+"""The arithmetic of scores: pixel areas of a count matrix to IoU and accuracy, by segkit's rule and by other toolkits'.
+
+Each function below `Areas` is one convention; `segkit.evaluation.conventions` names them and says their rules in words
+and where each comes from. All are functions of summed integers, never means over pictures or batches, and divide in
+float64. A score that a toolkit does not have is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.metadata.label_space import IGNORE_INDEX
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores as fractions 0..1, float64; NaN where a division would be by zero, and where a toolkit has no such score.
+
+    Attributes:
+        class_iou: (K,) intersection over union; NaN for classes that `miou` leaves out.
+        class_accuracy: (K,) share of a class's true pixels that were found (PaddleSeg: share of the predicted ones
+            that are right); NaN for classes that `mean_accuracy` leaves out.
+        miou: mean of `class_iou` over the classes that have one.
+        pixel_accuracy: share of all counted pixels that are right.
+        mean_accuracy: mean of `class_accuracy` over the classes that have one.
+        frequency_weighted_iou: mean of `class_iou` weighted by true pixels.
+        absent: classes absent from truth and prediction.
+    """
+
+    class_iou: NDArray[np.float64]
+    class_accuracy: NDArray[np.float64]
+    miou: float
+    pixel_accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
+    absent: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Pixels of each class, int64 (K,), without the ignored ones.
+
+    Attributes:
+        right: of the class, and predicted as it.
+        true: of the class.
+        predicted: predicted as the class.
+        missed: of the class, and predicted as no class at all; part of `true`.
+    """
+
+    right: NDArray[np.int64]
+    true: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    missed: NDArray[np.int64]
+
+    @property
+    def union(self) -> NDArray[np.int64]:
+        """Of the class, or predicted as it."""
+        return self.true + self.predicted - self.right
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Classes absent from truth and prediction."""
+        return tuple(int(index) for index in np.flatnonzero(self.union == 0))
+
+
+def areas_of(counts: Tensor | NDArray[Any]) -> Areas:
+    """Areas from `segkit.evaluation.confusion.confusion_counts`, integer (K + 2, K + 1).
+
+    Raises:
+        InputError: the counts have another shape, or hold true ids that were not declared.
+    """
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] + 1 or counts.shape[1] < 2:
+        raise InputError(f"scores: counts have shape {tuple(counts.shape)}; allowed is (K + 2, K + 1) for K classes")
+    check_declared(counts)
+    num_classes = counts.shape[1] - 1
+    return _areas(counts[:num_classes, :num_classes], counts[:num_classes, num_classes])
+
+
+def check_declared(counts: Tensor | NDArray[Any], ignore_index: int = IGNORE_INDEX) -> None:
+    """Refuse counts of true ids that are neither a class nor ignored: no score of them would mean anything.
+
+    Raises:
+        InputError: there are some in the last row.
+    """
+    undeclared = int(counts[-1].sum())
+    if undeclared:
+        raise InputError(
+            f"confusion: {undeclared} pixels of the masks are neither 0..{counts.shape[1] - 2} nor "
+            f"{ignore_index} (ignore); map raw label values to train ids first"
+        )
+
+
+def scores(matrix: Tensor | NDArray[Any], missed: Tensor | NDArray[Any] | None = None) -> Scores:
+    """All scores, by segkit's rule, of an integer (K, K) matrix whose rows are the truth.
+
+    Args:
+        matrix: counts of pixels, true class by predicted class.
+        missed: (K,) pixels of each true class predicted as no class; None = none. They count as false negatives.
+    """
+    return segkit(_areas(matrix, missed))
+
+
+def segkit(areas: Areas) -> Scores:
+    """Means over the classes that have a value; what no other toolkit's users need to guess."""
+    iou, accuracy = _ratio(areas.right, areas.union), _ratio(areas.right, areas.true)
+    return _scores(areas, iou, accuracy, pixel=_share(areas), weighted=_weighted(iou, areas.true))
+
+
+def encoding(areas: Areas) -> Scores:
+    """The smallest float64 step in each denominator, so that an absent class counts 0; all K classes in the mean."""
+    step = float(np.spacing(1))
+    iou = areas.right / (step + areas.union)
+    return _scores(areas, iou, pixel=float(areas.right.sum() / (step + areas.true.sum())))
+
+
+def mmseg(areas: Areas) -> Scores:
+    """As segkit, without the weighted IoU."""
+    return _scores(areas, _ratio(areas.right, areas.union), _ratio(areas.right, areas.true), pixel=_share(areas))
+
+
+def csail(areas: Areas) -> Scores:
+    """1e-10 in each denominator, so that an absent class counts 0; all K classes in the mean."""
+    iou = areas.right / (areas.union + 1e-10)
+    return _scores(areas, iou, pixel=float(areas.right.sum() / (areas.true.sum() + 1e-10)))
+
+
+def cityscapes(areas: Areas) -> Scores:
+    """IoU alone."""
+    return _scores(areas, _ratio(areas.right, areas.union))
+
+
+def paddleseg(areas: Areas, absent: float = 1.0) -> Scores:
+    """All K classes in the mean; accuracies are divided by what was predicted, not by what is true."""
+    iou = np.nan_to_num(_ratio(areas.right, areas.union), nan=absent)
+    accuracy = np.nan_to_num(_ratio(areas.right, areas.predicted), nan=0.0)
+    total = int(areas.predicted.sum())
+    pixel = int(areas.right.sum()) / total if total else NAN
+    return replace(_scores(areas, iou, accuracy, pixel=pixel), mean_accuracy=NAN)
+
+
+def paddleseg_2_8(areas: Areas) -> Scores:
+    """An absent class counts 0."""
+    return paddleseg(areas, absent=0.0)
+
+
+def detectron2(areas: Areas) -> Scores:
+    """Pixels predicted as no class do not exist, and neither do classes without a true pixel."""
+    true = areas.true - areas.missed
+    seen = replace(areas, true=true)
+    iou = np.where(true > 0, _ratio(areas.right, seen.union), NAN)
+    return _scores(areas, iou, _ratio(areas.right, true), pixel=_share(seen), weighted=_weighted(iou, true))
+
+
+def torchmetrics(areas: Areas) -> Scores:
+    """Classes absent from truth and prediction are left out of both means; an accuracy of nothing is 0."""
+    accuracy = np.nan_to_num(_ratio(areas.right, areas.true), nan=0.0)
+    accuracy[list(areas.absent)] = NAN
+    result = _scores(areas, _ratio(areas.right, areas.union), accuracy, pixel=_share(areas))
+    return result if areas.true.any() else replace(result, pixel_accuracy=0.0, mean_accuracy=0.0)
+
+
+def _areas(matrix: Tensor | NDArray[Any], missed: Tensor | NDArray[Any] | None) -> Areas:
+    counts = _as_integers(matrix)
+    nowhere = np.zeros(len(counts), np.int64) if missed is None else _as_integers(missed)
+    return Areas(counts.diagonal(), counts.sum(axis=1) + nowhere, counts.sum(axis=0), nowhere)
+
+
+def _scores(
+    areas: Areas,
+    iou: NDArray[np.float64],
+    accuracy: NDArray[np.float64] | None = None,
+    *,
+    pixel: float = NAN,
+    weighted: float = NAN,
+) -> Scores:
+    """Means over what is not NaN."""
+    per_class = np.full(iou.shape, NAN) if accuracy is None else accuracy
+    return Scores(iou, per_class, _mean(iou), pixel, _mean(per_class), weighted, areas.absent)
+
+
+def _share(areas: Areas) -> float:
+    """Right pixels among the true ones."""
+    total = int(areas.true.sum())
+    return int(areas.right.sum()) / total if total else NAN
+
+
+def _weighted(iou: NDArray[np.float64], true: NDArray[np.int64]) -> float:
+    """Mean of `iou` weighted by true pixels."""
+    total, present = int(true.sum()), true > 0  # a class without them may have a NaN, which 0 times would keep
+    return float((true[present] / total) @ iou[present]) if total else NAN
+
+
+def _as_integers(counts: Tensor | NDArray[Any]) -> NDArray[np.int64]:
+    return np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts).astype(np.int64)
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """part / whole, NaN where whole is 0."""
+    result = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of what is not NaN; NaN, without a warning, where nothing is left."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if len(kept) else NAN
