@@ -1,0 +1,180 @@
+"""`segkit submission`: make and check uploads for the Cityscapes and ADE20K servers; official Cityscapes scores."""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from segkit.errors import InputError
+from segkit.evaluation.label_files import Ids, find_predictions, picture_size, write_raw
+from segkit.evaluation.submission import (
+    Entry,
+    check_submission,
+    in_threads,
+    open_submission,
+    write_archive,
+)
+from segkit.evaluation.submission_rules import BENCHMARKS, Benchmark, Size
+from segkit.io import free_path, write_json
+
+_DESCRIPTION = """\
+make   turn predictions (`segkit predict`, `segkit infer`) into the zip that a test server takes, and check it
+check  list everything that is wrong with such a zip, or with the folder that it is made of
+score  run cityscapesScripts' own evaluation (classes, categories, iIoU) on predictions of the validation split
+
+Cityscapes: 8-bit PNGs of label ids 0..33, CITY_SEQUENCE_FRAME*.png, 2048x1024. ADE20K: 8-bit PNGs of 1..150, with the
+name and size of the picture. Exit code: 0 nothing wrong, 1 something is wrong (listed), 2 wrong input."""
+
+# Where the pictures of a split lie, below the data root. Not asked of `segkit.data`, whose import takes seconds.
+_FOLDERS = {
+    ("cityscapes", "val"): ("leftImg8bit/val",),
+    ("cityscapes", "test"): ("leftImg8bit/test",),
+    ("ade20k", "val"): ("images/validation", "ADEChallengeData2016/images/validation"),
+    ("ade20k", "test"): ("images/testing", "ADEChallengeData2016/images/testing", "release_test/testing", "testing"),
+}
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `segkit submission make | check | score`.
+
+    Returns:
+        0: nothing wrong. 1: the submission is wrong, in the ways that are printed.
+
+    Raises:
+        InputError: The command itself cannot be done.
+    """
+    options = _parser().parse_args(list(args))
+    code: int = options.run(options)
+    return code
+
+
+def make(options: argparse.Namespace) -> int:
+    """Rewrite predictions in the benchmark's ids, check the result, and write it unless something is wrong."""
+    benchmark = BENCHMARKS[options.benchmark]
+    _check_output(options.output, options.force)
+    found = find_predictions(options.predictions, benchmark)
+    sizes = _sizes(benchmark, options.data, options.split)
+    wanted = {key: paths for key, paths in found.items() if sizes is None or key in sizes}
+    with tempfile.TemporaryDirectory() as folder:
+        failures = _convert(wanted, Path(folder), benchmark, options.ids)
+        entries = [Entry(path.name, path.read_bytes) for path in sorted(Path(folder).iterdir())]
+        left = None if sizes is None else {key: size for key, size in sizes.items() if key not in failures}
+        problems = check_submission(entries, benchmark, options.split, left)
+        for failure in failures.values():
+            problems.add("unreadable", failure)
+        for key, paths in wanted.items():
+            if len(paths) > 1:
+                problems.add("duplicate", f"{key}: {paths[0]} and {paths[1]}")
+        if problems:
+            print(f"{options.output}: not written\n{problems.report(options.limit)}")
+            return 1
+        write_archive(options.output, entries)
+    if len(wanted) < len(found):
+        print(f"left out: {len(found) - len(wanted)} predictions of no picture of the {options.split} split")
+    print(f"{options.output}: {_all_right(entries, options)}")
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """List everything that is wrong with an archive or folder."""
+    benchmark = BENCHMARKS[options.benchmark]
+    sizes = _sizes(benchmark, options.data, options.split)
+    with open_submission(options.submission) as entries:
+        problems = check_submission(entries, benchmark, options.split, sizes)
+    if problems:
+        print(f"{options.submission}: wrong\n{problems.report(options.limit)}")
+        return 1
+    print(f"{options.submission}: {_all_right(entries, options)}")
+    return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """Print, and write on demand, the official Cityscapes scores of predictions."""
+    from segkit.evaluation.cityscapes import find_pairs, format_official, label_id_copies, official_scores
+
+    pairs = find_pairs(options.predictions, options.truth)
+    with tempfile.TemporaryDirectory() as folder:
+        copies = label_id_copies(pairs, Path(folder), options.ids)
+        found = official_scores(copies, options.instances)
+    print(f"{format_official(found)}\n{found['num_images']} pictures")
+    if options.output is not None:
+        path = free_path(options.output)
+        write_json(path, found | {"predictions": str(options.predictions), "truth": str(options.truth)})
+        print(path)
+    return 0
+
+
+def _check_output(path: Path, force: bool) -> None:
+    if path.is_dir() or (path.exists() and not force):
+        raise InputError(f"{path}: exists already; give --force to replace a file, or another -o")
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise InputError(f"{existing}: cannot write here; give another -o")
+
+
+def _convert(found: Mapping[str, list[Path]], folder: Path, benchmark: Benchmark, ids: Ids) -> dict[str, str]:
+    """Write the first label map of each picture into `folder`, in the benchmark's ids; what went wrong, by picture."""
+
+    def convert(key: str) -> str | None:
+        try:
+            write_raw(found[key][0], folder / f"{key}{benchmark.ending}", benchmark, ids)
+        except InputError as error:
+            return str(error)
+        return None
+
+    failures = in_threads(convert, list(found), "convert")
+    return {key: failure for key, failure in zip(found, failures, strict=True) if failure is not None}
+
+
+def _sizes(benchmark: Benchmark, root: Path | None, split: str) -> Mapping[str, Size] | None:
+    """Name and (width, height) of every picture of the split; None without a data root."""
+    if root is None:
+        return None
+    tried = [root / folder for folder in _FOLDERS[benchmark.name, split]]
+    folder = next((folder for folder in tried if folder.is_dir()), None)
+    if folder is None:
+        raise InputError(f"{root}: no {split} pictures here; looked for {', '.join(map(str, tried))}")
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".png", ".jpg"))
+    pictures = {key: path for path in files if (key := benchmark.key(path.name)) is not None}
+    if not pictures:
+        raise InputError(f"{folder}: no picture named as those of {benchmark.name}; give another --data")
+    return dict(zip(pictures, in_threads(picture_size, list(pictures.values()), "pictures"), strict=True))
+
+
+def _all_right(entries: Sequence[Entry], options: argparse.Namespace) -> str:
+    against = f"names and sizes are those in {options.data}" if options.data else "names not compared: give --data"
+    return f"{len(entries)} label maps of {options.benchmark} {options.split}, nothing wrong ({against})"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "segkit submission", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="make | check | score")
+    making = commands.add_parser("make", help="write the zip")
+    making.add_argument("benchmark", choices=list(BENCHMARKS))
+    making.add_argument("predictions", type=Path, metavar="PRED_DIR", help="label PNGs by picture name")
+    making.add_argument("-o", "--output", type=Path, required=True, metavar="ZIP")
+    making.add_argument("--force", action="store_true", help="replace an existing ZIP")
+    making.set_defaults(run=make)
+    checking = commands.add_parser("check", help="list what is wrong")
+    checking.add_argument("benchmark", choices=list(BENCHMARKS))
+    checking.add_argument("submission", type=Path, metavar="ZIP_OR_DIR")
+    checking.set_defaults(run=check)
+    for command in (making, checking):
+        command.add_argument("--data", type=Path, metavar="ROOT", help="the data set, for names and sizes of pictures")
+        command.add_argument("--split", choices=["test", "val"], default="test")
+        command.add_argument("--limit", type=int, default=10, metavar="N", help="cases listed of each kind (10)")
+    scoring = commands.add_parser("score", help="official Cityscapes scores")
+    scoring.add_argument("benchmark", choices=["cityscapes"])
+    scoring.add_argument("predictions", type=Path, metavar="PRED_DIR", help="label PNGs by picture name")
+    scoring.add_argument("truth", type=Path, metavar="TRUTH_DIR", help="gtFine/val")
+    scoring.add_argument("--no-instances", dest="instances", action="store_false", help="without the iIoU")
+    scoring.add_argument("-o", "--output", type=Path, metavar="JSON", help="also write the scores")
+    scoring.set_defaults(run=score)
+    for command in (making, scoring):
+        command.add_argument(
+            "--ids", choices=["train", "label"], default="train", help="what the PNGs hold (train, as segkit writes)"
+        )
+    return parser

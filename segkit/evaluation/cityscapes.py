@@ -1,0 +1,249 @@
+"""Official Cityscapes scores: cityscapesScripts' own evaluation, run on label-id PNGs.
+
+It scores classes, categories, and instances weighted by size (iIoU). This file is the only one that repairs it while it
+runs; the module is put back afterwards, and its global `args` are never changed.
+"""
+
+import copy
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from segkit.errors import InputError
+from segkit.evaluation.label_files import Ids, find_predictions, picture_size, write_raw
+from segkit.evaluation.submission import in_threads
+from segkit.evaluation.submission_rules import BENCHMARKS
+from segkit.metadata.cityscapes import CITYSCAPES
+
+try:
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official  # noqa: N813  (a module, not a class)
+except ValueError as error:  # it reads CITYSCAPES_EXPORT_DIR when imported
+    raise InputError(f"cityscapesScripts: {error}; unset that variable") from error
+
+TRUTH_ENDING = "_gtFine_labelIds.png"
+
+Pair = tuple[Path, Path]  # prediction, truth
+
+_BENCHMARK = BENCHMARKS["cityscapes"]
+
+_LOCK = threading.Lock()  # the repair is visible to the whole process
+
+
+def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, Any]:
+    """Run cityscapesScripts' evaluation, with a progress bar.
+
+    Args:
+        pairs: 8-bit PNGs of label ids 0..33: (prediction, `*_gtFine_labelIds.png`).
+        instances: also score instances, for which `*_gtFine_instanceIds.png` must lie beside the truth.
+
+    Returns:
+        Plain data; None where cityscapesScripts has NaN (absent classes; iIoU of classes without instances):
+        "classes" (19), "categories" (7): name -> {"IoU", "iIoU"}; "averages": {"classes", "categories"} -> the same
+        two; "num_images"; "cityscapesscripts": its version.
+
+    Raises:
+        InputError: Sizes differ, a file cannot be read, or the instances are missing.
+    """
+    if instances:
+        check_instances([truth for _, truth in pairs])
+    args = copy.copy(official.args)
+    args.evalInstLevelScore, args.evalPixelAccuracy = instances, False
+    args.quiet, args.JSONOutput, args.colorized = True, False, False
+    predictions, truths = ([str(path) for path in column] for column in zip(*pairs, strict=True))
+    with _LOCK, _repaired(), tqdm(total=len(pairs), desc="cityscapesScripts", unit="picture") as bar:
+        found = official.evaluateImgLists(_Watched(predictions, bar), truths, args)
+    if math.isnan(found["averageScoreClasses"]):
+        raise InputError(
+            f"{truths[0]}: no truth has an evaluated pixel, as in the test split, whose labels are not public; give "
+            "gtFine/val"
+        )
+    if not instances:  # it says 0 then
+        for key in ("classInstScores", "categoryInstScores"):
+            found[key] = dict.fromkeys(found[key], math.nan)
+        found["averageScoreInstClasses"] = found["averageScoreInstCategories"] = math.nan
+    kept = [label for label in official.labels if not label.ignoreInEval]
+    names, categories = [label.name for label in kept], list(dict.fromkeys(label.category for label in kept))
+    return {
+        "classes": _columns(found["classScores"], found["classInstScores"], names),
+        "categories": _columns(found["categoryScores"], found["categoryInstScores"], categories),
+        "averages": {
+            "classes": _scores(found["averageScoreClasses"], found["averageScoreInstClasses"]),
+            "categories": _scores(found["averageScoreCategories"], found["averageScoreInstCategories"]),
+        },
+        "num_images": len(pairs),
+        "cityscapesscripts": version("cityscapesscripts"),
+    }
+
+
+def find_pairs(predictions: Path, truth: Path) -> list[Pair]:
+    """The prediction of every truth below `truth`; those of other pictures are left out.
+
+    Raises:
+        InputError: There is no truth, or a picture has no prediction, or more than one.
+    """
+    masks = sorted(truth.rglob(f"*{TRUTH_ENDING}"))
+    if not masks:
+        raise InputError(f"{truth}: no *{TRUTH_ENDING} below this folder; give gtFine/val of Cityscapes")
+    found = find_predictions(predictions, _BENCHMARK)
+    keys = [mask.name.removesuffix(TRUTH_ENDING) for mask in masks]
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise InputError(
+            f"{predictions}: {len(missing)} of {len(keys)} pictures have no prediction, the first is {missing[0]}; "
+            "predict them all: official scores are of a whole split"
+        )
+    for key in keys:
+        if len(found[key]) > 1:
+            raise InputError(f"{predictions}: two predictions of {key}: {found[key][0]} and {found[key][1]}; leave one")
+    return [(found[key][0], mask) for key, mask in zip(keys, masks, strict=True)]
+
+
+def label_id_copies(pairs: Sequence[Pair], folder: Path, ids: Ids) -> list[Pair]:
+    """Write the predictions as label ids into `folder`, and pair those with the truth; a progress bar on the way.
+
+    Args:
+        pairs: from `find_pairs`.
+        folder: an empty one.
+        ids: what the predictions hold: "train" ids, as `segkit predict` writes them, or "label" ids.
+
+    Raises:
+        InputError: A value is no such id, or prediction and truth differ in size.
+    """
+    copies = [folder / f"{truth.name.removesuffix(TRUTH_ENDING)}{_BENCHMARK.ending}" for _, truth in pairs]
+    values = in_threads(lambda job: _copy(*job[0], job[1], ids), list(zip(pairs, copies, strict=True)), "label ids")
+    if ids == "label" and _BENCHMARK.holds_train_ids(set().union(*values)):
+        raise InputError(f"{pairs[0][0]}: this prediction and all others hold train ids; leave out --ids label")
+    return [(copy_, truth) for copy_, (_, truth) in zip(copies, pairs, strict=True)]
+
+
+def check_instances(truths: Sequence[Path]) -> None:
+    """Refuse truth without its instances.
+
+    Raises:
+        InputError: Names the first file that is missing, and how many are.
+    """
+    files = [Path(str(path).replace("labelIds", "instanceIds")) for path in truths]  # as cityscapesScripts looks for it
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"{missing[0]}: no such file ({len(missing)} of {len(files)} are missing); the iIoU needs them: add them, "
+            "or score without it by `segkit submission score cityscapes ... --no-instances`"
+        )
+
+
+def differences(found: Mapping[str, Any], class_iou: npt.NDArray[np.float64]) -> list[str]:
+    """Where the official class scores are not, to the last digit, segkit's `class_iou` (19,); empty: nowhere.
+
+    The mean is compared after adding in cityscapesScripts' order, which is not NumPy's.
+    """
+    theirs = [_nan(found["classes"][name]["IoU"]) for name in CITYSCAPES.class_names]
+    ours = [float(value) for value in class_iou]
+    wrong = [
+        f"{name}: cityscapesScripts {a!r}, segkit {b!r}"
+        for name, a, b in zip(CITYSCAPES.class_names, theirs, ours, strict=True)
+        if not _same(a, b)
+    ]
+    mean = official.getScoreAverage(dict(enumerate(ours)), official.args)
+    their_mean = _nan(found["averages"]["classes"]["IoU"])
+    return wrong if _same(mean, their_mean) else [*wrong, f"mean: cityscapesScripts {their_mean!r}, segkit {mean!r}"]
+
+
+def format_official(found: Mapping[str, Any], class_iou: npt.NDArray[np.float64] | None = None) -> str:
+    """An aligned table in percent: classes, categories and means; segkit's `class_iou` (19,) beside them if given."""
+    ours: dict[str, float] = {}
+    if class_iou is not None:
+        ours = dict(zip(CITYSCAPES.class_names, map(float, class_iou), strict=True))
+        ours["mean of classes"] = float(np.nanmean(class_iou))
+    title = f"{'cityscapesScripts ' + found['cityscapesscripts']:<24} {'IoU':>8} {'iIoU':>8}"
+    lines = [title + (f" {'segkit':>8}" if ours else "")]
+    for part, beside in (("classes", ours), ("categories", {})):
+        lines.append("-" * len(lines[0]))
+        for name, row in (found[part] | {f"mean of {part}": found["averages"][part]}).items():
+            text = f"{name:<24} {_percent(row['IoU']):>8} {_percent(row['iIoU']):>8}"
+            lines.append(text + (f" {_percent(beside[name]):>8}" if name in beside else ""))
+    return "\n".join(lines)
+
+
+class _NumPyWithIn1d:
+    """NumPy, and the `in1d` that NumPy 2.4 removed."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def in1d(values: npt.NDArray[Any], among: Sequence[int], invert: bool = False) -> npt.NDArray[np.bool_]:
+        return np.isin(np.ravel(values), among, invert=invert)
+
+
+class _Watched(list[str]):
+    """File names that move a progress bar when they are asked for, as the evaluation does once for each."""
+
+    def __init__(self, names: Sequence[str], bar: "tqdm[NoReturn]") -> None:
+        super().__init__(names)
+        self._bar = bar
+
+    def __getitem__(self, index: Any) -> Any:
+        self._bar.update()
+        return super().__getitem__(index)
+
+
+def _copy(prediction: Path, truth: Path, target: Path, ids: Ids) -> set[int]:
+    sizes = [picture_size(path) for path in (prediction, truth)]
+    if sizes[0] != sizes[1]:
+        (width, height), (true_width, true_height) = sizes
+        raise InputError(
+            f"{prediction} is {width}x{height}, its truth {truth} {true_width}x{true_height}; predict at the picture's "
+            "own size"
+        )
+    return write_raw(prediction, target, _BENCHMARK, ids)
+
+
+@contextmanager
+def _repaired() -> Iterator[None]:
+    """Repair cityscapesScripts' module, only there and only for now.
+
+    - `np.in1d`, which it calls for iIoU, is gone from NumPy 2.4
+      (https://github.com/mcordts/cityscapesScripts/pull/196): its name `np` gets one that has it.
+    - `printError` prints and leaves Python by `sys.exit`: it raises `InputError`.
+    """
+    before = {"np": official.np, "printError": official.printError}
+    official.printError = _raise
+    if not hasattr(np, "in1d"):
+        official.np = _NumPyWithIn1d()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(official, name, value)
+
+
+def _raise(message: str) -> NoReturn:
+    raise InputError(f"cityscapesScripts: {' '.join(str(message).split())}")
+
+
+def _columns(iou: Mapping[str, float], iiou: Mapping[str, float], names: Sequence[str]) -> dict[str, Any]:
+    return {name: _scores(iou[name], iiou[name]) for name in names}
+
+
+def _scores(iou: float, iiou: float) -> dict[str, float | None]:
+    return {key: None if math.isnan(value) else float(value) for key, value in (("IoU", iou), ("iIoU", iiou))}
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _same(a: float, b: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f}"

@@ -1,0 +1,113 @@
+"""`segkit test --official true`: cityscapesScripts' own evaluation beside ours, on label-id PNGs of the same run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.evaluation.cityscapes import (
+    TRUTH_ENDING,
+    check_instances,
+    differences,
+    format_official,
+    official_scores,
+)
+from segkit.evaluation.results import versions
+from segkit.evaluation.submission_rules import BENCHMARKS
+from segkit.io import free_path, write_json, write_png
+from segkit.training.module import Batch, SegmentationModule
+
+_BENCHMARK = BENCHMARKS["cityscapes"]
+
+
+class _Sample(Protocol):
+    name: str
+    mask: Path | None
+
+
+class OfficialCityscapes(Callback):
+    """Writes each label map as a PNG of label ids into `<run>/official/`; scores them all after the test.
+
+    The table is printed beside ours, and `<run>/official.json` written. Each process writes its own pictures; the
+    first scores them.
+
+    Raises:
+        InputError: Before anything runs: this is no test, not on Cityscapes, or of a part of the split; or instance
+            files are missing.
+        RuntimeError: At the end: a class score differs from ours in any digit.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path("official")
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse to fit, validate or predict."""
+        if stage != "test":
+            raise InputError("--official true: official scores are those of `segkit test`; leave it out here")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what cannot be scored; choose a new folder."""
+        truths = _truths(trainer)
+        limit = trainer.limit_test_batches
+        if not (isinstance(limit, float) and limit == 1.0):  # the integer 1 means one batch
+            raise InputError(
+                f"--official true: official scores are of a whole split; leave out limit_test_batches ({limit})"
+            )
+        check_instances(list(truths.values()))
+        run = Path(trainer.log_dir or ".")  # asked on every rank: it is broadcast
+        self.folder = trainer.strategy.broadcast(free_path(run / "official"))
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write one file per picture; `outputs` are train ids (B, H, W)."""
+        assert isinstance(outputs, Tensor)
+        for name, labels in zip(batch["name"], outputs.cpu().numpy(), strict=True):
+            write_png(self._path(name), _BENCHMARK.space.unmap_labels(labels))
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Score, print, write and compare, when all processes have written."""
+        trainer.strategy.barrier("official")
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, SegmentationModule) and pl_module.scores is not None
+        class_iou = pl_module.scores.class_iou
+        pairs = [(self._path(name), truth) for name, truth in _truths(trainer).items()]
+        found = official_scores(pairs)
+        wrong = differences(found, class_iou)
+        path = free_path(self.folder.with_name("official.json"))
+        write_json(path, found | {"equals_segkit": not wrong, "differences": wrong, "versions": versions()})
+        rank_zero_info(f"\n{format_official(found, class_iou)}\n{len(pairs)} pictures; {path}, {self.folder}")
+        if wrong:
+            raise RuntimeError(f"official scores differ from segkit's: {'; '.join(wrong)}; report this with {path}")
+        rank_zero_info("all class scores and their mean equal segkit's to the last digit")
+
+    def _path(self, name: str) -> Path:
+        key = _BENCHMARK.key(name)
+        if key is None:
+            raise InputError(f"{name}: no Cityscapes picture; names begin with CITY_SEQUENCE_FRAME, 6 digits each")
+        return self.folder / f"{key}{_BENCHMARK.ending}"
+
+
+def _truths(trainer: pl.Trainer) -> dict[str, Path]:
+    """Name of each test picture and its `*_gtFine_labelIds.png`."""
+    loader: Any = trainer.test_dataloaders
+    samples: Sequence[_Sample] = loader.dataset.samples
+    truths = {sample.name: sample.mask for sample in samples if sample.mask is not None}
+    other = next((path for path in truths.values() if not path.name.endswith(TRUTH_ENDING)), None)
+    if other is not None:
+        raise InputError(
+            f"--official true: cityscapesScripts scores CityscapesDataModule only, not {other}; leave it out"
+        )
+    return truths
