@@ -1,7 +1,7 @@
 """Loaders, seeds and sizes that every data set shares; a data set adds where its files are."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,9 @@ class SegmentationDataModule(LightningDataModule):
         seed: Of shuffling and transforms.
         predict_split: Whose pictures `predict` reads; masks are not needed.
 
+    Attributes:
+        is_predicted: Tells the pictures, by name, that `predict` has done before and now leaves out; None: none.
+
     Raises:
         InputError: A number is out of range, or an augmentation paints masks.
     """
@@ -70,6 +73,7 @@ class SegmentationDataModule(LightningDataModule):
         _check_scales(*scale_range)
         self.transform = train_transform(base_size, crop_size, augmentations or (), (scale_range[0], scale_range[1]))
         self.datasets: dict[str, SegmentationDataset] = {}
+        self.is_predicted: Callable[[str], bool] | None = None
 
     @property
     def label_space(self) -> LabelSpace:
@@ -110,6 +114,8 @@ class SegmentationDataModule(LightningDataModule):
             self._add("test", "test")
         if stage == "predict":
             self._add("predict", self.predict_split)
+        # One process may be done while others are not; nothing has to be summed at the end, as it has in a test.
+        self.allow_zero_length_dataloader_with_multiple_devices = stage == "predict"
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled crops; an incomplete last batch is dropped.
@@ -136,16 +142,22 @@ class SegmentationDataModule(LightningDataModule):
         return self._whole_pictures("test")
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        """Whole pictures of `predict_split`, one at a time, without masks."""
-        return self._whole_pictures("predict")
+        """Whole pictures of `predict_split`, one at a time, without masks; those that `is_predicted` are left out."""
+        done, samples = self.is_predicted, self.datasets["predict"].samples
+        return self._whole_pictures("predict", None if done is None else lambda index: done(samples[index].name))
+
+    def predict_pictures(self) -> dict[str, Path]:
+        """Name and file of each picture that `predict` is for, the ones that `is_predicted` too; after `setup`."""
+        return {sample.name: sample.image for sample in self.datasets["predict"].samples}
 
     def _add(self, key: str, split: Split, transform: Pipeline | None = None) -> None:
         samples = self.find_samples(split, with_masks=key != "predict")
         self.datasets[key] = SegmentationDataset(samples, self.label_space, transform, self.seed)
 
-    def _whole_pictures(self, key: str) -> DataLoader[Item]:
+    def _whole_pictures(self, key: str, skip: Callable[[int], bool] | None = None) -> DataLoader[Item]:
         dataset = self.datasets[key]
-        return DataLoader(dataset, batch_size=1, sampler=EvalSampler(dataset), **self._worker_options())
+        sampler = EvalSampler(dataset, skip=skip)
+        return DataLoader(dataset, batch_size=1, sampler=sampler, **self._worker_options())
 
     def _worker_options(self) -> dict[str, Any]:
         workers = self._default_workers() if self.num_workers is None else self.num_workers

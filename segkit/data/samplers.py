@@ -4,7 +4,7 @@ Both are `DistributedSampler`s because Lightning leaves a loader alone whose sam
 a sampler that repeats samples until all ranks have the same number, which would count pictures twice in a score.
 """
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,26 @@ class EvalSampler(DistributedSampler[Any]):
     """Yields rank, rank + world, rank + 2 * world, ...: each sample once over all ranks, none repeated.
 
     Ranks may differ by one sample, and have none where there are more ranks than samples.
+
+    Args:
+        dataset: Only its length matters.
+        num_replicas: Processes; None: as many as run.
+        rank: This one; None: as torch.distributed says.
+        skip: Which indices this rank leaves out of its own. They are still its own: dealing out only what is left would
+            need all ranks to see the same rest, while some of them already work.
     """
 
-    def __init__(self, dataset: Sized, num_replicas: int | None = None, rank: int | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Sized,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        skip: Callable[[int], bool] | None = None,
+    ) -> None:
         replicas, rank = replicas_and_rank(num_replicas, rank)
         super().__init__(dataset, replicas, rank, shuffle=False)  # type: ignore[arg-type]
-        self.indices = range(rank, len(dataset), replicas)
+        own = range(rank, len(dataset), replicas)
+        self.indices = own if skip is None else [index for index in own if not skip(index)]
 
     def __iter__(self) -> Iterator[int]:
         """This rank's samples, in order."""

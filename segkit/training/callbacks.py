@@ -1,4 +1,4 @@
-"""What happens beside the steps: speed in the progress bar, curves, the result file, prediction PNGs."""
+"""What happens beside the steps: speed in the progress bar, curves, the result file."""
 
 import time
 from collections.abc import Sequence
@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import BasePredictionWriter, Callback
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
 
 from segkit.errors import InputError
+from segkit.evaluation.conventions import DEFAULT, comparison_table, convention
 from segkit.evaluation.results import format_table, result_dict, write_result
 from segkit.inference.engine import resolve
-from segkit.io import free_path, write_png
+from segkit.io import free_path
 from segkit.metadata.label_space import numbered_space
 from segkit.training.curves import plot_curves
 from segkit.training.module import SegmentationModule
+
+ALL_METRICS = "all"
 
 
 class Throughput(Callback):
@@ -68,7 +70,23 @@ class CurvePlotter(Callback):
 
 
 class ResultWriter(Callback):
-    """Writes `result.json` into the run's folder and prints the per-class table after `test` and `validate`."""
+    """Writes `result.json` into the run's folder and prints the per-class table after `test` and `validate`.
+
+    Args:
+        metric: The convention of both (`segkit.evaluation.conventions`), or `all`: segkit's, and a table of all.
+
+    Raises:
+        InputError: There is no such convention.
+    """
+
+    def __init__(self, metric: str = DEFAULT) -> None:
+        self.compares = metric == ALL_METRICS
+        self.convention = convention(DEFAULT if self.compares else metric, others=(ALL_METRICS,))
+        self._reported = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Silence Lightning's own table, which would show segkit's scores beside those of the metric asked for."""
+        trainer.test_loop.verbose = trainer.validate_loop.verbose = False
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write and print the scores of `segkit test`."""
@@ -78,6 +96,17 @@ class ResultWriter(Callback):
         """Write and print the scores of `segkit validate`; validation inside `fit` is only logged."""
         if trainer.state.fn == "validate":
             self._report(trainer, pl_module, trainer.val_dataloaders, trainer.limit_val_batches)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Keep what was scored when `test` or `validate` stops: the pictures of this process until then."""
+        loader = {"test": trainer.test_dataloaders, "validate": trainer.val_dataloaders}.get(trainer.state.fn or "")
+        confusion = pl_module.confusion if isinstance(pl_module, SegmentationModule) else None
+        if loader is None or confusion is None or confusion.num_images == 0 or self._reported:
+            return
+        name = f"result-partial-rank{trainer.global_rank}.json" if trainer.global_rank else "result-partial.json"
+        with suppress(InputError):  # of ids that cannot be scored; the exception itself tells more
+            # Not log_dir, which is broadcast: the other processes are elsewhere.
+            self._write(Path(trainer.default_root_dir), pl_module, _dataset(trainer, loader), name)
 
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, loader: Any, limit: float | int | None) -> None:
         assert isinstance(module, SegmentationModule) and module.confusion is not None and module.scores is not None
@@ -89,49 +118,34 @@ class ResultWriter(Callback):
             )
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         if trainer.is_global_zero:
-            name = type(getattr(trainer, "datamodule", None)).__name__
-            dataset = {"name": name, "split": trainer.state.fn, "num_images": expected}
-            self._write(Path(folder or "."), module, dataset, partial)
+            self._write(Path(folder or "."), module, _dataset(trainer, loader), "result.json", partial)
+        self._reported = True
 
-    def _write(self, folder: Path, module: SegmentationModule, dataset: dict[str, Any], partial: bool) -> None:
-        assert module.confusion is not None and module.scores is not None
+    def _write(
+        self, folder: Path, module: pl.LightningModule, dataset: dict[str, Any], name: str, partial: bool = True
+    ) -> None:
+        assert isinstance(module, SegmentationModule) and module.confusion is not None
         names = _class_names(module)
         protocol = resolve(module.protocol, module.network)  # what depends on the network filled in
-        result = result_dict(module.confusion, names, protocol, dataset=dataset, partial=partial)
-        path = free_path(folder / "result.json")
+        metric = self.convention.name
+        result = result_dict(module.confusion, names, protocol, dataset=dataset, partial=partial, metric=metric)
+        if module.calibration is not None:
+            result["calibration"] = module.calibration.result().to_dict()
+        path = free_path(folder / name)
         write_result(path, result)
+        if self.compares:
+            rank_zero_info(f"\n{comparison_table(module.confusion.counts)}")
+        of_all = f" of {dataset['num_images']} pictures (partial)" if partial else " pictures"
         rank_zero_info(
-            f"\n{format_table(module.scores, names)}\n{module.confusion.num_images} pictures"
-            f"{' (partial)' if partial else ''}, protocol {module.protocol.name}; {path}"
+            f"\n{format_table(module.confusion.scores(metric), names)}\nmetric {metric}: {self.convention.rule}\n"
+            f"{module.confusion.num_images}{of_all}, "
+            f"protocol {module.protocol.name}; {path}"
         )
 
 
-class PredictionWriter(BasePredictionWriter):
-    """Writes each predicted label map as an 8-bit PNG of train ids, `OUTPUT/<name>.png`, as soon as it is there."""
-
-    def __init__(self, output: str | Path) -> None:
-        super().__init__(write_interval="batch")
-        self.output = Path(output)
-
-    def write_on_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        prediction: Tensor,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        """Write one file per picture."""
-        for name, labels in zip(batch["name"], prediction.cpu().numpy(), strict=True):
-            if labels.dtype.itemsize > 1:
-                raise InputError(f"predict: more than 256 classes do not fit an 8-bit PNG ({name})")
-            write_png(self.output / f"{name}.png", labels)
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the files are."""
-        rank_zero_info(f"predictions: {self.output}")
+def _dataset(trainer: pl.Trainer, loader: Any) -> dict[str, Any]:
+    name = type(getattr(trainer, "datamodule", None)).__name__
+    return {"name": name, "split": trainer.state.fn, "num_images": len(loader.dataset)}
 
 
 def _class_names(module: SegmentationModule) -> Sequence[str]:

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from segkit.data.ade20k import ADE20KDataModule
 from segkit.data.cityscapes import CityscapesDataModule
 from segkit.data.folder import FolderDataModule, is_validation
+from segkit.data.samplers import EvalSampler
 from segkit.errors import InputError
 from segkit.io import write_png
 
@@ -205,6 +206,26 @@ def test_cityscapes_scores_val_and_predicts_test(tmp_path):
     assert "/test/" in data.datasets["predict"].samples[0].image.as_posix()
     (tmp_path / "gtFine/val/bonn/bonn_1_gtFine_labelIds.png").unlink()
     fails(lambda: data.setup("validate"), "bonn_1_gtFine_labelIds.png", "1 of 2")
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("done", [set(), {0}, {1, 3, 5}, set(range(7))])
+def test_what_is_skipped_moves_nothing_to_another_process(world, done):
+    data = range(7)
+    every = [set(EvalSampler(data, world, rank)) for rank in range(world)]
+    left = [EvalSampler(data, world, rank, done.__contains__) for rank in range(world)]
+    assert [set(sampler) for sampler in left] == [own - done for own in every]
+    assert sum(map(len, left)) == 7 - len(done) and sorted(i for own in every for i in own) == list(data)
+
+
+def test_predicted_pictures_are_left_out(tmp_path):
+    data = build(FolderDataModule, camvid_like(tmp_path), predict_split="val")
+    data.is_predicted = {"val_1"}.__contains__
+    data.setup("predict")
+    assert names(data.predict_dataloader()) == ["val_2", "val_0"]
+    assert list(data.predict_pictures()) == ["val_2", "val_1", "val_0"]
+    data.setup("test")
+    assert names(data.test_dataloader()) == ["test_1", "test_0"]
 
 
 class _Collect(LightningModule):

@@ -1,0 +1,235 @@
+"""`segkit benchmark score PRED_DIR TRUTH_DIR`: score label maps that any tool wrote, without a network.
+
+One wrong picture does not stop the others: all are read, what is wrong is listed, and the rest is kept as partial.
+"""
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from segkit.cli.score_extras import ExtraScores, add_extra_options, check_extras
+from segkit.cli.score_options import add_label_options, label_space
+from segkit.errors import InputError
+from segkit.evaluation.confusion import ConfusionMatrix
+from segkit.evaluation.conventions import (
+    CONVENTIONS,
+    DEFAULT,
+    comparison_table,
+    convention,
+    convention_scores,
+)
+from segkit.evaluation.manifest import NAME, Manifest, read_manifest
+from segkit.evaluation.pairs import Pairing, Problem, find_pairs
+from segkit.evaluation.picture_areas import Int64Array, PictureAreas, picture_areas
+from segkit.evaluation.predictions import score_pairs, suspicion, train_id_space
+from segkit.evaluation.results import format_table, result_dict, write_result
+from segkit.io import free_path
+from segkit.metadata.label_space import LabelSpace
+
+ALL_METRICS = "all"
+LINES = 10  # of problems that are printed; the result file has them all
+
+_DESCRIPTION = """\
+Score the label maps in PRED_DIR against those in TRUTH_DIR, which are paired by name (in the Cityscapes layout by
+city_sequence_frame, else by relative path without suffix), and write one result file. Nothing is predicted.
+
+One wrong picture does not stop the others: what is wrong is listed (file, value, likely cause), the rest is scored and
+kept in OUTPUT-partial.json. Exit code: 0 all scored, 1 some could not be, 2 none could, or the command is wrong."""
+
+
+@dataclass
+class Outcome:
+    """What came of the pictures so far."""
+
+    confusion: ConfusionMatrix
+    problems: list[Problem] = field(default_factory=list)
+    areas: list[tuple[str, Int64Array]] = field(default_factory=list)  # of each picture, for what is resampled
+    pixels: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class SavedProtocol:
+    """How the label maps were made, as far as their folder says."""
+
+    fields: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return self.fields
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `segkit benchmark score`; see `--help`.
+
+    Returns:
+        0: every picture was scored. 1: some could not be; the result file is marked partial.
+
+    Raises:
+        InputError: The command is wrong, or no picture could be scored.
+        KeyboardInterrupt: The user stopped it; the partial result is written.
+    """
+    options = _parser().parse_args(list(args))
+    manifest = read_manifest(options.pred_dir)
+    space = label_space(options.labels, options.num_classes, manifest, options.pred_dir)
+    _check(options, manifest, space)
+    pairing = find_pairs(
+        options.pred_dir,
+        options.truth_dir,
+        options.truth == "train_ids",
+        options.prediction_ending,
+        options.truth_ending,
+    )
+    outcome = _score(options, pairing, space)
+    expected = len(pairing.pairs) + len(pairing.problems)
+    if not outcome.confusion.num_images and not outcome.interrupted:
+        _complain(outcome.problems)
+        raise InputError(f"{options.pred_dir}: none of {expected} pictures could be scored, for the reasons above")
+    _report(options, outcome, pairing, space, manifest)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    return 1 if outcome.problems else 0
+
+
+def _check(options: argparse.Namespace, manifest: Manifest | None, space: LabelSpace) -> None:
+    check_extras(options)
+    for name in options.metric:
+        if name != ALL_METRICS:
+            convention(name, others=(ALL_METRICS,))
+    for name in ("limit", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; allowed is 1 or more")
+    if manifest is None:
+        return
+    if manifest.space.num_classes != space.num_classes:
+        raise InputError(
+            f"{options.pred_dir / NAME}: {manifest.space.num_classes} classes, --labels has {space.num_classes}; "
+            "leave --labels out, or give that of the data set"
+        )
+    if options.predictions == "raw":
+        raise InputError(f"{options.pred_dir / NAME}: `segkit predict` writes train ids; leave --predictions out")
+
+
+def _score(options: argparse.Namespace, pairing: Pairing, space: LabelSpace) -> Outcome:
+    outcome = Outcome(ConfusionMatrix(space.num_classes))
+    allowed = ["missing prediction"] if options.allow_missing else []
+    outcome.problems += [problem for problem in pairing.problems if problem.kind not in allowed]
+    pairs = pairing.pairs[: options.limit]
+    truth = space if options.truth == "raw" else train_id_space(space)
+    predictions = space if options.predictions == "raw" else train_id_space(space)
+    start = time.perf_counter()
+    with tqdm(total=len(pairs), unit="picture", desc="score") as bar:
+
+        def complain(problem: Problem) -> None:
+            outcome.problems.append(problem)
+            bar.update()
+
+        try:
+            for name, counts in score_pairs(pairs, truth, predictions, options.workers, complain):
+                outcome.confusion.add(counts)
+                outcome.areas.append((name, picture_areas(counts, name)))
+                outcome.pixels += int(counts.sum())
+                outcome.seconds = time.perf_counter() - start
+                bar.set_postfix_str(f"{outcome.pixels / outcome.seconds / 1e6:.0f} Mpx/s", refresh=False)
+                bar.update()
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+    return outcome
+
+
+def _report(
+    options: argparse.Namespace, outcome: Outcome, pairing: Pairing, space: LabelSpace, manifest: Manifest | None
+) -> None:
+    """Write the result file; print tables, notes and problems."""
+    confusion, expected = outcome.confusion, len(pairing.pairs) + len(pairing.problems)
+    partial = outcome.interrupted or confusion.num_images < expected
+    result = result_dict(
+        confusion,
+        space.class_names,
+        SavedProtocol({"name": "unknown: label maps of another tool"} if manifest is None else dict(manifest.protocol)),
+        dataset={**(manifest.dataset if manifest else {"name": options.labels}), "num_images": expected},
+        partial=partial,
+        metric=_tables(options.metric)[0],
+    )
+    result["predictions"] = {
+        "folder": str(options.pred_dir),
+        "truth": str(options.truth_dir),
+        "ids": options.predictions,
+    }
+    if manifest is not None:
+        result["predictions"]["weights"] = dict(manifest.weights)
+    result["problems"] = [vars(problem) for problem in outcome.problems]
+    extras = None
+    if not outcome.interrupted:
+        areas = PictureAreas.from_areas(outcome.areas)
+        extras = ExtraScores(options, space, areas, pairing.pairs, confusion)
+        result |= extras.result()
+    stopped = outcome.interrupted or bool(outcome.problems)
+    path = options.output.with_stem(f"{options.output.stem}-partial") if stopped else options.output
+    path = free_path(path)
+    write_result(path, result)
+    _print_tables(options.metric, confusion, space)
+    written = [path]
+    if extras is not None:
+        print(extras.text(), end="")
+        written += extras.write(path)
+    if pairing.unused:
+        print(f"not scored: {len(pairing.unused)} predictions without a truth (first: {pairing.unused[0]})")
+    hint = suspicion(confusion.counts)
+    if hint:
+        print(f"note: {hint}")
+    _complain(outcome.problems)
+    print(
+        f"{confusion.num_images}{f' of {expected} pictures (partial)' if partial else ' pictures'}, "
+        f"{outcome.pixels / 1e6:.0f} Mpx in {outcome.seconds:.1f} s; {', '.join(map(str, written))}"
+    )
+
+
+def _print_tables(metrics: Sequence[str], confusion: ConfusionMatrix, space: LabelSpace) -> None:
+    for name in _tables(metrics):
+        table = format_table(convention_scores(confusion.counts, name), space.class_names)
+        print(f"\nmetric {name} ({CONVENTIONS[name].rule})\n{table}")
+    if ALL_METRICS in metrics:
+        print(f"\n{comparison_table(confusion.counts)}")
+
+
+def _tables(metrics: Sequence[str]) -> list[str]:
+    """The conventions that get a table for each class; `all` alone means segkit's."""
+    return list(dict.fromkeys(name for name in metrics if name != ALL_METRICS)) or [DEFAULT]
+
+
+def _complain(problems: Sequence[Problem]) -> None:
+    """The first ones of each kind, at most `LINES` in all, and how many there are of it."""
+    kinds = defaultdict[str, list[Problem]](list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    each = max(1, min(3, LINES // max(1, len(kinds))))
+    for kind, some in kinds.items():
+        for problem in some[:each]:
+            print(f"{kind}: {problem.message}", file=sys.stderr)
+        if len(some) > each:
+            print(f"{kind}: ... {len(some)} pictures in all", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "segkit benchmark score", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("pred_dir", type=Path, help="folder of predicted label maps, searched with its folders")
+    add("truth_dir", type=Path, help="folder of true ones")
+    add("--metric", nargs="+", default=[DEFAULT], help=f"{ALL_METRICS}, or any of {', '.join(CONVENTIONS)}")
+    add_label_options(parser)
+    add_extra_options(parser)
+    add("--limit", type=int, help="pictures; the result is then marked partial")
+    add("--output", type=Path, default=Path("result.json"), help="result file; -2, -3, ... rather than over another")
+    return parser

@@ -1,0 +1,161 @@
+"""`segkit benchmark score --boundary --bootstrap N --plot`: outlines, how sure each IoU is, and what is confused."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from segkit.cli.score_options import true_or_false
+from segkit.errors import InputError
+from segkit.evaluation.boundary import DILATION_RATIO, RULE, boundary_areas_of_pairs
+from segkit.evaluation.confused_pairs import ConfusedPair, most_confused_pairs, pairs_table
+from segkit.evaluation.confusion import ConfusionMatrix
+from segkit.evaluation.pairs import Pair
+from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.predictions import train_id_space
+from segkit.evaluation.results import number_or_null
+from segkit.evaluation.statistics import Bootstrap, Interval, bootstrap_miou, class_iou, mean_iou
+from segkit.io import free_path
+from segkit.metadata.label_space import LabelSpace
+
+PAIRS = 10  # most confused, of each order
+
+
+def add_extra_options(parser: argparse.ArgumentParser) -> None:
+    """Add --boundary, --bootstrap and --plot."""
+    add = parser.add_argument
+    switch: dict[str, Any] = {"nargs": "?", "type": true_or_false, "const": True, "default": False}
+    add("--boundary", **switch, help="boundary IoU, too; reads the pictures once more")
+    add("--bootstrap", type=int, help="95 %% interval of every IoU from so many resampled sets; 1000 is usual")
+    add("--plot", **switch, help="the most confused pairs, and the confusion matrix as a PNG beside the result")
+
+
+def check_extras(options: argparse.Namespace) -> None:
+    """Refuse wrong values before anything is read."""
+    if options.bootstrap is not None and options.bootstrap < 1:
+        raise InputError(f"--bootstrap is {options.bootstrap}; allowed is 1 or more, 1000 is usual")
+
+
+class ExtraScores:
+    """What the options ask for, of the pictures that were scored.
+
+    Args:
+        options: of the command.
+        space: classes and raw values of the truth.
+        areas: of the pictures that were scored.
+        pairs: their files, and maybe others.
+        confusion: of those pictures.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        space: LabelSpace,
+        areas: PictureAreas,
+        pairs: Sequence[Pair],
+        confusion: ConfusionMatrix,
+    ) -> None:
+        self.options, self.space, self.areas, self.matrix = options, space, areas, confusion.matrix.cpu().numpy()
+        scored = set(areas.names)
+        self.boundary = self._boundaries([p for p in pairs if p.name in scored]) if options.boundary else None
+        sampled = options.bootstrap is not None and len(areas.names) > 1
+        self.interval = bootstrap_miou(areas, options.bootstrap) if sampled else None
+        self.boundary_interval = bootstrap_miou(self.boundary, options.bootstrap) if sampled and self.boundary else None
+
+    def result(self) -> dict[str, Any]:
+        """Keys for the result file."""
+        found: dict[str, Any] = {}
+        if self.interval is not None:
+            found["bootstrap"] = self.interval.to_dict()
+        if self.boundary is not None:
+            iou, mean = _scores(self.boundary)
+            found["boundary"] = {
+                "rule": RULE,
+                "dilation_ratio": DILATION_RATIO,
+                "mIoU": number_or_null(mean),
+                "classes": [number_or_null(value) for value in iou],
+            }
+            if self.boundary_interval is not None:
+                found["boundary"]["bootstrap"] = self.boundary_interval.to_dict()
+        if self.options.plot:
+            found["most_confused"] = {by: [vars(pair) for pair in pairs] for by, pairs in self._confused().items()}
+        return found
+
+    def text(self) -> str:
+        """Tables to print; empty where nothing was asked for."""
+        parts = []
+        if self.options.bootstrap is not None and self.interval is None:
+            parts.append("no interval: one picture cannot be resampled")
+        if self.interval is not None or self.boundary is not None:
+            parts.append(self._iou_table())
+        if self.options.plot:
+            pixels, share = (pairs_table(pairs) for pairs in self._confused().values())
+            parts.append(f"most confused pairs, by pixels\n{pixels}\n\nand by share of the true class\n{share}")
+        return "".join(f"\n{part}\n" for part in parts)
+
+    def write(self, result: Path) -> list[Path]:
+        """Write the areas that `segkit benchmark compare` takes, and the plot, beside the result file."""
+        written = []
+        if self.interval is not None:
+            written.append(free_path(result.with_suffix(".npz")))
+            self.areas.save(written[-1])
+        if self.options.plot:
+            from segkit.evaluation.plots import confusion_figure, save_figure  # and with it, matplotlib
+
+            written.append(free_path(result.with_name(f"{result.stem}-confusion.png")))
+            save_figure(confusion_figure(self.matrix, self.space.class_names), written[-1])
+        return written
+
+    def _boundaries(self, pairs: Sequence[Pair]) -> PictureAreas:
+        truth, predictions = (
+            self.space if ids == "raw" else train_id_space(self.space)
+            for ids in (self.options.truth, self.options.predictions)
+        )
+        areas = boundary_areas_of_pairs(pairs, truth, predictions, self.options.workers)
+        return PictureAreas.from_areas(tqdm(areas, total=len(pairs), unit="picture", desc="boundary"))
+
+    def _confused(self) -> dict[str, list[ConfusedPair]]:
+        names = self.space.class_names
+        return {
+            "pixels": most_confused_pairs(self.matrix, names, PAIRS, "pixels"),
+            "share": most_confused_pairs(self.matrix, names, PAIRS, "share"),
+        }
+
+    def _iou_table(self) -> str:
+        """Class, IoU with its interval, boundary IoU with its own; in points."""
+        columns = [_column("IoU", self.areas, self.interval)]
+        if self.boundary is not None:
+            columns.append(_column("boundary IoU", self.boundary, self.boundary_interval))
+        names = ["class", *self.space.class_names, "mean"]
+        rows = list(zip(names, *columns, strict=True))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "  ".join([f"{row[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))])
+            for row in rows
+        ]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _scores(areas: PictureAreas) -> tuple[list[float], float]:
+    iou = class_iou(areas.areas.sum(axis=0).astype(float))
+    return iou.tolist(), float(mean_iou(iou))
+
+
+def _column(title: str, areas: PictureAreas, found: Bootstrap | None) -> list[str]:
+    iou, mean = _scores(areas)
+    if found is None:
+        return [title, *(_points(value) for value in [*iou, mean])]
+    level = f"{title} ({100 * found.level:g} % CI)"
+    return [level, *(_with_ends(interval) for interval in [*found.classes, found.miou])]
+
+
+def _with_ends(interval: Interval) -> str:
+    low, high = (f"{100 * value:.2f}" for value in (interval.low, interval.high))
+    return "-" if interval.value != interval.value else f"{_points(interval.value)} ({low:>5} to {high:>5})"
+
+
+def _points(value: float) -> str:
+    return "-" if value != value else f"{100 * value:.2f}"  # NaN is not equal to itself

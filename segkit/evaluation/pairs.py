@@ -1,0 +1,122 @@
+"""Which label maps of two folders, of any tool, belong together."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segkit.errors import InputError
+from segkit.evaluation.submission_rules import BENCHMARKS
+
+SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # JPEGs, so that the message can say what is wrong
+_FRAME_ENDINGS = {False: "_labelIds.png", True: "_labelTrainIds.png"}  # of Cityscapes' truth, by "are they train ids"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture's name and its two label maps."""
+
+    name: str
+    truth: Path
+    prediction: Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a picture could not be scored: its name, the kind of problem, and one line with file, value and cause."""
+
+    name: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What `find_pairs` found, in the order of the names.
+
+    Attributes:
+        pairs: pictures with both label maps.
+        problems: of pictures whose prediction is missing, or is there twice.
+        unused: names of predictions that have no truth; they are not scored.
+    """
+
+    pairs: list[Pair]
+    problems: list[Problem]
+    unused: list[str]
+
+
+def find_pairs(
+    predictions: Path,
+    truth: Path,
+    train_id_truth: bool = False,
+    prediction_ending: str = "",
+    truth_ending: str = "",
+) -> Pairing:
+    """Pair the label maps of two folders, searched with the folders inside them, by name.
+
+    The name is the relative path without suffix. Where the truth is in the Cityscapes layout
+    (`*_gtFine_labelIds.png`), it is city, sequence and frame, and predictions may lie in any folder and end in
+    anything, as for the official script. Hidden files are left out, and other formats where a PNG has the same name.
+
+    Args:
+        predictions: folder of the predicted label maps.
+        truth: folder of the true ones.
+        train_id_truth: in the Cityscapes layout take `*_labelTrainIds.png`.
+        prediction_ending: of the files that count; it is no part of the name (`_labels.png` for `segkit infer`).
+        truth_ending: the same for the truth.
+
+    Raises:
+        InputError: a folder is absent or has no label map, a truth is there twice, or no two names are alike.
+    """
+    frames = not truth_ending and _has_frames(truth)
+    true = _by_name(truth, _FRAME_ENDINGS[train_id_truth] if frames else truth_ending, frames)
+    predicted = _by_name(predictions, prediction_ending, frames)
+    pairs, problems = [], []
+    for name, files in true.items():
+        if len(files) > 1:
+            raise InputError(f"{files[0]} and {files[1]}: two truths for the picture {name}; give --truth_ending")
+        found = predicted.get(name, [])
+        if len(found) == 1:
+            pairs.append(Pair(name, files[0], found[0]))
+        else:
+            problems.append(_unpaired(name, files[0], found, predictions))
+    unused = [name for name in predicted if name not in true]
+    if not pairs and unused:
+        raise InputError(
+            f"{predictions}: no prediction has a truth's name (truth: {next(iter(true))}, prediction: {unused[0]}); "
+            "give the folders in which relative paths agree, or --prediction_ending, --truth_ending"
+        )
+    return Pairing(pairs, problems, unused)
+
+
+def _has_frames(folder: Path) -> bool:
+    return any(path.name.endswith(tuple(_FRAME_ENDINGS.values())) for path in _files(folder, ""))
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of label maps")
+    found = (Path(where) / name for where, _, names in os.walk(folder) for name in names if not name.startswith("."))
+    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.name.endswith(ending))
+    if not paths:
+        raise InputError(f"{folder}: no label map here (*{ending or ', *'.join(SUFFIXES)}); give their folder")
+    return paths
+
+
+def _by_name(folder: Path, ending: str, frames: bool) -> Mapping[str, Sequence[Path]]:
+    """Files of each name; only PNGs where there are some."""
+    files = defaultdict[str, list[Path]](list)
+    for path in _files(folder, ending):
+        relative = path.relative_to(folder).as_posix()
+        name = relative.removesuffix(ending or path.suffix)
+        files[(BENCHMARKS["cityscapes"].key(path.name) if frames else None) or name].append(path)
+    return {name: [p for p in found if p.suffix.lower() == ".png"] or found for name, found in files.items()}
+
+
+def _unpaired(name: str, truth: Path, found: Sequence[Path], folder: Path) -> Problem:
+    if not found:
+        message = f"{name}: no prediction below {folder} for {truth}; was the run that predicts finished?"
+        return Problem(name, "missing prediction", message)
+    message = f"{found[0]} and {found[1]}: {len(found)} predictions for the picture {name}; give --prediction_ending"
+    return Problem(name, "two predictions", message)

@@ -1,0 +1,199 @@
+"""Scoring folders of label maps, of any tool, without a network: picture by picture, the counts of the pair.
+
+Values stay as stored until they are counted: a picture is one 256 x 256 histogram of (truth, prediction), whose rows
+and columns the label tables then sort into classes. Mapping every pixel first would cost about as much again.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.evaluation.confusion import byte_pairs
+from segkit.evaluation.pairs import Pair, Problem, find_pairs
+from segkit.io import read_label
+from segkit.metadata.label_space import UNDECLARED, LabelSpace, identity_table
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+class PictureError(InputError):
+    """An InputError about one picture; `problem` has its name and kind."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def train_id_space(space: LabelSpace) -> LabelSpace:
+    """The same classes for label maps that hold train ids: 0..K-1, and 255 = ignore."""
+    return replace(space, table=identity_table(space.num_classes))
+
+
+def read_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> tuple[UInt8Array, UInt8Array]:
+    """Truth and prediction as train ids, uint8 (H, W) each; 255 = ignored, in a prediction: no class.
+
+    Args:
+        pair: the files.
+        truth: what the values of the truth mean.
+        predictions: what those of the predictions mean, of the same classes (`train_id_space`, often).
+
+    Raises:
+        PictureError: a file is unreadable or no 8-bit label map, sizes differ, or a value is undeclared.
+    """
+    raw_mask, raw_labels = _read_raw(pair)
+    others = {"train_ids": train_id_space(truth), "raw": truth}
+    mask = _mapped(raw_mask, truth, pair, "truth", _cure(raw_mask, "truth", truth, others))
+    return mask, _mapped(
+        raw_labels, predictions, pair, "prediction", _cure(raw_labels, "predictions", predictions, others)
+    )
+
+
+def count_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> Tensor:
+    """`confusion_counts` of one picture, int64 (K + 2, K + 1); arguments and errors as for `read_pair`."""
+    mask, labels = _read_raw(pair)
+    raw = byte_pairs(mask, labels)
+    true_values, predicted_values = np.flatnonzero(raw.any(axis=1)), np.flatnonzero(raw.any(axis=0))
+    rows, columns = np.array(truth.table), np.array(predictions.table)
+    if UNDECLARED in rows[true_values] or UNDECLARED in columns[predicted_values]:
+        read_pair(pair, truth, predictions)  # raises, with value and place
+    classes = truth.num_classes
+    by_row = np.zeros((classes + 2, 256), np.int64)
+    for value in true_values:
+        by_row[min(rows[value], classes)] += raw[value]  # 255 = ignored -> row K
+    counts = np.zeros((classes + 2, classes + 1), np.int64)
+    for value in predicted_values:
+        counts[:, min(columns[value], classes)] += by_row[:, value]
+    return torch.from_numpy(counts)
+
+
+def score_pairs(
+    pairs: Iterable[Pair],
+    truth: LabelSpace,
+    predictions: LabelSpace | None = None,
+    workers: int | None = None,
+    report: Callable[[Problem], None] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Count picture after picture, in order, decoding and counting ahead in threads.
+
+    Args:
+        pairs: of `find_pairs`.
+        truth: what the values of the truth mean.
+        predictions: what those of the predictions mean; None = train ids.
+        workers: threads; None = one for each core.
+        report: told of each picture that cannot be scored, which is then left out; None = the first one is raised.
+
+    Yields:
+        Name and int64 (K + 2, K + 1), see `segkit.evaluation.confusion.confusion_counts`.
+
+    Raises:
+        InputError: the two label spaces are of different classes.
+        PictureError: as `read_pair`, without `report`.
+    """
+    predictions = train_id_space(truth) if predictions is None else predictions
+    if predictions.num_classes != truth.num_classes:
+        raise InputError(f"score: {predictions.num_classes} classes predicted, {truth.num_classes} in the truth")
+    workers = workers or _cores()
+    source, waiting = iter(pairs), deque[tuple[Pair, Future[Tensor]]]()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        while True:
+            ahead = islice(source, 4 * workers - len(waiting))  # bounded: results wait for the slowest one only
+            waiting.extend((pair, pool.submit(count_pair, pair, truth, predictions)) for pair in ahead)
+            if not waiting:
+                return
+            pair, future = waiting.popleft()
+            try:
+                counts = future.result()
+            except PictureError as error:
+                if report is None:
+                    raise
+                report(error.problem)
+                continue
+            yield pair.name, counts
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def score_directories(
+    predictions: Path, truth: Path, truth_space: LabelSpace, prediction_space: LabelSpace | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """`find_pairs`, then `score_pairs`, strictly: the first problem is raised, a missing prediction before any count.
+
+    Raises:
+        InputError: as those two.
+    """
+    found = find_pairs(predictions, truth, train_id_truth=truth_space == train_id_space(truth_space))
+    if found.problems:
+        raise PictureError(found.problems[0])
+    yield from score_pairs(found.pairs, truth_space, prediction_space)
+
+
+def suspicion(counts: Tensor) -> str | None:
+    """A hint where the numbers look like another numbering; counts as of `confusion_counts`."""
+    classes = len(counts) - 2
+    inside, counted = counts[:classes, :classes], int(counts[:classes].sum())
+    present = inside.sum(dim=1).nonzero().flatten()
+    usual = inside.argmax(dim=1)[present]  # the prediction that each class of the truth mostly gets
+    for step, hint in (
+        (1, "one class too high: numbered from 1, as ADE20K's files are? try --predictions raw"),
+        (-1, "one class too low: are they train ids? try --predictions train_ids"),
+    ):
+        if len(present) > 1 and 2 * int((usual == present + step).sum()) > len(present):
+            return f"most classes are predicted {hint}"
+    missed = int(counts[:classes, classes].sum())
+    if 5 * missed > counted:
+        return (
+            f"{missed / counted:.0%} of the pixels are predicted as no class; wrong --predictions (raw or train_ids)?"
+        )
+    return None
+
+
+def _read_raw(pair: Pair) -> tuple[UInt8Array, UInt8Array]:
+    """Both label maps as stored, of one size."""
+    arrays = []
+    for path in (pair.truth, pair.prediction):
+        try:
+            arrays.append(read_label(path))
+        except InputError as error:
+            raise PictureError(Problem(pair.name, "unreadable file", str(error))) from error
+    mask, labels = arrays
+    if mask.shape != labels.shape:
+        message = (
+            f"{pair.prediction} is {_size(labels)} but the truth {pair.truth} is {_size(mask)}; "
+            "was it predicted at a resized or cropped size? predict at the picture's own size"
+        )
+        raise PictureError(Problem(pair.name, "wrong size", message))
+    return mask, labels
+
+
+def _size(array: UInt8Array) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _mapped(raw: UInt8Array, space: LabelSpace, pair: Pair, what: str, cure: str) -> UInt8Array:
+    try:
+        return space.map_labels(raw, str(pair.truth if what == "truth" else pair.prediction))
+    except InputError as error:
+        raise PictureError(Problem(pair.name, f"unknown id in the {what}", f"{error}{cure}")) from error
+
+
+def _cure(raw: UInt8Array, what: str, space: LabelSpace, others: dict[str, LabelSpace]) -> str:
+    """Which option would read values that are undeclared in `space`."""
+    values = np.unique(raw)
+    fits = [ids for ids, other in others.items() if all(other.table[value] != UNDECLARED for value in values)]
+    differs = [ids for ids in fits if others[ids].table != space.table]
+    return f"; --{what} {differs[0]} reads all values of this file" if differs else ""
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,195 @@
+"""`segkit predict`'s label maps: each picture once, by any number of processes, and gone on with after an interruption.
+
+A file that is there is whole (`segkit.io` renames finished files), so going on means leaving out what is there. Each
+process looks only at the pictures that are its own in this run, so that none depends on how far another one is.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import BasePredictionWriter
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.evaluation.manifest import NAME, Manifest, pictures_identity, read_manifest
+from segkit.evaluation.results import versions
+from segkit.inference.engine import resolve
+from segkit.io import write_png
+from segkit.metadata.label_space import numbered_space
+from segkit.training.module import SegmentationModule
+
+_LEFT_BEHIND = re.compile(r"\..+\.png\.\d+\.[0-9a-f]{8}\.tmp")  # `segkit.io.write_bytes`, killed
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes each predicted label map as an 8-bit PNG of train ids, `OUTPUT/<name>.png`, as soon as it is there.
+
+    `OUTPUT/predictions.json` says what made them (`segkit.evaluation.manifest`). A folder made by something else is
+    refused before anything is written.
+
+    Args:
+        output: The folder.
+        pictures: Gives name and file of every picture; called after the data's setup.
+        dataset: Name and split, for the manifest.
+        weights_file: Name of the checkpoint, for the manifest.
+        overwrite: Predict again what is there already, whatever made it.
+    """
+
+    def __init__(
+        self,
+        output: str | Path,
+        pictures: Callable[[], Mapping[str, Path]],
+        dataset: Mapping[str, str],
+        weights_file: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__(write_interval="batch")
+        self.output, self.pictures, self.dataset = Path(output), pictures, dict(dataset)
+        self.weights_file, self.overwrite = weights_file, overwrite
+        self._identity: dict[str, Any] = {}
+        self._earlier: Manifest | None = None
+        self._manifest: Manifest | None = None
+        self._nothing_left = False
+
+    def is_written(self, name: str) -> bool:
+        """Whether the picture of that name is done."""
+        return self._path(name).is_file()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Look at the folder before any process writes; Lightning waits for all of them afterwards.
+
+        Raises:
+            InputError: It has label maps of these names that something unknown made, or, to be overwritten, a
+                manifest of other pictures.
+        """
+        pictures = self.pictures()
+        self._identity = pictures_identity(pictures)
+        self._earlier = read_manifest(self.output)
+        done = [name for name in pictures if self.is_written(name)]
+        if self.overwrite:
+            self._check_same_pictures()
+        elif done and self._earlier is None:
+            raise InputError(
+                f"{self._path(done[0])}: is there, but no {NAME} that says what made it; "
+                "give another --output, or --overwrite true to replace it"
+            )
+        if trainer.is_global_zero:
+            self._clean(done)
+        if done and not self.overwrite:
+            left = len(pictures) - len(done)
+            self._nothing_left = left == 0
+            rank_zero_info(f"{self.output}: {len(done)} of {len(pictures)} pictures are there already; {left} to do")
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say in the manifest what is being made.
+
+        Raises:
+            InputError: The folder was begun with something else: weights, protocol, precision, pictures or classes.
+        """
+        manifest = self._check(trainer, pl_module)
+        if trainer.is_global_zero:
+            manifest.write(self.output)
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Write one file per picture."""
+        for name, labels in zip(batch["name"], prediction.cpu().numpy(), strict=True):
+            if labels.dtype.itemsize > 1:
+                raise InputError(f"predict: more than 256 classes do not fit an 8-bit PNG ({name})")
+            write_png(self._path(name), labels)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Whichever process finds all pictures written says so in the manifest; the last one always does.
+
+        Raises:
+            InputError: As `on_predict_start`, which is not called where nothing was left to do.
+        """
+        manifest = self._check(trainer, pl_module) if self._manifest is None else self._manifest
+        names = self.pictures()
+        written = sum(self.is_written(name) for name in names)
+        said_before = self._nothing_left and self._earlier is not None and self._earlier.complete
+        if written == len(names) and not said_before:
+            replace(manifest, complete=True).write(self.output)
+        rank_zero_info(f"predictions: {self.output}, {written} of {len(names)} pictures")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say how to go on."""
+        if self._manifest is not None:
+            rank_zero_info(f"what is in {self.output} is kept; the same command goes on from there")
+
+    def _path(self, name: str) -> Path:
+        return self.output / f"{name}.png"
+
+    def _check_same_pictures(self) -> None:
+        if self._earlier is not None and self._earlier.pictures != self._identity:
+            raise InputError(
+                f"{self.output}: holds label maps of other pictures ({self._earlier.dataset['name']}, "
+                f"{self._earlier.dataset['split']}), which would stay among the new ones; give another --output"
+            )
+
+    def _clean(self, done: Sequence[str]) -> None:
+        """Remove what a killed run left half written, and what is to be overwritten, the manifest last."""
+        for path in self.output.rglob(".*.tmp") if self.output.is_dir() else ():
+            if _LEFT_BEHIND.fullmatch(path.name):
+                path.unlink()
+        if self.overwrite:
+            for name in done:
+                self._path(name).unlink()
+            (self.output / NAME).unlink(missing_ok=True)
+
+    def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> Manifest:
+        """The manifest of this run, once the weights are loaded, if the folder was begun with the same."""
+        assert isinstance(module, SegmentationModule)
+        space = module.label_space or numbered_space(module.network.num_classes)
+        manifest = Manifest(
+            weights={"file": self.weights_file, "sha256": weights_sha256(module.network)},
+            protocol=resolve(module.protocol, module.network).to_dict(),
+            precision=str(trainer.precision),
+            dataset=self.dataset,
+            pictures=self._identity,
+            label_space=space.to_dict(),
+            complete=False,
+            run={
+                "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "processes": trainer.world_size,
+                "versions": versions(),
+            },
+        )
+        if self._earlier is not None and not self.overwrite:
+            difference = self._earlier.difference(manifest)
+            if difference is not None:
+                raise InputError(
+                    f"{self.output}: holds label maps made by something else ({difference}); "
+                    "give another --output, or --overwrite true to make them again"
+                )
+        self._manifest = manifest
+        return manifest
+
+
+def weights_sha256(network: torch.nn.Module) -> str:
+    """Of names, types, shapes and bytes of all parameters and buffers, whatever the device and memory layout."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
