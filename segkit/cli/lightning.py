@@ -12,36 +12,43 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
+from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
 from segkit.data.ade20k import ADE20KDataModule
 from segkit.data.cityscapes import CityscapesDataModule
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.folder import FolderDataModule
 from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
+from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.inference.protocols import Protocol
-from segkit.models.segmentation import FCN, DeepLabV3
-from segkit.models.weights import read_checkpoint
-from segkit.training.callbacks import CurvePlotter, PredictionWriter, ResultWriter, Throughput
+from segkit.models.checkpoint import Checkpoint, load_strict
+from segkit.models.segmentation import NETWORKS
+from segkit.training.calibration import CalibrationReport
+from segkit.training.callbacks import ALL_METRICS, CurvePlotter, ResultWriter, Throughput
 from segkit.training.module import SegmentationModule
+from segkit.training.prediction_writer import PredictionWriter
+from segkit.training.progress import EvaluationProgress
 
 # Classes that a config or the command line may name without their module.
-SHORT_NAMES = (ADE20KDataModule, CityscapesDataModule, FolderDataModule, SyntheticDataModule, FCN, DeepLabV3)
+SHORT_NAMES: tuple[type, ...] = (
+    *(ADE20KDataModule, CityscapesDataModule, FolderDataModule, SyntheticDataModule),
+    *NETWORKS.values(),
+)
 
-RESTORED = ("network", "optim", "loss", "normalization")  # of a checkpoint's hyper-parameters
+METRICS = ", ".join([*CONVENTIONS, ALL_METRICS])
 
 
 def main(args: Sequence[str]) -> int:
     """Run one of Lightning's subcommands; `args[0]` is its name."""
     _quiet()
-    checkpoint = _checkpoint_hyper_parameters(args)
+    checkpoint = read_named_checkpoint(args)
     try:
         # Lightning's launcher looks at the real command line; only a caller from Python hands over another.
         SegmentationCLI(checkpoint, args=None if list(args) == sys.argv[1:] else list(args))
@@ -53,8 +60,9 @@ def main(args: Sequence[str]) -> int:
 class SegmentationCLI(LightningCLI):
     """LightningCLI with segkit's module, data modules, loggers and callbacks."""
 
-    def __init__(self, checkpoint: dict[str, Any], args: list[str] | None = None) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint | None, args: list[str] | None = None) -> None:
+        self.checkpoint: dict[str, Any] = {} if checkpoint is None else checkpoint.hyper_parameters
+        self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty where Lightning restores them
         self.known_keys: list[str] = []
         super().__init__(
             SegmentationModule,
@@ -75,8 +83,12 @@ class SegmentationCLI(LightningCLI):
         parser.add_argument(
             "--protocol", type=str | Protocol, default="whole", help="how to test and predict: whole, ms-flip, ..."
         )
+        parser.add_argument("--metric", type=str, default=DEFAULT, help=f"`test`, `validate`: {METRICS}")
         parser.add_argument("--run_dir", type=str | None, default=None, help="where the run writes; default: runs/<n>")
         parser.add_argument("--output", type=str | None, default=None, help="folder of `predict`'s PNGs")
+        parser.add_argument("--overwrite", type=bool, default=False, help="`predict`: again what `--output` holds")
+        parser.add_argument("--official", type=bool, default=False, help="`test`: cityscapesScripts' scores, too")
+        parser.add_argument("--calibration", type=bool, default=False, help="`test`: calibration error, with a plot")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -90,7 +102,7 @@ class SegmentationCLI(LightningCLI):
         parser.link_arguments("protocol", "model.protocol")
         parser.link_arguments("data.label_space", "model.label_space", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
-        parser.set_defaults(_parser_defaults(self.checkpoint))
+        parser.set_defaults(parser_defaults(self.checkpoint))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; what is wrong is said in one line."""
@@ -103,15 +115,12 @@ class SegmentationCLI(LightningCLI):
         """Do nothing: Lightning 2.6 lets a checkpoint win over the user here (Lightning pull request 21455)."""
 
     def before_instantiate_classes(self) -> None:
-        """Print what differs from the checkpoint."""
-        if not self.checkpoint:
-            return
-        typed = flatten(self.config[self.subcommand].model.as_dict())
-        stored = flatten({name: self.checkpoint[name] for name in RESTORED})
-        for key in sorted(stored.keys() & typed.keys()):
-            if not key.endswith("num_classes") and not _same(stored[key], typed[key]):
-                self._check_restorable(key, stored[key], typed[key])
-                rank_zero_info(f"model.{key}: {stored[key]} (checkpoint) -> {typed[key]} (given)")
+        """Refuse an unknown metric, and print what differs from the checkpoint."""
+        self.result_writer = ResultWriter(self._get(self.config, "metric"))
+        model = self.config[self.subcommand].model.as_dict()
+        for key, (stored, typed) in differences(self.checkpoint, model).items():
+            self._check_restorable(key, stored, typed)
+            rank_zero_info(f"model.{key}: {stored} (checkpoint) -> {typed} (given)")
 
     def _check_restorable(self, key: str, stored: Any, typed: Any) -> None:
         if key.startswith("network.") or (key == "optim.name" and self.subcommand == "fit"):
@@ -128,22 +137,48 @@ class SegmentationCLI(LightningCLI):
         if config.get("logger") in (None, True):
             # Only training has something to log; a test leaves its result file, and the logs of a run alone.
             kwargs["logger"] = _loggers(run) if self.subcommand == "fit" else False
-        callbacks = [Throughput(), CurvePlotter(), ResultWriter(), _last_checkpoint()]
+        callbacks = [Throughput(), CurvePlotter(), self.result_writer, _last_checkpoint()]
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter(self._get(self.config, "output") or "predictions"))
-        kwargs["callbacks"] = [*(config.get("callbacks") or []), *callbacks]
+            callbacks.append(self._prediction_writer())
+        if self._get(self.config, "official"):
+            from segkit.training.official import OfficialCityscapes  # and with it, cityscapesScripts
+
+            callbacks.append(OfficialCityscapes())
+        if self._get(self.config, "calibration"):
+            callbacks.append(CalibrationReport())
+        given = config.get("callbacks") or []
+        a_bar = config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given)
+        if a_bar and self.subcommand != "fit":
+            callbacks.append(EvaluationProgress())
+        kwargs["callbacks"] = [*given, *callbacks]
         return super().instantiate_trainer(**kwargs)
 
+    def _prediction_writer(self) -> PredictionWriter:
+        """The writer; it tells the data which pictures are done, and the data tells it which there are."""
+        data, checkpoint = self.datamodule, self._get(self.config, "ckpt_path")
+        writer = PredictionWriter(
+            self._get(self.config, "output") or "predictions",
+            data.predict_pictures,
+            {"name": type(data).__name__, "split": data.predict_split},
+            Path(checkpoint).name if checkpoint else None,
+            self._get(self.config, "overwrite"),
+        )
+        data.is_predicted = writer.is_written
+        return writer
+
     def after_instantiate_classes(self) -> None:
-        """Refuse weights of other classes than the data's before anything runs."""
+        """Refuse weights of other classes than the data's before anything runs, and load what Lightning cannot."""
         if not self.checkpoint:
             return
-        stored = self.checkpoint["network"]["init_args"]["num_classes"]
+        path, stored = self._get(self.config, "ckpt_path"), self.checkpoint["network"]["init_args"]["num_classes"]
         if stored != self.datamodule.num_classes:
             raise InputError(
-                f"the checkpoint was trained on {stored} classes, {type(self.datamodule).__name__} has "
+                f"{path}: trained on {stored} classes, {type(self.datamodule).__name__} has "
                 f"{self.datamodule.num_classes}; give the data set that it was made for"
             )
+        if self.weights:
+            load_strict(self.model.network, self.weights, str(path))
+            self.config_init[self.subcommand]["ckpt_path"] = None
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the predictions in memory: they are on the disk."""
@@ -181,52 +216,6 @@ def _quiet() -> None:
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
-
-
-def _checkpoint_hyper_parameters(args: Sequence[str]) -> dict[str, Any]:
-    """Hyper-parameters in the checkpoint that the command line or its config files name; empty without one."""
-    path = _ckpt_path(args)
-    if path is None or path in ("best", "last", "hpc", "registry"):
-        return {}
-    return read_checkpoint(path).hyper_parameters
-
-
-def _ckpt_path(args: Sequence[str]) -> str | None:
-    path = None
-    options = list(zip(args, [*args[1:], ""], strict=True))
-    for option, value in options:
-        name, equals, rest = option.partition("=")
-        value = rest if equals else value
-        if name == "--ckpt_path":
-            path = value
-        elif name in ("-c", "--config") and Path(value).is_file():
-            content = _read_yaml(Path(value))
-            path = (content.get("ckpt_path") if isinstance(content, dict) else None) or path
-    return None if path in (None, "null") else path
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
-
-
-def _parser_defaults(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    defaults = {}
-    for name in RESTORED:
-        if name in checkpoint:
-            value = checkpoint[name]
-            nested = {"": value} if name == "network" else {f".{key}": v for key, v in value.items()}
-            defaults.update({f"model.{name}{key}": v for key, v in nested.items()})
-    return defaults
-
-
-def _same(stored: Any, typed: Any) -> bool:
-    sequences = isinstance(stored, (list, tuple)) and isinstance(typed, (list, tuple))
-    return list(stored) == list(typed) if sequences else bool(stored == typed)
 
 
 def _last_checkpoint() -> ModelCheckpoint:

@@ -12,11 +12,13 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from segkit.errors import InputError
+from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, Scores
-from segkit.inference.engine import predict
+from segkit.inference.engine import predict, predict_with_confidence
 from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace
+from segkit.models.pretrained import imagenet_repository, imagenet_weights_path
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
@@ -43,7 +45,8 @@ class SegmentationModule(pl.LightningModule):
         optim: Optimiser and schedule.
         loss: Weights of the loss.
         normalization: Mean and standard deviation of the input, on the 0..1 scale.
-        encoder_weights: A file with the encoder's weights, read when `fit` begins.
+        encoder_weights: A file with the encoder's weights, or "imagenet" for those that timm publishes, which are
+            downloaded once; read when `fit` begins.
         protocol: How `test` and `predict` run; never stored in a checkpoint. `fit` always validates single-scale,
             without flip, on the whole picture, at its label's size.
         validation_scale: That one scale: 1, or where crops are cut from smaller pictures, theirs.
@@ -70,15 +73,19 @@ class SegmentationModule(pl.LightningModule):
         self.validation_protocol = replace(get_protocol("whole"), scales=(validation_scale,))
         self.label_space = label_space
         self.confusion: ConfusionMatrix | None = None
+        self.calibration: Calibration | None = None  # set by who wants it measured
         self.scores: Scores | None = None
         self._group_options: list[dict[str, Any]] = []
         self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
 
     def setup(self, stage: str) -> None:
-        """Load the encoder's weights before training, if a file is given."""
+        """Load the encoder's weights before training, if any are wanted."""
         if stage == "fit" and self.encoder_weights is not None:
-            load_encoder_weights(self.network.encoder, self.encoder_weights)
-            rank_zero_info(f"encoder weights: {self.encoder_weights}")
+            path = self.encoder_weights
+            if path == "imagenet":
+                path = str(imagenet_weights_path(imagenet_repository(self.network)))
+            load_encoder_weights(self.network.encoder, path)
+            rank_zero_info(f"encoder weights: {path}")
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits of a normalised float picture `(B, 3, H, W)` at the network's stride."""
@@ -110,9 +117,9 @@ class SegmentationModule(pl.LightningModule):
         """Start an empty confusion matrix."""
         self.on_validation_epoch_start()
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add pictures, predicted by the test protocol, to the confusion matrix."""
-        self._evaluate(batch, self.protocol)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add pictures, predicted by the test protocol, to the confusion matrix; return train ids `(B, H, W)`."""
+        return self._evaluate(batch, self.protocol)
 
     def on_test_epoch_end(self) -> None:
         """Sum the matrices of all processes once, and log the scores."""
@@ -176,9 +183,18 @@ class SegmentationModule(pl.LightningModule):
     def _predict(self, batch: Batch, protocol: Protocol) -> Tensor:
         return predict(self.network, self._normalized(batch), protocol, normalization=self.normalization)
 
-    def _evaluate(self, batch: Batch, protocol: Protocol) -> None:
+    def _evaluate(self, batch: Batch, protocol: Protocol) -> Tensor:
         assert self.confusion is not None
-        self.confusion.update(batch["mask"], self._predict(batch, protocol))
+        labels = self._predict(batch, protocol) if self.calibration is None else self._calibrate(batch, protocol)
+        self.confusion.update(batch["mask"], labels)
+        return labels
+
+    def _calibrate(self, batch: Batch, protocol: Protocol) -> Tensor:
+        assert self.calibration is not None
+        image, normalization = self._normalized(batch), self.normalization
+        labels, confidence = predict_with_confidence(self.network, image, protocol, normalization=normalization)
+        self.calibration.update(batch["mask"], labels, confidence)
+        return labels
 
     def _finish(self, prefix: str) -> None:
         assert self.confusion is not None

@@ -1,0 +1,155 @@
+"""`segkit benchmark compare PRED_A PRED_B TRUTH_DIR`: is one model really better than another, and in which classes?"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from segkit import __version__
+from segkit.cli.score_options import add_label_options, label_space
+from segkit.errors import InputError
+from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
+from segkit.evaluation.manifest import read_manifest
+from segkit.evaluation.pairs import Pair, find_pairs
+from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.predictions import score_pairs, train_id_space
+from segkit.io import free_path, write_json
+from segkit.metadata.label_space import LabelSpace
+
+_DESCRIPTION = """\
+Score two models on the same pictures and say whether they differ: for each class and for the mIoU the difference
+B - A with a bootstrap interval over pictures, and p of a permutation test that swaps the models' predictions picture
+by picture (over the classes corrected by Holm). Writes OUTPUT and, beside it, a picture of the differences.
+
+PRED_A and PRED_B are folders of label maps, of any tool (see `segkit benchmark score --help`), or the .npz files that
+`segkit benchmark score --bootstrap` wrote; of two of those no TRUTH_DIR is needed."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `segkit benchmark compare`; see `--help`.
+
+    Raises:
+        InputError: The command is wrong, or a picture cannot be scored for both models.
+    """
+    options = _parser().parse_args(list(args))
+    space = _space(options)
+    names = _names(options)
+    a, b = (_areas(path, name, options, space) for path, name in zip(options.predicted, names, strict=True))
+    if options.allow_missing:
+        a, b = a.only(b.names), b.only(a.names)
+    comparison = paired_comparison(a, b, options.samples, options.permutations, options.seed, options.level)
+    print(f"\n{comparison_rows(comparison, space.class_names, names)}\n")
+    print(comparison.sentence(*names))
+    _write(options, comparison, space, names)
+    return 0
+
+
+def comparison_rows(comparison: Comparison, class_names: Sequence[str], names: tuple[str, str]) -> str:
+    """An aligned text table in points: each class, then the mIoU; the last column names who is really better."""
+    level = f"{100 * comparison.level:g} % CI"
+    rows: list[tuple[str, ...]] = [("class", *names, "difference", level, "p", "better")]
+    rows += [_row(name, row, names) for name, row in zip(class_names, comparison.classes, strict=True)]
+    rows.append(_row("mIoU", comparison.miou, names))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [_line(row, widths) for row in rows]
+    rule = "-" * max(map(len, lines))
+    note = f"better: p < {SIGNIFICANCE}, over the classes corrected by Holm; points of IoU"
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])
+
+
+def _row(name: str, row: Difference, names: tuple[str, str]) -> tuple[str, ...]:
+    a, b = _points(row.a), _points(row.b)
+    if not row.verdict:
+        return name, a, b, "-", "-", "-", "no truth"
+    interval = f"{100 * row.difference.low:+.2f} to {100 * row.difference.high:+.2f}"
+    better = {"A": names[0], "B": names[1], "=": ""}[row.verdict]
+    return name, a, b, f"{100 * row.difference.value:+.2f}", interval, f"{row.p:.4f}", better
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [f"{row[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]]
+    return "  ".join(cells).rstrip()
+
+
+def _points(value: float) -> str:
+    return "-" if value != value else f"{100 * value:.2f}"  # NaN is not equal to itself
+
+
+def _space(options: argparse.Namespace) -> LabelSpace:
+    folders = [path for path in options.predicted if path.suffix != ".npz"]
+    manifests = [read_manifest(folder) for folder in folders]
+    manifest = next((m for m in manifests if m is not None), None)
+    return label_space(options.labels, options.num_classes, manifest, options.predicted[0])
+
+
+def _names(options: argparse.Namespace) -> tuple[str, str]:
+    """What to call the models: as asked, else by their folders, as far as those differ."""
+    first, second = options.names or (path.resolve().stem for path in options.predicted)
+    return ("A", "B") if first == second else (first, second)
+
+
+def _areas(path: Path, name: str, options: argparse.Namespace, space: LabelSpace) -> PictureAreas:
+    """Areas of one model, scored now or before.
+
+    Raises:
+        InputError: A picture cannot be scored, or the areas are of other classes.
+    """
+    if path.suffix == ".npz":
+        areas = PictureAreas.load(path)
+        if areas.num_classes != space.num_classes:
+            raise InputError(f"{path}: areas of {areas.num_classes} classes, --labels has {space.num_classes}")
+        return areas
+    if options.truth_dir is None:
+        raise InputError(f"{path}: a folder of label maps needs TRUTH_DIR, the true ones, as third argument")
+    truth = space if options.truth == "raw" else train_id_space(space)
+    raw = options.predictions == "raw" and read_manifest(path) is None  # `segkit predict` writes train ids
+    pairs = _pairs(path, options)
+    counts = score_pairs(pairs, truth, space if raw else train_id_space(space), options.workers)
+    return PictureAreas.from_counts(tqdm(counts, total=len(pairs), unit="picture", desc=name))
+
+
+def _pairs(path: Path, options: argparse.Namespace) -> list[Pair]:
+    train_ids = options.truth == "train_ids"
+    found = find_pairs(path, options.truth_dir, train_ids, options.prediction_ending, options.truth_ending)
+    problems = [p for p in found.problems if not options.allow_missing or p.kind != "missing prediction"]
+    if problems:
+        more = f" (and {len(problems) - 1} more; --allow_missing compares what both have)" if len(problems) > 1 else ""
+        raise InputError(problems[0].message + more)
+    return found.pairs
+
+
+def _write(options: argparse.Namespace, comparison: Comparison, space: LabelSpace, names: tuple[str, str]) -> None:
+    from segkit.evaluation.plots import comparison_figure, save_figure  # and with it, matplotlib
+
+    result = {
+        "segkit": __version__,
+        "a": {"name": names[0], "predictions": str(options.predicted[0])},
+        "b": {"name": names[1], "predictions": str(options.predicted[1])},
+        "truth": None if options.truth_dir is None else str(options.truth_dir),
+        "class_names": list(space.class_names),
+        "conclusion": comparison.sentence(*names),
+        **comparison.to_dict(),
+    }
+    path = free_path(options.output)
+    picture = free_path(path.with_suffix(".png"))
+    write_json(path, result)
+    save_figure(comparison_figure(comparison, space.class_names, *names), picture)
+    print(f"{path}, {picture}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "segkit benchmark compare", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("predicted", nargs=2, type=Path, metavar=("PRED_A", "PRED_B"), help="the predictions of two models")
+    add("truth_dir", nargs="?", type=Path, metavar="TRUTH_DIR", help="folder of true label maps")
+    add("--names", nargs=2, metavar=("A", "B"), help="of the models; default: their folders'")
+    add_label_options(parser)
+    add("--samples", type=int, default=1000, help="resampled data sets of the interval (default: 1000)")
+    add("--permutations", type=int, default=10_000, help="swaps of the test (default: 10000)")
+    add("--seed", type=int, default=0, help="of both; equal seeds give equal numbers (default: 0)")
+    add("--level", type=float, default=0.95, help="of the interval (default: 0.95)")
+    add("--output", type=Path, default=Path("comparison.json"), help="-2, -3, ... rather than over another file")
+    return parser

@@ -1,0 +1,146 @@
+"""Calibration: is a pixel predicted with confidence 0.8 right 8 times in 10?
+
+Confidence is the probability of the predicted class. Pixels are sorted by it into bins of equal width, and in each bin
+the mean confidence is compared with the share of right pixels: their differences, weighted by pixels, are the expected
+calibration error, the largest is the maximum one (Guo et al., ICML 2017, arXiv 1706.04599, section 2: 15 bins, each
+open below and closed above). Memory is constant, and so is the result in any order of pictures and processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.evaluation.results import number_or_null
+from segkit.metadata.label_space import IGNORE_INDEX
+
+NUM_BINS = 15
+
+_ONE = 2**24  # confidences are summed as multiples of 2**-24, a float32's last place below 1: exactly, in any order
+
+
+class Calibration:
+    """Sums pixels, right pixels and confidence per bin; one per process, and one `all_reduce` at the end.
+
+    Args:
+        device: where the sums lie; that of the labels, so that `update` waits for nothing.
+        num_bins: of equal width, over 0..1.
+        ignore_index: true id of pixels that do not count.
+    """
+
+    def __init__(
+        self, device: torch.device | str = "cpu", num_bins: int = NUM_BINS, ignore_index: int = IGNORE_INDEX
+    ) -> None:
+        if num_bins < 1:
+            raise InputError(f"calibration: {num_bins} bins; 1 or more are needed")
+        self.num_bins, self.ignore_index = num_bins, ignore_index
+        # Rows: pixels, right pixels, confidence in units of 1 / _ONE. Columns: the bins, ignored, no probability.
+        self._sums = torch.zeros(3, num_bins + 2, dtype=torch.int64, device=device)
+
+    def update(self, mask: Tensor, labels: Tensor, confidence: Tensor) -> None:
+        """Add pictures.
+
+        Args:
+            mask: true ids, integers of any shape.
+            labels: predicted ids, of that shape.
+            confidence: float 0..1 of that shape, the probability of `labels`.
+
+        Raises:
+            InputError: the shapes differ, or `confidence` is not floating point.
+        """
+        if not mask.shape == labels.shape == confidence.shape:
+            shapes = ", ".join(str(tuple(t.shape)) for t in (mask, labels, confidence))
+            raise InputError(f"calibration: mask, labels and confidence have the shapes {shapes}; they must be equal")
+        if not confidence.is_floating_point():
+            raise InputError(f"calibration: the confidence is {confidence.dtype}; it must be float, 0..1")
+        share = confidence.flatten().float()
+        strange = ~((share >= 0) & (share <= 1 + 1e-4))  # NaN too; rounding may exceed 1 by a little
+        share = share.clamp(0, 1).masked_fill(strange, 0)
+        upper = torch.linspace(0, 1, self.num_bins + 1, device=share.device)[1:-1]
+        index = torch.bucketize(share, upper).masked_fill_(strange, self.num_bins + 1)
+        index = index.masked_fill_((mask == self.ignore_index).flatten(), self.num_bins)
+        right = (mask == labels).flatten()
+        rows = (torch.ones_like(index), right.to(torch.int64), (share.double() * _ONE).round().to(torch.int64))
+        for total, values in zip(self._sums, rows, strict=True):
+            total.index_add_(0, index.to(total.device), values.to(total.device))
+
+    def all_reduce(self) -> None:
+        """Sum over all processes; nothing without a process group. Every process calls it, once, at the end."""
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self._sums)
+
+    def result(self) -> Reliability:
+        """What was found so far.
+
+        Raises:
+            InputError: some confidences were no probabilities.
+        """
+        pixels, right, confidence = self._sums.cpu().numpy()
+        if pixels[-1]:
+            raise InputError(
+                f"calibration: the confidence of {pixels[-1]} pixels is not within 0..1; give probabilities, not logits"
+            )
+        bins = slice(0, self.num_bins)
+        return Reliability(
+            pixels[bins], _ratio(right[bins], pixels[bins]), _ratio(confidence[bins] / _ONE, pixels[bins])
+        )
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Accuracy against confidence, bin by bin.
+
+    Attributes:
+        pixels: int64 (bins,), pixels of each bin.
+        accuracy: float64 (bins,), share of right pixels; NaN in empty bins.
+        confidence: float64 (bins,), mean confidence; NaN in empty bins.
+    """
+
+    pixels: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+
+    @property
+    def gaps(self) -> NDArray[np.float64]:
+        """float64 (bins,): accuracy minus confidence; negative where the network is too sure of itself."""
+        return self.accuracy - self.confidence
+
+    @property
+    def expected_error(self) -> float:
+        """Expected calibration error, 0..1: the gaps' sizes, weighted by pixels; NaN without pixels."""
+        filled = self.pixels > 0
+        return float(np.average(abs(self.gaps[filled]), weights=self.pixels[filled])) if filled.any() else float("nan")
+
+    @property
+    def maximum_error(self) -> float:
+        """Maximum calibration error, 0..1: the largest gap of a bin that is not empty; NaN without pixels."""
+        filled = self.pixels > 0
+        return float(abs(self.gaps[filled]).max()) if filled.any() else float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a result file, in which NaN is None."""
+        edges = np.linspace(0, 1, len(self.pixels) + 1).tolist()
+        bins = zip(edges, edges[1:], self.pixels.tolist(), self.accuracy, self.confidence, strict=False)
+        return {
+            "expected_calibration_error": number_or_null(self.expected_error),
+            "maximum_calibration_error": number_or_null(self.maximum_error),
+            "rule": "top-1 confidence in bins of equal width, (low, high]; ignored pixels not counted",
+            "bins": [
+                {"low": low, "high": high, "pixels": n, "accuracy": number_or_null(a), "confidence": number_or_null(c)}
+                for low, high, n, a, c in bins
+            ],
+        }
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """part / whole, NaN where whole is 0."""
+    result = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result

@@ -1,0 +1,218 @@
+"""Is model B really better than model A? A paired comparison on the same pictures, for each class and for the mIoU.
+
+- How large: B - A with a bootstrap interval; both models are scored on the same resampled pictures, so that what is
+  hard for both cancels.
+- Whether real: a permutation test. If the models were alike, each picture's two predictions could be swapped; p is the
+  share of swaps, a coin for each picture, with a difference at least as large: (1 + their number) / (1 + swaps), or
+  exact over all 2^N where that is fewer (Noreen 1989; Phipson and Smyth 2010, arXiv 1603.05766). Two-sided.
+- Many classes: 1 of 20 equal classes has p < 0.05, so p is corrected by Holm's step-down rule (1979) over the classes.
+
+A class without truth has no difference of its own; false predictions of it count in the mIoU, as segkit's rule says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segkit.errors import InputError
+from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.results import number_or_null
+from segkit.evaluation.statistics import (
+    Float64Array,
+    Interval,
+    bootstrap_weights,
+    check_resampling,
+    chunks,
+    class_iou,
+    interval,
+    mean_iou,
+    weighted_sums,
+)
+
+SIGNIFICANCE = 0.05
+
+_EQUAL = 1e-12  # differences this close are equal: their last digits depend on the order of the classes' sum
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B - A of one score.
+
+    Attributes:
+        a, b: the two scores, 0..1.
+        difference: b - a with its interval; NaN for a class without truth.
+        p: of the permutation test, two-sided; over the classes corrected by Holm.
+    """
+
+    a: float
+    b: float
+    difference: Interval
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """`A`, `B`: that one is better; `=`: not distinguishable; empty for a class without truth."""
+        if np.isnan(self.p):
+            return ""
+        return "=" if self.p >= SIGNIFICANCE else ("B" if self.difference.value > 0 else "A")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; NaN is None."""
+        numbers = {name: number_or_null(getattr(self, name)) for name in ("a", "b", "p")}
+        return numbers | {"difference": self.difference.to_dict(), "verdict": self.verdict}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The differences of mIoU and of K classes, and what they were computed with."""
+
+    miou: Difference
+    classes: tuple[Difference, ...]
+    level: float
+    num_samples: int
+    num_permutations: int
+    seed: int
+    num_pictures: int
+
+    def sentence(self, a: str = "A", b: str = "B") -> str:
+        """The conclusion in words, in points of mIoU, with the names of the models."""
+        d = self.miou.difference
+        better, worse, sign = (b, a, 1) if d.value >= 0 else (a, b, -1)
+        low, high = sorted((sign * d.low, sign * d.high))
+        proof = f"({100 * self.level:g} % CI {100 * low:.2f} to {100 * high:.2f}, {p_value(self.miou.p)}, "
+        proof += f"{self.num_pictures} pictures)"
+        if self.miou.verdict == "=":
+            return f"{a} and {b} are not distinguishable: {better} - {worse} = {100 * abs(d.value):+.2f} mIoU {proof}"
+        return f"{better} is better than {worse} by {100 * abs(d.value):+.2f} mIoU {proof}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a result file."""
+        return {
+            "rule": "B - A; percentile bootstrap over pictures; permutation test by swapping the predictions of a "
+            f"picture, two-sided, Holm-corrected over classes; real if p < {SIGNIFICANCE}",
+            "level": self.level,
+            "samples": self.num_samples,
+            "permutations": self.num_permutations,
+            "seed": self.seed,
+            "pictures": self.num_pictures,
+            "mIoU": self.miou.to_dict(),
+            "classes": [difference.to_dict() for difference in self.classes],
+        }
+
+
+def paired_comparison(
+    a: PictureAreas,
+    b: PictureAreas,
+    num_samples: int = 1000,
+    num_permutations: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:
+    """Compare two models on the same pictures.
+
+    Args:
+        a: areas of the first model.
+        b: areas of the second, of the same pictures and truth, in any order.
+        num_samples: of the bootstrap.
+        num_permutations: of the test. The least p is 1 / (1 + this), times the classes by Holm: 10,000 are enough for
+            150 classes; all 2^N are taken where that is fewer.
+        seed: of both.
+        level: that the intervals are meant to cover.
+
+    Raises:
+        InputError: pictures or truth differ, there are fewer than 2 pictures, or a number is out of range.
+    """
+    a, b = a.by_name(), b.by_name()
+    _check_paired(a, b)
+    check_resampling(len(a.names), min(num_samples, num_permutations), level)
+    samples = [
+        _differences(weighted_sums(weights, a.areas), weighted_sums(weights, b.areas))
+        for weights in bootstrap_weights(len(a.names), num_samples, seed)
+    ]
+    p, total = _permutation_test(a, b, num_permutations, seed)
+    p[1:] = holm(p[1:])
+    rows = zip(_scores(_total(a)), _scores(_total(b)), np.concatenate(samples).T, p, strict=True)
+    mean, *classes = (_difference(float(x), float(y), drawn, float(q), level) for x, y, drawn, q in rows)
+    return Comparison(mean, tuple(classes), level, num_samples, total, seed, len(a.names))
+
+
+def holm(p: Float64Array) -> Float64Array:
+    """Correct p-values (K,) for their number by Holm's step-down rule; NaN stays NaN and does not count."""
+    corrected = np.full(p.shape, np.nan)
+    order = np.argsort(p)[: int((~np.isnan(p)).sum())]  # NaN sort last
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1)
+    return corrected
+
+
+def p_value(p: float) -> str:
+    """`p = 0.004`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def _check_paired(a: PictureAreas, b: PictureAreas) -> None:
+    if a.num_classes != b.num_classes:
+        raise InputError(f"comparison: A has {a.num_classes} classes, B has {b.num_classes}; score both alike")
+    other = sorted(set(a.names) ^ set(b.names))
+    if other:
+        raise InputError(
+            f"comparison: {len(other)} pictures are in only one of A ({len(a.names)}) and B ({len(b.names)}), first "
+            f"{other[0]}; compare on the same pictures"
+        )
+    different = np.flatnonzero((a.areas[:, 1] != b.areas[:, 1]).any(axis=1))
+    if len(different):
+        raise InputError(f"comparison: {a.names[different[0]]} has two truths; score A and B on one truth")
+
+
+def _total(areas: PictureAreas) -> Float64Array:
+    """Areas (3, K) of all pictures."""
+    total: Float64Array = areas.areas.sum(axis=0).astype(np.float64)
+    return total
+
+
+def _scores(areas: Float64Array) -> Float64Array:
+    """Mean IoU, then that of each class, (..., 1 + K), of areas (..., 3, K)."""
+    iou = class_iou(areas)
+    return np.concatenate([mean_iou(iou)[..., None], iou], axis=-1)
+
+
+def _differences(a: Float64Array, b: Float64Array) -> Float64Array:
+    """B - A (..., 1 + K) of areas (..., 3, K); NaN for classes without truth."""
+    difference: Float64Array = _scores(b) - _scores(a)
+    difference[..., 1:][a[..., 1, :] == 0] = np.nan
+    return difference
+
+
+def _difference(a: float, b: float, samples: Float64Array, p: float, level: float) -> Difference:
+    value = float("nan") if np.isnan(p) else b - a
+    return Difference(a, b, interval(value, samples, level), p)
+
+
+def _permutation_test(a: PictureAreas, b: PictureAreas, num_permutations: int, seed: int) -> tuple[Float64Array, int]:
+    """p (1 + K) of mean and classes, and the number of swaps; NaN where there is no difference to test."""
+    sum_a, sum_b = _total(a), _total(b)
+    observed = _differences(sum_a, sum_b)
+    as_large, total = np.zeros(observed.shape), 0
+    for swapped in _swaps(len(a.names), num_permutations, seed):
+        moved = weighted_sums(swapped, b.areas - a.areas)  # (s, 3, K)
+        drawn = _differences(sum_a + moved, sum_b - moved)
+        as_large += (abs(drawn) >= abs(observed) - _EQUAL).sum(axis=0)
+        total += len(swapped)
+    exact = total == 2 ** len(a.names)  # the unswapped pictures are among them
+    p = as_large / total if exact else (1 + as_large) / (1 + total)
+    return np.where(np.isnan(observed), np.nan, p), total
+
+
+def _swaps(num_pictures: int, num_permutations: int, seed: int) -> Iterator[Float64Array]:
+    """Which pictures are swapped, (s, N) of 0 and 1: all 2^N subsets if they are no more than asked for."""
+    if 2**num_pictures <= num_permutations:
+        numbers = np.arange(2**num_pictures)[:, None]
+        yield ((numbers >> np.arange(num_pictures)) & 1).astype(np.float64)
+        return
+    generator = np.random.default_rng([seed, 1])  # another stream than the bootstrap's
+    for size in chunks(num_permutations, num_pictures):
+        yield generator.integers(0, 2, (size, num_pictures)).astype(np.float64)

@@ -1,0 +1,167 @@
+"""What a network costs: parameters, floating-point operations, seconds and bytes.
+
+Conventions, which a table of such numbers must state:
+
+- Parameters: those of encoder and head. The auxiliary head is left out: it runs in training only.
+- FLOPs: convolutions and matrix products, a multiply-add counted as 2 (papers that write "FLOPs" often count it as 1).
+  Norms, activations, pooling and interpolation are not counted.
+- Seconds: the device is waited for before and after; the first picture is left out.
+- Bytes: the peak above what was in use at the start.
+"""
+
+import copy
+import ctypes
+import gc
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+AUXILIARY = "aux_head."  # names of the parameters that exist for training only begin with it
+
+FLOPS_RULE = "FLOPs: convolutions and matrix products of the network, a multiply-add counted as 2"
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def parameters(network: nn.Module) -> int:
+    """Number of parameters without those of the auxiliary head."""
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(AUXILIARY))
+
+
+def flops(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> int:
+    """FLOPs of one forward of one picture, by the convention of this file.
+
+    Shapes alone are run through the network (the meta device): a large picture costs no more than a small one.
+
+    Args:
+        network: maps float (1, C, H, W) to anything; neither changed nor moved.
+        size: height and width of the picture.
+        in_channels: C.
+    """
+    shapes = _meta_copy(network).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shapes(torch.empty(1, in_channels, *size, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def flops_of(network: nn.Module, forwards: Mapping[tuple[int, int], int]) -> int:
+    """FLOPs of many forwards, as `recorded_forwards` counts them: (height, width) -> pictures."""
+    return sum(count * flops(network, size) for size, count in forwards.items())
+
+
+@contextmanager
+def recorded_forwards(network: nn.Module) -> Iterator[Counter[tuple[int, int]]]:
+    """Count what the network really sees inside the block: (height, width) -> pictures, windows and flips included."""
+    seen: Counter[tuple[int, int]] = Counter()
+
+    def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        batch, _, height, width = inputs[0].shape
+        seen[(int(height), int(width))] += int(batch)
+
+    handle = network.register_forward_pre_hook(record)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+class Stopwatch:
+    """Times pictures one by one; the first is left out, because caches are filled and kernels chosen during it.
+
+    Args:
+        device: where the work is done; it is waited for at both ends of each picture.
+
+    Attributes:
+        pictures: how many were timed.
+        seconds: how long they took together.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device, self.pictures, self.seconds, self._warm = torch.device(device), 0, 0.0, False
+
+    @contextmanager
+    def picture(self) -> Iterator[None]:
+        """Time the block as one picture; one that fails is not counted."""
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        if self._warm:
+            self.pictures += 1
+            self.seconds += time.perf_counter() - start
+        self._warm = True
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class PeakMemory:
+    """Peak of the memory in use inside the block above that at its start.
+
+    CUDA: of PyTorch's tensors on that device. CPU: of this process's resident memory, which only Linux can tell per
+    block; what the allocator kept of earlier work is given back first, so that a block does not borrow it unseen.
+
+    Args:
+        device: whose memory.
+
+    Attributes:
+        bytes: the peak above the start, after the block; None where it cannot be measured.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.bytes: int | None = None
+        self._start: int | None = None
+
+    def __enter__(self) -> Self:
+        """Begin: the peak so far is forgotten."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._start = torch.cuda.memory_allocated(self.device)
+        elif self.device.type == "cpu":
+            self._start = _reset_resident_peak()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Measure, after an error too."""
+        if self._start is None:
+            return
+        if self.device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self._start
+        else:
+            self.bytes = max(0, _resident("VmHWM") - self._start)
+
+
+def _meta_copy(network: nn.Module) -> nn.Module:
+    """The network with parameters and buffers that have a shape and no memory."""
+    shapes: dict[int, Tensor] = {}
+    for parameter in network.parameters():
+        shapes[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+    for buffer in network.buffers():
+        shapes[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(network, shapes)
+
+
+def _reset_resident_peak() -> int | None:
+    """Give back what the allocator keeps, set the process's peak to its present memory, and return that in bytes."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        _RESET.write_text("5")  # Linux, proc(5): resets VmHWM
+        return _resident("VmRSS")
+    except (OSError, AttributeError, TypeError, StopIteration):  # not Linux, another C library, or not permitted
+        return None
+
+
+def _resident(field: str) -> int:
+    lines = _STATUS.read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])

@@ -1,0 +1,234 @@
+"""Pictures of an evaluation: confusion matrix, reliability diagram, comparison of two models.
+
+Made to be read at 100 %: text keeps its size and the picture grows with the number of classes. Colours are safe for
+colour-blind readers: ColorBrewer's orange and blue scales, and blue, vermilion and grey of Okabe and Ito (2008).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.textpath import TextPath
+from numpy.typing import NDArray
+
+from segkit.evaluation.calibration import Reliability
+from segkit.evaluation.comparison import Comparison, p_value
+from segkit.evaluation.confused_pairs import check_matrix
+from segkit.io import write_bytes
+
+Order = Literal["id", "pixels", "similar"]
+
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#8C8C8C"
+
+_DPI = 150
+_LEAST_SHARE = 1e-3  # of a true class: what is less stays white
+_GAMMA = 0.4  # of the errors' scale: 1 % has a sixth of the range, 10 % two fifths
+_MANY = 40  # classes; from here on cells are small and carry no numbers
+_CORNER = "predicted \u2192"
+_ABSENT = ListedColormap(["#D9D9D9"])
+_IMAGE: dict[str, Any] = {"interpolation": "nearest", "aspect": "auto"}
+
+
+def confusion_figure(
+    matrix: NDArray[np.int64], class_names: Sequence[str], order: Order = "id", title: str = ""
+) -> Figure:
+    """Draw a confusion matrix, each row as shares of its true class.
+
+    Rows are true classes, with their IoU at the right end. The diagonal is blue; errors are orange, on a scale that
+    shows 1 % too, white below 0.1 %; rows without truth are grey. Up to 40 classes the cells hold percentages.
+
+    Args:
+        matrix: int64 (K, K).
+        class_names: K names.
+        order: of the classes: as they are; by pixels of truth; or so that classes often confused are neighbours.
+        title: of the picture.
+
+    Raises:
+        InputError: the matrix is not (K, K) of K names.
+    """
+    check_matrix(matrix, class_names)
+    ids = class_order(matrix, order)
+    matrix, names = matrix[np.ix_(ids, ids)], [_shorten(class_names[i]) for i in ids]
+    count, cell = len(names), 0.42 if len(names) <= _MANY else 0.14  # inches
+    size = 9.0 if count <= _MANY else 7.0  # points
+    longest = max(_text_width(name, size) for name in names)
+    margin = 0.2 + max(longest, _text_width(_CORNER, size * 1.15))  # bold is wider
+    right = 0.75 + (longest + 0.1 if count > _MANY else 0)
+    head = max(longest + 0.2, 0.45)  # of the upright names, and of the two lines in the corner
+    side, top, bar = cell * count, head + 0.35, min(5, max(2.2, cell * count))
+    title = title or "confusion matrix, % of each true class"
+    width = max(margin + side + right + 0.75, _text_width(title, 11) + 0.4)
+    height = top + (side + head if count > _MANY else max(side, bar) + 0.2)
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((margin / width, 1 - (top + side) / height, side / width, side / height))
+    errors = _draw_cells(axes, matrix)
+    _label_classes(axes, names, matrix, size)
+    _colour_bar(figure, errors, margin + side + right, top, bar)
+    figure.text(0.15 / width, 1 - 0.1 / height, title, va="top", size=11)
+    return figure
+
+
+def save_figure(figure: Figure, output: Path) -> None:
+    """Write a PNG, atomically."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=_DPI)
+    write_bytes(output, png.getvalue())
+
+
+def class_order(matrix: NDArray[np.int64], order: Order) -> NDArray[np.intp]:
+    """Class ids in drawing order.
+
+    `similar` puts classes beside those they are confused with: they are sorted by the second eigenvector of the
+    normalised Laplacian of the symmetric confusion shares (spectral seriation, Atkins et al., SIAM J. Comput. 1998).
+    """
+    if order == "id" or len(matrix) < 3:
+        return np.arange(len(matrix))
+    if order == "pixels":
+        return np.argsort(-matrix.sum(axis=1), kind="stable")
+    share = _shares(matrix)
+    weight = np.sqrt(share + share.T) + 1e-3 / len(share)  # roots: else only the largest confusions matter
+    np.fill_diagonal(weight, 0)
+    scale = 1 / np.sqrt(weight.sum(axis=1))
+    _, vectors = np.linalg.eigh(np.eye(len(share)) - scale[:, None] * weight * scale)
+    fiedler = vectors[:, 1] * scale
+    return np.argsort(fiedler * np.sign(fiedler[np.argmax(abs(fiedler))]), kind="stable")
+
+
+def reliability_figure(reliability: Reliability, title: str = "") -> Figure:
+    """Draw accuracy over confidence with the gap to the diagonal, and below the share of pixels of each bin.
+
+    Args:
+        reliability: of the whole split.
+        title: of the picture.
+    """
+    figure = Figure(figsize=(5.6, 6.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins = len(reliability.pixels)
+    middles, filled = (np.arange(bins) + 0.5) / bins, reliability.pixels > 0
+    accuracy, confidence = reliability.accuracy[filled], reliability.confidence[filled]
+    upper.bar(middles[filled], accuracy, 1 / bins, color=BLUE, edgecolor="white", label="accuracy")
+    upper.bar(middles[filled], confidence - accuracy, 1 / bins, accuracy, color="none", edgecolor=VERMILION,
+              hatch="////", label="gap to the mean confidence")  # fmt: skip
+    upper.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="as sure as right")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of right pixels", title=title or "reliability")
+    errors = (reliability.expected_error, reliability.maximum_error)
+    text = "expected calibration error {:.2f} %\nlargest gap of a bin {:.2f} %".format(*(100 * e for e in errors))
+    upper.text(0.97, 0.05, text, transform=upper.transAxes, ha="right", size=11, bbox={"color": "white", "alpha": 0.85})
+    upper.legend(frameon=False, loc="upper left")
+    share = reliability.pixels[filled] / max(1, reliability.pixels.sum())
+    lower.bar(middles[filled], 100 * share, 1 / bins, color=GREY, edgecolor="white")
+    lower.set(ylabel="% of pixels", xlabel="confidence of the predicted class", yscale="log")
+    lower.yaxis.set_major_formatter("{x:g}")
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str = "A", b: str = "B") -> Figure:
+    """Draw B - A of each class with its interval, sorted, the mIoU on top; what is real (p < 0.05) has colour.
+
+    Args:
+        comparison: of K classes; those without truth are left out.
+        class_names: K names.
+        a: name of the first model.
+        b: name of the second.
+    """
+    a, b = _shorten(a), _shorten(b)
+    kept = [i for i, d in enumerate(comparison.classes) if not np.isnan(d.difference.value)]
+    kept.sort(key=lambda i: comparison.classes[i].difference.value)
+    rows = [(_shorten(class_names[i]), comparison.classes[i]) for i in kept]
+    rows.append(("mIoU", comparison.miou))
+    figure = Figure(figsize=(8, 0.2 * len(rows) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    for y, (name, row) in enumerate(rows):
+        low, value, high = (100 * x for x in (row.difference.low, row.difference.value, row.difference.high))
+        colour = {"A": VERMILION, "B": BLUE}.get(row.verdict, GREY)
+        thick = 2.2 if name == "mIoU" else 1.4
+        axes.plot([low, high], [y, y], color=colour, linewidth=thick, solid_capstyle="butt")
+        axes.plot([value], [y], marker="D" if name == "mIoU" else "o", color=colour, markersize=3 + thick)
+        text = f"{value:+6.2f}  {p_value(row.p)}"
+        axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), va="center", size=7, family="monospace")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.axhline(len(rows) - 1.5, color=GREY, linewidth=0.6)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], size=8)
+    axes.set(ylim=(-0.8, len(rows) - 0.2), xlabel=f"IoU of {b} - {a}, points, {100 * comparison.level:g} % interval")
+    axes.set_title(comparison.sentence(a, b), size=8, loc="right")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _shares(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Rows as shares of their true class; zeros for classes without truth."""
+    rows = matrix.sum(axis=1, keepdims=True)
+    shares = np.zeros(matrix.shape)
+    np.divide(matrix, rows, out=shares, where=rows > 0)
+    return shares
+
+
+def _draw_cells(axes: Axes, matrix: NDArray[np.int64]) -> AxesImage:
+    """Errors in orange, the diagonal in blue, rows without truth in grey; returns the errors, for their colour bar."""
+    share, count = _shares(matrix), len(matrix)
+    diagonal, absent = np.eye(count, dtype=bool), matrix.sum(axis=1)[:, None].repeat(count, 1) == 0
+    wrong = np.ma.masked_array(share, diagonal | (share < _LEAST_SHARE))
+    errors = axes.imshow(wrong, cmap="YlOrBr", norm=PowerNorm(_GAMMA, 0, 1), **_IMAGE)
+    axes.imshow(np.ma.masked_array(share, ~diagonal), cmap="Blues", vmin=0, vmax=1, **_IMAGE)
+    axes.imshow(np.ma.masked_array(absent, ~absent), cmap=_ABSENT, **_IMAGE)
+    lines = np.arange(0, count + 1, 1 if count <= _MANY else 10) - 0.5
+    axes.hlines(lines, -0.5, count - 0.5, color="#BFBFBF", linewidth=0.5)
+    axes.vlines(lines, -0.5, count - 0.5, color="#BFBFBF", linewidth=0.5)
+    if count <= _MANY:
+        for y, x in zip(*np.nonzero(share >= _LEAST_SHARE), strict=True):
+            points = 100 * share[y, x]
+            colour = "white" if points > (60 if x == y else 30) else "black"
+            text = f"{points:.0f}" if points >= 9.95 else f"{points:.1f}"
+            axes.text(x, y, text, ha="center", va="center", size=7, color=colour)
+    return errors
+
+
+def _label_classes(axes: Axes, names: Sequence[str], matrix: NDArray[np.int64], size: float) -> None:
+    count = len(names)
+    axes.set_xticks(range(count), names, rotation=90, size=size)
+    axes.set_yticks(range(count), names, size=size)
+    axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=count > _MANY, pad=2)
+    axes.spines[:].set_visible(False)
+    true, predicted, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
+    union = true + predicted - right
+    place = axes.get_yaxis_transform()
+    style: dict[str, Any] = {"size": size, "va": "center"}
+    for y, name in enumerate(names):
+        text = f"{100 * right[y] / union[y]:.1f}" if union[y] else "-"
+        axes.text(1.0, y, f" {text:>5}", family="monospace", transform=place, **style)
+        if count > _MANY:  # far from the names on the left
+            axes.annotate(name, (1.0, y), (4.2 * size, 0), textcoords="offset points", xycoords=place, **style)
+    note: dict[str, Any] = {"size": size, "weight": "bold", "xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate("   IoU", (1, 1), (0, 4), family="monospace", **note)
+    axes.annotate(f"{_CORNER}\n\u2193 true", (0, 1), (-4, 4), ha="right", **note)
+
+
+def _colour_bar(figure: Figure, errors: AxesImage, left: float, top: float, height: float) -> None:
+    """Place the scale of the errors; all in inches from the upper left corner."""
+    width, total = figure.get_size_inches()
+    bar = figure.add_axes((left / width, 1 - (top + height) / total, 0.16 / width, height / total))
+    figure.colorbar(errors, cax=bar, ticks=[0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1])
+    bar.set_yticklabels(["0", "0.1", "1", "5", "10", "25", "50", "100"], size=8)
+    bar.set_title("errors,\n% of true", size=8)
+
+
+def _text_width(text: str, size: float) -> float:
+    """Inches."""
+    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72
+
+
+def _shorten(name: str) -> str:
+    """At most 24 characters, none of which starts a formula."""
+    return (name if len(name) <= 24 else name[:21].rstrip() + "...").replace("$", r"\$")
