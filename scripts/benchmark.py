@@ -1,4 +1,4 @@
-"""`segkit benchmark` as a script: `python scripts/benchmark.py CHECKPOINT ... --data DATA.yaml --protocol whole`."""
+"""`segkit benchmark` as a script: `python scripts/benchmark.py MODEL ... --data DATA.yaml`, or `--plan PLAN.yaml`."""
 
 import sys
 

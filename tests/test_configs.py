@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from segkit.cli.benchmark_recipe import read_recipe
 from segkit.cli.lightning import SegmentationCLI, main
 from segkit.inference.protocols import get
 
@@ -22,7 +23,7 @@ class Parsed(SegmentationCLI):
 
 def parse(*arguments: str):
     with pytest.raises(StopIteration) as stopped:
-        Parsed({}, ["fit", *arguments])
+        Parsed(None, ["fit", *arguments])
     return stopped.value.value
 
 
@@ -47,6 +48,29 @@ def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.Monke
     assert f"segkit fit --config {path.relative_to(CONFIGS.parent).as_posix()}" in header
     for word in ("# Hardware:", "# Published:", "# Protocol:", "# Here:"):
         assert word in header
+    published = read_recipe(path).published
+    assert (published is None) == ("# Published: none" in header)  # anything else is what `segkit benchmark` reads
+    assert published is None or published.protocol == config.protocol
+
+
+def test_published_numbers() -> None:
+    """Those of the authors' documentation; the two for Cityscapes are quoted from the paper and say so."""
+    found = {path.relative_to(CONFIGS).with_suffix("").as_posix(): read_recipe(path).published for path in RECIPES}
+    numbers = {
+        name: (round(100 * p.miou, 2), p.pixel_accuracy and round(100 * p.pixel_accuracy, 2), p.pictures)
+        for name, p in found.items()
+        if p is not None
+    }
+    assert numbers == {
+        "ade20k/fcn_resnest50": (42.94, 80.18, 2000),
+        "ade20k/deeplabv3_resnest50": (45.12, 81.17, 2000),
+        "ade20k/deeplabv3_resnest101": (46.91, 82.07, 2000),
+        "ade20k/deeplabv3_resnest200": (48.36, 82.45, 2000),
+        "ade20k/deeplabv3_resnest269": (47.60, 82.62, 2000),
+        "cityscapes/deeplabv3_resnest50": (79.87, None, 500),
+        "cityscapes/deeplabv3_resnest101": (80.42, None, 500),
+    }
+    assert all("paper; not re-read" in p.source for name, p in found.items() if p and name.startswith("cityscapes"))
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda p: p.relative_to(CONFIGS).as_posix())

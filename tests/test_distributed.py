@@ -85,6 +85,7 @@ def test_one_two_and_three_processes_count_the_same_pixels(count: int, checkpoin
         arguments = ["test", "--data", "FolderDataModule", "--data.root", str(root), "--data.num_workers", "0"]
         arguments += ["--ckpt_path", str(checkpoint), "--trainer.accelerator", "cpu", "--run_dir", str(out)]
         arguments += ["--trainer.devices", str(world), "--trainer.strategy", "ddp" if world > 1 else "auto"]
+        arguments += ["--calibration", "true"]
         run(world, arguments, tmp_path / f"log{world}")
         results[world] = json.loads((out / "result.json").read_text())
     assert [r["num_images"] for r in results.values()] == [count] * 3
@@ -92,3 +93,5 @@ def test_one_two_and_three_processes_count_the_same_pixels(count: int, checkpoin
     assert np.sum(results[1]["confusion_matrix"]) == pixels
     assert results[1]["confusion_matrix"] == results[2]["confusion_matrix"] == results[3]["confusion_matrix"]
     assert results[1]["scores"] == results[2]["scores"] == results[3]["scores"]
+    assert results[1]["calibration"] == results[2]["calibration"] == results[3]["calibration"]
+    assert sum(b["pixels"] for b in results[1]["calibration"]["bins"]) == pixels

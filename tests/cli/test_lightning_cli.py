@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from segkit.cli import main
-from segkit.cli.lightning import _ckpt_path
+from segkit.cli.restore import ckpt_path
 from segkit.inference.segmenter import load
 from segkit.models.weights import read_checkpoint
 from segkit.training.module import SegmentationModule
@@ -205,7 +205,7 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
     (other / "classes.txt").write_text("a\nb\nc\nd\n")
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     assert main(["test", "--ckpt_path", checkpoint, "--data", "FolderDataModule", "--data.root", str(other)]) == 2
-    assert "trained on 3 classes, FolderDataModule has 4" in capsys.readouterr().err
+    assert f"{checkpoint}: trained on 3 classes, FolderDataModule has 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -267,9 +267,9 @@ def test_unknown_command(capsys) -> None:
 
 def test_checkpoint_named_in_a_config_or_by_equals_sign(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("ckpt_path: a.ckpt\n")
-    assert _ckpt_path(["test", "--config", str(tmp_path / "c.yaml")]) == "a.ckpt"
-    assert _ckpt_path(["test", "--ckpt_path=b.ckpt"]) == "b.ckpt"
-    assert _ckpt_path(["test", "--config", str(tmp_path / "c.yaml"), "--ckpt_path", "null"]) is None
+    assert ckpt_path(["test", "--config", str(tmp_path / "c.yaml")]) == "a.ckpt"
+    assert ckpt_path(["test", "--ckpt_path=b.ckpt"]) == "b.ckpt"
+    assert ckpt_path(["test", "--config", str(tmp_path / "c.yaml"), "--ckpt_path", "null"]) is None
 
 
 def test_accumulation_clipping_and_bf16_are_trainer_options(recipe: Path, tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""What a row of `segkit benchmark` is a property of, and a file beside the table of what has been counted of it.
+
+A row that was stopped goes on with the next picture, and another metric needs no network.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segkit.cli.benchmark_plan import Row
+from segkit.errors import InputError
+from segkit.io import write_text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows share.
+
+    Attributes:
+        device: where networks run.
+        limit: pictures at most.
+        size: height and width of the picture whose FLOPs are counted.
+        output: the table's folder.
+    """
+
+    device: str
+    limit: int | None
+    size: tuple[int, int]
+    output: Path
+
+
+@dataclass
+class Progress:
+    """What is known of a row so far; plain data in a file.
+
+    Attributes:
+        path: the file.
+        key: what the counts are a property of.
+        seen: pictures done and their counts int64 (K + 2, K + 1): one attribute, so that they never disagree.
+        timed: pictures and seconds.
+        peak_memory: bytes, or None.
+        forwards: of the first picture: height, width, pictures that the network saw.
+    """
+
+    path: Path
+    key: dict[str, Any]
+    seen: tuple[int, Tensor | None] = (0, None)
+    timed: tuple[int, float] = (0, 0.0)
+    peak_memory: int | None = None
+    forwards: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path, key: dict[str, Any]) -> "Progress":
+        """The progress with this key that lies in a folder, or none yet; a damaged file is as good as none."""
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        progress = cls(folder / f"{name}.json", key)
+        try:
+            stored = json.loads(progress.path.read_text(encoding="utf-8"))
+            if stored["key"] == key:
+                progress.seen = (int(stored["done"]), torch.tensor(stored["counts"], dtype=torch.int64))
+                progress.timed = (stored["timed"][0], stored["timed"][1])
+                progress.peak_memory, progress.forwards = stored["peak_memory"], stored["forwards"]
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return cls(progress.path, key)
+        return progress
+
+    def write(self) -> None:
+        """Write the file, atomically; nothing before the first picture."""
+        done, counts = self.seen
+        if counts is None:
+            return
+        plain = {
+            "key": self.key,
+            "done": done,
+            "counts": counts.tolist(),
+            "timed": list(self.timed),
+            "peak_memory": self.peak_memory,
+            "forwards": self.forwards,
+        }
+        write_text(self.path, json.dumps(plain) + "\n")
+
+
+def key_of(row: Row, settings: Settings) -> dict[str, Any]:
+    """What a row's counts are a property of: another file, protocol, data set, device or limit is another row.
+
+    Raises:
+        InputError: the model or the data are absent.
+    """
+    shared = {"protocol": row.protocol.to_dict(), "device": settings.device}
+    if row.model is None:
+        assert row.recipe is not None
+        return {"network": row.recipe.network, "num_classes": num_classes(row), "size": list(settings.size), **shared}
+    assert row.data is not None
+    if not Path(row.model).is_file():
+        raise InputError(f"{row.model}: no such file; give a checkpoint")
+    if "test" not in row.data.datasets:
+        row.data.setup("test")
+    stat = Path(row.model).stat()
+    names = "\n".join(sample.name for sample in row.data.datasets["test"].samples)
+    return {
+        "model": [row.model, stat.st_size, stat.st_mtime_ns],
+        "data": [type(row.data).__name__, str(row.data.root), hashlib.sha256(names.encode()).hexdigest()],
+        "limit": settings.limit,
+        **shared,
+    }
+
+
+def asked_of(row: Row, settings: Settings) -> dict[str, Any]:
+    """What else shapes the row, and costs little to change: it is computed again from the counts."""
+    published = None if row.recipe is None or row.recipe.published is None else asdict(row.recipe.published)
+    return {"size": list(settings.size), "published": published}
+
+
+def num_classes(row: Row) -> int:
+    """Of the network that a row without a model builds.
+
+    Raises:
+        InputError: neither the recipe nor its data say.
+    """
+    assert row.recipe is not None
+    given = row.recipe.network.get("init_args", {}).get("num_classes")
+    if given is None and row.data is None:
+        raise InputError(f"{row.recipe.path}: neither data nor num_classes, so the network cannot be built; add data")
+    return int(given) if given is not None or row.data is None else row.data.num_classes

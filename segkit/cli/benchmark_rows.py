@@ -1,0 +1,218 @@
+"""One row of `segkit benchmark`: score a model on a data set, and measure what that costs."""
+
+import time
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from segkit.cli.benchmark_plan import Row
+from segkit.cli.benchmark_progress import Progress, Settings, num_classes
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.samplers import EvalSampler
+from segkit.errors import InputError
+from segkit.evaluation.confusion import confusion_counts
+from segkit.evaluation.conventions import convention_scores
+from segkit.evaluation.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
+from segkit.evaluation.results import number_or_null, versions
+from segkit.evaluation.scores import Scores
+from segkit.inference.engine import predict
+from segkit.inference.segmenter import Segmenter, load
+from segkit.ops.normalize import IMAGENET, normalize
+
+SAVE_SECONDS = 30.0  # between two writings of a row's counts: as much is lost at most if the machine goes down
+SCORE_SECONDS = 1.0  # between two updates of the running mIoU
+COST_SECONDS = 3.0  # of timing, for a network without data; one picture at least
+
+
+def compute(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """All values of one row, as plain data; scores are 0..1.
+
+    Raises:
+        InputError: model and data do not fit, or a file cannot be read.
+    """
+    device = torch.device(settings.device)
+    shared = {
+        "model": row.name,
+        "protocol": row.protocol.name,
+        "metric": row.metric,
+        "device": settings.device,
+        "size": list(settings.size),
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "versions": versions(),
+    }
+    values = _cost_only(row, settings) if row.model is None else _scored(row, key, settings)
+    return shared | values
+
+
+def _scored(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    assert row.data is not None and row.model is not None
+    total = len(row.data.datasets["test"])
+    count = min(settings.limit or total, total)
+    progress = Progress.read(settings.output / "counts", key)
+    memory = PeakMemory(settings.device)
+    try:
+        with memory:
+            segmenter = load(row.model, settings.device, row.protocol)
+            _check_classes(row, segmenter)
+            _count_pictures(segmenter, row, progress, count)
+    finally:
+        if memory.bytes is not None and progress.seen[0]:
+            progress.peak_memory = max(progress.peak_memory or 0, memory.bytes)
+        progress.write()
+    counts = progress.seen[1]
+    assert counts is not None
+    scores = convention_scores(counts.cpu(), row.metric)
+    forwards = {(height, width): pictures for height, width, pictures in progress.forwards}
+    return {
+        "data": data_name(row.data),
+        **_plain_scores(scores, row.data),
+        **_comparison(row, segmenter, scores, count),
+        **_network_cost(segmenter, settings, forwards),
+        "protocol fields": segmenter.protocol.to_dict(),
+        "pictures": count,
+        "partial": count < total,
+        "pictures/s": _rate(*progress.timed),
+        "peak MB": None if progress.peak_memory is None else progress.peak_memory / 1e6,
+    }
+
+
+def _count_pictures(segmenter: Segmenter, row: Row, progress: Progress, count: int) -> None:
+    """Score the pictures that `progress` has not seen."""
+    assert row.data is not None
+    if progress.seen[0] >= count:
+        return
+    loader = row.data.test_dataloader()
+    assert isinstance(loader.sampler, EvalSampler)
+    loader.sampler.indices = range(progress.seen[0], count)  # what is done, or not wanted, is not even read
+    watch = Stopwatch(segmenter.device)
+    timed, saved, scored = progress.timed, time.monotonic(), 0.0
+    bar = tqdm(total=count, initial=progress.seen[0], unit="picture", desc=_short_title(row))
+    with bar:
+        for batch in loader:
+            first = progress.seen[0] == 0
+            with recorded_forwards(segmenter.network) as seen, watch.picture():
+                labels = _label(segmenter, batch["image"])
+            if first:
+                progress.forwards = [[*size, pictures] for size, pictures in seen.items()]
+            new = confusion_counts(batch["mask"].to(segmenter.device), labels, row.data.num_classes)
+            done, counts = progress.seen
+            progress.seen = (done + 1, new if counts is None else counts.to(new.device) + new)
+            progress.timed = (timed[0] + watch.pictures, timed[1] + watch.seconds)
+            now = time.monotonic()
+            if now - scored > SCORE_SECONDS or bar.n + 1 == count:
+                scored = now
+                _show(bar, progress, row.metric)
+            bar.update()
+            if now - saved > SAVE_SECONDS:
+                saved = now
+                progress.write()
+
+
+def _label(segmenter: Segmenter, image: Tensor) -> Tensor:
+    """Labels of one uint8 picture (1, 3, H, W) in host memory."""
+    with torch.inference_mode():
+        normalized = normalize(image.to(segmenter.device), segmenter.normalization)
+        return predict(segmenter.network, normalized, segmenter.protocol, normalization=segmenter.normalization)
+
+
+def _show(bar: "tqdm[Any]", progress: Progress, metric: str) -> None:
+    counts = progress.seen[1]
+    assert counts is not None
+    bar.set_postfix_str(f"mIoU {100 * convention_scores(counts.cpu(), metric).miou:.2f}", refresh=False)
+
+
+def _cost_only(row: Row, settings: Settings) -> dict[str, Any]:
+    """A recipe's network with random weights, on a random picture: what it costs is known, what it is worth is not."""
+    assert row.recipe is not None
+    picture = torch.randint(0, 256, (1, 3, *settings.size), dtype=torch.uint8, generator=torch.Generator())
+    watch = Stopwatch(settings.device)
+    with PeakMemory(settings.device) as memory:
+        network = row.recipe.build(num_classes(row))
+        segmenter = Segmenter(network, None, IMAGENET, row.protocol, torch.device(settings.device))
+        with recorded_forwards(network) as forwards:
+            _time_one(segmenter, picture, watch)
+        with tqdm(unit="picture", desc=f"{_short_title(row)} (random weights)") as bar:
+            while watch.seconds < COST_SECONDS and watch.pictures < 20:
+                _time_one(segmenter, picture, watch)
+                bar.update()
+    return {
+        "data": None,
+        **_network_cost(segmenter, settings, dict(forwards)),
+        "protocol fields": segmenter.protocol.to_dict(),
+        "pictures": None,
+        "partial": False,
+        "pictures/s": _rate(watch.pictures, watch.seconds),
+        "peak MB": None if memory.bytes is None else memory.bytes / 1e6,
+    }
+
+
+def _time_one(segmenter: Segmenter, picture: Tensor, watch: Stopwatch) -> None:
+    with watch.picture():
+        _label(segmenter, picture)
+
+
+def _short_title(row: Row) -> str:
+    """For a bar, which needs the room itself."""
+    return f"{PurePath(row.name).name}, {row.protocol.name}"
+
+
+def data_name(data: SegmentationDataModule) -> str:
+    """`ADE20K`, `Cityscapes`, ...; a user's own folder by its own name."""
+    short = type(data).__name__.removesuffix("DataModule")
+    return data.root.resolve().name if short == "Folder" else short
+
+
+def _check_classes(row: Row, segmenter: Segmenter) -> None:
+    assert row.data is not None
+    own, wanted = len(segmenter.class_names), row.data.num_classes
+    if own == wanted:
+        return
+    cause = "it was trained on another data set, or with other classes"
+    if own == wanted + 1:
+        cause = "it has one class more, perhaps a background that this data set ignores"
+    shown = ", ".join(segmenter.class_names[:3])
+    raise InputError(
+        f"{row.model}: predicts {own} classes ({shown}, ...), but {data_name(row.data)} ({row.data.root}) has "
+        f"{wanted}: {cause}; give the data that it was made for"
+    )
+
+
+def _plain_scores(scores: Scores, data: SegmentationDataModule) -> dict[str, Any]:
+    return {
+        "mIoU": number_or_null(scores.miou),
+        "pixel accuracy": number_or_null(scores.pixel_accuracy),
+        "mean accuracy": number_or_null(scores.mean_accuracy),
+        "class IoU": dict(zip(data.class_names, map(number_or_null, scores.class_iou), strict=True)),
+    }
+
+
+def _comparison(row: Row, segmenter: Segmenter, scores: Scores, pictures: int) -> dict[str, Any]:
+    """The published number and the difference, or why they are not shown."""
+    if row.recipe is None or row.recipe.published is None:
+        return {}
+    assert row.data is not None
+    network: Any = segmenter.network
+    published = asdict(row.recipe.published)
+    reason = row.recipe.why_not_comparable(network, segmenter.protocol, type(row.data).__name__, pictures)
+    if reason is not None:
+        return {"published": published, "not comparable": reason}
+    difference = number_or_null(scores.miou - row.recipe.published.miou)
+    return {"published": published, "published mIoU": row.recipe.published.miou, "difference": difference}
+
+
+def _network_cost(segmenter: Segmenter, settings: Settings, forwards: dict[tuple[int, int], int]) -> dict[str, Any]:
+    """Parameters in millions, GFLOPs of one picture of the stated size, and of the protocol; None where unknown."""
+    try:
+        one: float | None = flops(segmenter.network, settings.size) / 1e9
+        all_views: float | None = flops_of(segmenter.network, forwards) / 1e9
+    except (RuntimeError, NotImplementedError):  # a network whose path depends on values, which shapes alone lack
+        one = all_views = None
+    return {"M params": parameters(segmenter.network) / 1e6, "GFLOPs": one, "GFLOPs/picture": all_views}
+
+
+def _rate(pictures: int, seconds: float) -> float | None:
+    return pictures / seconds if pictures and seconds else None

@@ -1,0 +1,194 @@
+"""The table of `segkit benchmark`: read back, and written as JSON (everything), CSV, Markdown and a picture."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import InputError
+from segkit.evaluation.conventions import CONVENTIONS
+from segkit.evaluation.cost import FLOPS_RULE
+from segkit.io import write_json, write_text
+
+Values = Mapping[str, Any]
+
+
+def _text(value: Any) -> str:
+    return str(value)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+
+
+def _size(value: Sequence[int]) -> str:
+    return "x".join(map(str, value))
+
+
+# column            how a value is shown; in JSON and CSV it stays as it is
+COLUMNS: dict[str, Callable[[Any], str]] = {
+    "model":          _text,
+    "data":           _text,
+    "protocol":       _text,
+    "metric":         _text,
+    "mIoU":           _percent,
+    "pixel accuracy": _percent,
+    "mean accuracy":  _percent,
+    "published mIoU": _percent,
+    "difference":     _points,
+    "M params":       _number,
+    "GFLOPs":         _number,
+    "size":           _size,
+    "GFLOPs/picture": _number,
+    "pictures":       _text,
+    "pictures/s":     _number,
+    "peak MB":        _number,
+    "device":         _text,
+}  # fmt: skip
+
+_WORDS = ("model", "data", "protocol", "metric", "device")  # aligned left; numbers right
+
+_RULES = (
+    "mIoU and accuracies in percent, differences in points; (partial): not of the whole split.",
+    "M params: without the auxiliary head, which does not run at test time.",
+    f"{FLOPS_RULE}. GFLOPs: one whole picture of height x width as in the column size; "
+    "GFLOPs/picture: all forwards of the protocol on the first picture.",
+    "pictures/s: from a picture in memory to its labels, one at a time; reading, counting and the first picture are "
+    "left out. peak MB: the highest use of memory above that before the model was loaded (CUDA: tensors on the GPU; "
+    "CPU: resident memory of the process, in its first row with some 30 MB that PyTorch loads once).",
+)
+
+
+class Table:
+    """The rows of a folder, its earlier ones first.
+
+    Args:
+        folder: where benchmark.json, .csv, .md and .png lie, or will.
+
+    Attributes:
+        rows: plain data, with at least "key" and "asked".
+        failed: messages about rows that are not there, of this run.
+
+    Raises:
+        InputError: benchmark.json is something else, or the folder is a file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = _read(folder)
+        self.failed: list[str] = []
+
+    def has(self, key: Values, name: str, metric: str, asked: Values) -> bool:
+        """Whether this very row is there."""
+        place = self._place(key, name, metric)
+        return place is not None and self.rows[place].get("asked") == asked
+
+    def put(self, row: dict[str, Any]) -> None:
+        """Add a row, or put it in the place of the one with its key, name and metric, and write all files."""
+        place = self._place(row["key"], row["model"], row["metric"])
+        if place is None:
+            self.rows.append(row)
+        else:
+            self.rows[place] = row
+        self.write()
+
+    def write(self) -> None:
+        """Write all files, each in one step."""
+        write_json(self.folder / "benchmark.json", {"rows": self.rows, "failed": self.failed})
+        write_text(self.folder / "benchmark.csv", self._csv())
+        write_text(self.folder / "benchmark.md", self.markdown() + "\n")
+        if len([row for row in self.rows if row.get("mIoU") is not None]) >= 2:
+            # Matplotlib takes a second to import, and a single row needs no picture.
+            from segkit.cli.benchmark_chart import draw
+
+            draw(self.rows, self.folder / "benchmark.png")
+
+    def markdown(self) -> str:
+        """The table, aligned, and below it what its numbers mean. Columns in which no row has a value are left out."""
+        columns = [column for column in COLUMNS if any(_value(row, column) is not None for row in self.rows)]
+        cells = [columns, *([_cell(row, column) for column in columns] for row in self.rows)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+        rule = [
+            "-" * width if column in _WORDS else "-" * (width - 1) + ":"
+            for column, width in zip(columns, widths, strict=True)
+        ]
+        lines = [_line(line, columns, widths) for line in (cells[0], rule, *cells[1:])]
+        metrics = dict.fromkeys(row["metric"] for row in self.rows if "mIoU" in row)
+        rules = [f"metric {name}: {CONVENTIONS[name].rule}." for name in metrics if name in CONVENTIONS]
+        notes = [*_published_notes(self.rows), *rules, *_RULES, *(f"failed: {message}" for message in self.failed)]
+        return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
+
+    def _place(self, key: Values, name: str, metric: str) -> int | None:
+        wanted = (key, name, metric)
+        same = (i for i, row in enumerate(self.rows) if (row["key"], row["model"], row["metric"]) == wanted)
+        return next(same, None)
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow([*COLUMNS, "partial"])
+        for row in self.rows:
+            shown = [_size(row[c]) if c == "size" else _value(row, c) for c in COLUMNS]
+            writer.writerow([*shown, row["partial"]])
+        return text.getvalue()
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "benchmark.json"
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output {folder}: there is a file of this name; give a folder")
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        if all(row["key"] and row["model"] and row["metric"] and len(row["size"]) == 2 for row in rows):
+            return list(rows)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a table of this version of segkit; give another --output") from error
+    raise InputError(f"{path}: not a table of this version of segkit; give another --output")
+
+
+def _value(row: Values, column: str) -> Any:
+    """A row that scores nothing has no metric."""
+    return None if column == "metric" and "mIoU" not in row else row.get(column)
+
+
+def _cell(row: Values, column: str) -> str:
+    value = _value(row, column)
+    if value is None:
+        return "-"
+    return COLUMNS[column](value) + (" (partial)" if column == "pictures" and row["partial"] else "")
+
+
+def _line(cells: Sequence[str], columns: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        cell.ljust(width) if column in _WORDS else cell.rjust(width)
+        for cell, column, width in zip(cells, columns, widths, strict=True)
+    ]
+    return "| " + " | ".join(padded) + " |"
+
+
+def _published_notes(rows: Sequence[Values]) -> list[str]:
+    """Where each published number stands, or why it is not in the table."""
+    notes = []
+    for row in rows:
+        published = row.get("published")
+        if published is None:
+            continue
+        numbers = f"mIoU {_percent(published['miou'])}"
+        if published["pixel_accuracy"] is not None:
+            numbers += f", pixel accuracy {_percent(published['pixel_accuracy'])}"
+        reason = row.get("not comparable")
+        note = f"{row['model']}, {row['protocol']}: published {numbers} ({published['source']})"
+        notes.append(note + (f"; not compared: {reason}" if reason else ""))
+    return list(dict.fromkeys(notes))

@@ -1,0 +1,55 @@
+"""`segkit demo` through the front door, made small."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+from segkit.cli import demo, main
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished demo of few scenes and one epoch."""
+    output = tmp_path_factory.mktemp("demo") / "demo"
+    small = demo.RECIPE.replace("num_train: 160", "num_train: 16\n    num_val: 2\n    num_test: 3")
+    small = small.replace("check_val_every_n_epoch: 5", "check_val_every_n_epoch: 1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "RECIPE", small)
+        assert main(["demo", "--output", str(output), "--epochs", "1", "--pictures", "2"]) == 0
+    return output
+
+
+def test_demo_leaves_data_pictures_curves_and_result(output: Path) -> None:
+    run = output / "run"
+    assert len(list((output / "data" / "gtFine" / "train").rglob("*_labelIds.png"))) == 16
+    pictures = sorted((run / "pictures").iterdir())
+    assert len(pictures) == 2 and all(cv2.imread(str(p)) is not None for p in pictures)
+    result = json.loads((run / "result.json").read_text())
+    assert result["num_images"] == 3 and result["protocol"]["flip"] and len(result["protocol"]["scales"]) > 1
+    assert (run / "curves.png").is_file() and (output / "demo.yaml").is_file()
+
+
+def test_a_second_demo_writes_beside_the_first(output: Path) -> None:
+    assert demo._new_run(output) == output / "run-2"
+
+
+def test_demo_refuses_a_file_in_the_folders_place(tmp_path: Path, capsys) -> None:
+    (tmp_path / "demo").write_text("mine")
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
+    assert "there is a file of this name" in capsys.readouterr().err
+    assert (tmp_path / "demo").read_text() == "mine"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["demo", "--help"]])
+def test_help_imports_neither_torch_nor_lightning(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom segkit.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'pytorch_lightning'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and ("segkit" in done.stdout)
