@@ -37,11 +37,11 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from segkit.cli import main as segkit
 from segkit.evaluation.confusion import confusion_counts
-from segkit.evaluation.pairs import find_pairs
-from segkit.evaluation.predictions import score_pairs
 from segkit.evaluation.results import versions
 from segkit.io import read_label, write_png
 from segkit.metadata.label_space import numbered_space
+from segkit.predictions.pairs import find_pairs
+from segkit.predictions.scoring import score_pairs
 
 UInt8Array = npt.NDArray[np.uint8]
 IGNORED = 255

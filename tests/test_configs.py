@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from segkit.cli.benchmark_recipe import read_recipe
+from segkit.cli.benchmark.recipe import read_recipe
 from segkit.cli.lightning import SegmentationCLI, main
 from segkit.inference.protocols import get
 

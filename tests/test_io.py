@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from segkit.errors import InputError
-from segkit.io import read_image, read_label, write_json, write_png
+from segkit.files import write_json
+from segkit.io import read_image, read_label, write_png
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 

@@ -15,7 +15,7 @@ COMMANDS = {
     "test":       ("lightning", "score a checkpoint on the test split, by a named protocol"),
     "predict":    ("lightning", "write label maps of a split as PNGs"),
     "infer":      ("infer", "segment pictures or folders of pictures"),
-    "benchmark":  ("benchmark", "compare models in one table; score or compare folders of label PNGs"),
+    "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
     "weights":    ("weights", "look into, or convert, any toolkit's checkpoint"),
     "export":     ("export", "write a checkpoint as safetensors with a card that says all about it"),
     "submission": ("submission", "make and check uploads for Cityscapes and ADE20K; official Cityscapes scores"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from segkit.errors import InputError
-from segkit.io import free_path, write_text
+from segkit.files import free_path, write_text
 
 DESCRIPTION = "Draw a data set of street scenes, train a small ResNeSt + DeepLabV3 on it, test it, draw the results."
 

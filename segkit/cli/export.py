@@ -1,7 +1,6 @@
 """`segkit export`: write a checkpoint as a model file, safetensors with a card that says all about the weights."""
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segkit import __version__
 from segkit.cli.run_results import results_of_run, score_of
 from segkit.errors import InputError
+from segkit.files import check_new_file
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.checkpoint import Checkpoint
@@ -20,7 +20,7 @@ the optimiser's state, and a card in JSON with architecture, dilation convention
 normalisation, recommended protocol, scores and versions. segkit.load(FILE) and --ckpt_path FILE read it.
 
 Scores come from the result files given, and else from those `segkit test` and `segkit validate` wrote into the folder
-of the checkpoint's run, as far as they name this checkpoint and are not older than it."""
+of the checkpoint's run with these very weights."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -29,15 +29,17 @@ def main(args: Sequence[str]) -> int:
     output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
     _check_output(output, options.force)
     from segkit.evaluation.results import versions
+    from segkit.models.checkpoint import weights_sha256
     from segkit.models.hub import file_sha256
     from segkit.models.model_file import write_model_file
     from segkit.models.weights import read_checkpoint
 
     checkpoint = read_checkpoint(options.checkpoint)
+    weights = weights_sha256(checkpoint.state_dict)
     if options.no_aux:
         checkpoint = without_aux(checkpoint)
     network = checkpoint.build_network()  # what cannot be built is not written
-    given = options.result or results_of_run(options.checkpoint)
+    given = options.result or results_of_run(options.checkpoint, weights)
     scores = [score_of(path, _class_names(checkpoint)) for path in given]
     source = {"file": options.checkpoint.name, "sha256": file_sha256(options.checkpoint)}
     card = {
@@ -123,14 +125,8 @@ def _class_names(checkpoint: "Checkpoint") -> list[str] | None:
 def _check_output(output: Path, force: bool) -> None:
     """Fail before seconds are spent on reading."""
     if output.suffix != ".safetensors":
-        raise InputError(f"{output}: a model file ends in .safetensors, by which every toolkit knows it; name it so")
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder; name a file in it")
-    if output.exists() and not force:
-        raise InputError(f"{output}: exists already; give another name, or --force to write over it")
-    existing = next(folder for folder in output.absolute().parents if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{existing}: cannot be written to; give --output another folder")
+        raise InputError(f"{output}: what is written is safetensors; give --output a name that ends in .safetensors")
+    check_new_file(output, force)
 
 
 def _parser() -> argparse.ArgumentParser:

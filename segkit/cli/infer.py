@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from segkit.errors import InputError
-from segkit.io import read_image, write_json, write_png
+from segkit.files import check_writable, write_json
+from segkit.io import read_image, write_png
 from segkit.visualization import colorize, occurring, overlay, with_legend
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
@@ -81,7 +82,7 @@ def find_pictures(inputs: Iterable[Path], output: Path) -> list[tuple[Path, Path
 
 def _run(options: argparse.Namespace) -> int:
     pictures = find_pictures(options.pictures, options.output)
-    _check_writable(options.output)
+    check_writable(options.output)
     from segkit.inference.segmenter import load
 
     segmenter = load(options.checkpoint, options.device, options.protocol)
@@ -192,15 +193,6 @@ def _key(name: Path) -> str:
 
 def _suffixed(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
-
-
-def _check_writable(output: Path) -> None:
-    """Fail before the network is loaded; makes nothing, so that a command that fails leaves nothing behind."""
-    existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise InputError(f"{existing}: is a file, so {output} cannot be an output folder; give another --output")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{existing}: no permission to write here; give another --output")
 
 
 def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Segmenter") -> None:

@@ -1,22 +1,21 @@
 """`segkit submission`: make and check uploads for the Cityscapes and ADE20K servers; official Cityscapes scores."""
 
 import argparse
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segkit.errors import InputError
-from segkit.evaluation.label_files import Ids, find_predictions, picture_size, write_raw
-from segkit.evaluation.submission import (
+from segkit.files import check_new_file, free_path, write_json
+from segkit.predictions.label_files import Ids, find_predictions, picture_size, write_raw
+from segkit.predictions.submission import (
     Entry,
     check_submission,
     in_threads,
     open_submission,
     write_archive,
 )
-from segkit.evaluation.submission_rules import BENCHMARKS, Benchmark, Size
-from segkit.io import free_path, write_json
+from segkit.predictions.submission_rules import BENCHMARKS, Benchmark, Size
 
 _DESCRIPTION = """\
 make   turn predictions (`segkit predict`, `segkit infer`) into the zip that a test server takes, and check it
@@ -52,7 +51,7 @@ def main(args: Sequence[str]) -> int:
 def make(options: argparse.Namespace) -> int:
     """Rewrite predictions in the benchmark's ids, check the result, and write it unless something is wrong."""
     benchmark = BENCHMARKS[options.benchmark]
-    _check_output(options.output, options.force)
+    check_new_file(options.output, options.force)
     found = find_predictions(options.predictions, benchmark)
     sizes = _sizes(benchmark, options.data, options.split)
     wanted = {key: paths for key, paths in found.items() if sizes is None or key in sizes}
@@ -91,7 +90,7 @@ def check(options: argparse.Namespace) -> int:
 
 def score(options: argparse.Namespace) -> int:
     """Print, and write on demand, the official Cityscapes scores of predictions."""
-    from segkit.evaluation.cityscapes import find_pairs, format_official, label_id_copies, official_scores
+    from segkit.predictions.cityscapes import find_pairs, format_official, label_id_copies, official_scores
 
     pairs = find_pairs(options.predictions, options.truth)
     with tempfile.TemporaryDirectory() as folder:
@@ -103,14 +102,6 @@ def score(options: argparse.Namespace) -> int:
         write_json(path, found | {"predictions": str(options.predictions), "truth": str(options.truth)})
         print(path)
     return 0
-
-
-def _check_output(path: Path, force: bool) -> None:
-    if path.is_dir() or (path.exists() and not force):
-        raise InputError(f"{path}: exists already; give --force to replace a file, or another -o")
-    existing = next(folder for folder in path.absolute().parents if folder.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        raise InputError(f"{existing}: cannot write here; give another -o")
 
 
 def _convert(found: Mapping[str, list[Path]], folder: Path, benchmark: Benchmark, ids: Ids) -> dict[str, str]:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from segkit import __version__
 from segkit.errors import InputError
-from segkit.io import write_bytes
+from segkit.files import check_new_file, write_bytes
 
 if TYPE_CHECKING:  # they need PyTorch, which takes seconds to import, and `--help` does not
-    from segkit.models.foreign import Choices, Inspection
-    from segkit.models.keys import KeyReport
+    from segkit.models.toolkits.foreign import Choices, Inspection
+    from segkit.models.toolkits.keys import KeyReport
 
 _DESCRIPTION = """\
 Look into a weight file of any toolkit, or write it as segkit's own.
@@ -81,10 +81,7 @@ def _check_output(output: Path, force: bool) -> None:
     """Fail before seconds are spent on reading."""
     if output.suffix != ".safetensors":
         raise InputError(f"{output}: what is written is safetensors; give --output a name that ends in .safetensors")
-    if output.is_dir():
-        raise InputError(f"{output}: is a folder; name a file in it")
-    if output.exists() and not force:
-        raise InputError(f"{output}: exists already; give another --output, or --force to write over it")
+    check_new_file(output, force)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,7 +118,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _choices(options: argparse.Namespace) -> "Choices":
-    from segkit.models.foreign import Choices
+    from segkit.models.toolkits.foreign import Choices
 
     return Choices(
         encoder=options.encoder,
@@ -148,7 +145,7 @@ def _encoder_rows(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _network_rows(inspection: "Inspection") -> list[tuple[str, str]]:
-    from segkit.models.formats import TOOLKITS
+    from segkit.models.toolkits.formats import TOOLKITS
 
     arguments = inspection.config["init_args"]
     resnest, own = "resnest" in arguments["encoder"], inspection.toolkit.startswith("segkit")

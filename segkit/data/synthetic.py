@@ -17,7 +17,8 @@ from segkit.data.dataset import Sample
 from segkit.data.street_scene import draw_scene
 from segkit.data.transforms import Augmentation
 from segkit.errors import InputError
-from segkit.io import write_json, write_png
+from segkit.files import write_json
+from segkit.io import write_png
 from segkit.metadata.cityscapes import LABELS
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
 

@@ -16,18 +16,12 @@ behind which nobody knows what is, earns nothing and costs nothing. Without igno
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.evaluation.pairs import Pair
-from segkit.evaluation.predictions import read_pair
-from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
+from segkit.metadata.label_space import IGNORE_INDEX
 
 DILATION_RATIO = 0.02  # of the picture's diagonal: the helper's default
 
@@ -76,32 +70,6 @@ def boundary_areas(
         _count(labels, predicted, num_classes),
     ]
     return np.stack(areas)
-
-
-def boundary_areas_of_pairs(
-    pairs: Sequence[Pair], truth: LabelSpace, predictions: LabelSpace, workers: int | None = None
-) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Name and `boundary_areas` of label maps in files, in order, in threads.
-
-    Args:
-        pairs: of `segkit.evaluation.pairs.find_pairs`.
-        truth: what the values of the truth mean.
-        predictions: what those of the predictions mean.
-        workers: threads; None = one for each core.
-
-    Raises:
-        InputError: a file cannot be read, see `segkit.evaluation.predictions.read_pair`.
-    """
-
-    def areas(pair: Pair) -> NDArray[np.int64]:
-        mask, labels = read_pair(pair, truth, predictions)
-        return boundary_areas(mask, labels, truth.num_classes)
-
-    workers = workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(pairs), 4 * workers):  # bounded: an interrupt waits for these only
-            part = pairs[start : start + 4 * workers]
-            yield from zip((pair.name for pair in part), pool.map(areas, part), strict=True)
 
 
 def boundary_distance(shape: tuple[int, ...], dilation_ratio: float = DILATION_RATIO) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.errors import InputError
-from segkit.io import write_bytes
+from segkit.files import write_bytes
 
 Int64Array = NDArray[np.int64]
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from segkit.evaluation.calibration import Reliability
 from segkit.evaluation.comparison import Comparison, p_value
 from segkit.evaluation.confused_pairs import check_matrix
-from segkit.io import write_bytes
+from segkit.files import write_bytes
 
 Order = Literal["id", "pixels", "similar"]
 

@@ -22,7 +22,7 @@ from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.evaluation.scores import Scores
-from segkit.io import write_json
+from segkit.files import write_json
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "pytorch-lightning", "timm")
 
@@ -40,6 +40,7 @@ def result_dict(
     protocol: PlainData,
     *,
     dataset: Mapping[str, Any] | None = None,
+    weights: Mapping[str, Any] | None = None,
     command: str | None = None,
     partial: bool = False,
     metric: str = DEFAULT,
@@ -51,6 +52,7 @@ def result_dict(
         class_names: K names by train id.
         protocol: the one that really ran (`segkit.inference.engine.resolve` fills in what depends on the network).
         dataset: plain data that names data set and split.
+        weights: plain data that tells which weights, "sha256" above all.
         command: what ran it; None = this process's command line.
         partial: only a part of the split was seen, so that the scores are not those of the split.
         metric: the convention of "scores" and "classes"; "conventions" has the means by all of them.
@@ -67,6 +69,7 @@ def result_dict(
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]) if command is None else command,
         "protocol": protocol.to_dict(),
         "dataset": dict(dataset or {}),
+        "weights": dict(weights or {}),
         "partial": partial,
         "num_images": confusion.num_images,
         "num_pixels": confusion.num_pixels,

@@ -1,5 +1,6 @@
 """What a checkpoint says of a network, as plain data, and reading torch files without unpickling anything."""
 
+import hashlib
 import pickle
 import re
 import zipfile
@@ -66,6 +67,15 @@ class Checkpoint:
         network = build_network(self.network)
         load_strict(network, self.state_dict, "checkpoint")
         return network.eval()
+
+
+def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and bytes of all parameters and buffers, whatever the device, layout or kind of file."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state_dict.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Any], source: str) -> None:

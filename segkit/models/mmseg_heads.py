@@ -3,7 +3,7 @@ models/decode_heads/{aspp_head,fcn_head,decode_head}.py, with the arguments of i
 
 They are wider than the authors' heads: ASPP has a quarter of the encoder's channels (512 of 2048) and a 3x3 projection,
 the FCN head two convolutions and a third one over the encoder's features beside theirs. Names are segkit's;
-`segkit.models.formats` has mmseg's.
+`segkit.models.toolkits.formats` has mmseg's.
 """
 
 from collections.abc import Sequence

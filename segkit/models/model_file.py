@@ -11,7 +11,6 @@ table; `protocol` is the one recommended for tests, and `scores` are what it and
 
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segkit.errors import InputError
+from segkit.files import replacing
 from segkit.models.checkpoint import Checkpoint
 
 FORMAT = 1  # raise it when a reader of this version could misread the card
@@ -50,14 +50,8 @@ def write_model_file(path: str | os.PathLike[str], checkpoint: Checkpoint) -> No
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in checkpoint.state_dict.items()
     }
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_model_file(path: str | os.PathLike[str]) -> Checkpoint:

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from segkit.errors import InputError
+from segkit.files import write_text
 from segkit.models.hub import fetch, file_sha256
 from segkit.models.resnest import RESNEST_VARIANTS
 from segkit.models.segmentation import SegmentationModel
@@ -87,10 +88,7 @@ def _download(repository: str, path: Path) -> None:
         "encoder's weights"
     )
     sha256 = fetch(url, path, cure)
-    record = _record(path)
-    temporary = record.with_name(f".{record.name}.tmp")
-    temporary.write_text(f"{sha256}  {FILE}\n", encoding="utf-8")
-    os.replace(temporary, record)
+    write_text(_record(path), f"{sha256}  {FILE}\n")
 
 
 def _check_recorded(path: Path) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint, is_safetensors, load_strict, read_safetensors, read_torch_file
-from segkit.models.foreign import TIMM_PREFIX, Choices, Inspection, encoder_names, inspect_foreign
-from segkit.models.formats import wrapper_prefix
-from segkit.models.keys import place
 from segkit.models.model_file import is_model_file, read_model_file
 from segkit.models.segmentation import build_network
+from segkit.models.toolkits.foreign import TIMM_PREFIX, Choices, Inspection, encoder_names, inspect_foreign
+from segkit.models.toolkits.formats import wrapper_prefix
+from segkit.models.toolkits.keys import place
 
 NETWORK_PREFIX = "network."  # where SegmentationModule keeps its network in a Lightning checkpoint
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "module")  # of weights, in torch files

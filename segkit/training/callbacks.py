@@ -14,9 +14,10 @@ from pytorch_lightning.utilities import rank_zero_info
 from segkit.errors import InputError
 from segkit.evaluation.conventions import DEFAULT, comparison_table, convention
 from segkit.evaluation.results import format_table, result_dict, write_result
+from segkit.files import free_path
 from segkit.inference.engine import resolve
-from segkit.io import free_path
 from segkit.metadata.label_space import numbered_space
+from segkit.models.checkpoint import weights_sha256
 from segkit.training.curves import plot_curves
 from segkit.training.module import SegmentationModule
 
@@ -127,8 +128,10 @@ class ResultWriter(Callback):
         assert isinstance(module, SegmentationModule) and module.confusion is not None
         names = _class_names(module)
         protocol = resolve(module.protocol, module.network)  # what depends on the network filled in
-        metric = self.convention.name
-        result = result_dict(module.confusion, names, protocol, dataset=dataset, partial=partial, metric=metric)
+        metric, weights = self.convention.name, {"sha256": weights_sha256(module.network.state_dict())}
+        result = result_dict(
+            module.confusion, names, protocol, dataset=dataset, weights=weights, partial=partial, metric=metric
+        )
         if module.calibration is not None:
             result["calibration"] = module.calibration.result().to_dict()
         path = free_path(folder / name)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from segkit.errors import InputError
-from segkit.io import write_bytes
+from segkit.files import write_bytes
 
 Curve = tuple[list[float], list[float]]  # steps, values
 

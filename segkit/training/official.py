@@ -10,16 +10,17 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from segkit.errors import InputError
-from segkit.evaluation.cityscapes import (
+from segkit.evaluation.results import versions
+from segkit.files import free_path, write_json
+from segkit.io import write_png
+from segkit.predictions.cityscapes import (
     TRUTH_ENDING,
     check_instances,
     differences,
     format_official,
     official_scores,
 )
-from segkit.evaluation.results import versions
-from segkit.evaluation.submission_rules import BENCHMARKS
-from segkit.io import free_path, write_json, write_png
+from segkit.predictions.submission_rules import BENCHMARKS
 from segkit.training.module import Batch, SegmentationModule
 
 _BENCHMARK = BENCHMARKS["cityscapes"]

@@ -4,7 +4,6 @@ A file that is there is whole (`segkit.io` renames finished files), so going on 
 process looks only at the pictures that are its own in this run, so that none depends on how far another one is.
 """
 
-import hashlib
 import os
 import re
 import shlex
@@ -16,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from segkit.errors import InputError
-from segkit.evaluation.manifest import NAME, Manifest, pictures_identity, read_manifest
 from segkit.evaluation.results import versions
 from segkit.inference.engine import resolve
 from segkit.io import write_png
 from segkit.metadata.label_space import numbered_space
+from segkit.models.checkpoint import weights_sha256
+from segkit.predictions.manifest import NAME, Manifest, pictures_identity, read_manifest
 from segkit.training.module import SegmentationModule
 
 _LEFT_BEHIND = re.compile(r"\..+\.png\.\d+\.[0-9a-f]{8}\.tmp")  # `segkit.io.write_bytes`, killed
@@ -35,7 +34,7 @@ _LEFT_BEHIND = re.compile(r"\..+\.png\.\d+\.[0-9a-f]{8}\.tmp")  # `segkit.io.wri
 class PredictionWriter(BasePredictionWriter):
     """Writes each predicted label map as an 8-bit PNG of train ids, `OUTPUT/<name>.png`, as soon as it is there.
 
-    `OUTPUT/predictions.json` says what made them (`segkit.evaluation.manifest`). A folder made by something else is
+    `OUTPUT/predictions.json` says what made them (`segkit.predictions.manifest`). A folder made by something else is
     refused before anything is written.
 
     Args:
@@ -161,7 +160,7 @@ class PredictionWriter(BasePredictionWriter):
         assert isinstance(module, SegmentationModule)
         space = module.label_space or numbered_space(module.network.num_classes)
         manifest = Manifest(
-            weights={"file": self.weights_file, "sha256": weights_sha256(module.network)},
+            weights={"file": self.weights_file, "sha256": weights_sha256(module.network.state_dict())},
             protocol=resolve(module.protocol, module.network).to_dict(),
             precision=str(trainer.precision),
             dataset=self.dataset,
@@ -184,12 +183,3 @@ class PredictionWriter(BasePredictionWriter):
                 )
         self._manifest = manifest
         return manifest
-
-
-def weights_sha256(network: torch.nn.Module) -> str:
-    """Of names, types, shapes and bytes of all parameters and buffers, whatever the device and memory layout."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

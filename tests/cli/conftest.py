@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from segkit.cli import main
-from segkit.io import write_png, write_text
+from segkit.files import write_text
+from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.cli import benchmark_rows, main
-from segkit.cli.benchmark_chart import short_names
+from segkit.cli import main
+from segkit.cli.benchmark import rows as benchmark_rows
+from segkit.cli.benchmark.chart import short_names
 from segkit.evaluation.cost import flops, parameters
+from segkit.files import write_text
 from segkit.inference.segmenter import load
-from segkit.io import write_text
 
 NUM_CLASSES, PICTURES = 4, 5  # of conftest.py
 

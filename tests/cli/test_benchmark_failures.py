@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from segkit.cli import benchmark_rows, main
+from segkit.cli import main
+from segkit.cli.benchmark import rows as benchmark_rows
 
 PICTURES = 5  # of conftest.py
 
@@ -153,7 +154,7 @@ def test_another_file_in_the_tables_place_is_left_alone(
 def test_score_and_compare_are_handed_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[list[str]] = []
     other = SimpleNamespace(main=lambda args: got.append(list(args)) or 7)
-    monkeypatch.setitem(sys.modules, f"segkit.cli.{command}", other)
+    monkeypatch.setitem(sys.modules, f"segkit.cli.benchmark.{command}", other)
     assert main(["benchmark", command, "a", "--metric", "mmseg"]) == 7
     assert got == [["a", "--metric", "mmseg"]]
 

@@ -11,7 +11,8 @@ from segkit.cli import main
 from segkit.evaluation.boundary import boundary_areas
 from segkit.evaluation.picture_areas import PictureAreas
 from segkit.evaluation.statistics import bootstrap_miou
-from segkit.io import write_png, write_text
+from segkit.files import write_text
+from segkit.io import write_png
 
 CLASSES = ("road", "tree", "sky", "boat")
 PICTURES = 24

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.cli import main, score
+from segkit.cli import main
+from segkit.cli.benchmark import score
 from segkit.io import write_png
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES

@@ -14,8 +14,8 @@ import torchvision
 from torch import Tensor, nn
 
 from segkit.models.encoders import build_encoder
-from segkit.models.foreign import Choices
 from segkit.models.segmentation import FCN, DeepLabV3, SegmentationModel
+from segkit.models.toolkits.foreign import Choices
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 from segkit.ops.upsample import upsample
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from segkit.metadata.label_space import LabelSpace, identity_table
-from segkit.models.foreign import Choices
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import MMSegDeepLabV3, MMSegFCN, SegmentationModel
+from segkit.models.toolkits.foreign import Choices
 from segkit.models.weights import read_checkpoint
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

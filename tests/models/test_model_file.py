@@ -154,6 +154,6 @@ def test_a_card_whose_network_does_not_fit_the_weights(tmp_path: Path) -> None:
     write_model_file(
         tmp_path / "a.safetensors", Checkpoint(good.hyper_parameters | {"network": network}, good.state_dict)
     )
-    with pytest.raises(InputError, match="the weights do not fit FCN: .* of another shape") as caught:
+    with pytest.raises(InputError, match=r"the weights do not fit FCN: .* of another shape") as caught:
         read_model_file(tmp_path / "a.safetensors").build_network()
     assert "\n" not in str(caught.value)

@@ -7,18 +7,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from segkit.cli.score_options import true_or_false
+from segkit.cli.benchmark.score_options import true_or_false
 from segkit.errors import InputError
-from segkit.evaluation.boundary import DILATION_RATIO, RULE, boundary_areas_of_pairs
+from segkit.evaluation.boundary import DILATION_RATIO, RULE
 from segkit.evaluation.confused_pairs import ConfusedPair, most_confused_pairs, pairs_table
 from segkit.evaluation.confusion import ConfusionMatrix
-from segkit.evaluation.pairs import Pair
 from segkit.evaluation.picture_areas import PictureAreas
-from segkit.evaluation.predictions import train_id_space
 from segkit.evaluation.results import number_or_null
 from segkit.evaluation.statistics import Bootstrap, Interval, bootstrap_miou, class_iou, mean_iou
-from segkit.io import free_path
+from segkit.files import free_path
 from segkit.metadata.label_space import LabelSpace
+from segkit.predictions.pairs import Pair
+from segkit.predictions.scoring import boundary_areas_of_pairs, train_id_space
 
 PAIRS = 10  # most confused, of each order
 

@@ -10,7 +10,7 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS
 from segkit.evaluation.cost import FLOPS_RULE
-from segkit.io import write_json, write_text
+from segkit.files import write_json, write_text
 
 Values = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ class Table:
         write_text(self.folder / "benchmark.md", self.markdown() + "\n")
         if len([row for row in self.rows if row.get("mIoU") is not None]) >= 2:
             # Matplotlib takes a second to import, and a single row needs no picture.
-            from segkit.cli.benchmark_chart import draw
+            from segkit.cli.benchmark.chart import draw
 
             draw(self.rows, self.folder / "benchmark.png")
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from segkit.errors import InputError
-from segkit.evaluation.submission_rules import Benchmark
 from segkit.io import read_label, write_png
+from segkit.predictions.submission_rules import Benchmark
 
 Ids = Literal["train", "label"]
 

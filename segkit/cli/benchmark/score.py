@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from segkit.cli.score_extras import ExtraScores, add_extra_options, check_extras
-from segkit.cli.score_options import add_label_options, label_space
+from segkit.cli.benchmark.score_extras import ExtraScores, add_extra_options, check_extras
+from segkit.cli.benchmark.score_options import add_label_options, label_space
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import (
@@ -25,13 +25,13 @@ from segkit.evaluation.conventions import (
     convention,
     convention_scores,
 )
-from segkit.evaluation.manifest import NAME, Manifest, read_manifest
-from segkit.evaluation.pairs import Pairing, Problem, find_pairs
 from segkit.evaluation.picture_areas import Int64Array, PictureAreas, picture_areas
-from segkit.evaluation.predictions import score_pairs, suspicion, train_id_space
 from segkit.evaluation.results import format_table, result_dict, write_result
-from segkit.io import free_path
+from segkit.files import free_path
 from segkit.metadata.label_space import LabelSpace
+from segkit.predictions.manifest import NAME, Manifest, read_manifest
+from segkit.predictions.pairs import Pairing, Problem, find_pairs
+from segkit.predictions.scoring import score_pairs, suspicion, train_id_space
 
 ALL_METRICS = "all"
 LINES = 10  # of problems that are printed; the result file has them all
@@ -157,6 +157,7 @@ def _report(
         space.class_names,
         SavedProtocol({"name": "unknown: label maps of another tool"} if manifest is None else dict(manifest.protocol)),
         dataset={**(manifest.dataset if manifest else {"name": options.labels}), "num_images": expected},
+        weights=None if manifest is None else manifest.weights,
         partial=partial,
         metric=_tables(options.metric)[0],
     )
@@ -165,8 +166,6 @@ def _report(
         "truth": str(options.truth_dir),
         "ids": options.predictions,
     }
-    if manifest is not None:
-        result["predictions"]["weights"] = dict(manifest.weights)
     result["problems"] = [vars(problem) for problem in outcome.problems]
     extras = None
     if not outcome.interrupted:

@@ -14,10 +14,10 @@ from PIL import Image
 
 from segkit.cli import main
 from segkit.errors import InputError
-from segkit.evaluation.cityscapes import check_instances, differences, find_pairs, official, official_scores
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.io import read_label, write_png
 from segkit.metadata.cityscapes import CITYSCAPES
+from segkit.predictions.cityscapes import check_instances, differences, find_pairs, official, official_scores
 
 FRAMES = ("frankfurt_000000_000294", "frankfurt_000001_000538", "lindau_000000_000019")
 WITH_INSTANCES = (24, 25, 26, 27, 28, 31, 32, 33)

@@ -7,15 +7,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segkit import __version__
-from segkit.cli.score_options import add_label_options, label_space
+from segkit.cli.benchmark.score_options import add_label_options, label_space
 from segkit.errors import InputError
 from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
-from segkit.evaluation.manifest import read_manifest
-from segkit.evaluation.pairs import Pair, find_pairs
 from segkit.evaluation.picture_areas import PictureAreas
-from segkit.evaluation.predictions import score_pairs, train_id_space
-from segkit.io import free_path, write_json
+from segkit.files import free_path, write_json
 from segkit.metadata.label_space import LabelSpace
+from segkit.predictions.manifest import read_manifest
+from segkit.predictions.pairs import Pair, find_pairs
+from segkit.predictions.scoring import score_pairs, train_id_space
 
 _DESCRIPTION = """\
 Score two models on the same pictures and say whether they differ: for each class and for the mIoU the difference

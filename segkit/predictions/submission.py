@@ -15,9 +15,9 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from segkit.errors import InputError
-from segkit.evaluation.label_files import LabelPng, inspect_label_png
-from segkit.evaluation.submission_rules import Benchmark, Size
-from segkit.io import write_bytes
+from segkit.files import write_bytes
+from segkit.predictions.label_files import LabelPng, inspect_label_png
+from segkit.predictions.submission_rules import Benchmark, Size
 
 T = TypeVar("T")
 R = TypeVar("R")

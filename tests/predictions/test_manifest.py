@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import InputError
-from segkit.evaluation.manifest import NAME, Manifest, pictures_identity, read_manifest
 from segkit.metadata.label_space import numbered_space
+from segkit.predictions.manifest import NAME, Manifest, pictures_identity, read_manifest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
-from segkit.io import write_bytes
+from segkit.files import write_bytes
 
 X, Y = "GFLOPs/picture", "mIoU"
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from segkit.errors import InputError
 
 if TYPE_CHECKING:  # they need PyTorch and Lightning, which take seconds to import, and `score` does not
-    from segkit.cli.benchmark_plan import Options, Row
-    from segkit.cli.benchmark_progress import Settings
-    from segkit.cli.benchmark_table import Table
+    from segkit.cli.benchmark.plan import Options, Row
+    from segkit.cli.benchmark.progress import Settings
+    from segkit.cli.benchmark.table import Table
 
 DESCRIPTION = (
     "Score several models under several protocols on one data set, or the rows of a plan file, in one table: "
@@ -34,14 +34,14 @@ def main(args: Sequence[str]) -> int:
         0: all rows are in the table. 1: some failed, the others are in it. 2: none could be computed.
     """
     if args and args[0] == "score":
-        from segkit.cli.score import main as score
+        from segkit.cli.benchmark.score import main as score
 
         return score(args[1:])
     if args and args[0] == "compare":
-        from segkit.cli.compare import main as compare
+        from segkit.cli.benchmark.compare import main as compare
 
         return compare(args[1:])
-    from segkit.cli.benchmark_plan import parse
+    from segkit.cli.benchmark.plan import parse
 
     return _run(parse(args, DESCRIPTION, EPILOG))
 
@@ -49,8 +49,8 @@ def main(args: Sequence[str]) -> int:
 def _run(options: "Options") -> int:
     import torch
 
-    from segkit.cli.benchmark_progress import Settings
-    from segkit.cli.benchmark_table import Table
+    from segkit.cli.benchmark.progress import Settings
+    from segkit.cli.benchmark.table import Table
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = Settings(device, options.limit, options.size, options.output)
@@ -72,8 +72,8 @@ def _run(options: "Options") -> int:
 
 def _one(table: "Table", row: "Row", settings: "Settings", where: str) -> None:
     """Compute a row unless it is there; what goes wrong is kept for the end, so that the other rows are computed."""
-    from segkit.cli.benchmark_progress import asked_of, key_of
-    from segkit.cli.benchmark_rows import compute
+    from segkit.cli.benchmark.progress import asked_of, key_of
+    from segkit.cli.benchmark.rows import compute
 
     try:
         key, asked = key_of(row, settings), asked_of(row, settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError
-from segkit.io import write_json
+from segkit.files import write_json
 from segkit.metadata.label_space import LabelSpace
 
 NAME = "predictions.json"

@@ -16,11 +16,11 @@ from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.encoders import build_encoder
-from segkit.models.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
-from segkit.models.keys import KeyReport, place
-from segkit.models.recognise import EncoderGuess, Shapes, recognise_encoder
 from segkit.models.resnest import DilationConvention
 from segkit.models.segmentation import build_network
+from segkit.models.toolkits.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
+from segkit.models.toolkits.keys import KeyReport, place
+from segkit.models.toolkits.recognise import EncoderGuess, Shapes, recognise_encoder
 from segkit.ops.normalize import IMAGENET
 
 TIMM_PREFIX = "encoder.model."  # where TimmEncoder keeps timm's network

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.errors import InputError
-from segkit.evaluation.submission_rules import BENCHMARKS
+from segkit.predictions.submission_rules import BENCHMARKS
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # JPEGs, so that the message can say what is wrong
 _FRAME_ENDINGS = {False: "_labelIds.png", True: "_labelTrainIds.png"}  # of Cityscapes' truth, by "are they train ids"

@@ -21,7 +21,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
-from segkit.cli.benchmark_recipe import Recipe, read_protocol, read_recipe, read_yaml
+from segkit.cli.benchmark.recipe import Recipe, read_protocol, read_recipe, read_yaml
 from segkit.cli.lightning import SHORT_NAMES
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError

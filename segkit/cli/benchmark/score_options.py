@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from segkit.errors import InputError
-from segkit.evaluation.manifest import NAME, Manifest
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.metadata.class_files import read_classes
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table, numbered_space
+from segkit.predictions.manifest import NAME, Manifest
 
 _SPACES = {"cityscapes": CITYSCAPES, "ade20k": ADE20K}
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from segkit.cli.benchmark_plan import Row
-from segkit.cli.benchmark_progress import Progress, Settings, num_classes
+from segkit.cli.benchmark.plan import Row
+from segkit.cli.benchmark.progress import Progress, Settings, num_classes
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.samplers import EvalSampler
 from segkit.errors import InputError

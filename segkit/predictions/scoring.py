@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,14 @@ import torch
 from torch import Tensor
 
 from segkit.errors import InputError
+from segkit.evaluation.boundary import boundary_areas
 from segkit.evaluation.confusion import byte_pairs
-from segkit.evaluation.pairs import Pair, Problem, find_pairs
 from segkit.io import read_label
 from segkit.metadata.label_space import UNDECLARED, LabelSpace, identity_table
+from segkit.predictions.pairs import Pair, Problem, find_pairs
 
 UInt8Array = npt.NDArray[np.uint8]
+R = TypeVar("R")
 
 
 class PictureError(InputError):
@@ -102,26 +105,31 @@ def score_pairs(
     predictions = train_id_space(truth) if predictions is None else predictions
     if predictions.num_classes != truth.num_classes:
         raise InputError(f"score: {predictions.num_classes} classes predicted, {truth.num_classes} in the truth")
-    workers = workers or _cores()
-    source, waiting = iter(pairs), deque[tuple[Pair, Future[Tensor]]]()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        while True:
-            ahead = islice(source, 4 * workers - len(waiting))  # bounded: results wait for the slowest one only
-            waiting.extend((pair, pool.submit(count_pair, pair, truth, predictions)) for pair in ahead)
-            if not waiting:
-                return
-            pair, future = waiting.popleft()
-            try:
-                counts = future.result()
-            except PictureError as error:
-                if report is None:
-                    raise
-                report(error.problem)
-                continue
-            yield pair.name, counts
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for pair, future in _in_order(lambda pair: count_pair(pair, truth, predictions), pairs, workers):
+        try:
+            counts = future.result()
+        except PictureError as error:
+            if report is None:
+                raise
+            report(error.problem)
+            continue
+        yield pair.name, counts
+
+
+def boundary_areas_of_pairs(
+    pairs: Iterable[Pair], truth: LabelSpace, predictions: LabelSpace, workers: int | None = None
+) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Name and `segkit.evaluation.boundary.boundary_areas` of each picture, in order; arguments as for `score_pairs`.
+
+    Raises:
+        PictureError: as `read_pair`.
+    """
+
+    def areas(pair: Pair) -> npt.NDArray[np.int64]:
+        return boundary_areas(*read_pair(pair, truth, predictions), truth.num_classes)
+
+    for pair, future in _in_order(areas, pairs, workers):
+        yield pair.name, future.result()
 
 
 def score_directories(
@@ -193,6 +201,24 @@ def _cure(raw: UInt8Array, what: str, space: LabelSpace, others: dict[str, Label
     fits = [ids for ids, other in others.items() if all(other.table[value] != UNDECLARED for value in values)]
     differs = [ids for ids in fits if others[ids].table != space.table]
     return f"; --{what} {differs[0]} reads all values of this file" if differs else ""
+
+
+def _in_order(
+    function: Callable[[Pair], R], pairs: Iterable[Pair], workers: int | None
+) -> Iterator[tuple[Pair, "Future[R]"]]:
+    """Each pair with its future, in order; threads work ahead, a few pictures only: an interrupt waits for these."""
+    workers = workers or _cores()
+    source, waiting = iter(pairs), deque[tuple[Pair, "Future[R]"]]()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        while True:
+            ahead = islice(source, 4 * workers - len(waiting))
+            waiting.extend((pair, pool.submit(function, pair)) for pair in ahead)
+            if not waiting:
+                return
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _cores() -> int:

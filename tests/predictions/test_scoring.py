@@ -12,8 +12,12 @@ from PIL import Image
 
 from segkit.errors import InputError
 from segkit.evaluation.confusion import confusion_counts
-from segkit.evaluation.pairs import Pair, Problem, find_pairs
-from segkit.evaluation.predictions import (
+from segkit.io import read_label, write_png
+from segkit.metadata.ade20k import ADE20K
+from segkit.metadata.cityscapes import CITYSCAPES
+from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table, numbered_space
+from segkit.predictions.pairs import Pair, Problem, find_pairs
+from segkit.predictions.scoring import (
     PictureError,
     count_pair,
     read_pair,
@@ -22,10 +26,6 @@ from segkit.evaluation.predictions import (
     suspicion,
     train_id_space,
 )
-from segkit.io import read_label, write_png
-from segkit.metadata.ade20k import ADE20K
-from segkit.metadata.cityscapes import CITYSCAPES
-from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table, numbered_space
 
 RNG = np.random.default_rng(0)
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkit.cli.benchmark_plan import Row
+from segkit.cli.benchmark.plan import Row
 from segkit.errors import InputError
-from segkit.io import write_text
+from segkit.files import write_text
 
 
 @dataclass(frozen=True)

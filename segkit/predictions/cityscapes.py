@@ -18,10 +18,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from segkit.errors import InputError
-from segkit.evaluation.label_files import Ids, find_predictions, picture_size, write_raw
-from segkit.evaluation.submission import in_threads
-from segkit.evaluation.submission_rules import BENCHMARKS
 from segkit.metadata.cityscapes import CITYSCAPES
+from segkit.predictions.label_files import Ids, find_predictions, picture_size, write_raw
+from segkit.predictions.submission import in_threads
+from segkit.predictions.submission_rules import BENCHMARKS
 
 try:
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official  # noqa: N813  (a module, not a class)

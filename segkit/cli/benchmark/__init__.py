@@ -1,0 +1,1 @@
+"""`segkit benchmark`, with `benchmark score` and `benchmark compare`."""

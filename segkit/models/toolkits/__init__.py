@@ -1,0 +1,1 @@
+"""Other toolkits' checkpoints: their names, what they imply, what matches."""

@@ -1,0 +1,1 @@
+"""Folders of label PNGs: pairing, reading, scoring, official Cityscapes scores, submissions."""
