@@ -22,7 +22,7 @@ def results_of_run(checkpoint: Path, sha256: str) -> list[Path]:
         return []
     own = []
     for path in sorted(checkpoint.parent.parent.glob("result*.json")):
-        if _read(path).get("weights") == {"sha256": sha256}:
+        if (_read(path).get("weights") or {}).get("sha256") == sha256:
             own.append(path)
         else:
             print(f"{path}: left out: made with other weights than {checkpoint.name}'s", file=sys.stderr)

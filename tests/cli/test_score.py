@@ -219,7 +219,7 @@ def test_saved_predictions_score_as_the_test_did(benchmark_folder: Path, tmp_pat
     tested, scored = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("result", "scored"))
     for key in ("confusion_matrix", "missed", "num_images", "num_pixels", "scores", "classes", "protocol"):
         assert tested[key] == scored[key], key
-    assert scored["predictions"]["weights"]["file"] == "a.ckpt"
+    assert scored["weights"]["file"] == "a.ckpt"
     assert main(["benchmark", "score", *arguments, "--predictions", "raw"]) == 2
     assert main(["benchmark", "score", *arguments, "--labels", "ade20k"]) == 2
 
