@@ -28,6 +28,7 @@ from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.inference.protocols import Protocol
+from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS
 from segkit.training.calibration import CalibrationReport
@@ -170,14 +171,12 @@ class SegmentationCLI(LightningCLI):
         """Refuse weights of other classes than the data's before anything runs, and load what Lightning cannot."""
         if not self.checkpoint:
             return
-        path, stored = self._get(self.config, "ckpt_path"), self.checkpoint["network"]["init_args"]["num_classes"]
-        if stored != self.datamodule.num_classes:
-            raise InputError(
-                f"{path}: trained on {stored} classes, {type(self.datamodule).__name__} has "
-                f"{self.datamodule.num_classes}; give the data set that it was made for"
-            )
+        path, space = str(self._get(self.config, "ckpt_path")), self.checkpoint.get("label_space")
+        stored = numbered_space(self.checkpoint["network"]["init_args"]["num_classes"]).class_names
+        names = stored if space is None else space["class_names"]
+        check_same_classes(names, self.datamodule.class_names, path, type(self.datamodule).__name__)
         if self.weights:
-            load_strict(self.model.network, self.weights, str(path))
+            load_strict(self.model.network, self.weights, path)
             self.config_init[self.subcommand]["ckpt_path"] = None
 
     def predict(self, **kwargs: Any) -> None:
@@ -208,7 +207,12 @@ def _input_error(error: BaseException) -> InputError | None:
 
 def _quiet() -> None:
     """Leave out what Lightning says that no user of segkit can act on."""
-    for message in (".*LightningCLI's args parameter.*", ".*isinstance.treespec.*", ".*does not have many workers.*"):
+    for message in (
+        ".*LightningCLI's args parameter.*",
+        ".*isinstance.treespec.*",
+        ".*does not have many workers.*",
+        ".*The dirpath has changed.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_is_no_advertisement)

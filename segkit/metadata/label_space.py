@@ -177,3 +177,34 @@ def numbered_space(num_classes: int) -> LabelSpace:
     """For a network whose data is not known: "class 0", "class 1", ..., distinct colours, raw values = train ids."""
     names = tuple(f"class {i}" for i in range(num_classes))
     return LabelSpace(names, distinct_palette(num_classes), identity_table(num_classes))
+
+
+def check_same_classes(names: Sequence[str], wanted: Sequence[str], model: str, data: str) -> None:
+    """Refuse a model whose classes are not the data's: another number of them, or the same in another order.
+
+    Names that differ otherwise may be another spelling ("sidewalk", "pavement"), or none were known: they pass.
+
+    Args:
+        names: The model's, by train id.
+        wanted: The data's.
+        model: What to call the model in the error: its file.
+        data: What to call the data.
+
+    Raises:
+        InputError: Names both, and the likely cause.
+    """
+    if len(names) != len(wanted):
+        cause = "it was trained on another data set, or with other classes"
+        if len(names) == len(wanted) + 1:
+            cause = "it has one class more, perhaps a background that this data set ignores"
+        shown = ", ".join(names[:3])
+        raise InputError(
+            f"{model}: trained on {len(names)} classes ({shown}, ...), {data} has {len(wanted)}: {cause}; "
+            "give the data set that it was made for"
+        )
+    if list(names) != list(wanted) and sorted(names) == sorted(wanted):
+        first = next(i for i, (own, other) in enumerate(zip(names, wanted, strict=True)) if own != other)
+        raise InputError(
+            f"{model}: has the classes of {data} in another order (class {first} is {names[first]!r}, in the data "
+            f"{wanted[first]!r}), so that every score would be wrong; give the data the order of the training"
+        )

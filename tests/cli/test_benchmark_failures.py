@@ -46,14 +46,14 @@ def test_a_failing_row_does_not_stop_the_others(
     assert run_benchmark(*models) == 1
     assert [Path(row["model"]).name for row in rows_of(tmp_path / "table")] == ["a.ckpt", "b.ckpt"]
     last = capsys.readouterr().err.strip().splitlines()[-2:]
-    assert "row 2 of 4" in last[0] and "wide.ckpt: predicts 5 classes (void, road, tree, ...), but data (" in last[0]
+    assert "row 2 of 4" in last[0] and "wide.ckpt: trained on 5 classes (void, road, tree, ...), data (" in last[0]
     assert ") has 4: it has one class more, perhaps a background" in last[0]
     assert "row 3 of 4" in last[1] and "absent.ckpt: no such file" in last[1]
     assert "failed: row 2 of 4" in (tmp_path / "table" / "benchmark.md").read_text()
 
     assert run_benchmark(models[0], models[3]) == 0  # nothing failed this time, and nothing was lost
     assert run_benchmark(models[1], output="other") == 2
-    assert "wide.ckpt: predicts 5 classes" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "wide.ckpt: trained on 5 classes" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_out_of_memory_is_a_failed_row(

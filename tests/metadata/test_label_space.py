@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace, distinct_palette, identity_table
+from segkit.metadata.label_space import (
+    IGNORE_INDEX,
+    LabelSpace,
+    check_same_classes,
+    distinct_palette,
+    identity_table,
+)
 
 THREE = LabelSpace(("a", "b", "c"), distinct_palette(3), identity_table(3))
 
@@ -63,3 +69,22 @@ def test_palette_is_distinct_and_stable():
     assert len(set(distinct_palette(255))) == 255
     assert distinct_palette(255)[:40] == distinct_palette(40)
     assert identity_table(2)[:3] == (0, 1, -1) and identity_table(2)[255] == IGNORE_INDEX
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (("road", "car", "sky"), "trained on 3 classes (road, car, sky, ...), data has 2: it has one class more"),
+        (("road",), "data has 2: it was trained on another data set"),
+        (("car", "road"), "in another order (class 0 is 'car', in the data 'road')"),
+    ],
+)
+def test_a_model_of_other_classes_is_refused(names, words):
+    with pytest.raises(InputError) as caught:
+        check_same_classes(names, ("road", "car"), "m.ckpt", "data")
+    assert str(caught.value).startswith("m.ckpt: ") and words in str(caught.value)
+
+
+def test_other_spellings_of_classes_pass():
+    check_same_classes(("road", "car"), ("road", "car"), "m", "data")
+    check_same_classes(("class 0", "class 1"), ("road", "car"), "m", "data")

@@ -13,7 +13,6 @@ from segkit.cli.benchmark.plan import Row
 from segkit.cli.benchmark.progress import Progress, Settings, num_classes
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.samplers import EvalSampler
-from segkit.errors import InputError
 from segkit.evaluation.confusion import confusion_counts
 from segkit.evaluation.conventions import convention_scores
 from segkit.evaluation.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
@@ -21,6 +20,7 @@ from segkit.evaluation.results import number_or_null, versions
 from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict
 from segkit.inference.segmenter import Segmenter, load
+from segkit.metadata.label_space import check_same_classes
 from segkit.ops.normalize import IMAGENET, normalize
 
 SAVE_SECONDS = 30.0  # between two writings of a row's counts: as much is lost at most if the machine goes down
@@ -168,17 +168,8 @@ def data_name(data: SegmentationDataModule) -> str:
 
 def _check_classes(row: Row, segmenter: Segmenter) -> None:
     assert row.data is not None
-    own, wanted = len(segmenter.class_names), row.data.num_classes
-    if own == wanted:
-        return
-    cause = "it was trained on another data set, or with other classes"
-    if own == wanted + 1:
-        cause = "it has one class more, perhaps a background that this data set ignores"
-    shown = ", ".join(segmenter.class_names[:3])
-    raise InputError(
-        f"{row.model}: predicts {own} classes ({shown}, ...), but {data_name(row.data)} ({row.data.root}) has "
-        f"{wanted}: {cause}; give the data that it was made for"
-    )
+    data = f"{data_name(row.data)} ({row.data.root})"
+    check_same_classes(segmenter.class_names, row.data.class_names, str(row.model), data)
 
 
 def _plain_scores(scores: Scores, data: SegmentationDataModule) -> dict[str, Any]:
