@@ -204,8 +204,14 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
         (other / name).symlink_to(root / name)
     (other / "classes.txt").write_text("a\nb\nc\nd\n")
     checkpoint = str(run / "checkpoints" / "last.ckpt")
-    assert main(["test", "--ckpt_path", checkpoint, "--data", "FolderDataModule", "--data.root", str(other)]) == 2
-    assert f"{checkpoint}: trained on 3 classes, FolderDataModule has 4" in capsys.readouterr().err
+    test = ["test", "--ckpt_path", checkpoint, "--data", "FolderDataModule", "--data.root", str(other)]
+    assert main(test) == 2
+    said = capsys.readouterr().err
+    assert f"{checkpoint}: trained on 3 classes (left, " in said and "FolderDataModule has 4" in said
+    reordered = reversed((root / "classes.txt").read_text().split())
+    (other / "classes.txt").write_text("\n".join(reordered))
+    assert main(test) == 2
+    assert f"{checkpoint}: has the classes of FolderDataModule in another order" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
