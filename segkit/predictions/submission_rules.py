@@ -77,6 +77,6 @@ BENCHMARKS = {
         ending=".png",
         flat=True,
         size=None,
-        counts={"val": 2000, "test": 3352},  # test: as papers count release_test.zip (Zheng et al., SETR, CVPR 2021)
+        counts={"val": 2000, "test": 3352},  # test: release_test.zip, as the field counts it
     ),
 }

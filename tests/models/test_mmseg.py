@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkit.metadata.label_space import LabelSpace, identity_table
 from segkit.models.resnest import ResNeSt
@@ -95,6 +95,12 @@ def test_fcn_over_resnet50c_equals_mmseg(formula, golden, network_of) -> None:
         features = network.encoder(torch.from_numpy(formula.picture()))
         close(network.head(features[-1]), golden["FCNHead_resnet50c_logits"])
         close(network.aux_head(features[-2]), golden["FCNHead_resnet50c_aux"])
+
+
+def test_heads_drop_channels_as_mmseg_does(network_of) -> None:
+    network = network_of("FCNHead_resnet50c", 8)
+    for head in (network.head, network.aux_head):
+        assert [m.p for m in head.modules() if isinstance(m, nn.Dropout2d)] == [0.1]
 
 
 def mmseg_name(name: str) -> str:

@@ -272,3 +272,13 @@ def test_encoders_without_weights_are_refused_before_anything_is_fetched(argumen
     with pytest.raises(InputError, match=words) as caught:
         imagenet_repository(FCN(num_classes=2, **arguments))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, repository", REPOSITORIES.items())
+def test_repositories_are_timms_own_and_of_the_same_network(name: str, repository: str) -> None:
+    model = repository.split("/")[1].split(".")[0]
+    assert timm.get_pretrained_cfg(model).hf_hub_id == repository
+    with torch.device("meta"):
+        theirs, ours = timm.create_model(model).state_dict(), build_encoder(name).state_dict()
+    expected = {key: tuple(value.shape) for key, value in theirs.items() if not key.startswith("fc.")}
+    assert {key: tuple(value.shape) for key, value in ours.items()} == expected

@@ -19,6 +19,8 @@ from segkit.io import read_label, write_png
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.predictions.cityscapes import check_instances, differences, find_pairs, official, official_scores
 
+PRISTINE = dict(vars(official.args))  # before any test
+
 FRAMES = ("frankfurt_000000_000294", "frankfurt_000001_000538", "lindau_000000_000019")
 WITH_INSTANCES = (24, 25, 26, 27, 28, 31, 32, 33)
 ABSENT = (16, 27, 31)  # truck, train, and a void id
@@ -132,7 +134,7 @@ def test_iiou_is_the_value_worked_out_by_hand(tmp_path):
 
 @pytest.mark.parametrize("broken", [False, True])
 def test_cityscapesscripts_is_left_as_it_was(root, predictions, tmp_path, capsys, broken):
-    before = official.np, official.printError, dict(vars(official.args))
+    before = official.np, official.printError, PRISTINE
     truth = root / "gtFine/val/frankfurt" / f"{FRAMES[0]}_gtFine_labelIds.png"
     write_png(tmp_path / "p.png", np.zeros((5, 7), np.uint8) if broken else read_label(truth))
     if broken:
