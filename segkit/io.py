@@ -145,7 +145,7 @@ def _decode_label_png(data: bytes, path: str | os.PathLike[str]) -> UInt8Array |
     if not data.startswith(_PNG_START):
         return None
     chunks = dict[bytes, list[bytes]]()
-    for kind, body in _png_chunks(data, path):
+    for kind, body in png_chunks(data, path):
         chunks.setdefault(kind, []).append(body)
     header = chunks.get(b"IHDR", [b""])[0]
     if len(header) != 13 or header[8] != 8 or header[9] not in (0, 3):  # bits; 0 grey, 3 palette
@@ -161,8 +161,12 @@ def _decode_label_png(data: bytes, path: str | os.PathLike[str]) -> UInt8Array |
     return np.asarray(values, np.uint8)
 
 
-def _png_chunks(data: bytes, path: str | os.PathLike[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each chunk, whose check sums are right."""
+def png_chunks(data: bytes, path: str | os.PathLike[str]) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of each chunk of a PNG, up to the end marker, once its check sum is found right.
+
+    Raises:
+        InputError: A check sum is wrong, or the end is missing; `path` is what the message calls the file.
+    """
     position = len(_PNG_START)
     while position < len(data):
         length, kind = struct.unpack(">I4s", data[position : position + 8].ljust(8, b"\0"))

@@ -65,8 +65,8 @@ def result_dict(
     missed = confusion.missed.cpu()
     return {
         "segkit": __version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]) if command is None else command,
+        "date": now(),
+        "command": command_line() if command is None else command,
         "protocol": protocol.to_dict(),
         "dataset": dict(dataset or {}),
         "weights": dict(weights or {}),
@@ -112,12 +112,12 @@ def format_table(scores: Scores, class_names: Sequence[str]) -> str:
     rule = "-" * (width + 19)
     lines = [_row("class", "IoU", "accuracy", width), rule]
     for name, iou, accuracy in zip(class_names, scores.class_iou, scores.class_accuracy, strict=True):
-        lines.append(_row(name, _percent(iou), _percent(accuracy), width))
+        lines.append(_row(name, percent(iou), percent(accuracy), width))
     lines += [
         rule,
-        _row("mean", _percent(scores.miou), _percent(scores.mean_accuracy), width),
-        _row("pixel accuracy", "", _percent(scores.pixel_accuracy), width),
-        _row("frequency-weighted IoU", _percent(scores.frequency_weighted_iou), "", width),
+        _row("mean", percent(scores.miou), percent(scores.mean_accuracy), width),
+        _row("pixel accuracy", "", percent(scores.pixel_accuracy), width),
+        _row("frequency-weighted IoU", percent(scores.frequency_weighted_iou), "", width),
     ]
     return "\n".join(lines + _absences(scores, class_names))
 
@@ -162,6 +162,16 @@ def _absences(scores: Scores, class_names: Sequence[str]) -> list[str]:
     return lines
 
 
+def command_line() -> str:
+    """What ran this process, as one would type it."""
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+
+
+def now() -> str:
+    """The time, UTC, to the second, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _check_names(class_names: Sequence[str], num_classes: int) -> None:
     if len(class_names) != num_classes:
         raise InputError(f"results: {len(class_names)} class names for {num_classes} classes; give one name per class")
@@ -172,8 +182,9 @@ def number_or_null(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.2f}"
+def percent(value: float | None) -> str:
+    """Two decimals of a fraction in percent; a dash where there is none."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f}"
 
 
 def _row(name: str, iou: str, accuracy: str, width: int) -> str:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from segkit.errors import InputError
+from segkit.evaluation.results import number_or_null, percent
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.predictions.label_files import Ids, find_predictions, picture_size, write_raw
 from segkit.predictions.submission import in_threads
@@ -167,8 +168,8 @@ def format_official(found: Mapping[str, Any], class_iou: npt.NDArray[np.float64]
     for part, beside in (("classes", ours), ("categories", {})):
         lines.append("-" * len(lines[0]))
         for name, row in (found[part] | {f"mean of {part}": found["averages"][part]}).items():
-            text = f"{name:<24} {_percent(row['IoU']):>8} {_percent(row['iIoU']):>8}"
-            lines.append(text + (f" {_percent(beside[name]):>8}" if name in beside else ""))
+            text = f"{name:<24} {percent(row['IoU']):>8} {percent(row['iIoU']):>8}"
+            lines.append(text + (f" {percent(beside[name]):>8}" if name in beside else ""))
     return "\n".join(lines)
 
 
@@ -234,7 +235,7 @@ def _columns(iou: Mapping[str, float], iiou: Mapping[str, float], names: Sequenc
 
 
 def _scores(iou: float, iiou: float) -> dict[str, float | None]:
-    return {key: None if math.isnan(value) else float(value) for key, value in (("IoU", iou), ("iIoU", iiou))}
+    return {"IoU": number_or_null(iou), "iIoU": number_or_null(iiou)}
 
 
 def _nan(value: float | None) -> float:
@@ -243,7 +244,3 @@ def _nan(value: float | None) -> float:
 
 def _same(a: float, b: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f}"

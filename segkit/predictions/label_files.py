@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from segkit.errors import InputError
-from segkit.io import read_label, write_png
+from segkit.io import png_chunks, read_label, write_png
 from segkit.predictions.submission_rules import Benchmark
 
 Ids = Literal["train", "label"]
@@ -88,16 +88,11 @@ def _header_problem(data: bytes, size: tuple[int, int] | None) -> tuple[str, str
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether every chunk has its checksum, up to the end marker; Pillow forgives, another reader may not."""
-    at = len(_SIGNATURE)
-    while at + 12 <= len(data):
-        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
-        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return False
-        if data[at + 4 : at + 8] == b"IEND":
-            return True
-        at = end + 4
-    return False
+    """Whether every chunk has its check sum, up to the end marker; Pillow forgives, another reader may not."""
+    try:
+        return any(kind == b"IEND" for kind, _ in png_chunks(data, "PNG"))
+    except InputError:
+        return False
 
 
 def find_predictions(folder: Path, benchmark: Benchmark) -> dict[str, list[Path]]:

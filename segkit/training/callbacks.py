@@ -1,7 +1,6 @@
 """What happens beside the steps: speed in the progress bar, curves, the result file."""
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from segkit.evaluation.conventions import DEFAULT, comparison_table, convention
 from segkit.evaluation.results import format_table, result_dict, write_result
 from segkit.files import free_path
 from segkit.inference.engine import resolve
-from segkit.metadata.label_space import numbered_space
 from segkit.models.checkpoint import weights_sha256
 from segkit.training.curves import plot_curves
 from segkit.training.module import SegmentationModule
@@ -112,7 +110,7 @@ class ResultWriter(Callback):
     def _report(self, trainer: pl.Trainer, module: pl.LightningModule, loader: Any, limit: float | int | None) -> None:
         assert isinstance(module, SegmentationModule) and module.confusion is not None and module.scores is not None
         count, expected = module.confusion.num_images, len(loader.dataset)
-        partial = not (isinstance(limit, float) and limit == 1.0)  # the integer 1 means one batch
+        partial = not is_whole(limit)
         if not partial and count != expected:
             raise RuntimeError(
                 f"{count} pictures were scored, the split has {expected}: a sampler repeats or drops some"
@@ -126,7 +124,7 @@ class ResultWriter(Callback):
         self, folder: Path, module: pl.LightningModule, dataset: dict[str, Any], name: str, partial: bool = True
     ) -> None:
         assert isinstance(module, SegmentationModule) and module.confusion is not None
-        names = _class_names(module)
+        names = module.classes.class_names
         protocol = resolve(module.protocol, module.network)  # what depends on the network filled in
         metric, weights = self.convention.name, {"sha256": weights_sha256(module.network.state_dict())}
         result = result_dict(
@@ -151,5 +149,6 @@ def _dataset(trainer: pl.Trainer, loader: Any) -> dict[str, Any]:
     return {"name": name, "split": trainer.state.fn, "num_images": len(loader.dataset)}
 
 
-def _class_names(module: SegmentationModule) -> Sequence[str]:
-    return (module.label_space or numbered_space(module.network.num_classes)).class_names
+def is_whole(limit: float | int | None) -> bool:
+    """Whether a `limit_..._batches` of the trainer leaves the split whole: 1.0 does, the integer 1 means one batch."""
+    return isinstance(limit, float) and limit == 1.0

@@ -17,7 +17,7 @@ from segkit.evaluation.confusion import ConfusionMatrix, Scores
 from segkit.inference.engine import predict, predict_with_confidence
 from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
-from segkit.metadata.label_space import LabelSpace
+from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.pretrained import imagenet_repository, imagenet_weights_path
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weights import load_encoder_weights, read_checkpoint
@@ -77,6 +77,11 @@ class SegmentationModule(pl.LightningModule):
         self.scores: Scores | None = None
         self._group_options: list[dict[str, Any]] = []
         self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
+
+    @property
+    def classes(self) -> LabelSpace:
+        """The label space, or where none is known one of numbered classes."""
+        return self.label_space or numbered_space(self.network.num_classes)
 
     def setup(self, stage: str) -> None:
         """Load the encoder's weights before training, if any are wanted."""

@@ -21,6 +21,7 @@ from segkit.predictions.cityscapes import (
     official_scores,
 )
 from segkit.predictions.submission_rules import BENCHMARKS
+from segkit.training.callbacks import is_whole
 from segkit.training.module import Batch, SegmentationModule
 
 _BENCHMARK = BENCHMARKS["cityscapes"]
@@ -55,7 +56,7 @@ class OfficialCityscapes(Callback):
         """Refuse what cannot be scored; choose a new folder."""
         truths = _truths(trainer)
         limit = trainer.limit_test_batches
-        if not (isinstance(limit, float) and limit == 1.0):  # the integer 1 means one batch
+        if not is_whole(limit):
             raise InputError(
                 f"--official true: official scores are of a whole split; leave out limit_test_batches ({limit})"
             )

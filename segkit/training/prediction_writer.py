@@ -4,13 +4,9 @@ A file that is there is whole (`segkit.io` renames finished files), so going on 
 process looks only at the pictures that are its own in this run, so that none depends on how far another one is.
 """
 
-import os
 import re
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +16,9 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from segkit.errors import InputError
-from segkit.evaluation.results import versions
+from segkit.evaluation.results import command_line, now, versions
 from segkit.inference.engine import resolve
 from segkit.io import write_png
-from segkit.metadata.label_space import numbered_space
 from segkit.models.checkpoint import weights_sha256
 from segkit.predictions.manifest import NAME, Manifest, pictures_identity, read_manifest
 from segkit.training.module import SegmentationModule
@@ -158,18 +153,17 @@ class PredictionWriter(BasePredictionWriter):
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> Manifest:
         """The manifest of this run, once the weights are loaded, if the folder was begun with the same."""
         assert isinstance(module, SegmentationModule)
-        space = module.label_space or numbered_space(module.network.num_classes)
         manifest = Manifest(
             weights={"file": self.weights_file, "sha256": weights_sha256(module.network.state_dict())},
             protocol=resolve(module.protocol, module.network).to_dict(),
             precision=str(trainer.precision),
             dataset=self.dataset,
             pictures=self._identity,
-            label_space=space.to_dict(),
+            label_space=module.classes.to_dict(),
             complete=False,
             run={
-                "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": command_line(),
+                "date": now(),
                 "processes": trainer.world_size,
                 "versions": versions(),
             },
