@@ -1,29 +1,21 @@
 """One file from a model hub: resumed where it broke off, and checked against the SHA-256 that the hub declares.
 
 The hub's answer to HEAD has hash and size of the stored file in X-Linked-Etag and X-Linked-Size, as huggingface_hub
-reads them. That library is not used: since 2.x it removes what it has of a download that broke off, so that the next
-run begins anew.
+reads them.
 """
 
 import hashlib
 import http.client
 import os
 import re
-import time
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin
-from urllib.request import HTTPRedirectHandler, Request, build_opener, urlopen
+from urllib.request import HTTPRedirectHandler, build_opener
 
-from tqdm import tqdm
-
+from segkit.download import TIMEOUT, fill, reason, request
 from segkit.errors import InputError
-
-_ATTEMPTS = 5  # without a single new byte, before a download is given up
-_PAUSE = 1.0  # seconds between them
-_TIMEOUT = 30.0  # seconds without an answer
-_CHUNK = 1 << 20  # bytes
 
 
 def fetch(url: str, path: Path, cure: str) -> str:
@@ -42,9 +34,9 @@ def fetch(url: str, path: Path, cure: str) -> str:
             raise URLError("HF_HUB_OFFLINE is set")
         sha256, size = _declared(url)
     except (OSError, http.client.HTTPException) as error:
-        raise InputError(f"{url}: cannot be fetched ({_reason(error)}); {cure}") from error
+        raise InputError(f"{url}: cannot be fetched ({reason(error)}); {cure}") from error
     part = path.with_name(f"{path.name}.{sha256[:12]}.part")  # another version's part is another file
-    _fill(part, url, size, cure)
+    fill(part, url, size, cure, label=path.parent.name)
     found = file_sha256(part)
     if found != sha256:
         part.unlink()
@@ -71,7 +63,7 @@ def _declared(url: str) -> tuple[str, int]:
     opener = build_opener(_NoRedirect)
     for _ in range(5):
         try:
-            with opener.open(_request(url, "HEAD"), timeout=_TIMEOUT) as response:
+            with opener.open(request(url, "HEAD"), timeout=TIMEOUT) as response:
                 headers = response.headers
         except HTTPError as error:
             if error.code not in (301, 302, 303, 307, 308):
@@ -87,57 +79,8 @@ def _declared(url: str) -> tuple[str, int]:
     raise URLError("the server declares no SHA-256; is HF_ENDPOINT a copy of the hub?")
 
 
-def _fill(part: Path, url: str, size: int, cure: str) -> None:
-    """Append to `part` until it has `size` bytes, through as many connections as that takes."""
-    if _bytes_of(part) > size:
-        part.unlink()
-    attempts, have = 0, _bytes_of(part)
-    with tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.parent.name) as bar:
-        while have < size:
-            reason = "the connection was closed"
-            try:
-                _append(url, part, have, bar)
-            except (OSError, http.client.HTTPException) as error:
-                reason = _reason(error)
-            before, have = have, _bytes_of(part)
-            attempts = 0 if have > before else attempts + 1
-            if attempts == _ATTEMPTS:
-                so_far = f"{have} of {size} bytes"
-                raise InputError(
-                    f"{url}: broke off after {so_far} ({reason}); run again to go on from there, or {cure}"
-                )
-            if have < size:
-                time.sleep(_PAUSE)
-
-
-def _append(url: str, part: Path, have: int, bar: Any) -> None:
-    """Read one answer to its end, from byte `have` on, or from the first if the server cannot skip."""
-    request = _request(url, "GET")
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    with urlopen(request, timeout=_TIMEOUT) as response, part.open("ab" if response.status == 206 else "wb") as file:
-        bar.n = file.tell()
-        while chunk := response.read(_CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
-
-
 class _NoRedirect(HTTPRedirectHandler):
     """Leaves a redirection to the caller: its headers are what is asked for."""
 
     def redirect_request(self, *_: Any) -> None:
         """Follow nothing."""
-
-
-def _request(url: str, method: str) -> Request:
-    return Request(url, method=method, headers={"User-Agent": "segkit", "Accept-Encoding": "identity"})
-
-
-def _bytes_of(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    code = f"{error.code} " if isinstance(error, HTTPError) else ""
-    return code + (" ".join(str(reason).split()) or type(error).__name__)[:160]

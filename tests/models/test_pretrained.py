@@ -11,9 +11,9 @@ import timm
 import torch
 from safetensors.torch import save
 
+from segkit import download
 from segkit.cli import main
 from segkit.errors import InputError
-from segkit.models import hub
 from segkit.models.encoders import build_encoder
 from segkit.models.pretrained import REPOSITORIES, imagenet_repository, imagenet_weights_path
 from segkit.models.segmentation import FCN
@@ -108,7 +108,7 @@ def server(weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(hub, "_PAUSE", 0.0)
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
     yield server
     server.shutdown()
     server.server_close()

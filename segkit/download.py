@@ -1,0 +1,94 @@
+"""A file of known size from an HTTP server: resumed where it broke off, in this run or in a later one.
+
+huggingface_hub is not used for its own hub: since 2.x it removes what it has of a download that broke off, so that the
+next run begins anew.
+"""
+
+import http.client
+import time
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from segkit.errors import InputError
+
+TIMEOUT = 30.0  # seconds without an answer
+
+_ATTEMPTS = 5  # without a single new byte, before a download is given up
+_PAUSE = 1.0  # seconds between them
+_CHUNK = 1 << 20  # bytes
+
+
+def fill(part: Path, url: str, size: int, cure: str, label: str) -> None:
+    """Append to `part` until it has `size` bytes, through as many connections as that takes. One process at a time.
+
+    Args:
+        part: What there is of the file, if anything. The caller checks and renames it when it is complete.
+        url: The file.
+        size: Its bytes.
+        cure: What to do if this server does not give it, for the errors.
+        label: What the progress bar says.
+
+    Raises:
+        InputError: A connection that keeps breaking, or a server that has a file of another size.
+    """
+    if bytes_of(part) > size:
+        part.unlink()
+    attempts, have = 0, bytes_of(part)
+    with tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=label) as bar:
+        while have < size:
+            why = "the connection was closed"
+            try:
+                _append(part, url, size, cure, bar)
+            except (OSError, http.client.HTTPException) as error:
+                why = reason(error)
+            before, have = have, bytes_of(part)
+            attempts = 0 if have > before else attempts + 1
+            if attempts == _ATTEMPTS:
+                so_far = f"{have} of {size} bytes"
+                raise InputError(f"{url}: broke off after {so_far} ({why}); run again to go on from there, or {cure}")
+            if have < size:
+                time.sleep(_PAUSE)
+
+
+def request(url: str, method: str) -> Request:
+    """A request for the stored bytes, not for a compressed form of them."""
+    return Request(url, method=method, headers={"User-Agent": "segkit", "Accept-Encoding": "identity"})
+
+
+def bytes_of(path: Path) -> int:
+    """Size of a file; 0 if there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def reason(error: Exception) -> str:
+    """Why a request failed, in one short line."""
+    told = getattr(error, "reason", None) or error
+    code = f"{error.code} " if isinstance(error, HTTPError) else ""
+    return code + (" ".join(str(told).split()) or type(error).__name__)[:160]
+
+
+def _append(part: Path, url: str, size: int, cure: str, bar: Any) -> None:
+    """Read one answer to its end, from the first absent byte on, or from the very first if the server cannot skip."""
+    asked, have = request(url, "GET"), bytes_of(part)
+    if have:
+        asked.add_header("Range", f"bytes={have}-")
+    with urlopen(asked, timeout=TIMEOUT) as response:
+        _check_total(response, url, size, cure)
+        with part.open("ab" if response.status == 206 else "wb") as file:
+            bar.n = file.tell()
+            while chunk := response.read(_CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+
+
+def _check_total(response: Any, url: str, size: int, cure: str) -> None:
+    """Refuse another file, such as a log-in page, before it is written over what there is."""
+    total = response.headers.get("Content-Length") or ""
+    if response.status == 206:
+        total = (response.headers.get("Content-Range") or "").rpartition("/")[2]
+    if total.isdecimal() and int(total) != size:
+        raise InputError(f"{url}: the server has {total} bytes there, the file has {size}: it is another one; {cure}")
