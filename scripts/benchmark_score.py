@@ -15,14 +15,9 @@ import argparse
 import contextlib
 import io
 import os
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,17 +26,19 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from benchmark_common import header, measure
 from PIL import Image
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from segkit.cli import main as segkit
 from segkit.evaluation.confusion import confusion_counts
-from segkit.evaluation.results import versions
 from segkit.io import read_label, write_png
 from segkit.metadata.label_space import numbered_space
 from segkit.predictions.pairs import find_pairs
 from segkit.predictions.scoring import score_pairs
+
+PACKAGES = ("segkit", "python", "torch", "numpy", "opencv-python-headless", "pillow")
 
 UInt8Array = npt.NDArray[np.uint8]
 IGNORED = 255
@@ -61,7 +58,7 @@ def main() -> None:
             ("Counting, label maps in memory, one thread", counting(masks, labels, options.classes)),
             ("PNG files to scores", from_files(Path(folder), options.classes)),
         ]
-        print(header())
+        print(header(PACKAGES))
         for title, contestants in tables:
             print(table(title, measure(contestants, options.rounds), pixels))
 
@@ -151,33 +148,6 @@ def from_files(folder: Path, classes: int) -> dict[str, Callable[[], object]]:
         "of it: decoding and counting, 1 thread": lambda: list(score_pairs(pairs, space, workers=1)),
         "Pillow, then mmsegmentation's formula": peer,
     }
-
-
-def measure(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, after one round that warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds + 1):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def header() -> str:
-    """What the numbers are a property of."""
-    found = versions()
-    names = ("segkit", "python", "torch", "numpy", "opencv-python-headless", "pillow")
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        cpu = next(line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor() or platform.machine()
-    command = shlex.join(["python", "scripts/benchmark_score.py", *sys.argv[1:]])
-    said = ", ".join(f"{name} {found[name]}" for name in names if name in found)
-    load = f"load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return f"`{command}`, {datetime.now(UTC):%Y-%m-%d}; {cpu}, {os.cpu_count()} cores, {load}; {said}"
 
 
 def table(title: str, seconds: dict[str, list[float]], pixels: int) -> str:

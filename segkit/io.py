@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -22,6 +23,17 @@ from segkit.files import write_bytes
 
 UInt8Array = npt.NDArray[np.uint8]
 
+
+class Stored(Protocol):
+    """A file that is not on the disk by itself, such as a member of an archive; `str` of it is its name."""
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        ...
+
+
+File: TypeAlias = str | os.PathLike[str] | Stored
+
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 # Label maps without row filters: written and read twice as fast, and no larger. (Older OpenCV always filters.)
 _LABEL_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
@@ -30,7 +42,7 @@ if hasattr(cv2, "IMWRITE_PNG_FILTER"):
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
-def read_image(path: str | os.PathLike[str], apply_exif: bool = False) -> UInt8Array:
+def read_image(path: File, apply_exif: bool = False) -> UInt8Array:
     """Read any picture as uint8 RGB of shape (H, W, 3).
 
     Grey is repeated, alpha dropped, a palette resolved, of 16 bits the high byte kept.
@@ -54,7 +66,7 @@ def read_image(path: str | os.PathLike[str], apply_exif: bool = False) -> UInt8A
     return np.asarray(image, np.uint8)
 
 
-def read_label(path: str | os.PathLike[str]) -> UInt8Array:
+def read_label(path: File) -> UInt8Array:
     """Read a label map as its raw uint8 values, shape (H, W); a paletted PNG gives its indices.
 
     Raises:
@@ -80,6 +92,31 @@ def read_label(path: str | os.PathLike[str]) -> UInt8Array:
     return values // _grey_step(data)
 
 
+def picture_size(path: File) -> tuple[int, int]:
+    """(width, height) of any picture, from its header alone; EXIF orientation is not applied.
+
+    Raises:
+        InputError: It is no picture, or cannot be read.
+    """
+    on_disk = isinstance(path, (str, os.PathLike))
+    try:
+        with Image.open(path if on_disk else io.BytesIO(_read_bytes(path, "picture"))) as picture:  # type: ignore[arg-type]
+            return picture.size
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: unreadable picture ({_one_line(error)}); copy it again") from error
+
+
+def read_colors(path: File) -> UInt8Array:
+    """Read a mask of colours, uint8 RGB (H, W, 3); a palette is resolved, alpha dropped, grey repeated.
+
+    Raises:
+        InputError: The file is unreadable, or a JPEG, which changes colours.
+    """
+    if _read_bytes(path, "mask").startswith(_JPEG_START):
+        raise InputError(f"{path}: mask is a JPEG, which changes its colours; export the masks as PNG")
+    return read_image(path)
+
+
 def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence[Sequence[int]] | None = None) -> None:
     """Write uint8 (H, W), with an optional (K, 3) palette of 0..255, or uint8 RGB (H, W, 3) as PNG, atomically.
 
@@ -99,9 +136,9 @@ def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence
     write_bytes(path, buffer.getvalue())
 
 
-def _read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
+def _read_bytes(path: File, what: str) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        data = (Path(path) if isinstance(path, (str, os.PathLike)) else path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such {what}; check the path") from None
     except IsADirectoryError:
@@ -113,7 +150,7 @@ def _read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
     return data
 
 
-def _check_complete(data: bytes, path: str | os.PathLike[str]) -> None:
+def _check_complete(data: bytes, path: File) -> None:
     """Refuse a truncated file, whose missing rows OpenCV would fill with grey without a word.
 
     A JPEG or PNG that ends with its end marker is complete, which costs nothing. Anything else (bytes after the
@@ -133,7 +170,7 @@ def _check_complete(data: bytes, path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: truncated or damaged picture ({_one_line(error)}); copy it again") from error
 
 
-def _decode_label_png(data: bytes, path: str | os.PathLike[str]) -> UInt8Array | None:
+def _decode_label_png(data: bytes, path: File) -> UInt8Array | None:
     """The values of an 8-bit grey PNG, or the indices of a paletted one; None for every other kind of file.
 
     OpenCV decodes without holding Python's lock, so that threads decode at the same time. It would resolve a palette:
@@ -161,7 +198,7 @@ def _decode_label_png(data: bytes, path: str | os.PathLike[str]) -> UInt8Array |
     return np.asarray(values, np.uint8)
 
 
-def png_chunks(data: bytes, path: str | os.PathLike[str]) -> Iterator[tuple[bytes, bytes]]:
+def png_chunks(data: bytes, path: File) -> Iterator[tuple[bytes, bytes]]:
     """Kind and content of each chunk of a PNG, up to the end marker, once its check sum is found right.
 
     Raises:

@@ -66,9 +66,20 @@ def _unknown_argument(key: str, option: str, message: str, classes: Sequence[typ
     owners = [c for c in classes if named and c.__name__ == named.split(".")[-1]]
     if not owners:
         owners = _choices(key, classes)
-    names = {name for owner in owners for name in inspect.signature(owner).parameters}
+    names = {name for owner in owners for name in _arguments(owner)}
     whose = owners[0].__name__ if len(owners) == 1 else key
     return f"{key}: {option!r} is no argument of {whose}; {_suggest(option, names)}"
+
+
+def _arguments(owner: type) -> set[str]:
+    """Names of a class's arguments; those that it hands on by `**options` are its base class's."""
+    names: set[str] = set()
+    for cls in owner.__mro__:
+        parameters = inspect.signature(cls).parameters.values()
+        names |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return names - {"layout"}  # which a data module makes of its root
 
 
 def _unknown_option(unknown: str, keys: Iterable[str]) -> str:

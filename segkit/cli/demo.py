@@ -97,18 +97,17 @@ def _new_run(output: Path) -> Path:
 
 def _draw_panels(data: Path, recipe: Path, checkpoint: Path, folder: Path, count: int) -> None:
     """Input | truth | prediction with a legend, for the first test pictures."""
-    from segkit.data.cityscapes import find_cityscapes
+    from segkit.data.synthetic import SyntheticLayout
     from segkit.inference.protocols import Protocol
     from segkit.inference.segmenter import load
-    from segkit.io import read_image, read_label, write_png
+    from segkit.io import write_png
     from segkit.visualization import panel
 
     protocol = Protocol(**yaml.safe_load(recipe.read_text(encoding="utf-8"))["protocol"])
     segmenter = load(checkpoint, protocol=protocol)
-    for sample in find_cityscapes(data, "test", with_masks=True)[:count]:
-        assert sample.mask is not None
-        image = read_image(sample.image)
-        truth = segmenter.label_space.map_labels(read_label(sample.mask), str(sample.mask))
+    layout = SyntheticLayout(data)
+    for sample in layout.find_samples("test")[:count]:
+        image, truth = layout.read(sample)
         drawn = panel(image, segmenter.predict(image), segmenter.class_names, segmenter.palette, truth=truth)
         write_png(folder / f"{Path(sample.name).name}.png", drawn)
 

@@ -20,10 +20,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
-from segkit.data.ade20k import ADE20KDataModule
-from segkit.data.cityscapes import CityscapesDataModule
 from segkit.data.datamodule import SegmentationDataModule
-from segkit.data.folder import FolderDataModule
+from segkit.data.datamodules import ADE20KDataModule, CamVidDataModule, CityscapesDataModule, FolderDataModule
 from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
@@ -39,7 +37,7 @@ from segkit.training.progress import EvaluationProgress
 
 # Classes that a config or the command line may name without their module.
 SHORT_NAMES: tuple[type, ...] = (
-    *(ADE20KDataModule, CityscapesDataModule, FolderDataModule, SyntheticDataModule),
+    *(ADE20KDataModule, CamVidDataModule, CityscapesDataModule, FolderDataModule, SyntheticDataModule),
     *NETWORKS.values(),
 )
 

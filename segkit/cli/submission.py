@@ -7,7 +7,8 @@ from pathlib import Path
 
 from segkit.errors import InputError
 from segkit.files import check_new_file, free_path, write_json
-from segkit.predictions.label_files import Ids, find_predictions, picture_size, write_raw
+from segkit.io import picture_size
+from segkit.predictions.label_files import Ids, find_predictions, write_raw
 from segkit.predictions.submission import (
     Entry,
     check_submission,

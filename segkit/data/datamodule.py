@@ -1,43 +1,54 @@
-"""Loaders, seeds and sizes that every data set shares; a data set adds where its files are."""
+"""Loaders, seeds and sizes that every data set shares; a layout adds where the files are and what labels mean."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from segkit.data.dataset import Item, Sample, SegmentationDataset
-from segkit.data.samplers import EvalSampler, TrainSampler, replicas_and_rank
-from segkit.data.transforms import Augmentation, Pipeline, train_transform
+from segkit.data.cache import find_cache, make_cache
+from segkit.data.crops import RandomLongSideCrop
+from segkit.data.dataset import Item, SegmentationDataset, collate
+from segkit.data.layouts.base import Layout, Split
+from segkit.data.layouts.files import size_of
+from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, replicas_and_rank
+from segkit.data.statistics import Statistics, class_weights, statistics
+from segkit.data.transforms import Augmentation, TrainTransform
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace
 
-Split = Literal["train", "val", "test"]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+PREFETCH = 4  # batches that each worker keeps ready in training
 
 
 class SegmentationDataModule(LightningDataModule):
     """Base of all data sets: training crops, whole pictures for evaluation, uint8 batches.
 
-    A batch is `image` uint8 (B, 3, H, W) RGB, `mask` uint8 (B, H, W) train ids with 255 = ignore, `name` list of B
-    strings. Training crops follow the authors' transform; validation, test and predict give one whole picture at its
-    own size at a time, each exactly once over all processes. Predict batches may lack masks.
-
-    A subclass gives `label_space` and `find_samples`.
+    A batch is `image` uint8 (B, 3, H, W) RGB, channels last in memory, `mask` uint8 (B, H, W) train ids with 255 =
+    ignore, `name` list of B strings. Training crops follow the authors' transform; validation, test and predict give
+    one whole picture at its own size at a time, each exactly once over all processes. Predict batches lack masks.
 
     Args:
-        root: The data set's folder; its layout is told by the subclass.
+        layout: The data set: its files and classes.
         batch_size: Training crops PER PROCESS: two GPUs with 16 train on 32.
-        base_size: Pixels of the long side at scale 1.
-        crop_size: Pixels, height and width of a training crop.
-        num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
-        augmentations: albumentations transforms applied to the finished crop; a `fill_mask` must be 255.
+        base_size: Pixels of the long side at scale 1; two numbers bound long and short side, as mmsegmentation's scale.
+        crop_size: Pixels, height and width of a training crop; two numbers are height, width.
         scale_range: Smallest and largest scale at which crops are cut; the authors' by default.
+        flip: Probability that a crop is mirrored left and right.
+        antialias: Whether pictures that become smaller are smoothed, as the authors' are; mmsegmentation's are not.
+        cat_max_ratio: Largest share of a crop's valid pixels that one class may have; mmsegmentation's recipes take
+            0.75, 1 takes any crop.
+        augmentations: albumentations transforms applied to the finished crop; a `fill_mask` must be 255.
+        sampling: "uniform": each picture once an epoch. "rare_classes": a class first, rare ones more often, then a
+            picture and a crop that have it (DAFormer, Hoyer et al. 2022).
+        sampling_temperature: Of rare class sampling; the smaller, the rarer the classes.
+        cache_dir: Where decoded pictures and masks are kept; made before the first training. None: no cache.
+        num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
         seed: Of shuffling and transforms.
         predict_split: Whose pictures `predict` reads; masks are not needed.
 
@@ -50,35 +61,55 @@ class SegmentationDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
+        layout: Layout,
         batch_size: int = 16,
-        base_size: int = 520,
-        crop_size: int = 480,
-        num_workers: int | None = None,
-        augmentations: list[Augmentation] | None = None,
+        base_size: int | tuple[int, int] = 520,
+        crop_size: int | tuple[int, int] = 480,
         scale_range: tuple[float, float] = (0.5, 2.0),
+        flip: float = 0.5,
+        antialias: bool = True,
+        cat_max_ratio: float = 1.0,
+        augmentations: list[Augmentation] | None = None,
+        sampling: Literal["uniform", "rare_classes"] = "uniform",
+        sampling_temperature: float = 0.01,
+        cache_dir: str | os.PathLike[str] | None = None,
+        num_workers: int | None = None,
         seed: int = 0,
         predict_split: Split = "test",
     ) -> None:
         super().__init__()
-        _check_at_least(1, batch_size=batch_size, base_size=base_size, crop_size=crop_size)
+        sizes = {"base_size": min(_pair(base_size)), "crop_size": min(_pair(crop_size))}
+        _check_at_least(1, batch_size=batch_size, **sizes)
         _check_at_least(0, num_workers=num_workers or 0, seed=seed)
-        self.root = Path(root)
+        _check_shares(flip, cat_max_ratio, sampling_temperature)
+        _check_scales(*scale_range)
+        if sampling not in ("uniform", "rare_classes"):
+            raise InputError(f"sampling is {sampling!r}; allowed are uniform and rare_classes: set --data.sampling")
+        self.layout = layout
         self.batch_size = batch_size
-        self.base_size = base_size
-        self.crop_size = crop_size
+        self.sampling = sampling
+        self.sampling_temperature = sampling_temperature
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.num_workers = num_workers
         self.seed = seed
         self.predict_split: Split = predict_split
-        _check_scales(*scale_range)
-        self.transform = train_transform(base_size, crop_size, augmentations or (), (scale_range[0], scale_range[1]))
+        base = base_size if isinstance(base_size, int) else _pair(base_size)
+        crop = RandomLongSideCrop(
+            base, _pair(crop_size), (scale_range[0], scale_range[1]), flip, antialias, cat_max_ratio
+        )
+        self.transform = TrainTransform(crop, augmentations or ())
         self.datasets: dict[str, SegmentationDataset] = {}
         self.is_predicted: Callable[[str], bool] | None = None
 
     @property
+    def root(self) -> Path:
+        """The data set's folder, or zip file."""
+        return self.layout.root
+
+    @property
     def label_space(self) -> LabelSpace:
         """Classes, colours and label table."""
-        raise NotImplementedError
+        return self.layout.label_space
 
     @property
     def num_classes(self) -> int:
@@ -90,22 +121,32 @@ class SegmentationDataModule(LightningDataModule):
         """K names."""
         return self.label_space.class_names
 
-    def find_samples(self, split: Split, with_masks: bool) -> list[Sample]:
-        """The samples of a split, in a fixed order; the masks are None without `with_masks`.
+    @cached_property
+    def train_statistics(self) -> Statistics:
+        """Pixels of each class in each training picture: counted once, then kept beside the data.
 
         Raises:
-            InputError: Folders or masks are absent, or there is no picture.
+            InputError: A mask is wrong, or the result cannot be kept.
         """
-        raise NotImplementedError
+        self.prepare_data()
+        return statistics(self.layout, "train", say=rank_zero_info)
+
+    def class_weights(self, kind: str) -> tuple[float, ...]:
+        """Weights of the loss for `kind`: "enet" or "median", from the training split."""
+        return class_weights(self.train_statistics, kind)
+
+    def prepare_data(self) -> None:
+        """Make the caches that training reads. Lightning calls it in one process a machine, before `setup`."""
+        if self.cache_dir is not None and (self.trainer is None or self.trainer.state.fn == "fit"):
+            for split in ("train", "val"):
+                self._make_cache(split)
 
     def setup(self, stage: str) -> None:
         """Find the files that `stage` (fit, validate, test, predict) needs.
 
         Raises:
-            InputError: As `find_samples`, in one line.
+            InputError: Files are absent or wrong, in one line.
         """
-        if not self.root.is_dir():
-            raise InputError(f"{self.root}: no such data folder; set --data.root (layouts: datasets/README.md)")
         if stage == "fit":
             self._add("train", "train", self.transform)
         if stage in ("fit", "validate"):
@@ -130,8 +171,9 @@ class SegmentationDataModule(LightningDataModule):
                 f"{self.root}: {len(dataset)} training pictures are fewer than one batch "
                 f"(batch_size {self.batch_size} x {world} processes); lower --data.batch_size"
             )
-        sampler = TrainSampler(dataset, self.seed)
-        return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **self._worker_options())
+        sampler = self._train_sampler(dataset)
+        options = self._worker_options(PREFETCH)
+        return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **options)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Whole pictures of the validation split, one at a time."""
@@ -146,32 +188,62 @@ class SegmentationDataModule(LightningDataModule):
         done, samples = self.is_predicted, self.datasets["predict"].samples
         return self._whole_pictures("predict", None if done is None else lambda index: done(samples[index].name))
 
-    def predict_pictures(self) -> dict[str, Path]:
-        """Name and file of each picture that `predict` is for, the ones that `is_predicted` too; after `setup`."""
-        return {sample.name: sample.image for sample in self.datasets["predict"].samples}
+    def predict_pictures(self) -> dict[str, int]:
+        """Name and bytes of each picture that `predict` is for, the ones that `is_predicted` too; after `setup`."""
+        return {sample.name: size_of(sample.image) for sample in self.datasets["predict"].samples}
 
-    def _add(self, key: str, split: Split, transform: Pipeline | None = None) -> None:
-        samples = self.find_samples(split, with_masks=key != "predict")
-        self.datasets[key] = SegmentationDataset(samples, self.label_space, transform, self.seed)
+    def faster_loading(self) -> str:
+        """What would make the loaders of this run faster, in words for a warning."""
+        cores, workers, processes = _cores(), self._workers(), self._local_processes()
+        cures = []
+        if self.cache_dir is None:
+            cures.append("set --data.cache_dir to a folder on a fast disk (pictures are then decoded once)")
+        if workers * processes < cores:
+            cures.append(f"raise --data.num_workers (now {workers}; {cores} cores, {processes} training processes)")
+        return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
+
+    def _add(self, key: str, split: Split, transform: TrainTransform | None = None) -> None:
+        samples = self.layout.find_samples(split, with_masks=key != "predict")
+        read = self.layout.read
+        if self.cache_dir is not None and key in ("train", "val"):
+            read = self._make_cache(split).read  # made by `prepare_data`, where a Trainer has called it
+        elif self.cache_dir is not None and key == "test":
+            cache = find_cache(self.cache_dir, self.layout, split, samples)
+            read = read if cache is None else cache.read
+        self.datasets[key] = SegmentationDataset(samples, read, transform, self.seed)
+
+    def _make_cache(self, split: Split) -> Any:
+        assert self.cache_dir is not None
+        return make_cache(self.cache_dir, self.layout, split, self.layout.find_samples(split), say=rank_zero_info)
+
+    def _train_sampler(self, dataset: SegmentationDataset) -> TrainSampler:
+        if self.sampling == "uniform":
+            return TrainSampler(dataset, self.seed)
+        areas = self.train_statistics.areas([sample.name for sample in dataset.samples])
+        return RareClassSampler(areas, self.sampling_temperature, self.seed)
 
     def _whole_pictures(self, key: str, skip: Callable[[int], bool] | None = None) -> DataLoader[Item]:
         dataset = self.datasets[key]
         sampler = EvalSampler(dataset, skip=skip)
         return DataLoader(dataset, batch_size=1, sampler=sampler, **self._worker_options())
 
-    def _worker_options(self) -> dict[str, Any]:
-        workers = self._default_workers() if self.num_workers is None else self.num_workers
+    def _worker_options(self, prefetch: int | None = None) -> dict[str, Any]:
+        workers = self._workers()
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,
+            "prefetch_factor": prefetch if workers > 0 else None,
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": init_worker,
+            "collate_fn": collate,
         }
 
-    def _default_workers(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        local_ranks = self.trainer.num_devices if self.trainer is not None else 1
-        return max(1, min(8, cores // local_ranks))
+    def _workers(self) -> int:
+        given = self.num_workers
+        return max(1, min(8, _cores() // self._local_processes())) if given is None else given
+
+    def _local_processes(self) -> int:
+        return int(self.trainer.num_devices) if self.trainer is not None else 1
 
 
 def init_worker(worker_id: int) -> None:
@@ -181,47 +253,28 @@ def init_worker(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
-def find_pictures(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Pictures anywhere below `folder`, by name: the relative path without extension. Hidden files are left out.
-
-    Raises:
-        InputError: The folder is absent or has no picture, or two pictures have one name.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; check --data.root and the layout (datasets/README.md)")
-    pictures: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in pictures:
-            raise InputError(f"{pictures[name]} and {path} have the same name; rename or remove one of them")
-        pictures[name] = path
-    if not pictures:
-        raise InputError(f"{folder}: no pictures here; allowed endings are {', '.join(suffixes)}")
-    return pictures
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pair(images: dict[str, Path], masks: dict[str, Path] | None) -> list[Sample]:
-    """Samples in the order of `images`; `masks` maps the same names to where the mask must be (None: not needed).
-
-    Raises:
-        InputError: Masks are missing; names the first and the count.
-    """
-    if masks is None:
-        return [Sample(path, None, name) for name, path in images.items()]
-    missing = [name for name in images if not masks[name].is_file()]
-    if missing:
-        raise InputError(
-            f"{masks[missing[0]]}: no mask for picture {images[missing[0]]} ({len(missing)} of {len(images)} pictures "
-            "lack theirs); add the masks or remove the pictures"
-        )
-    return [Sample(path, masks[name], name) for name, path in images.items()]
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _check_scales(low: float, high: float) -> None:
     if not 0 < low <= high:
         raise InputError(f"scale_range is [{low}, {high}]; give two positive numbers, the smaller one first")
+
+
+def _check_shares(flip: float, cat_max_ratio: float, temperature: float) -> None:
+    if not 0 <= flip <= 1:
+        raise InputError(f"flip is {flip}; allowed is a probability, 0 to 1: set --data.flip")
+    if not 0 < cat_max_ratio <= 1:
+        raise InputError(
+            f"cat_max_ratio is {cat_max_ratio}; allowed is a share, above 0 to 1: set --data.cat_max_ratio"
+        )
+    if not temperature > 0:
+        raise InputError(f"sampling_temperature is {temperature}; allowed is more than 0")
 
 
 def _check_at_least(least: int, **values: int) -> None:

@@ -1,38 +1,28 @@
-"""Pairs of picture and label map as a map-style dataset of uint8 tensors."""
+"""Pairs of picture and label map as a map-style dataset of uint8 tensors, and how they become a batch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NotRequired, TypedDict
+from collections.abc import Callable, Sequence
+from typing import NotRequired, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from segkit.data.transforms import Pipeline, reseed
+from segkit.data.layouts.base import Sample
+from segkit.data.samplers import Draw
+from segkit.data.transforms import TrainTransform
 from segkit.errors import InputError
-from segkit.io import read_image, read_label
-from segkit.metadata.label_space import LabelSpace
 
 UInt8Array = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture. `name` is its path below the split's image folder without extension, '/' kept."""
-
-    image: Path
-    mask: Path | None
-    name: str
+Reader: TypeAlias = Callable[[Sample], tuple[UInt8Array, UInt8Array | None]]
 
 
 class Item(TypedDict):
-    """What the dataset yields; stacked, it is the batch.
+    """What the dataset yields; collated, it is the batch.
 
     `image` uint8 (3, H, W) RGB, not normalised; `mask` uint8 (H, W) train ids, 255 = ignore, absent where the sample
-    has none; `name` the sample's.
+    has none; `name` the sample's. Images lie in memory as they were decoded, channels last, and so do batches.
     """
 
     image: Tensor
@@ -51,26 +41,22 @@ class SampleError(InputError):
 
 
 class SegmentationDataset(Dataset[Item]):
-    """Reads, maps, transforms; see `Item` for what comes out.
+    """Reads and transforms; see `Item` for what comes out.
 
-    The randomness of a sample is a pure function of (seed, epoch, index): workers and ranks do not matter.
+    The randomness of a sample is a pure function of (seed, epoch, index, repetition): workers and ranks do not matter.
 
     Args:
         samples: What to read.
-        label_space: Maps raw label values to train ids, before the transform, so that padding is 255.
-        transform: An albumentations pipeline, or None for the picture at its own size.
+        read: Gives picture and train ids of a sample: `Layout.read`, or `Cache.read`.
+        transform: That of training, or None for the picture at its own size.
         seed: Of the random transforms.
     """
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        label_space: LabelSpace,
-        transform: Pipeline | None = None,
-        seed: int = 0,
+        self, samples: Sequence[Sample], read: Reader, transform: TrainTransform | None = None, seed: int = 0
     ) -> None:
         self.samples = samples
-        self.label_space = label_space
+        self.read = read
         self.transform = transform
         self.seed = seed
 
@@ -78,52 +64,40 @@ class SegmentationDataset(Dataset[Item]):
         """The number of pictures."""
         return len(self.samples)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Item:
-        """The sample of `key`: an index, or (index, epoch) as `TrainSampler` gives it.
+    def __getitem__(self, key: int | Draw) -> Item:
+        """The sample of an index, or of a `Draw` as `TrainSampler` gives it.
 
         Raises:
             SampleError: A file is unreadable, sizes disagree, or a raw label value is undeclared.
         """
-        index, epoch = key if isinstance(key, tuple) else (key, 0)
         try:
-            return self._load(index, epoch)
+            return self._load(key if isinstance(key, Draw) else Draw(key))
         except InputError as error:
             raise SampleError(str(error)) from None
 
-    def _load(self, index: int, epoch: int) -> Item:
-        sample = self.samples[index]
-        image = read_image(sample.image)  # EXIF not applied: masks carry no such tag
-        if sample.mask is None:
-            return {"image": _to_chw(image), "name": sample.name}
-        mask = self.label_space.map_labels(read_label(sample.mask), str(sample.mask))
-        if image.shape[:2] != mask.shape:
-            raise InputError(
-                f"{sample.image} is {image.shape[1]}x{image.shape[0]} but its mask {sample.mask} is "
-                f"{mask.shape[1]}x{mask.shape[0]}; export both at the same size"
-            )
-        if self.transform is not None:
-            image, mask = self._augment(image, mask, (self.seed, epoch, index))
-        return {"image": _to_chw(image), "mask": torch.from_numpy(np.ascontiguousarray(mask)), "name": sample.name}
-
-    def _augment(self, image: UInt8Array, mask: UInt8Array, key: tuple[int, int, int]) -> tuple[UInt8Array, UInt8Array]:
-        assert self.transform is not None
-        reseed(self.transform, *key)
-        out = self.transform(image=image, mask=mask)
-        image, mask = out["image"], out["mask"]
-        for array in (image, mask):
-            if getattr(array, "dtype", None) != np.uint8:
-                made = getattr(array, "dtype", type(array).__name__)
-                raise InputError(
-                    f"the augmentations made {made} of uint8 pictures; batches stay uint8 and are normalised on the "
-                    "device: leave out Normalize, ToFloat and ToTensorV2"
-                )
-        if image.shape[:2] != mask.shape:
-            raise InputError(
-                f"the augmentations made an image of {image.shape[:2]} and a mask of {mask.shape}; "
-                "use transforms that treat both alike"
-            )
-        return image, mask
+    def _load(self, draw: Draw) -> Item:
+        sample = self.samples[draw.index]
+        image, mask = self.read(sample)
+        if self.transform is not None and mask is not None:
+            key = (self.seed, draw.epoch, draw.index, draw.repeat)
+            image, mask = self.transform(image, mask, key, draw.wanted_class)
+        item: Item = {"image": _tensor(image).permute(2, 0, 1), "name": sample.name}  # (H, W, 3) -> (3, H, W)
+        if mask is not None:
+            item["mask"] = _tensor(mask)
+        return item
 
 
-def _to_chw(image: UInt8Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)
+def collate(items: Sequence[Item]) -> dict[str, object]:
+    """Stack items into a batch; images stay channels last, as the network wants them, so that nothing is transposed."""
+    rows = [{**item, "image": item["image"].permute(1, 2, 0)} for item in items]
+    batch: dict[str, object] = default_collate(rows)
+    image = batch["image"]
+    assert isinstance(image, Tensor)
+    batch["image"] = image.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
+    return batch
+
+
+def _tensor(array: UInt8Array) -> Tensor:
+    """Without a copy, unless the array is a view of a cache, which nobody may write to."""
+    own = array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
+    return torch.from_numpy(own)

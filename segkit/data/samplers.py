@@ -4,10 +4,13 @@ Both are `DistributedSampler`s because Lightning leaves a loader alone whose sam
 a sampler that repeats samples until all ranks have the same number, which would count pictures twice in a score.
 """
 
-from collections.abc import Callable, Iterator, Sized
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
@@ -19,8 +22,25 @@ def replicas_and_rank(num_replicas: int | None = None, rank: int | None = None) 
     return replicas, rank if rank is not None else dist.get_rank() if running else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One drawing of a sample, which with the seed decides all of its randomness.
+
+    Attributes:
+        index: Of the sample.
+        epoch: In which it is drawn.
+        repeat: How often it was drawn before in this epoch, over all ranks.
+        wanted_class: Train id that the crop should show; -1 for any.
+    """
+
+    index: int
+    epoch: int = 0
+    repeat: int = 0
+    wanted_class: int = -1
+
+
 class TrainSampler(DistributedSampler[Any]):
-    """Yields (index, epoch), shuffled by (seed, epoch); every rank has the same number, the rest is dropped.
+    """Yields each sample once an epoch, shuffled by (seed, epoch); every rank has the same number, the rest is dropped.
 
     Lightning calls `set_epoch` before each epoch.
     """
@@ -30,16 +50,65 @@ class TrainSampler(DistributedSampler[Any]):
         super().__init__(dataset, replicas, rank, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
         self.length = len(dataset)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Draw]:
         """This rank's samples of the current epoch."""
-        # A sequence, not the sum seed + epoch: seed 0 epoch 1 must differ from seed 1 epoch 0.
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         usable = self.length - self.length % self.num_replicas
-        return iter([(int(index), self.epoch) for index in order[self.rank : usable : self.num_replicas]])
+        return iter(self.draws()[self.rank : usable : self.num_replicas])
+
+    def draws(self) -> list[Draw]:
+        """The current epoch's, of all ranks."""
+        return [Draw(int(index), self.epoch) for index in self._generator().permutation(self.length)]
+
+    def _generator(self) -> np.random.Generator:
+        # A sequence, not the sum seed + epoch: seed 0 epoch 1 must differ from seed 1 epoch 0.
+        return np.random.default_rng((self.seed, self.epoch))
 
     def __len__(self) -> int:
         """Samples per rank."""
         return self.length // self.num_replicas
+
+
+class RareClassSampler(TrainSampler):
+    """Draws a class, rare ones more often, then a picture that has it, with replacement: as many as there are pictures.
+
+    Rare class sampling of DAFormer (Hoyer et al., CVPR 2022, equation 5): class c with probability proportional to
+    exp((1 - f_c) / T), f_c being its share of all valid pixels.
+
+    Args:
+        areas: Pixels of each class of each picture, integers (N, K).
+        temperature: T; the smaller, the rarer the classes that are drawn. 0.01 in the paper.
+        seed: Of the draws.
+        num_replicas: Processes; None: as many as run.
+        rank: This one; None: as torch.distributed says.
+    """
+
+    def __init__(
+        self,
+        areas: npt.NDArray[np.int64],
+        temperature: float = 0.01,
+        seed: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__(range(len(areas)), seed, num_replicas, rank)
+        totals = areas.sum(axis=0)
+        self.classes = np.flatnonzero(totals)  # a class without a pixel cannot be drawn
+        shares = totals[self.classes] / totals.sum()
+        logits = (1 - shares) / temperature
+        odds = np.exp(logits - logits.max())
+        self.probabilities = odds / odds.sum()
+        self.pictures: Sequence[npt.NDArray[np.intp]] = [np.flatnonzero(areas[:, c]) for c in self.classes]
+
+    def draws(self) -> list[Draw]:
+        """The current epoch's, of all ranks."""
+        rng = self._generator()
+        seen: Counter[int] = Counter()
+        draws = []
+        for position in rng.choice(len(self.classes), self.length, p=self.probabilities):
+            index = int(rng.choice(self.pictures[position]))
+            draws.append(Draw(index, self.epoch, seen[index], int(self.classes[position])))
+            seen[index] += 1
+        return draws
 
 
 class EvalSampler(DistributedSampler[Any]):

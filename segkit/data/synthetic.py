@@ -7,15 +7,17 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 
-from segkit.data.cityscapes import find_cityscapes
-from segkit.data.datamodule import SegmentationDataModule, Split
-from segkit.data.dataset import Sample
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.layouts.base import SPLITS
+from segkit.data.layouts.cityscapes import CityscapesLayout
 from segkit.data.street_scene import draw_scene
-from segkit.data.transforms import Augmentation
 from segkit.errors import InputError
 from segkit.files import write_json
 from segkit.io import write_png
@@ -25,7 +27,6 @@ from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
 VERSION = 1  # raise it when the drawing changes: folders written before are then not mistaken for these
 MANIFEST = "synthetic.json"
 
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _CLASSES = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "sky", "person", "car")
 _MERGED = {"traffic light": "traffic sign"}  # too rare to learn alone
 
@@ -42,6 +43,18 @@ def _label_space() -> LabelSpace:
 STREET = _label_space()
 
 
+class SyntheticLayout(CityscapesLayout):
+    """The scenes on disk: Cityscapes' folders and label ids, other classes, labels of the test pictures too."""
+
+    title = "synthetic"
+    archives: ClassVar[Sequence[str]] = ()
+    scored_as = MappingProxyType({})
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        super().__init__(root, label_space=STREET)
+        self.counts = {}
+
+
 class SyntheticDataModule(SegmentationDataModule):
     """Drawn street scenes of nine classes, with Cityscapes' label ids, names, colours and folders.
 
@@ -49,19 +62,15 @@ class SyntheticDataModule(SegmentationDataModule):
 
     Args:
         root: Folder to write to; absent or empty, or one that this class wrote before.
-        batch_size: Training crops PER PROCESS.
         base_size: Pixels of the long side at scale 1.
         crop_size: Pixels, height and width of a training crop.
-        num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
-        augmentations: albumentations transforms applied to the finished crop; a `fill_mask` must be 255.
-        scale_range: Smallest and largest scale at which crops are cut.
         seed: Of the scenes, the shuffling and the transforms.
-        predict_split: Whose pictures `predict` reads.
         num_train: Scenes in the training split.
         num_val: Scenes in the validation split.
         num_test: Scenes in the test split.
         height: Pixels of a scene.
         width: Pixels of a scene.
+        **options: As in the base class.
 
     Raises:
         InputError: A number is out of range, or `root` holds something else: nothing is ever overwritten.
@@ -70,23 +79,17 @@ class SyntheticDataModule(SegmentationDataModule):
     def __init__(
         self,
         root: str | os.PathLike[str],
-        batch_size: int = 16,
-        base_size: int = 256,
-        crop_size: int = 128,
-        num_workers: int | None = None,
-        augmentations: list[Augmentation] | None = None,
-        scale_range: tuple[float, float] = (0.5, 2.0),
+        base_size: int | tuple[int, int] = 256,
+        crop_size: int | tuple[int, int] = 128,
         seed: int = 0,
-        predict_split: Split = "test",
         num_train: int = 160,
         num_val: int = 24,
         num_test: int = 24,
         height: int = 128,
         width: int = 256,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            root, batch_size, base_size, crop_size, num_workers, augmentations, scale_range, seed, predict_split
-        )
+        super().__init__(SyntheticLayout(root), base_size=base_size, crop_size=crop_size, seed=seed, **options)
         if min(num_train, num_val, num_test) < 1:
             raise InputError(f"scenes are {num_train}, {num_val} and {num_test}; each split needs 1 or more")
         if height < 64 or width < height:
@@ -101,37 +104,33 @@ class SyntheticDataModule(SegmentationDataModule):
             "width": width,
         }
 
-    @property
-    def label_space(self) -> LabelSpace:
-        """Nine classes; raw values are Cityscapes label ids, others are ignored."""
-        return STREET
-
     def prepare_data(self) -> None:
-        """Draw the scenes unless they are there: into a temporary folder, which is then renamed.
+        """Draw the scenes unless they are there, then as in the base class.
 
         Raises:
             InputError: `root` holds other scenes or other files.
         """
+        self._draw_all()
+        super().prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """As in the base class."""
+        self._draw_all()  # free when the scenes are there, so that the loaders work without a Trainer too
+        super().setup(stage)
+
+    def _draw_all(self) -> None:
+        """Into a temporary folder, which is then renamed."""
         if self._is_there():
             return
         self.root.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.root.with_name(f".{self.root.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
-            for split in _SPLITS:
+            for split in SPLITS:
                 self._draw(temporary, split)
             write_json(temporary / MANIFEST, self.manifest)
             self._move_in_place(temporary)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-    def setup(self, stage: str) -> None:
-        """As in the base class."""
-        self.prepare_data()  # free when the scenes are there, so that the loaders work without a Trainer too
-        super().setup(stage)
-
-    def find_samples(self, split: Split, with_masks: bool) -> list[Sample]:
-        """As in the base class."""
-        return find_cityscapes(self.root, split, with_masks)
 
     def _is_there(self) -> bool:
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
@@ -149,9 +148,9 @@ class SyntheticDataModule(SegmentationDataModule):
             )
         return True
 
-    def _draw(self, folder: Path, split: Split) -> None:
+    def _draw(self, folder: Path, split: str) -> None:
         for index in range(self.manifest[split]):
-            rng = np.random.default_rng((self.seed, _SPLITS.index(split), index))
+            rng = np.random.default_rng((self.seed, SPLITS.index(split), index))
             image, labels = draw_scene(rng, self.manifest["height"], self.manifest["width"])
             stem = f"{split}/street/street_{index:06d}_000000"
             write_png(folder / "leftImg8bit" / f"{stem}_leftImg8bit.png", image)

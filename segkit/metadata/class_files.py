@@ -1,10 +1,11 @@
-"""Class names and colours in files that a user writes: classes.txt and palette.csv."""
+"""What a user writes of a data set's classes: classes.txt, palette.csv and table.csv."""
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 from segkit.errors import InputError
-from segkit.metadata.label_space import IGNORE_INDEX
+from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
 
 Colour = tuple[int, int, int]
 
@@ -25,22 +26,15 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def read_palette(path: Path, names: tuple[str, ...]) -> tuple[Colour, ...]:
-    """Colours of palette.csv: header id,name,r,g,b (name optional); a row for 255 is allowed and not used.
+    """Colours of palette.csv: header id,name,r,g,b (name optional); rows for 255 are allowed and not used.
 
     Raises:
         InputError: A column, row or number is wrong, or a name is not the one in classes.txt.
     """
-    reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
-    if not {"id", "r", "g", "b"} <= set(reader.fieldnames or ()):
-        raise InputError(f"{path}: header is {reader.fieldnames}; needed are the columns id,name,r,g,b")
     colours: dict[int, Colour] = {}
-    for row in reader:
-        label, colour = _palette_row(row, f"{path}: line {reader.line_num}")
-        if label != IGNORE_INDEX and row.get("name") and label < len(names) and row["name"].strip() != names[label]:
-            raise InputError(f"{path}: line {reader.line_num} calls class {label} {row['name']!r}, classes.txt "
-                             f"{names[label]!r}; make them agree")  # fmt: skip
-        if label in colours:
-            raise InputError(f"{path}: line {reader.line_num} gives class {label} a second colour; remove one")
+    for line, label, colour in _palette_rows(path, names):
+        if label in colours and label != IGNORE_INDEX:
+            raise InputError(f"{path}: line {line} gives class {label} a second colour; remove one")
         colours[label] = colour
     colours.pop(IGNORE_INDEX, None)
     if sorted(colours) != list(range(len(names))):
@@ -49,6 +43,63 @@ def read_palette(path: Path, names: tuple[str, ...]) -> tuple[Colour, ...]:
             f"give ids 0..{len(names) - 1} one row each, or remove the file"
         )
     return tuple(colours[label] for label in range(len(names)))
+
+
+def read_colour_table(path: Path, names: tuple[str, ...]) -> dict[Colour, int]:
+    """Train id, or 255 = ignore, of each colour of palette.csv; the ignored id 255 may have any number of rows.
+
+    Raises:
+        InputError: As `read_palette`, or two ids share a colour.
+    """
+    read_palette(path, names)
+    ids: dict[Colour, int] = {}
+    for line, label, colour in _palette_rows(path, names):
+        if ids.setdefault(colour, label) != label:
+            raise InputError(
+                f"{path}: line {line} gives {label} the colour {colour} of {ids[colour]}; masks of colours need one "
+                "colour for one class"
+            )
+    return ids
+
+
+def read_table(path: Path, num_classes: int) -> tuple[int, ...]:
+    """The 256 entries of table.csv: header raw,id; each raw mask value with its class, or 255 = ignore.
+
+    Raises:
+        InputError: A column or number is wrong, or a raw value stands there twice.
+    """
+    reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
+    if not {"raw", "id"} <= set(reader.fieldnames or ()):
+        raise InputError(f"{path}: header is {reader.fieldnames}; needed are the columns raw,id")
+    table = [UNDECLARED] * 256
+    for row in reader:
+        where = f"{path}: line {reader.line_num}"
+        try:
+            raw, label = int(row["raw"]), int(row["id"])
+        except (TypeError, ValueError):
+            raise InputError(f"{where} is not raw,id with whole numbers; correct it") from None
+        if not 0 <= raw <= 255 or not (0 <= label < num_classes or label == IGNORE_INDEX):
+            allowed = f"raw 0..255, id 0..{num_classes - 1} (a line of classes.txt) or 255 (ignored)"
+            raise InputError(f"{where} maps {raw} to {label}; allowed are {allowed}")
+        if table[raw] != UNDECLARED:
+            raise InputError(f"{where} maps {raw} a second time; remove one")
+        table[raw] = label
+    return tuple(table)
+
+
+def _palette_rows(path: Path, names: tuple[str, ...]) -> Iterator[tuple[int, int, Colour]]:
+    """Line number, id and colour."""
+    reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
+    if not {"id", "r", "g", "b"} <= set(reader.fieldnames or ()):
+        raise InputError(f"{path}: header is {reader.fieldnames}; needed are the columns id,name,r,g,b")
+    for row in reader:
+        label, colour = _palette_row(row, f"{path}: line {reader.line_num}")
+        if label != IGNORE_INDEX and row.get("name") and label < len(names) and row["name"].strip() != names[label]:
+            raise InputError(
+                f"{path}: line {reader.line_num} calls class {label} {row['name']!r}, classes.txt {names[label]!r}; "
+                "make them agree"
+            )
+        yield reader.line_num, label, colour
 
 
 def _palette_row(row: dict[str, str], where: str) -> tuple[int, Colour]:

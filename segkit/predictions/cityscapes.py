@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from segkit.errors import InputError
 from segkit.evaluation.results import number_or_null, percent
+from segkit.io import picture_size
 from segkit.metadata.cityscapes import CITYSCAPES
-from segkit.predictions.label_files import Ids, find_predictions, picture_size, write_raw
+from segkit.predictions.label_files import Ids, find_predictions, write_raw
 from segkit.predictions.submission import in_threads
 from segkit.predictions.submission_rules import BENCHMARKS
 

@@ -59,19 +59,6 @@ def inspect_label_png(read: Callable[[], bytes], size: tuple[int, int] | None) -
     return LabelPng(pixels={value: count for value, count in enumerate(counts) if count})
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) of any picture, from its header alone.
-
-    Raises:
-        InputError: It is no picture, or cannot be read.
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except (*_READ_ERRORS, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: unreadable picture ({' '.join(str(error).split())[:120]}); copy it again") from error
-
-
 def _header_problem(data: bytes, size: tuple[int, int] | None) -> tuple[str, str] | None:
     if not data:
         return "unreadable", "empty file"

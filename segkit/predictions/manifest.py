@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -79,11 +78,11 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise InputError(f"{path}: not what `segkit predict` writes; move it away, or give another folder") from error
 
 
-def pictures_identity(pictures: Mapping[str, Path]) -> dict[str, Any]:
-    """`Manifest.pictures` of names and files; a file is told by its size, which is enough to notice other pictures."""
+def pictures_identity(pictures: Mapping[str, int]) -> dict[str, Any]:
+    """`Manifest.pictures` of names and bytes of the files: the size is enough to notice other pictures."""
     digest = hashlib.sha256()
     for name in sorted(pictures):
-        digest.update(f"{name}\0{os.stat(pictures[name]).st_size}\n".encode())
+        digest.update(f"{name}\0{pictures[name]}\n".encode())
     return {"count": len(pictures), "sha256": digest.hexdigest()}
 
 

@@ -34,7 +34,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         output: The folder.
-        pictures: Gives name and file of every picture; called after the data's setup.
+        pictures: Gives name and bytes of every picture; called after the data's setup.
         dataset: Name and split, for the manifest.
         weights_file: Name of the checkpoint, for the manifest.
         overwrite: Predict again what is there already, whatever made it.
@@ -43,7 +43,7 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(
         self,
         output: str | Path,
-        pictures: Callable[[], Mapping[str, Path]],
+        pictures: Callable[[], Mapping[str, int]],
         dataset: Mapping[str, str],
         weights_file: str | None = None,
         overwrite: bool = False,

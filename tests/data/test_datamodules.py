@@ -7,9 +7,8 @@ import torch
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 
-from segkit.data.ade20k import ADE20KDataModule
-from segkit.data.cityscapes import CityscapesDataModule
-from segkit.data.folder import FolderDataModule, is_validation
+from segkit.data.datamodules import ADE20KDataModule, CityscapesDataModule, FolderDataModule
+from segkit.data.layouts.folder import is_validation
 from segkit.data.samplers import EvalSampler
 from segkit.errors import InputError
 from segkit.io import write_png

@@ -4,14 +4,24 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from segkit.data.dataset import Sample, SegmentationDataset
+from segkit.data.crops import RandomLongSideCrop
+from segkit.data.dataset import SegmentationDataset, collate
+from segkit.data.layouts.base import Layout, Sample
 from segkit.data.samplers import EvalSampler, TrainSampler
-from segkit.data.transforms import train_transform
+from segkit.data.transforms import TrainTransform
 from segkit.errors import InputError
 from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 
-SPACE = LabelSpace(("a", "b", "c"), distinct_palette(3), identity_table(3))
+
+class _Three(Layout):
+    label_space = LabelSpace(("a", "b", "c"), distinct_palette(3), identity_table(3))
+
+    def parts(self, split):
+        raise NotImplementedError
+
+
+LAYOUT = _Three("nowhere")
 
 
 @pytest.fixture
@@ -27,10 +37,11 @@ def samples(tmp_path):
 
 
 def batches(samples, epoch=0, seed=0, workers=0, rank=0, world=1):
-    dataset = SegmentationDataset(samples, SPACE, train_transform(48, 24, [A.RandomBrightnessContrast()]), seed)
+    transform = TrainTransform(RandomLongSideCrop(48, 24), [A.RandomBrightnessContrast()])
+    dataset = SegmentationDataset(samples, LAYOUT.read, transform, seed)
     sampler = TrainSampler(dataset, seed, num_replicas=world, rank=rank)
     sampler.set_epoch(epoch)
-    return list(DataLoader(dataset, 2, sampler=sampler, num_workers=workers, drop_last=True))
+    return list(DataLoader(dataset, 2, sampler=sampler, num_workers=workers, drop_last=True, collate_fn=collate))
 
 
 def same(left, right):
@@ -72,9 +83,9 @@ def test_all_crops_of_an_epoch_differ(samples):
 
 
 def test_whole_pictures_without_transform(samples):
-    dataset = SegmentationDataset(samples, SPACE)
+    dataset = SegmentationDataset(samples, LAYOUT.read)
     assert dataset[3]["image"].shape == (3, 30, 40) and dataset[3]["mask"].shape == (30, 40)
-    bare = SegmentationDataset([Sample(samples[0].image, None, "x")], SPACE)
+    bare = SegmentationDataset([Sample(samples[0].image, None, "x")], LAYOUT.read)
     assert sorted(bare[0]) == ["image", "name"]
 
 
@@ -82,7 +93,7 @@ def test_whole_pictures_without_transform(samples):
 def test_bad_files_are_one_line_even_from_a_worker(samples, workers):
     def fails(*words):
         with pytest.raises(InputError) as caught:
-            list(DataLoader(SegmentationDataset(samples, SPACE), num_workers=workers))
+            list(DataLoader(SegmentationDataset(samples, LAYOUT.read), num_workers=workers))
         assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
         assert all(word in str(caught.value) for word in words), str(caught.value)
 
@@ -95,7 +106,7 @@ def test_bad_files_are_one_line_even_from_a_worker(samples, workers):
 
 
 def test_augmentations_must_keep_uint8(samples):
-    dataset = SegmentationDataset(samples, SPACE, train_transform(48, 24, [A.Normalize()]))
+    dataset = SegmentationDataset(samples, LAYOUT.read, TrainTransform(RandomLongSideCrop(48, 24), [A.Normalize()]))
     with pytest.raises(InputError, match="leave out Normalize"):
         dataset[0]
 
@@ -111,6 +122,6 @@ def test_evaluation_counts_every_sample_once(count, world):
 @pytest.mark.parametrize(("count", "world"), [(5, 1), (5, 2), (7, 3), (2, 4)])
 def test_training_gives_every_rank_the_same_number(count, world):
     samplers = [TrainSampler(range(count), num_replicas=world, rank=rank) for rank in range(world)]
-    parts = [[index for index, _ in sampler] for sampler in samplers]
+    parts = [[draw.index for draw in sampler] for sampler in samplers]
     assert {len(part) for part in parts} == {count // world} == {len(sampler) for sampler in samplers}
     assert len({index for part in parts for index in part}) == world * (count // world)

