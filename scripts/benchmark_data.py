@@ -43,7 +43,7 @@ from segkit.data.layouts.ade20k import ADE20KLayout
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.cityscapes import CityscapesLayout
 from segkit.data.samplers import Draw
-from segkit.data.street_scene import draw_scene
+from segkit.data.street.scene import draw_scene
 from segkit.data.transforms import TrainTransform
 from segkit.io import read_image, read_label, write_png
 

@@ -17,7 +17,7 @@ import numpy as np
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.layouts.base import SPLITS
 from segkit.data.layouts.cityscapes import CityscapesLayout
-from segkit.data.street_scene import draw_scene
+from segkit.data.street.scene import draw_scene
 from segkit.errors import InputError
 from segkit.files import write_json
 from segkit.io import write_png

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segkit.data.street_canvas import CIRCLE, Canvas, Colour
+from segkit.data.street.canvas import CIRCLE, Canvas, Colour
 
 ROAD, SIDEWALK, BUILDING, POLE, LIGHT, SIGN, VEGETATION, SKY, PERSON, CAR, EGO = 7, 8, 11, 17, 19, 20, 21, 23, 24, 26, 1
 

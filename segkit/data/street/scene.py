@@ -10,8 +10,8 @@ from functools import partial
 import cv2
 import numpy as np
 
-from segkit.data import street_objects as things
-from segkit.data.street_canvas import Canvas, Light, UInt8Array
+from segkit.data.street import objects as things
+from segkit.data.street.canvas import Canvas, Light, UInt8Array
 
 Painter = Callable[[], None]
 
