@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segkit.data.street_scene import draw_scene
+from segkit.data.street.scene import draw_scene
 from segkit.data.synthetic import STREET, SyntheticDataModule
 from segkit.errors import InputError
 from segkit.metadata.cityscapes import CITYSCAPES

@@ -1,6 +1,6 @@
 """What stands on a street: buildings, trees, lamps, signs, cars and people, each painted by one function.
 
-Positions and sizes are metres (see street_canvas.py); labels are Cityscapes label ids.
+Positions and sizes are metres (see canvas.py); labels are Cityscapes label ids.
 """
 
 from collections.abc import Sequence
