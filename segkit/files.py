@@ -56,17 +56,21 @@ def check_new_file(path: Path, force: bool) -> None:
     check_writable(path.absolute().parent)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = "--output") -> None:
     """Refuse an output folder that cannot be made or written; makes nothing.
+
+    Args:
+        folder: It.
+        option: What the user changes to name another one.
 
     Raises:
         InputError: Says why.
     """
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not existing.is_dir():
-        raise InputError(f"{existing}: is a file, so {folder} cannot be an output folder; give another --output")
+        raise InputError(f"{existing}: is a file, so {folder} cannot be an output folder; give another {option}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{existing}: no permission to write here; give another --output")
+        raise InputError(f"{existing}: no permission to write here; give another {option}")
 
 
 def free_path(path: Path) -> Path:

@@ -81,14 +81,19 @@ def read_label(path: File) -> UInt8Array:
             picture.load()
             mode, kind = picture.mode, picture.format
             values = np.array(picture, np.uint8) if mode in ("L", "P", "1") else None
+            held = _describe_values(picture) if values is None or kind == "JPEG" else ""
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{path}: unreadable label map ({_one_line(error)}); write it again as an 8-bit PNG"
         ) from error
     if kind == "JPEG":
-        raise InputError(f"{path}: label map is a JPEG, which changes label values; export the labels as 8-bit PNG")
+        raise InputError(
+            f"{path}: label map is a JPEG, which changes label values ({held}); export the labels as 8-bit PNG"
+        )
     if values is None:
-        raise InputError(f"{path}: label map has mode {mode}; allowed is one 8-bit channel (L or P): {_cure(mode)}")
+        raise InputError(
+            f"{path}: label map has mode {mode} ({held}); allowed is one 8-bit channel (L or P): {_cure(mode)}"
+        )
     return values // _grey_step(data)
 
 
@@ -226,6 +231,17 @@ def _grey_step(data: bytes) -> int:
     """Pillow stretches 2-bit and 4-bit grey PNGs to 0..255: the step between two raw values."""
     is_png_grey = data.startswith(_PNG_START) and data[25] == 0
     return {2: 85, 4: 17}.get(data[24], 1) if is_png_grey else 1
+
+
+def _describe_values(picture: Image.Image) -> str:
+    """How many values or colours a refused label map has, and where the first one is."""
+    pixels = np.asarray(picture)
+    if pixels.ndim == 2:
+        count, same = len(np.unique(pixels)), int((pixels == pixels[0, 0]).sum())
+        return f"{count} values, {pixels[0, 0]} at row 0, column 0 and in {same} pixels"
+    codes = pixels.astype(np.int64) @ (1 << 8 * np.arange(pixels.shape[2]))  # (H, W, C) -> (H, W): a number a colour
+    count, same = len(np.unique(codes)), int((codes == codes[0, 0]).sum())
+    return f"{count} colours, {tuple(pixels[0, 0].tolist())} at row 0, column 0 and in {same} pixels"
 
 
 def _cure(mode: str) -> str:

@@ -111,8 +111,12 @@ def test_few_bit_grey_labels_are_not_stretched(tmp_path, bits):
 def test_wrong_label_kinds_are_refused(tmp_path):
     labels = Image.fromarray(RGB[..., 0])
     fails(read_label, save(tmp_path / "rgb.png", Image.fromarray(RGB)), "RGB", "class number")
+    two = np.zeros((4, 5, 3), np.uint8)
+    two[1:, 2:] = 64, 128, 192
+    held = "2 colours, (0, 0, 0) at row 0, column 0 and in 11 pixels"
+    fails(read_label, save(tmp_path / "two.png", Image.fromarray(two)), held)
     fails(read_label, save(tmp_path / "deep.png", Image.fromarray(RGB[..., 0].astype(np.uint16))), "I;16", "8 bits")
-    fails(read_label, save(tmp_path / "l.jpg", labels), "JPEG", "PNG")
+    fails(read_label, save(tmp_path / "l.jpg", labels), "JPEG", "PNG", " values, ", "at row 0, column 0 and in ")
     cut = save(tmp_path / "cut.png", labels)
     cut.write_bytes(cut.read_bytes()[:-40])
     fails(read_label, cut)

@@ -18,6 +18,7 @@ COMMANDS = {
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
     "weights":    ("weights", "look into, or convert, any toolkit's checkpoint"),
     "export":     ("export", "write a checkpoint as safetensors with a card that says all about it"),
+    "data":       ("data.command", "check a data set, count its classes, decode it once, look at it"),
     "submission": ("submission", "make and check uploads for Cityscapes and ADE20K; official Cityscapes scores"),
     "demo":       ("demo", "make a small data set, train, test and draw the results, in minutes"),
 }  # fmt: skip

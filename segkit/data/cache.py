@@ -5,38 +5,29 @@ A folder `NAME-SPLIT-KEY` below `cache_dir` holds `images.u8` (each picture's ro
 changed data have another key, so that a cache is either right or not found. Workers and processes map the same files,
 of which the operating system keeps one copy; a crop reads its own rows and no others.
 
-Writing goes to `<folder>.part`, which a run that was killed leaves behind and the next one completes; a journal has the
-check sums of the pictures that are done.
+`segkit.data.cache_writing` makes them.
 """
 
 import json
-import os
-import shutil
+import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
-from tqdm import tqdm
 
 from segkit.data.layouts.base import Layout, Sample, samples_key
 from segkit.errors import InputError
-from segkit.files import write_json
-from segkit.io import picture_size
 
 VERSION = 1  # of the format; raise it when what is stored changes
 
 UInt8Array = npt.NDArray[np.uint8]
 
-_IMAGES, _MASKS, _INDEX, _JOURNAL = "images.u8", "masks.u8", "index.json", "journal"
-_RECORD = np.dtype([("index", "<u4"), ("image", "<u4"), ("mask", "<u4")])
-_SPARE = 64 << 20  # bytes of disk to leave free
+IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.json"
 _PROBES = 4  # pictures whose check sums are compared when a cache is opened
 
 
@@ -46,12 +37,14 @@ class Index:
 
     Attributes:
         key: Of what it was made from.
+        source: Root of the data set.
         names: Of the samples.
         sizes: (height, width) of each.
         checksums: CRC-32 of each image and mask; empty until all are written.
     """
 
     key: str
+    source: str
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     checksums: tuple[tuple[int, int], ...] = ()
@@ -82,7 +75,13 @@ class Cache:
 
     def read(self, sample: Sample) -> tuple[UInt8Array, UInt8Array]:
         """Picture uint8 (H, W, 3) and train ids uint8 (H, W) of a sample: read-only views, of which nothing is read."""
-        return self._view(self._positions[sample.name])
+        return self.view(self._positions[sample.name])
+
+    def view(self, i: int) -> tuple[UInt8Array, UInt8Array]:
+        """Picture and train ids of the sample at a position."""
+        (height, width), (start, end) = self.index.sizes[i], self.index.offsets[i : i + 2]
+        image = self._images[3 * start : 3 * end].reshape(height, width, 3)
+        return image, self._masks[start:end].reshape(height, width)
 
     def verify(self, positions: Iterable[int]) -> None:
         """Compare check sums.
@@ -91,7 +90,7 @@ class Cache:
             InputError: What is stored is not what was written.
         """
         for i in positions:
-            if _checksums(*self._view(i)) != self.index.checksums[i]:
+            if checksums_of(*self.view(i)) != self.index.checksums[i]:
                 raise InputError(f"{self.folder}: damaged at picture {self.index.names[i]}; remove this folder, it is "
                                  "made anew")  # fmt: skip
 
@@ -101,16 +100,11 @@ class Cache:
 
     @cached_property
     def _images(self) -> UInt8Array:
-        return _mapped(self.folder / _IMAGES)
+        return _mapped(self.folder / IMAGES)
 
     @cached_property
     def _masks(self) -> UInt8Array:
-        return _mapped(self.folder / _MASKS)
-
-    def _view(self, i: int) -> tuple[UInt8Array, UInt8Array]:
-        (height, width), (start, end) = self.index.sizes[i], self.index.offsets[i : i + 2]
-        image = self._images[3 * start : 3 * end].reshape(height, width, 3)
-        return image, self._masks[start:end].reshape(height, width)
+        return _mapped(self.folder / MASKS)
 
 
 def find_cache(cache_dir: Path, layout: Layout, split: str, samples: Sequence[Sample]) -> Cache | None:
@@ -120,169 +114,104 @@ def find_cache(cache_dir: Path, layout: Layout, split: str, samples: Sequence[Sa
         InputError: It is there and damaged.
     """
     key = samples_key(layout, samples, VERSION)
-    folder = _folder(cache_dir, layout, split, key)
+    return open_cache(folder_of(cache_dir, layout, split, key), key)
+
+
+def open_cache(folder: Path, key: str) -> Cache | None:
+    """The complete cache in a folder, if there is one.
+
+    Raises:
+        InputError: It is there and damaged.
+    """
     if not folder.is_dir():
         return None
-    cache = Cache(folder, _read_index(folder, key))
-    sizes = {_IMAGES: cache.index.num_bytes // 4 * 3, _MASKS: cache.index.num_bytes // 4}
-    for name, size in sizes.items():
+    index = read_index(folder, key)
+    if len(index.checksums) != len(index.names):
+        raise InputError(f"{folder / INDEX}: no index of a complete cache; remove {folder}, it is made anew")
+    for name, size in ((IMAGES, index.num_bytes // 4 * 3), (MASKS, index.num_bytes // 4)):
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if found != size:
             raise InputError(
                 f"{folder / name}: has {found} bytes, {size} were written; remove {folder}, it is made anew"
             )
-    count = len(samples)
+    cache = Cache(folder, index)
+    count = len(index.names)
     cache.verify(range(0, count, max(1, count // _PROBES)))
     return cache
 
 
-def make_cache(
-    cache_dir: Path,
-    layout: Layout,
-    split: str,
-    samples: Sequence[Sample],
-    workers: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Cache:
-    """The cache of these samples; decoded and written first, or completed, where it is not there yet.
+def other_caches(cache_dir: Path, layout: Layout, split: str, samples: Sequence[Sample]) -> dict[Path, int]:
+    """Caches of the same data set and split that are not those of these samples, finished or not, and their bytes.
 
-    Args:
-        cache_dir: Holds the caches; made if it is absent.
-        layout: Reads the samples.
-        split: For the cache's name and messages.
-        samples: With masks.
-        workers: Threads that decode; None: one for each core.
-        say: Told in a line each how much disk is needed, and what is found.
+    They were made before files or the label table changed, or with other options of the data set.
+    """
+    own = folder_of(cache_dir, layout, split, samples_key(layout, samples, VERSION))
+    return {
+        folder: sum(_bytes_on_disk(file) for file in folder.iterdir())
+        for folder in folders_of(cache_dir, layout, split)
+        if folder.name.removesuffix(".part") != own.name and _root_of(folder) == root_of(layout)
+    }
+
+
+def prefix_of(layout: Layout, split: str) -> str:
+    """With which the name of such a cache begins."""
+    return f"{layout.title.replace(' ', '-').lower()}-{split}"
+
+
+def folder_of(cache_dir: Path, layout: Layout, split: str, key: str) -> Path:
+    """Where the complete cache of that key is, or would be."""
+    return cache_dir / f"{prefix_of(layout, split)}-{key[:16]}"
+
+
+def folders_of(cache_dir: Path, layout: Layout, split: str) -> list[Path]:
+    """Caches of all data sets of this kind, finished or not."""
+    name = re.compile(re.escape(prefix_of(layout, split)) + r"-[0-9a-f]{16}(\.part)?")
+    found = sorted(cache_dir.iterdir()) if cache_dir.is_dir() else []
+    return [folder for folder in found if folder.is_dir() and name.fullmatch(folder.name)]
+
+
+def root_of(layout: Layout) -> str:
+    """As an index has it."""
+    return str(layout.root.absolute())
+
+
+def _root_of(folder: Path) -> str | None:
+    """Root of the data set that a cache is of; None where its index is damaged."""
+    try:
+        return read_index(folder).source
+    except InputError:
+        return None
+
+
+def _bytes_on_disk(file: Path) -> int:
+    """Without the holes of a file that is not written yet."""
+    stat = file.stat()
+    return min(stat.st_size, 512 * stat.st_blocks) if hasattr(stat, "st_blocks") else stat.st_size
+
+
+def read_index(folder: Path, key: str | None = None) -> Index:
+    """The index of a cache; of the one with this `key`, where it is given.
 
     Raises:
-        InputError: The disk is too full, or a picture or mask cannot be read; what is done is kept.
+        InputError: There is none, or it is another one's.
     """
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    lock = cache_dir / f".{layout.title.replace(' ', '-').lower()}-{split}.lock"
-    with FileLock(lock):  # of several processes one writes, the others find it written
-        found = find_cache(cache_dir, layout, split, samples)
-        if found is not None:
-            return found
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            return _Writer(cache_dir, layout, split, samples, pool, say).run()
-
-
-class _Writer:
-    """One run that makes, or completes, a cache."""
-
-    def __init__(
-        self,
-        cache_dir: Path,
-        layout: Layout,
-        split: str,
-        samples: Sequence[Sample],
-        pool: ThreadPoolExecutor,
-        say: Callable[[str], None],
-    ) -> None:
-        self.layout, self.samples, self.pool, self.say = layout, samples, pool, say
-        self.key = samples_key(layout, samples, VERSION)
-        self.title = f"{layout.title} {split}"
-        self.folder = _folder(cache_dir, layout, split, self.key)
-        self.part = self.folder.with_name(self.folder.name + ".part")
-
-    def run(self) -> Cache:
-        index = self._begin()
-        done = self._done(index)
-        self._check_disk(index, done)
-        left = [i for i in range(len(self.samples)) if i not in done]
-        images, masks = (self._open(name, index, size) for name, size in ((_IMAGES, 3), (_MASKS, 1)))
-        cached = Cache(self.part, index)
-        with (self.part / _JOURNAL).open("ab") as journal, self._bar("cache", len(done)) as bar:
-
-            def store(i: int) -> tuple[int, int, int]:
-                image, mask = self.layout.read(self.samples[i])
-                if mask is None or mask.shape != index.sizes[i]:
-                    raise InputError(f"{self.samples[i].image}: changed while the cache was written; run again")
-                start, end = index.offsets[i : i + 2]
-                images[3 * start : 3 * end], masks[start:end] = image.ravel(), mask.ravel()
-                return (i, *_checksums(image, mask))
-
-            for record in self.pool.map(store, left):
-                journal.write(np.array([record], _RECORD).tobytes())
-                journal.flush()
-                done[record[0]] = record[1:]
-                bar.update()
-        images.flush()
-        masks.flush()
-        complete = Index(index.key, index.names, index.sizes, tuple(done[i] for i in range(len(self.samples))))
-        write_json(self.part / _INDEX, asdict(complete))
-        (self.part / _JOURNAL).unlink()
-        os.replace(self.part, self.folder)
-        self.say(f"{self.title}: cached in {self.folder}")
-        del cached
-        return Cache(self.folder, complete)
-
-    def _begin(self) -> Index:
-        """The index of a run that was stopped, or a new one: sizes are read from the files' headers."""
-        if (self.part / _INDEX).is_file():
-            return _read_index(self.part, self.key)
-        sizes = []
-        with self._bar("sizes", 0) as bar:
-            for width_height in self.pool.map(lambda sample: picture_size(sample.image), self.samples):
-                sizes.append((width_height[1], width_height[0]))
-                bar.update()
-        index = Index(self.key, tuple(sample.name for sample in self.samples), tuple(sizes))
-        self.part.mkdir(parents=True, exist_ok=True)
-        write_json(self.part / _INDEX, asdict(index))
-        return index
-
-    def _done(self, index: Index) -> dict[int, tuple[int, int]]:
-        """What an earlier run has written, as far as its check sums are right."""
-        path = self.part / _JOURNAL
-        if not path.is_file():
-            return {}
-        data = path.read_bytes()
-        records = np.frombuffer(data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
-        cached = Cache(self.part, index)
-        done = {}
-        for i, image, mask in (tuple(int(value) for value in record) for record in records):
-            if i < len(index.sizes) and _checksums(*cached._view(i)) == (image, mask):
-                done[i] = (image, mask)
-        path.write_bytes(b"".join(np.array([(i, *sums)], _RECORD).tobytes() for i, sums in done.items()))
-        self.say(f"{self.title}: {len(done)} of {len(self.samples)} pictures are there already")
-        return done
-
-    def _check_disk(self, index: Index, done: dict[int, tuple[int, int]]) -> None:
-        needed = index.num_bytes - 4 * sum(index.sizes[i][0] * index.sizes[i][1] for i in done)
-        free = shutil.disk_usage(self.part).free
-        gigabytes = f"{needed / 1e9:.2f} GB for {len(self.samples) - len(done)} pictures, {free / 1e9:.2f} GB are free"
-        self.say(f"{self.title}: the cache needs {gigabytes}: {self.folder.parent}")
-        if needed + _SPARE > free:
-            raise InputError(f"{self.folder.parent}: the cache needs {gigabytes}; give another cache_dir, or none")
-
-    def _open(self, name: str, index: Index, channels: int) -> "np.memmap[Any, np.dtype[np.uint8]]":
-        """The file at its full length: what is not written yet takes no disk."""
-        path, length = self.part / name, channels * int(index.offsets[-1])
-        with path.open("ab") as file:
-            file.truncate(length)
-        return np.memmap(path, np.uint8, "r+")
-
-    def _bar(self, what: str, done: int) -> Any:
-        return tqdm(total=len(self.samples), initial=done, unit="picture", desc=f"{what} {self.title}")
-
-
-def _folder(cache_dir: Path, layout: Layout, split: str, key: str) -> Path:
-    return cache_dir / f"{layout.title.replace(' ', '-').lower()}-{split}-{key[:16]}"
-
-
-def _read_index(folder: Path, key: str) -> Index:
-    path = folder / _INDEX
+    path = folder / INDEX
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         index = Index(
             str(plain["key"]),
+            str(plain["source"]),
             tuple(plain["names"]),
             tuple((int(height), int(width)) for height, width in plain["sizes"]),
             tuple((int(image), int(mask)) for image, mask in plain["checksums"]),
         )
+        if len(index.names) != len(index.sizes):
+            raise ValueError(f"{len(index.names)} names, {len(index.sizes)} sizes")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: no index of a cache ({error}); remove {folder}, it is made anew") from error
-    if index.key != key:
+        raise InputError(
+            f"{path}: no index of a cache ({type(error).__name__}: {error}); remove {folder}, it is made anew"
+        ) from error
+    if key is not None and index.key != key:
         raise InputError(f"{folder}: holds another cache than its name says; remove it, it is made anew")
     return index
 
@@ -292,5 +221,6 @@ def _mapped(path: Path) -> UInt8Array:
     return np.asarray(np.memmap(path, np.uint8, "r"))
 
 
-def _checksums(image: UInt8Array, mask: UInt8Array) -> tuple[int, int]:
+def checksums_of(image: UInt8Array, mask: UInt8Array) -> tuple[int, int]:
+    """CRC-32 of both."""
     return zlib.crc32(np.ascontiguousarray(image).data), zlib.crc32(np.ascontiguousarray(mask).data)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +51,17 @@ class Statistics:
     @property
     def pictures(self) -> Int64Array:
         """In which each class occurs, int64 (K)."""
-        return np.asarray(np.count_nonzero(self._matrix()[:, :-1], axis=0), np.int64)
+        return np.asarray(np.count_nonzero(self._matrix[:, :-1], axis=0), np.int64)
 
     def areas(self, names: Sequence[str]) -> Int64Array:
         """Pixels of each class in these pictures, int64 (N, K)."""
         return np.stack([self.by_picture[name][:-1] for name in names])
 
-    @property
+    @cached_property
     def _total(self) -> Int64Array:
-        return np.asarray(self._matrix().sum(axis=0), np.int64)
+        return np.asarray(self._matrix.sum(axis=0), np.int64)
 
+    @cached_property
     def _matrix(self) -> Int64Array:
         return np.stack(list(self.by_picture.values()))
 
@@ -94,9 +96,11 @@ def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
 
 
 def statistics_path(layout: Layout, split: str) -> Path:
-    """Where the statistics of a split are kept: in the data set's folder, or beside its zip file."""
-    home = layout.root.parent if layout.root.suffix == ".zip" else layout.root
-    return home / f"segkit-statistics-{split}.json"
+    """Where the statistics of a split are kept: in the data set's folder, or beside its zip file, with its name."""
+    name = f"segkit-statistics-{split}.json"
+    if layout.root.suffix.lower() == ".zip":
+        return layout.root.with_name(f"{layout.root.stem}-{name}")
+    return layout.root / name
 
 
 def statistics(
@@ -111,12 +115,12 @@ def statistics(
     Args:
         layout: The data set.
         split: Which of its splits.
-        path: The file that keeps them; None: beside the data.
+        path: The file that keeps them; None: beside the data, or nowhere if nobody may write there.
         workers: Threads that decode; None: one for each core.
-        say: Told in a line where they are kept.
+        say: Told in a line where they are kept, or that they are not.
 
     Raises:
-        InputError: A mask is wrong, or nothing can be written there.
+        InputError: A mask is wrong, or `path` cannot be written.
     """
     samples = layout.find_samples(split)
     key = samples_key(layout, samples, VERSION)
@@ -124,7 +128,13 @@ def statistics(
     found = _read(target, key)
     if found is not None:
         return found
-    check_writable(target.absolute().parent)
+    try:
+        check_writable(target.absolute().parent)
+    except InputError as error:
+        if path is not None:
+            raise
+        say(f"statistics of {layout.title} {split} are counted anew each time, as they cannot be kept: {error}")
+        return _count(layout, split, samples, workers)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):  # of several processes one counts
         found = _read(target, key)

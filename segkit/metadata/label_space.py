@@ -124,7 +124,29 @@ class LabelSpace:
         more = f" (and {len(unknown) - 1} other undeclared values)" if len(unknown) > 1 else ""
         return (
             f"{source}: raw label value {value} is not declared: {counts[value]} pixels, first at row {row}, "
-            f"column {col}{more}; {_likely_cause(raw, len(unknown))}; allowed raw values: {self._allowed()}"
+            f"column {col}{more}; {self._likely_cause(counts > 0, unknown)}; allowed raw values: {self._allowed()}"
+        )
+
+    def _likely_cause(self, occurs: npt.NDArray[np.bool_], unknown: Sequence[int]) -> str:
+        """What was probably done wrong, and what to do; `occurs` says which of the 256 raw values the map has."""
+        values, count = set(np.flatnonzero(occurs).tolist()), self.num_classes
+        is_identity = all(self.table[value] == value for value in range(count))
+        if values <= {0, 1} and self.table[0] == 0 and self.table[255] == 1:
+            return "a 0/1 mask where 0/255 is declared: set masks to ids"
+        if values == {0, 255}:
+            return "a 0/255 mask: write class numbers 0 and 1 (a folder of one's own: set masks to binary)"
+        if unknown == [IGNORE_INDEX] and max(values - {IGNORE_INDEX}, default=0) < count:
+            if is_identity:
+                return "255 mostly marks pixels to ignore: declare it so in the table"
+            return "these look like train ids: give the files with raw ids (of Cityscapes *_labelIds.png)"
+        if unknown == [count] and is_identity:
+            return (
+                "one class more than declared: perhaps 0 is a background to be ignored, or the last class lacks a name"
+            )
+        if len(unknown) > 20:
+            return "so many values suggest a grey picture, or labels resized with interpolation: use nearest"
+        return (
+            "likely a wrong class count, or raw ids where train ids are expected: correct the label map or the classes"
         )
 
     def _allowed(self) -> str:
@@ -151,15 +173,6 @@ def distinct_palette(num_colours: int) -> tuple[tuple[int, int, int], ...]:
         red, green, blue = colorsys.hsv_to_rgb((0.6 + index * 0.6180339887498949) % 1.0, saturation, value)
         colours.append((round(red * 255), round(green * 255), round(blue * 255)))
     return tuple(colours)
-
-
-def _likely_cause(raw: UInt8Array, num_unknown: int) -> str:
-    values = np.unique(raw)
-    if set(values.tolist()) == {0, 255}:
-        return "a 0/255 mask: write class numbers 0 and 1"
-    if num_unknown > 20:
-        return "so many values suggest a grey picture, or labels resized with interpolation: use nearest"
-    return "likely a wrong class count, or raw ids where train ids are expected: correct the label map or the classes"
 
 
 def _list(value: object) -> Sequence[object]:

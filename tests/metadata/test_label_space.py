@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
+from segkit.metadata.ade20k import ADE20K
+from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.metadata.label_space import (
     IGNORE_INDEX,
     LabelSpace,
@@ -35,6 +37,36 @@ def test_undeclared_value_says_everything():
         THREE.map_labels(raw, "x.png")
     with pytest.raises(InputError, match="0/255 mask"):
         LabelSpace(("a",), distinct_palette(1), (0,) + (-1,) * 255).map_labels(np.array([[0, 255]], np.uint8), "m")
+
+
+BINARY = LabelSpace(("a", "b"), distinct_palette(2), (0,) + (-1,) * 254 + (1,))
+FEW = LabelSpace(("a", "b"), distinct_palette(2), (0, 1) + (-1,) * 254)
+
+
+@pytest.mark.parametrize(
+    ("space", "values", "value", "cause"),
+    [
+        (CITYSCAPES, [*range(19), 255], 255, "these look like train ids: give the files with raw ids (of Cityscapes"),
+        (CITYSCAPES, [7, 255], 255, "these look like train ids"),
+        (ADE20K, [0, 149, 255], 255, "these look like train ids"),
+        (ADE20K, [0, 150, 255], 255, "likely a wrong class count"),  # 150 is no train id
+        (ADE20K, [0, 255], 255, "a 0/255 mask: write class numbers 0 and 1"),
+        (FEW, [0, 255], 255, "a 0/255 mask"),
+        (FEW, [0, 1, 255], 255, "255 mostly marks pixels to ignore"),
+        (BINARY, [0, 1], 1, "a 0/1 mask where 0/255 is declared: set masks to ids"),
+        (THREE, [0, 1, 2, 3, 255], 3, "one class more than declared: perhaps 0 is a background to be ignored"),
+        (THREE, [0, 3, 4], 3, "likely a wrong class count, or raw ids where train ids are expected"),
+        (THREE, list(range(40)), 3, "so many values suggest a grey picture, or labels resized with interpolation"),
+    ],
+)
+def test_the_likely_cause_of_undeclared_values(space, values, value, cause):
+    raw = np.resize(np.array(values, np.uint8), (4, 61))
+    with pytest.raises(InputError) as caught:
+        space.map_labels(raw, "x.png")
+    row, col = np.argwhere(raw == value)[0]
+    where = f"{(raw == value).sum()} pixels, first at row {row}, column {col}"
+    assert str(caught.value).startswith(f"x.png: raw label value {value} is not declared: {where}")
+    assert cause in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_unmap_refuses_unknown_ids():

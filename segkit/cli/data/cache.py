@@ -1,0 +1,76 @@
+"""`segkit data cache`: decode a data set once; verify and list what is there."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from segkit.cli.data.source import open_layout
+from segkit.data.cache import find_cache, other_caches
+from segkit.data.cache_writing import make_cache
+from segkit.data.layouts.base import Layout, Sample
+from segkit.errors import InputError
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make the caches that are not there, or verify or list those that are.
+
+    Returns:
+        0: done. 1: a cache is missing or damaged (with --verify or --list).
+
+    Raises:
+        InputError: The command or a picture is wrong, or the disk is full.
+    """
+    layout = open_layout(options.name, options.root, options.option)
+    code = 0
+    for split in options.split or ["train", "val"]:
+        samples = layout.find_samples(split)
+        if options.verify:
+            code |= _verify(options.cache_dir, layout, split, samples)
+        elif options.list:
+            code |= _show(options.cache_dir, layout, split, samples)
+        else:
+            make_cache(options.cache_dir, layout, split, samples, options.workers, _say)
+            _show(options.cache_dir, layout, split, samples)
+        for folder, size in other_caches(options.cache_dir, layout, split, samples).items():
+            kind = "unfinished cache" if folder.suffix == ".part" else "cache"
+            print(
+                f"{folder}: {size / 1e9:.2f} GB, {kind} of other files, labels or options of this data; may be removed"
+            )
+    return code
+
+
+def _verify(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) -> int:
+    """Compare all check sums; every damaged picture is named."""
+    try:
+        cache = find_cache(cache_dir, layout, split, samples)
+    except InputError as error:
+        print(error)
+        return 1
+    if cache is None:
+        print(f"{cache_dir}: no cache of {layout.title} {split} as it is now; `segkit data cache` makes one")
+        return 1
+    damaged = 0
+    for position in tqdm(range(len(samples)), f"verify {layout.title} {split}", unit="picture"):
+        try:
+            cache.verify([position])
+        except InputError as error:
+            tqdm.write(str(error), file=sys.stdout)
+            damaged += 1
+    print(f"{cache.folder}: {len(samples)} pictures, {damaged or 'none'} damaged")
+    return 1 if damaged else 0
+
+
+def _show(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) -> int:
+    cache = find_cache(cache_dir, layout, split, samples)
+    if cache is None:
+        print(f"{layout.title} {split}: no complete cache in {cache_dir}")
+        return 1
+    print(f"{layout.title} {split}: {len(samples)} pictures, {cache.index.num_bytes / 1e9:.2f} GB in {cache.folder}")
+    return 0
+
+
+def _say(line: str) -> None:
+    """On the standard error, above a progress bar that is being drawn."""
+    tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,103 @@
+"""`segkit data check`: prints what `segkit.data.check` finds."""
+
+import argparse
+from collections.abc import Iterator
+
+from segkit.cli.data.source import open_layout
+from segkit.data.check import check, splits_of
+from segkit.data.check_report import NOTES, PROBLEMS, WARNINGS, Report, SplitReport, rows_of
+from segkit.files import check_new_file, write_json
+from segkit.metadata.label_space import LabelSpace
+
+_SHOWN = 5  # files listed of each kind
+_WIDTH = 160  # letters of a list of classes
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check, print the report, and write it on demand.
+
+    Returns:
+        0: nothing wrong. 1: problems.
+
+    Raises:
+        InputError: The command is wrong, or there is no data.
+        KeyboardInterrupt: It was interrupted; what was found so far has been printed.
+    """
+    if options.json is not None:
+        check_new_file(options.json, force=True)
+    report = Report(open_layout(options.name, options.root, options.option))
+    try:
+        check(report, options.split or splits_of(report.layout), options.workers, options.limit)
+    finally:
+        if report.splits or report.findings.found:
+            print("\n".join(_lines(report)), flush=True)
+            if options.json is not None:
+                write_json(options.json, report.to_dict())
+                print(options.json)
+    return 1 if report.findings.count(PROBLEMS) else 0
+
+
+def _lines(report: Report) -> Iterator[str]:
+    space = report.label_space
+    yield f"{report.layout.title}: {report.layout.root}"
+    for split in report.splits:
+        yield _split_line(split, space)
+    labelled = [split for split in report.splits if split.pixels.any()]
+    if space is not None and labelled:
+        yield ""
+        yield from _table(labelled, space)
+    for kind, meaning in (PROBLEMS | WARNINGS | NOTES).items():
+        cases = report.findings.found.get(kind, [])
+        if cases:
+            level = "warning: " if kind in WARNINGS else "note: " if kind in NOTES else ""
+            yield ""
+            yield f"{level}{kind} ({len(cases)}): {meaning}"
+            yield from (f"  {_clipped(case) if kind in NOTES else case}" for case in cases[:_SHOWN])
+            if len(cases) > _SHOWN:
+                yield f"  ... and {len(cases) - _SHOWN} more (all of them: --json FILE)"
+    yield ""
+    yield _verdict(report)
+
+
+def _split_line(split: SplitReport, space: LabelSpace | None) -> str:
+    official = "" if split.official is None else f" (official: {split.official})"
+    parts = [f"{split.pictures} pictures{official}"]
+    parts.append(f"{split.masks} masks" if split.is_labelled else "masks not public")
+    if split.pixels.any() and space is not None:
+        parts.append(f"{split.pixels.sum() / 1e6:.1f} M pixels, {split.valid_share(space.table):.2%} valid")
+    if split.opened < split.pictures:
+        parts.append(f"{split.opened} opened{'' if split.opened == split.wanted else ' (interrupted)'}")
+    return f"  {split.split:<6} {', '.join(parts)}"
+
+
+def _table(splits: list[SplitReport], space: LabelSpace) -> Iterator[str]:
+    """A line for each raw value that occurs: what it becomes, then pixels and masks of each split."""
+    order = {row.raw: row for split in splits for row in rows_of(split, space) if row.pixels}
+    width = max(len("class"), *(len(row.name) for row in order.values()))
+    ranks = {-1: 256}  # undeclared values last
+    yield f"  raw   id  {'class':<{width}}" + "".join(
+        f" {f'{split.split} pixels':>15} {'share':>7} {'masks':>6}" for split in splits
+    )
+    for raw, row in sorted(order.items(), key=lambda item: (ranks.get(item[1].train_id, item[1].train_id), item[0])):
+        label = "" if row.name in ("ignored", "undeclared") else str(row.train_id)
+        cells = []
+        for split in splits:
+            pixels, masks = int(split.pixels[raw]), int(split.having[raw])
+            cells.append(f" {pixels:>15} {pixels / split.pixels.sum():>7.2%} {masks:>6}")
+        yield f"  {raw:>3} {label:>4}  {row.name:<{width}}{''.join(cells)}"
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _WIDTH else text[:_WIDTH].rsplit(",", 1)[0] + ", ..."
+
+
+def _verdict(report: Report) -> str:
+    problems, warnings = report.findings.count(PROBLEMS), report.findings.count(WARNINGS)
+    ending = f", {_number(warnings, 'warning')}" if warnings else ""
+    partly = [split for split in report.splits if split.opened < split.pictures]
+    where = " in the part that was opened" if partly else ""
+    return f"{_number(problems, 'problem') if problems else 'nothing wrong'}{where}{ending}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

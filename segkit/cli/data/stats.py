@@ -1,0 +1,49 @@
+"""`segkit data stats`: how often each class occurs, and the class weights that follow from it."""
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+
+from segkit.cli.data.source import open_layout
+from segkit.data.statistics import KINDS, Statistics, class_weights, statistics, statistics_path
+from segkit.errors import InputError
+from segkit.files import check_new_file
+
+
+def run(options: argparse.Namespace) -> int:
+    """Count, or read what was counted before, and print.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: The command or a mask is wrong.
+    """
+    splits = options.split or ["train"]
+    if options.output is not None:
+        check_new_file(options.output, force=True)
+        if len(splits) > 1:
+            raise InputError(f"--output {options.output}: keeps one split; give one --split, not {' '.join(splits)}")
+    layout = open_layout(options.name, options.root, options.option)
+    for split in splits:
+        said: list[str] = []
+        found = statistics(layout, split, options.output, options.workers, said.append)
+        path = statistics_path(layout, split) if options.output is None else options.output
+        print(f"{layout.title} {split}: {len(found.by_picture)} masks")
+        print("\n".join(_table(found)))
+        print(said[-1] if said else f"kept from an earlier count: {path}", flush=True)
+    return 0
+
+
+def _table(found: Statistics) -> Iterator[str]:
+    total = int(found.pixels.sum())
+    width = max(len("ignored"), *map(len, found.class_names))
+    weights = [class_weights(found, kind) if total else (np.nan,) * len(found.class_names) for kind in KINDS]
+    yield f"  id  {'class':<{width}} {'pixels':>13} {'share':>8} {'pictures':>8}" + "".join(f"{k:>10}" for k in KINDS)
+    for label, name in enumerate(found.class_names):
+        pixels = int(found.pixels[label])
+        own = "".join(f"{kind[label]:>10.4g}" for kind in weights)
+        yield f"{label:>4}  {name:<{width}} {pixels:>13} {pixels / max(1, total):>8.3%} {found.pictures[label]:>8}{own}"
+    everything = total + found.ignored
+    yield f"      {'ignored':<{width}} {found.ignored:>13} {found.ignored / max(1, everything):>8.3%} of all pixels"

@@ -1,0 +1,243 @@
+"""Making a cache: a split is decoded once and written to flat files; see `segkit.data.cache` for what they are.
+
+Writing goes to `<folder>.part`, which a run that was killed leaves behind and the next one completes, also when some of
+the pictures have been mended in between; a journal has the check sums of the pictures that are done.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from segkit.data.cache import (
+    IMAGES,
+    INDEX,
+    MASKS,
+    VERSION,
+    Cache,
+    Index,
+    checksums_of,
+    folder_of,
+    folders_of,
+    open_cache,
+    prefix_of,
+    read_index,
+    root_of,
+)
+from segkit.data.layouts.base import Layout, Sample, samples_key
+from segkit.data.layouts.files import fingerprint
+from segkit.errors import InputError
+from segkit.files import check_writable, write_bytes, write_json
+from segkit.io import picture_size
+
+UInt8Array = npt.NDArray[np.uint8]
+
+_JOURNAL = "journal"
+_RECORD = np.dtype([("index", "<u4"), ("sample", "S16"), ("image", "<u4"), ("mask", "<u4")])
+_SPARE = 64 << 20  # bytes of disk to leave free
+
+
+def make_cache(
+    cache_dir: Path,
+    layout: Layout,
+    split: str,
+    samples: Sequence[Sample],
+    workers: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Cache:
+    """The cache of these samples; decoded and written first, or completed, where it is not there yet.
+
+    Args:
+        cache_dir: Holds the caches; made if it is absent.
+        layout: Reads the samples.
+        split: For the cache's name and messages.
+        samples: With masks.
+        workers: Threads that decode; None: one for each core.
+        say: Told in a line each how much disk is needed, and what is found.
+
+    Raises:
+        InputError: The disk is too full or not writable, or a picture or mask cannot be read; what is done is kept.
+    """
+    key = samples_key(layout, samples, VERSION)
+    folder = folder_of(cache_dir, layout, split, key)
+    found = open_cache(folder, key)  # before the lock: a cache may lie where nobody may write
+    if found is not None:
+        return found
+    check_writable(cache_dir, "cache_dir")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(cache_dir / f".{prefix_of(layout, split)}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{layout.title} {split}: waiting for another process that makes a cache in {cache_dir}")
+        lock.acquire()
+    try:  # of several processes one writes, the others find it written
+        found = open_cache(folder, key)
+        if found is not None:
+            return found
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            return _Writer(folder, key, layout, split, samples, pool, say).run()
+    finally:
+        lock.release()
+
+
+class _Writer:
+    """One run that makes, or completes, a cache."""
+
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        layout: Layout,
+        split: str,
+        samples: Sequence[Sample],
+        pool: ThreadPoolExecutor,
+        say: Callable[[str], None],
+    ) -> None:
+        self.layout, self.samples, self.pool, self.say = layout, samples, pool, say
+        self.key, self.folder = key, folder
+        self.title = f"{layout.title} {split}"
+        self.part = self.folder.with_name(self.folder.name + ".part")
+        self.unfinished = [
+            f for f in folders_of(folder.parent, layout, split) if f.suffix == ".part" and f != self.part
+        ]
+        self.sample_keys = _sample_keys(layout, samples)
+
+    def run(self) -> Cache:
+        index = self._begin()
+        for name, channels in ((IMAGES, 3), (MASKS, 1)):
+            _lengthen(self.part / name, channels * int(index.offsets[-1]))
+        done = self._done(index)
+        self._check_disk(index, done)
+        self._write(index, done)
+        complete = replace(index, checksums=tuple(done[i] for i in range(len(self.samples))))
+        write_json(self.part / INDEX, asdict(complete))
+        os.replace(self.part, self.folder)
+        (self.folder / _JOURNAL).unlink(missing_ok=True)  # not before: a run that is killed here would begin anew
+        self.say(f"{self.title}: cached in {self.folder}")
+        return Cache(self.folder, complete)
+
+    def _write(self, index: Index, done: dict[int, tuple[int, int]]) -> None:
+        """Decode and store what is not `done`, which grows."""
+        left = [i for i in range(len(self.samples)) if i not in done]
+        with (self.part / _JOURNAL).open("ab") as journal, self._bar("cache", len(done)) as bar:
+            for i, sums in zip(left, self.pool.map(lambda i: self._store(index, i), left), strict=True):
+                journal.write(self._record(i, sums))
+                journal.flush()
+                done[i] = sums
+                bar.update()
+        for name in (IMAGES, MASKS):
+            with (self.part / name).open("r+b") as file:
+                os.fsync(file.fileno())
+
+    def _store(self, index: Index, i: int) -> tuple[int, int]:
+        """Decode and write one sample; its check sums.
+
+        Plain writes and no map: on a disk that is full, writing to a map kills the process.
+        """
+        image, mask = self.layout.read(self.samples[i])
+        if mask is None or mask.shape != index.sizes[i]:
+            raise InputError(f"{self.samples[i].image}: changed while the cache was written; run again")
+        start = int(index.offsets[i])
+        try:
+            _write_at(self.part / IMAGES, 3 * start, image)
+            _write_at(self.part / MASKS, start, mask)
+        except OSError as error:
+            raise InputError(
+                f"{self.part}: cannot be written ({error.strerror}); free the disk and run again: what is done is kept"
+            ) from error
+        return checksums_of(image, mask)
+
+    def _begin(self) -> Index:
+        """The index of a run that was stopped, or a new one: sizes are read from the files' headers."""
+        try:
+            return read_index(self.part, self.key)
+        except InputError:
+            pass  # there is none, or it was being written when the power failed
+        sizes = []
+        with self._bar("sizes", 0) as bar:
+            for width, height in self.pool.map(lambda sample: picture_size(sample.image), self.samples):
+                sizes.append((height, width))
+                bar.update()
+        index = Index(self.key, root_of(self.layout), tuple(sample.name for sample in self.samples), tuple(sizes))
+        self._take_over(index)
+        self.part.mkdir(parents=True, exist_ok=True)
+        write_json(self.part / INDEX, asdict(index))
+        return index
+
+    def _take_over(self, index: Index) -> None:
+        """Go on with an unfinished cache of the same pictures, of which some have been mended since."""
+        for folder in () if self.part.exists() else self.unfinished:
+            try:
+                other = read_index(folder)
+            except InputError:
+                continue
+            if (other.source, other.names, other.sizes) == (index.source, index.names, index.sizes):
+                os.replace(folder, self.part)
+                return
+
+    def _done(self, index: Index) -> dict[int, tuple[int, int]]:
+        """What an earlier run has written, as far as its files are unchanged and its check sums are right."""
+        path = self.part / _JOURNAL
+        if not path.is_file():
+            return {}
+        data = path.read_bytes()
+        records = np.frombuffer(data[: len(data) // _RECORD.itemsize * _RECORD.itemsize], _RECORD)
+        cached, done = Cache(self.part, index), dict[int, tuple[int, int]]()
+        for i, key, image, mask in records.tolist():
+            is_same = i < len(self.samples) and key == self.sample_keys[i]
+            if is_same and checksums_of(*cached.view(i)) == (image, mask):
+                done[i] = (image, mask)
+        write_bytes(path, b"".join(self._record(i, sums) for i, sums in done.items()))
+        self.say(f"{self.title}: {len(done)} of {len(self.samples)} pictures are there already")
+        return done
+
+    def _record(self, i: int, sums: tuple[int, int]) -> bytes:
+        return np.array([(i, self.sample_keys[i], *sums)], _RECORD).tobytes()
+
+    def _check_disk(self, index: Index, done: dict[int, tuple[int, int]]) -> None:
+        needed = index.num_bytes - 4 * sum(index.sizes[i][0] * index.sizes[i][1] for i in done)
+        free = shutil.disk_usage(self.part).free
+        gigabytes = f"{needed / 1e9:.2f} GB for {len(self.samples) - len(done)} pictures, {free / 1e9:.2f} GB are free"
+        self.say(f"{self.title}: the cache needs {gigabytes}: {self.folder.parent}")
+        if needed + _SPARE > free:
+            raise InputError(f"{self.folder.parent}: the cache needs {gigabytes}; give another cache_dir, or none")
+
+    def _bar(self, what: str, done: int) -> Any:
+        return tqdm(total=len(self.samples), initial=done, unit="picture", desc=f"{what} {self.title}")
+
+
+def _sample_keys(layout: Layout, samples: Sequence[Sample]) -> list[bytes]:
+    """What one decoded sample depends on, 16 letters of a hash: as `samples_key`, of each alone."""
+    start = hashlib.sha256(json.dumps([layout.mask_key(), layout.label_space.table]).encode())
+    keys = []
+    for sample in samples:
+        digest = start.copy()
+        files = [fingerprint(file) for file in (sample.image, sample.mask) if file is not None]
+        digest.update(json.dumps([sample.name, files]).encode())
+        keys.append(digest.hexdigest()[:16].encode())
+    return keys
+
+
+def _lengthen(path: Path, length: int) -> None:
+    """Make a file, or give it its full length: what is not written yet takes no disk."""
+    with path.open("ab") as file:
+        file.truncate(length)
+
+
+def _write_at(path: Path, start: int, array: UInt8Array) -> None:
+    with path.open("r+b", buffering=0) as file:
+        file.seek(start)
+        left = np.ascontiguousarray(array).data.cast("B")
+        while left:  # an unbuffered write may take a part
+            left = left[file.write(left) :]

@@ -1,0 +1,170 @@
+"""What is wrong with a data set: everything is listed in one pass over all files, and nothing stops at the first error.
+
+A mask is looked at as training would read it: the layout's own reader, then the label table. What a layout refuses as a
+whole (another archive, a wrong list of names) is one problem of the split.
+"""
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from segkit.data.check_pair import Int64Array, Notes, Pair, inspect_pair
+from segkit.data.check_report import Report, SplitReport, absent_classes
+from segkit.data.layouts.base import SPLITS, Layout, Part, Split
+from segkit.data.layouts.files import Source
+from segkit.errors import InputError
+
+
+def splits_of(layout: Layout) -> list[Split]:
+    """Those that a data set has: train, val, and a test split of its own."""
+    try:
+        own_test = layout.has_split("test") and layout.parts("test") != layout.parts("val")
+    except InputError:
+        own_test = False  # said when the other splits are looked at
+    return [split for split in SPLITS if split != "test" or own_test]
+
+
+def check(
+    report: Report,
+    splits: Sequence[Split],
+    workers: int | None = None,
+    limit: int | None = None,
+) -> None:
+    """Look at every file of these splits, and write what is found into `report`.
+
+    Args:
+        report: Of the data set; filled on the way.
+        splits: To look at.
+        workers: Threads that decode; None: one for each core.
+        limit: Pictures to open of each split, evenly spread; None: all.
+
+    Raises:
+        InputError: There is nothing there at all.
+    """
+    if not report.layout.root.exists():
+        raise InputError(f"{report.layout.root}: no such data folder or archive; give another ROOT")
+    _require_pictures(report.layout, splits)
+    if report.label_space is None:
+        _note_label_space(report)
+        return
+    seen: set[str] = set()  # mask folders, which several splits may share
+    for split in splits:
+        pairs = _list_files(report, split, seen)
+        _open_files(report, pairs if limit is None else _spread(pairs, limit), workers)
+
+
+def _require_pictures(layout: Layout, splits: Sequence[Split]) -> None:
+    """Refuse a root that has no folder of pictures; one that the layout refuses is a problem to report."""
+    try:
+        if any(layout.has_split(split) for split in splits):
+            return
+    except InputError:
+        return
+    layout.pictures(layout.parts(splits[0])[0])  # raises, and says which folder is missing
+
+
+def _note_label_space(report: Report) -> None:
+    try:
+        assert report.layout.label_space
+    except InputError as error:
+        report.findings.add("data set", str(error))
+
+
+def _list_files(report: Report, split: Split, seen: set[str]) -> list[Pair]:
+    """Pictures of a split with their masks; notes what does not fit together."""
+    layout, findings = report.layout, report.findings
+    found = SplitReport(split, layout.counts.get(split), is_labelled=split not in layout.scored_as)
+    report.splits.append(found)
+    try:
+        parts = layout.parts(split)
+        everything = [layout.pictures(replace(part, names=None)) for part in parts]
+    except InputError as error:
+        if str(error) not in findings.found.get("data set", ()):
+            findings.add("data set", str(error))
+        return []
+    found.is_labelled &= all(part.masks is not None for part in parts)
+    pairs: list[Pair] = []
+    for part, images in zip(parts, everything, strict=True):
+        if found.is_labelled and str(part.masks) not in seen:
+            seen.add(str(part.masks))
+            _note_lone_masks(report, part, images)
+        pairs += _pairs(report, part, _named(report, part, images), found.is_labelled)
+    found.pictures, found.masks = len(pairs), sum(pair.mask is not None for pair in pairs)
+    if found.official not in (None, found.pictures):
+        findings.add("count", f"{split}: {found.pictures} pictures; {layout.title} has {found.official}")
+    return pairs
+
+
+def _named(report: Report, part: Part, images: dict[str, Source]) -> dict[str, Source]:
+    """Those that the part's list names; notes names without a picture."""
+    for name in part.names or ():
+        if name not in images:
+            report.findings.add("not found", f"{part.list_file}: {name}")
+    return images if part.names is None else {name: images[name] for name in part.names if name in images}
+
+
+def _pairs(report: Report, part: Part, images: dict[str, Source], is_labelled: bool) -> list[Pair]:
+    if not is_labelled:
+        return [Pair(image, None) for image in images.values()]
+    files = report.layout.files
+    pairs = [Pair(image, files.file(part.mask_path(name))) for name, image in images.items()]
+    for name, pair in zip(images, pairs, strict=True):
+        if pair.mask is None:
+            report.findings.add("no mask", f"{pair.image}: expected is {files.describe(part.mask_path(name))}")
+    return pairs
+
+
+def _note_lone_masks(report: Report, part: Part, images: dict[str, Source]) -> None:
+    """Of the whole folder: a mask whose picture is in another split's list is not lone."""
+    assert part.masks is not None
+    suffix = "." + part.mask_ending.rsplit(".", 1)[-1]
+    wanted = {part.mask_path(name).removeprefix(f"{part.masks}/").removesuffix(suffix) for name in images}
+    try:
+        masks = report.layout.files.find(part.masks, (suffix,))
+    except InputError:  # no such folder: of each picture it is said that it has no mask
+        return
+    for name, mask in masks.items():
+        if name.endswith(part.mask_ending.removesuffix(suffix)) and name not in wanted:
+            report.findings.add("no picture", str(mask))
+
+
+def _spread(pairs: Sequence[Pair], limit: int) -> list[Pair]:
+    count = min(limit, len(pairs))
+    return [pairs[i * len(pairs) // count] for i in range(count)]
+
+
+def _open_files(report: Report, pairs: Sequence[Pair], workers: int | None) -> None:
+    found, layout = report.splits[-1], report.layout
+    found.wanted = len(pairs)
+    bar = tqdm(total=len(pairs), desc=f"check {layout.title} {found.split}", unit="picture", disable=not pairs)
+    with bar, closing(_in_threads(lambda pair: inspect_pair(layout, pair), pairs, workers)) as results:
+        for notes, counts in results:
+            _take_in(report, found, notes, counts)
+            bar.update()
+    names = absent_classes(found, layout.label_space)
+    if found.masks and names:
+        report.findings.add("absent class", f"{found.split} ({found.opened} masks): {', '.join(names)}")
+
+
+def _take_in(report: Report, found: SplitReport, notes: Notes, counts: Int64Array | None) -> None:
+    for kind, text in notes:
+        report.findings.add(kind, text)
+    if counts is not None:
+        found.pixels += counts
+        found.having += counts > 0
+    found.opened += 1
+
+
+def _in_threads(
+    function: Callable[[Pair], tuple[Notes, Int64Array | None]], pairs: Sequence[Pair], workers: int | None
+) -> Generator[tuple[Notes, Int64Array | None], None, None]:
+    """In order; what is not begun when the caller stops is left undone."""
+    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    try:
+        yield from pool.map(function, pairs)
+    finally:
+        pool.shutdown(cancel_futures=True)

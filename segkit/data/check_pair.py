@@ -1,0 +1,124 @@
+"""What is wrong with one picture and its mask."""
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from segkit.data.layouts.base import Layout
+from segkit.data.layouts.files import Source
+from segkit.errors import InputError
+from segkit.io import picture_size, read_image
+from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
+
+Int64Array = npt.NDArray[np.int64]
+UInt8Array = npt.NDArray[np.uint8]
+Notes: TypeAlias = list[tuple[str, str]]  # kind, of those in `check_report.KINDS`, and text
+
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF tag, and its value for a picture that need not be turned
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture, and its mask where it is there and public."""
+
+    image: Source
+    mask: Source | None
+
+
+def inspect_pair(layout: Layout, pair: Pair) -> tuple[Notes, Int64Array | None]:
+    """What is wrong, and the mask's pixels of each raw value, int64 (256); None where it cannot be read.
+
+    No file stops the others, whatever a decoder makes of it.
+    """
+    try:
+        return _inspect(layout, pair)
+    except (OSError, ValueError, MemoryError, cv2.error) as error:
+        words = " ".join(str(error).split())
+        return [("unreadable", f"{pair.image} or its mask: {type(error).__name__}: {words}")], None
+
+
+class _Loaded:
+    """A file that is read from the disk once, for several looks at it."""
+
+    def __init__(self, file: Source) -> None:
+        self.file = file
+        self._data: bytes | None = None
+
+    def __str__(self) -> str:
+        """The file's name, for a message."""
+        return str(self.file)
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        if self._data is None:
+            self._data = self.file.read_bytes()
+        return self._data
+
+
+def _inspect(layout: Layout, pair: Pair) -> tuple[Notes, Int64Array | None]:
+    if pair.mask is None:
+        return _inspect_header(pair.image), None
+    notes, size = _inspect_picture(_Loaded(pair.image))
+    try:
+        raw = layout.read_mask(pair.mask)
+    except InputError as error:
+        return [*notes, (_kind_of(pair.mask, str(error)), str(error))], None
+    counts = np.bincount(raw.ravel(), minlength=256)  # (256)
+    if size is not None and size != raw.shape:
+        notes.append(("size", f"{pair.image} is {size[1]}x{size[0]}, {pair.mask} is {raw.shape[1]}x{raw.shape[0]}"))
+    return notes + _inspect_values(layout, raw, counts, pair.mask), counts
+
+
+def _inspect_header(image: Source) -> Notes:
+    try:
+        picture_size(image)
+    except InputError as error:
+        return [("unreadable", str(error))]
+    return []
+
+
+def _inspect_picture(image: _Loaded) -> tuple[Notes, tuple[int, ...] | None]:
+    """Also its (height, width)."""
+    try:
+        shape = read_image(image).shape
+    except InputError as error:
+        return [("unreadable", str(error))], None
+    orientation = _orientation(image)
+    notes = [("exif", f"{image}: orientation {orientation}")] if orientation != _UPRIGHT else []
+    return notes, shape[:2]
+
+
+def _orientation(image: _Loaded) -> int:
+    """What the EXIF tag says; upright where there is none, or Pillow cannot read it."""
+    try:
+        with Image.open(io.BytesIO(image.read_bytes())) as picture:
+            return int(picture.getexif().get(_ORIENTATION, _UPRIGHT))
+    except (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError):
+        return _UPRIGHT
+
+
+def _inspect_values(layout: Layout, raw: UInt8Array, counts: Int64Array, mask: Source) -> Notes:
+    labels = {layout.label_space.table[value] for value in np.flatnonzero(counts)}
+    if UNDECLARED in labels:
+        try:
+            layout.label_space.map_labels(raw, str(mask))
+        except InputError as error:
+            return [("undeclared", str(error))]
+    return [("empty mask", str(mask))] if labels <= {IGNORE_INDEX} else []
+
+
+def _kind_of(mask: Source, message: str) -> str:
+    """Of a mask that the layout refused: an unknown colour, another kind of file, or damage."""
+    if "is not declared" in message:  # a mask of colours, which the layout maps
+        return "undeclared"
+    try:
+        read_image(mask)
+    except InputError:
+        return "unreadable"
+    return "mask format"

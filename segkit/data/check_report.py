@@ -1,0 +1,173 @@
+"""What a check of a data set found, as plain numbers and texts that can be read at any time."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from segkit.data.layouts.base import Layout, Split
+from segkit.errors import InputError
+from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
+
+Int64Array = npt.NDArray[np.int64]
+
+# kind            what it means and what to do; in the order of the report
+PROBLEMS = {
+    "data set":      "not the data set that was named, or its lists and tables are wrong",
+    "count":         "not the official number of pictures: files were lost or added",
+    "not found":     "names in a list of the split without a picture; correct the list or add the pictures",
+    "no mask":       "pictures without a mask; add the masks or remove the pictures",
+    "no picture":    "masks without a picture; add the pictures or remove the masks",
+    "unreadable":    "files that are truncated or damaged; copy or export them again",
+    "mask format":   "masks that are no 8-bit PNG of class numbers (JPEG, RGB, 16 bits, ...)",
+    "undeclared":    "masks with values that the label table does not declare",
+    "size":          "pictures and masks of different sizes; export both at the same size",
+}  # fmt: skip
+WARNINGS = {
+    "exif":          "pictures with an EXIF orientation; masks must fit the unrotated picture, as segkit reads it",
+    "empty mask":    "masks without a valid pixel; nothing is learned or scored there",
+}  # fmt: skip
+NOTES = {
+    "absent class":  "classes that no mask of the split has",
+}  # fmt: skip
+KINDS = PROBLEMS | WARNINGS | NOTES
+
+
+@dataclass
+class Findings:
+    """What was found: by kind (`KINDS`), one text a file."""
+
+    found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, kind: str, text: str) -> None:
+        """Note one."""
+        assert kind in KINDS
+        self.found[kind].append(text)
+
+    def count(self, kinds: Iterable[str]) -> int:
+        """How many there are of these kinds."""
+        return sum(len(self.found[kind]) for kind in kinds if kind in self.found)
+
+
+@dataclass
+class SplitReport:
+    """A split, as far as it was looked at.
+
+    Attributes:
+        split: Its name.
+        official: Pictures that it should have; None where nobody says.
+        pictures: That it has.
+        masks: That belong to them.
+        is_labelled: Whether its masks are public.
+        wanted: Pictures to be opened.
+        opened: Pictures that were.
+        pixels: Of each raw value, int64 (256).
+        having: Masks that have each raw value, int64 (256).
+    """
+
+    split: Split
+    official: int | None = None
+    pictures: int = 0
+    masks: int = 0
+    is_labelled: bool = True
+    wanted: int = 0
+    opened: int = 0
+    pixels: Int64Array = field(default_factory=lambda: np.zeros(256, np.int64))
+    having: Int64Array = field(default_factory=lambda: np.zeros(256, np.int64))
+
+    def valid_share(self, table: Sequence[int]) -> float:
+        """Of the pixels of all masks, those that belong to a class."""
+        return float(self.pixels[_is_class(table)].sum() / max(1, self.pixels.sum()))
+
+
+@dataclass
+class Report:
+    """What `check` fills; good to be read at any time, also when it was interrupted.
+
+    Attributes:
+        layout: The data set.
+        splits: Those that were begun.
+        findings: What was found.
+    """
+
+    layout: Layout
+    splits: list[SplitReport] = field(default_factory=list)
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def label_space(self) -> LabelSpace | None:
+        """That of the data set; None where its files are wrong, which is a problem already noted."""
+        try:
+            return self.layout.label_space
+        except InputError:
+            return None
+
+    def to_dict(self) -> dict[str, object]:
+        """All of it, in plain lists and numbers."""
+        space = self.label_space
+        return {
+            "data_set": self.layout.title,
+            "root": str(self.layout.root),
+            "problems": self.findings.count(PROBLEMS),
+            "warnings": self.findings.count(WARNINGS),
+            "splits": [_split_to_dict(split, space) for split in self.splits],
+            "found": dict(self.findings.found),
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A raw value of the masks, and what becomes of it.
+
+    Attributes:
+        raw: 0..255.
+        train_id: 0..K-1, 255 = ignored, or -1 = undeclared.
+        name: Of the class, "ignored" or "undeclared".
+        pixels: Of all masks of the split.
+        masks: That have it.
+    """
+
+    raw: int
+    train_id: int
+    name: str
+    pixels: int
+    masks: int
+
+
+def rows_of(split: SplitReport, space: LabelSpace) -> list[Row]:
+    """By class, then ignored ones, then undeclared ones; values without class that never occur are left out."""
+    shown = [raw for raw in range(256) if split.pixels[raw] or 0 <= space.table[raw] < space.num_classes]
+    order = {UNDECLARED: IGNORE_INDEX + 1}
+    shown.sort(key=lambda raw: (order.get(space.table[raw], space.table[raw]), raw))
+    special = {IGNORE_INDEX: "ignored", UNDECLARED: "undeclared"}
+    return [
+        Row(raw, label, special.get(label) or space.class_names[label], int(split.pixels[raw]), int(split.having[raw]))
+        for raw, label in ((raw, space.table[raw]) for raw in shown)
+    ]
+
+
+def absent_classes(split: SplitReport, space: LabelSpace) -> list[str]:
+    """Classes of which no mask has a pixel."""
+    found = {row.train_id for row in rows_of(split, space) if row.pixels}
+    return [name for label, name in enumerate(space.class_names) if label not in found]
+
+
+def _is_class(table: Sequence[int]) -> npt.NDArray[np.bool_]:
+    return np.array([label not in (IGNORE_INDEX, UNDECLARED) for label in table])
+
+
+def _split_to_dict(split: SplitReport, space: LabelSpace | None) -> dict[str, object]:
+    labels = [] if space is None or not split.masks else [asdict(row) for row in rows_of(split, space)]
+    return {
+        "split": split.split,
+        "official": split.official,
+        "pictures": split.pictures,
+        "masks": split.masks if split.is_labelled else None,
+        "opened": split.opened,
+        "complete": split.opened == split.pictures,
+        "pixels": int(split.pixels.sum()),
+        "valid_share": None if space is None or not split.pixels.any() else split.valid_share(space.table),
+        "labels": labels,
+    }

@@ -1,0 +1,256 @@
+"""`segkit data` through the front door, on small data sets built here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segkit.cli import main
+from segkit.cli.data.source import open_layout
+from segkit.data.layouts.cityscapes import CityscapesLayout
+from segkit.data.layouts.folder import FolderLayout
+from segkit.data.layouts.names import LAYOUTS
+from segkit.errors import InputError
+from segkit.io import write_png
+
+SIZE = (6, 8)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    home = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for i in range(count):
+            write_png(home / f"images/{split}/{i}.png", rng.integers(0, 256, (*SIZE, 3), np.uint8))
+            write_png(home / f"labels/{split}/{i}.png", np.resize(np.array([0, 1, 1, 255], np.uint8), SIZE))
+    (home / "classes.txt").write_text("road\ntree\n")
+    return home
+
+
+@pytest.fixture
+def config(root: Path, tmp_path: Path) -> Path:
+    (tmp_path / "data.yaml").write_text(f"class_path: FolderDataModule\ninit_args: {{root: {root}, crop_size: 64}}\n")
+    return tmp_path / "data.yaml"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which a command is refused."""
+    assert main(["data", *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("segkit data: error: ") and error.count("\n") == 1 and "Traceback" not in error
+    return error
+
+
+def loaded_modules(*arguments: str) -> set[str]:
+    code = (
+        "import sys; from segkit.cli import main\n"
+        f"try: main({['data', *arguments]!r})\n"
+        "except SystemExit: pass\n"
+        "print('MODULES', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rsplit("MODULES", 1)[1].split())
+
+
+@pytest.mark.parametrize("arguments", [(), ("check",), ("stats",), ("cache",)])
+def test_help_starts_fast(arguments):
+    heavy = {"torch", "pytorch_lightning", "albumentations", "numpy", "cv2", "PIL", "yaml", "tqdm"}
+    assert not loaded_modules(*arguments, "--help") & heavy
+
+
+def test_nothing_needs_torch(root, tmp_path):
+    heavy = {"torch", "pytorch_lightning", "albumentations", "matplotlib"}
+    for arguments in (("check",), ("stats",), ("cache", "--cache_dir", str(tmp_path / "cache"))):
+        modules = loaded_modules(arguments[0], "folder", str(root), *arguments[1:])
+        assert "segkit.data.layouts.names" in modules and not modules & heavy
+    assert list((tmp_path / "cache").glob("folder-train-*"))
+
+
+def test_check_of_good_data(root, capsys, tmp_path):
+    assert main(["data", "check", "folder", str(root), "--json", str(tmp_path / "report.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"folder: {root}"
+    assert " ".join(lines[1].split()) == "train 8 pictures, 8 masks, 0.0 M pixels, 75.00% valid"
+    assert "raw   id  class   " in lines[4] and " ".join(lines[5].split()) == "0 0 road 96 25.00% 8 36 25.00% 3"
+    assert " ".join(lines[7].split()) == "255 ignored 96 25.00% 8 36 25.00% 3"
+    assert lines[-2:] == ["nothing wrong", str(tmp_path / "report.json")]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["problems"] == 0 and [split["complete"] for split in report["splits"]] == [True, True]
+    assert report["splits"][0]["labels"][1] == {"raw": 1, "train_id": 1, "name": "tree", "pixels": 192, "masks": 8}
+
+
+def test_check_groups_and_counts(root, capsys, tmp_path):
+    for i in range(7):
+        write_png(root / f"labels/train/{i}.png", np.full(SIZE, 5, np.uint8))
+    Image.new("L", (8, 6)).save(root / "labels/val/0.png", "JPEG")
+    assert main(["data", "check", "folder", str(root), "--json", str(tmp_path / "report.json")]) == 1
+    out = capsys.readouterr().out
+    assert "undeclared (7): masks with values that" in out and "  ... and 2 more (all of them: --json FILE)" in out
+    assert "mask format (1)" in out and "    5       undeclared" in out and "8 problems\n" in out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["found"]["undeclared"]) == 7 and report["problems"] == 8
+
+
+def test_warnings_and_notes_are_not_wrong(root, capsys):
+    for i in range(8):
+        write_png(root / f"labels/train/{i}.png", np.full(SIZE, 255 if i == 3 else 0, np.uint8))
+    assert main(["data", "check", "folder", str(root), "--split", "train"]) == 0
+    out = capsys.readouterr().out
+    assert "warning: empty mask (1)" in out and "note: absent class (1)" in out and "  train (8 masks): tree" in out
+    assert out.endswith("nothing wrong, 1 warning\n") and "\n  val" not in out
+    assert main(["data", "check", "folder", str(root), "--limit", "2"]) == 0
+    assert "2 opened" in (out := capsys.readouterr().out) and "nothing wrong in the part that was opened" in out
+
+
+def test_an_interrupted_check_prints_what_it_has(root, capsys, monkeypatch, tmp_path):
+    read_mask = FolderLayout.read_mask
+
+    def stop(self, file):
+        if file.name == "5.png":
+            raise KeyboardInterrupt
+        return read_mask(self, file)
+
+    write_png(root / "labels/train/1.png", np.full(SIZE, 5, np.uint8))
+    monkeypatch.setattr(FolderLayout, "read_mask", stop)
+    arguments = ["data", "check", "folder", str(root), "--workers", "1", "--json", str(tmp_path / "report.json")]
+    assert main(arguments) == 130
+    captured = capsys.readouterr()
+    assert "5 opened (interrupted)" in captured.out and "undeclared (1)" in captured.out
+    assert "1 problem in the part that was opened" in captured.out and "interrupted" in captured.err
+    assert json.loads((tmp_path / "report.json").read_text())["splits"][0]["opened"] == 5
+
+
+def test_stats(root, capsys, tmp_path):
+    mine = tmp_path / "mine.json"
+    assert main(["data", "stats", "folder", str(root), "--output", str(mine)]) == 0
+    first = capsys.readouterr().out
+    assert [line.split()[:5] for line in first.splitlines()[2:4]] == [
+        ["0", "road", "96", "33.333%", "8"],
+        ["1", "tree", "192", "66.667%", "8"],
+    ]
+    assert "ignored" in first and f"statistics of folder train: {mine}" in first and "enet" in first
+    assert main(["data", "stats", "folder", str(root), "--output", str(mine)]) == 0
+    assert f"kept from an earlier count: {mine}" in capsys.readouterr().out
+    assert not list(root.glob("*.json"))
+    assert main(["data", "stats", "folder", str(root), "--split", "train", "val"]) == 0
+    assert "folder val: 3 masks" in capsys.readouterr().out and len(list(root.glob("*.json"))) == 2
+    assert "keeps one split" in refused(
+        capsys, "stats", "folder", root, "--output", mine, "--split", "train", "val"
+    )  # fmt: skip
+
+
+def test_cache(root, capsys, tmp_path):
+    arguments = ["data", "cache", "folder", str(root), "--cache_dir", str(tmp_path / "cache")]
+    assert main([*arguments, "--list"]) == 1
+    assert f"folder train: no complete cache in {tmp_path / 'cache'}" in capsys.readouterr().out
+    assert main([*arguments, "--verify"]) == 1
+    assert "`segkit data cache` makes one" in capsys.readouterr().out
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert "the cache needs 0.00 GB for 8 pictures" in captured.err and "folder val: 3 pictures" in captured.out
+    assert main(arguments) == 0
+    assert "the cache needs" not in capsys.readouterr().err
+    assert main([*arguments, "--verify"]) == 0
+    assert "8 pictures, none damaged" in capsys.readouterr().out
+    (folder,) = (tmp_path / "cache").glob("folder-train-*")
+    with (folder / "masks.u8").open("r+b") as file:
+        file.seek(3 * 48)  # between the pictures that are looked at when a cache is opened
+        file.write(b"\7")
+    assert main([*arguments, "--verify"]) == 1
+    out = capsys.readouterr().out
+    assert "damaged at picture 3; remove this folder" in out and "8 pictures, 1 damaged" in out
+    (folder / "index.json").write_text("")
+    assert main([*arguments, "--verify"]) == 1
+    assert "no index of a cache" in capsys.readouterr().out
+
+
+def test_old_caches_are_named_and_kept(root, capsys, tmp_path):
+    arguments = ["data", "cache", "folder", str(root), "--cache_dir", str(tmp_path / "cache"), "--split", "train"]
+    assert main(arguments) == 0
+    assert "may be removed" not in capsys.readouterr().out
+    (old,) = (tmp_path / "cache").glob("folder-train-*")
+    write_png(root / "labels/train/0.png", np.zeros(SIZE, np.uint8))
+    assert main(arguments) == 0
+    assert f"{old}: 0.00 GB, cache of other files" in capsys.readouterr().out and old.is_dir()
+
+
+def test_a_config_or_a_recipe_in_place_of_the_name(root, config, tmp_path, capsys):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/one.yaml").write_text("model: {}\ndata: ../data.yaml\n")
+    (tmp_path / "recipes/two.yaml").write_text(
+        f"data:\n  class_path: segkit.data.datamodules.FolderDataModule\n  init_args: {{root: {root}, masks: ids}}\n"
+    )
+    for path in (config, tmp_path / "recipes/one.yaml", tmp_path / "recipes/two.yaml"):
+        assert main(["data", "check", str(path)]) == 0
+        assert f"folder: {root}\n" in capsys.readouterr().out
+    assert open_layout(str(config), "elsewhere").root == Path("elsewhere")
+
+
+def test_options_of_the_data_set(tmp_path):
+    (tmp_path / "c.yaml").write_text("class_path: CityscapesDataModule\ninit_args: {root: here, coarse: true}\n")
+    layout = open_layout(str(tmp_path / "c.yaml"), None)
+    assert isinstance(layout, CityscapesLayout) and layout.coarse and layout.root == Path("here")
+    layout = open_layout(str(tmp_path / "c.yaml"), None, ["coarse=false"])
+    assert isinstance(layout, CityscapesLayout) and not layout.coarse
+    layout = open_layout("folder", "x", ["masks=colors"])
+    assert isinstance(layout, FolderLayout) and layout.masks == "colors"
+    (tmp_path / "s.yaml").write_text("class_path: SyntheticDataModule\ninit_args: {root: here, num_train: 3}\n")
+    assert open_layout(str(tmp_path / "s.yaml"), None).title == "synthetic"
+
+
+def test_every_data_set_has_a_name(tmp_path):
+    from segkit.data import datamodules
+
+    for name, layout in LAYOUTS.items():
+        assert type(open_layout(name, "x")) is layout
+        module = layout.__name__.replace("Layout", "DataModule")
+        assert hasattr(datamodules, module)
+        (tmp_path / "d.yaml").write_text(f"class_path: {module}\ninit_args: {{root: x}}\n")
+        assert type(open_layout(str(tmp_path / "d.yaml"), None)) is layout
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/*/*.yaml")), ids=lambda path: path.stem)
+def test_the_configs_of_this_repository(path):
+    if path.parent.name in ("overlays", "protocols"):
+        with pytest.raises(InputError, match="data"):
+            open_layout(str(path), None)
+    else:
+        assert type(open_layout(str(path), None)) in LAYOUTS.values()
+
+
+def test_wrong_names_and_options(root, config, tmp_path, capsys):
+    error = refused(capsys, "check", "citysapes", root)
+    assert "no such data set 'citysapes'; did you mean cityscapes? allowed: ade20k, cityscapes" in error
+    assert "give its folder or zip" in refused(capsys, "check", "camvid")
+    assert "no such data folder" in refused(capsys, "check", "camvid", tmp_path / "no")
+    assert "no such data folder" in refused(capsys, "stats", "camvid", tmp_path / "no")
+    error = refused(capsys, "check", "folder", root, "--option", "mask=colors")
+    assert "no such option of folder; did you mean masks? allowed: masks" in error
+    assert "it has none" in refused(capsys, "check", "camvid", root, "--option", "x=1")
+    assert "needed is KEY=VALUE" in refused(capsys, "check", "folder", root, "--option", "masks")
+    assert "masks is 'foo'; allowed are" in refused(capsys, "check", "folder", root, "--option", "masks=foo")
+    assert "is 3; allowed is true or false" in refused(capsys, "check", "cityscapes", root, "--option", "coarse=3")
+    assert "no data config" in refused(capsys, "check", write(tmp_path, "[]"))
+    assert "not YAML" in refused(capsys, "check", write(tmp_path, "a: ["))
+    assert "needed is class_path" in refused(capsys, "check", write(tmp_path, "data: 3"))
+    error = refused(capsys, "check", write(tmp_path, "class_path: FoldrDataModule"))
+    assert "no such data module 'FoldrDataModule'; did you mean FolderDataModule?" in error
+    assert "init_args is 3" in refused(capsys, "check", write(tmp_path, "class_path: FolderDataModule\ninit_args: 3"))
+    assert "cannot read this config" in refused(capsys, "check", tmp_path / "no.yaml")
+    assert "cannot read this config" in refused(capsys, "check", write(tmp_path, "data: no.yaml"))
+    assert "whole number from 1" in refused(capsys, "check", "folder", root, "--limit", "0")
+    assert "choose from" in refused(capsys, "check", "folder", root, "--split", "tran")
+    assert "--cache_dir" in refused(capsys, "cache", "folder", root)
+    assert "see `segkit data --help`" in refused(capsys)
+    assert "is a folder" in refused(capsys, "check", "folder", root, "--json", tmp_path)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "wrong.yaml"
+    path.write_text(text)
+    return path
