@@ -18,6 +18,7 @@ Palette = Sequence[Sequence[int]]
 _IGNORE = 255
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
+_STRIPE = 130  # grey of a hatch
 _OUTLINE = (150, 150, 150)  # round swatches: a white or pale class stays visible on paper
 _MIN_HEIGHT = 240  # pictures below are enlarged by a whole factor
 _MAX_WIDTH = 1280  # ... but not beyond this, so that a 1-pixel-high strip does not become a giant
@@ -67,6 +68,23 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, alpha: floa
     weight = round(alpha * 256)  # integers: 3x less memory than float32 on a large photograph
     mixed = (image.astype(np.uint16) * (256 - weight) + colours.astype(np.uint16) * weight + 128) >> 8
     return np.where((labels == _IGNORE)[..., None], image, mixed.astype(np.uint8))
+
+
+def hatch(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Darken the ignored pixels and lay grey stripes over them, so that black ones (padding) are seen too.
+
+    Args:
+        picture: uint8 `(H, W, 3)`, mostly an `overlay`.
+        labels: integers `(H, W)`; only 255 matters.
+
+    Returns:
+        uint8 `(H, W, 3)`; all other pixels as they were.
+    """
+    height, width = labels.shape
+    stripe = max(2, min(height, width) // 60)  # pixels
+    is_stripe = (np.arange(height)[:, None] + np.arange(width)) // stripe % 4 == 0
+    dark = np.where(is_stripe[..., None], _STRIPE, picture // 3)
+    return np.where((labels == _IGNORE)[..., None], dark, picture).astype(np.uint8)
 
 
 def occurring(labels: np.ndarray) -> list[int]:
@@ -179,7 +197,8 @@ def _font_size(picture: np.ndarray) -> int:
 
 
 @lru_cache(maxsize=32)
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Pillow's built-in font; `size` in pixels."""
     return ImageFont.load_default(size=size)
 
 
@@ -197,7 +216,7 @@ def _truncate(names: list[str], capacity: int) -> list[str]:
 
 def _cell_size(names: Sequence[str], font_size: int) -> tuple[int, int]:
     """(width, height) of a legend's cell: swatch, gap, the longest name, gap."""
-    longest = max((_font(font_size).getlength(name) for name in [*names, "+ 100 more"]), default=0)
+    longest = max((font(font_size).getlength(name) for name in [*names, "+ 100 more"]), default=0)
     return int(longest + 3.2 * font_size), int(1.6 * font_size)
 
 
@@ -209,7 +228,7 @@ def _draw_entry(
     if colour is not None:
         draw.rectangle((x, y, x + swatch, y + font_size), fill=tuple(colour), outline=_OUTLINE)
     # anchored at the middle of the line: letters with descenders keep one base line with the others
-    draw.text((x + swatch + font_size // 2, y + font_size // 2), name, _INK, _font(font_size), anchor="lm")
+    draw.text((x + swatch + font_size // 2, y + font_size // 2), name, _INK, font(font_size), anchor="lm")
 
 
 def _enlarge(picture: np.ndarray) -> np.ndarray:
@@ -226,9 +245,9 @@ def _centre(picture: np.ndarray, width: int) -> np.ndarray:
 
 def _titled(picture: np.ndarray, title: str, font_size: int) -> np.ndarray:
     size = int(1.2 * font_size)
-    width = max(picture.shape[1], int(_font(size).getlength("prediction")) + size)
+    width = max(picture.shape[1], int(font(size).getlength("prediction")) + size)
     strip = Image.new("RGB", (width, int(1.8 * size)), _PAPER)
-    ImageDraw.Draw(strip).text((width // 2, strip.height // 2), title, _INK, _font(size), anchor="mm")
+    ImageDraw.Draw(strip).text((width // 2, strip.height // 2), title, _INK, font(size), anchor="mm")
     return np.vstack([np.asarray(strip), _centre(picture, width)])
 
 

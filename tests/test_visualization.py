@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.visualization import colorize, legend, occurring, overlay, panel, with_legend
+from segkit.visualization import colorize, hatch, legend, occurring, overlay, panel, with_legend
 
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 NAMES = ["road", "tree", "sky"]
@@ -50,6 +50,17 @@ def test_overlay_refuses_other_sizes_and_weights() -> None:
         overlay(np.zeros((3, 2, 3), np.uint8), LABELS, PALETTE)
     with pytest.raises(InputError, match=r"outside 0\.\.1"):
         overlay(np.zeros((2, 3, 3), np.uint8), LABELS, PALETTE, alpha=2)
+
+
+def test_hatch_marks_ignored_pixels_alone_and_black_ones_too() -> None:
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:, 30:] = 255
+    for grey in (0, 90, 255):
+        picture = np.full((40, 60, 3), grey, np.uint8)
+        hatched = hatch(picture, labels)
+        assert (hatched[:, :30] == grey).all() and (picture == grey).all()
+        values, counts = np.unique(hatched[:, 30:], return_counts=True)
+        assert set(values) == {grey // 3, 130} and counts.min() / counts.sum() == pytest.approx(0.25, abs=0.01)
 
 
 def test_occurring_is_sorted_by_area_then_id() -> None:

@@ -1,0 +1,227 @@
+"""`segkit data browse`: a sheet of samples as the network sees them, with their labels and how much each class covers.
+
+The pictures come out of the very loader that `segkit fit` (or `validate`, `test`) would read, and in the order in which
+the epoch draws them.
+"""
+
+import argparse
+import difflib
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+from segkit.errors import InputError
+from segkit.files import check_new_file, write_text
+
+if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds to import, and `--help` does not
+    from segkit.contact_sheet import Sample
+    from segkit.data.datamodule import SegmentationDataModule
+
+_DESCRIPTION = """\
+Draw samples as the network sees them: each picture beside its labels, ignored pixels hatched, and the share of the
+pixels that each class covers. `train` shows the crops that the given epoch of `segkit fit` begins with, after all
+augmentations; `val` and `test` show whole pictures, evenly spread over the split.
+
+  segkit data browse camvid datasets/camvid
+  segkit data browse configs/ade20k/fcn_resnest50.yaml --output sheet.html --count 48 --epoch 3
+  segkit data browse folder my_pictures --data.crop_size 256 --data.masks colors
+
+Options of the data are those of `segkit fit`: --data.KEY VALUE."""
+
+_DATA = "--data."
+# What changes how samples are read and not what they are. A batch of one lets small data sets be seen.
+_READING = ("--data.batch_size", "1", "--data.num_workers", "0", "--data.cache_dir", "null")
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `segkit data browse`.
+
+    Args:
+        args: What follows `segkit data browse` on the command line.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: What is wrong, in one line.
+    """
+    own, of_data = _split_options(args)
+    options = _parser().parse_args(own)
+    _check(options)
+    described = _describe(options.data, options.root, of_data)
+    print(f"reading {options.data} ({options.split}) ...", flush=True)
+    data = _make(described)
+    samples, title = _draw(data, options)
+    _write(options.output, samples, data, title)
+    print(f"{title}: {options.output}")
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `InputError` in place of printing the usage and ending."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "segkit data browse",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "data", metavar="NAME_OR_CONFIG", help="ade20k, cityscapes, camvid, folder; or a recipe's .yaml"
+    )
+    parser.add_argument("root", metavar="ROOT", nargs="?", help="folder of the data; default: the config's")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, default=Path("sheet.png"), help=".png or .html; default: sheet.png"
+    )
+    parser.add_argument("--count", type=int, default=12, help="samples; default: 12")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: train")
+    parser.add_argument("--epoch", type=int, default=0, help="of the training, from 0; default: 0")
+    parser.add_argument("--force", action="store_true", help="write over the output if it exists")
+    return parser
+
+
+def _split_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(segkit's own arguments, those of the data with their values)."""
+    own: list[str] = []
+    of_data: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        if not arg.startswith(_DATA):
+            own.append(arg)
+            continue
+        of_data.append(arg)
+        if "=" not in arg:
+            of_data += islice(rest, 1)
+    return own, of_data
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Fail before seconds are spent on imports."""
+    if options.output.suffix.lower() not in (".png", ".html"):
+        raise InputError(f"{options.output}: what is written is PNG or HTML; give a name that ends in .png or .html")
+    if options.count < 1:
+        raise InputError(f"--count is {options.count}; allowed is 1 or more")
+    if options.epoch < 0:
+        raise InputError(f"--epoch is {options.epoch}; allowed is 0 or more")
+    check_new_file(options.output, options.force)
+
+
+def _describe(data: str, root: str | None, options: Sequence[str]) -> list[str]:
+    """The arguments that make the data module: what is typed last wins.
+
+    Raises:
+        InputError: No data set of that name, no such config, or a data set without a folder.
+    """
+    is_config = data.lower().endswith((".yaml", ".yml"))
+    described = ["--data", _data_of(Path(data)) if is_config else _class_of(data)]
+    if root is not None:
+        described += ["--data.root", root]
+    elif not is_config and not any(option.startswith(f"{_DATA}root") for option in options):
+        raise InputError(f"{data}: no folder given; write `segkit data browse {data} ROOT`")
+    return [*described, *options, *_READING]
+
+
+def _class_of(name: str) -> str:
+    from segkit.data.layouts.names import LAYOUTS
+
+    if name not in LAYOUTS:
+        close = difflib.get_close_matches(name, LAYOUTS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"{name!r}: no such data set; {hint}allowed are {', '.join(LAYOUTS)}, or a recipe's .yaml")
+    return LAYOUTS[name].__name__.removesuffix("Layout") + "DataModule"
+
+
+def _data_of(path: Path) -> str:
+    """What `--data` takes, of a recipe or of a data config: a path, or JSON."""
+    content = _read_yaml(path)
+    if isinstance(content, dict) and "class_path" in content:
+        return str(path)
+    data = content.get("data") if isinstance(content, dict) else None
+    if isinstance(data, str):
+        return str(path.parent / data)  # included files are named relative to the recipe
+    if isinstance(data, dict):
+        return json.dumps(data)
+    raise InputError(f"{path}: neither a recipe with `data` nor a data config with `class_path`; see configs/")
+
+
+def _read_yaml(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; paths are relative to the working directory")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _make(args: Sequence[str]) -> "SegmentationDataModule":
+    """The data module, as `segkit fit` makes it."""
+    from segkit.cli.arguments import SegmentationParser, explain, flatten
+    from segkit.cli.lightning import SHORT_NAMES
+    from segkit.data.datamodule import SegmentationDataModule
+
+    parser = SegmentationParser("segkit data browse")
+    parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=True)
+    try:
+        config = parser.parse_args(list(args))
+        # Renamed in jsonargparse 4.49; the old name warns there.
+        made = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(config)["data"]
+    except ValueError as error:
+        known = flatten(parser.get_defaults().as_dict())
+        raise InputError(explain(str(_cause(error)), known, SHORT_NAMES)) from error
+    assert isinstance(made, SegmentationDataModule)
+    return made
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The `InputError` that jsonargparse wrapped, or the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return cause
+        cause = cause.__cause__
+    return error
+
+
+def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[list["Sample"], str]:
+    """The samples, and a line that says what they are."""
+    data.setup({"train": "fit", "val": "validate", "test": "test"}[options.split])
+    loader: Any = getattr(data, f"{options.split}_dataloader")()
+    loader.sampler.set_epoch(options.epoch)
+    keys = list(loader.sampler)
+    count = min(options.count, len(keys))
+    is_train = options.split == "train"
+    chosen = keys[:count] if is_train else [keys[i * len(keys) // count] for i in range(count)]
+    samples = [_sample(loader.dataset[key], getattr(key, "wanted_class", -1), data.class_names) for key in chosen]
+    of_epoch = f"epoch {options.epoch}, seed {data.seed}, " if is_train else ""
+    of_split = f"{count} of {len(keys)} {options.split} {'crops' if is_train else 'pictures'}"
+    return samples, f"{type(data).__name__.removesuffix('DataModule')}, {of_epoch}{of_split}"
+
+
+def _sample(item: Any, wanted: int, class_names: Sequence[str]) -> "Sample":
+    from segkit.contact_sheet import Sample
+
+    image = item["image"].permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
+    height, width = item["mask"].shape
+    drawn_for = f", for {class_names[wanted]}" if wanted >= 0 else ""
+    return Sample(image, item["mask"].numpy(), f"{item['name']}, {width}x{height}{drawn_for}")
+
+
+def _write(path: Path, samples: Sequence["Sample"], data: "SegmentationDataModule", title: str) -> None:
+    from segkit.cli.data.browse_page import page
+    from segkit.contact_sheet import contact_sheet
+    from segkit.io import write_png
+
+    space = data.label_space
+    if path.suffix.lower() == ".html":
+        write_text(path, page(samples, space.class_names, space.palette, title))
+    else:
+        write_png(path, contact_sheet(samples, space.class_names, space.palette, title))
