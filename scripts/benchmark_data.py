@@ -36,7 +36,7 @@ from PIL import Image
 from torchvision.transforms import functional as VF
 
 from segkit.data.albumentations import A
-from segkit.data.cache_writing import make_cache
+from segkit.data.cache.writing import make_cache
 from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.layouts.ade20k import ADE20KLayout

@@ -12,8 +12,8 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from segkit.data.cache import find_cache
-from segkit.data.cache_writing import make_cache
+from segkit.data.cache.cache import find_cache
+from segkit.data.cache.writing import make_cache
 from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import Item, SegmentationDataset, collate
 from segkit.data.layouts.base import Layout, Split

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from segkit.data import cache_writing
-from segkit.data.cache import find_cache, other_caches
-from segkit.data.cache_writing import make_cache
+from segkit.data.cache import writing as cache_writing
+from segkit.data.cache.cache import find_cache, other_caches
+from segkit.data.cache.writing import make_cache
 from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import SegmentationDataset
 from segkit.data.layouts.folder import FolderLayout
@@ -31,7 +31,7 @@ SCRIPT = textwrap.dedent(
     """
     import os, signal, sys, time
     from pathlib import Path
-    from segkit.data.cache_writing import _RECORD, make_cache
+    from segkit.data.cache.writing import _RECORD, make_cache
     from segkit.data.layouts.folder import FolderLayout
 
     root, cache_dir, log = map(Path, sys.argv[1:4])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.data.check import check, splits_of
-from segkit.data.check_report import KINDS, NOTES, PROBLEMS, WARNINGS, Report, rows_of
+from segkit.data.check.check import check, splits_of
+from segkit.data.check.report import KINDS, NOTES, PROBLEMS, WARNINGS, Report, rows_of
 from segkit.data.layouts.ade20k import ADE20KLayout
 from segkit.data.layouts.base import Layout, Part
 from segkit.data.layouts.camvid import CamVidLayout

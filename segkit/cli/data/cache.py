@@ -7,8 +7,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segkit.cli.data.source import open_layout
-from segkit.data.cache import find_cache, other_caches
-from segkit.data.cache_writing import make_cache
+from segkit.data.cache.cache import find_cache, other_caches
+from segkit.data.cache.writing import make_cache
 from segkit.data.layouts.base import Layout, Sample
 from segkit.errors import InputError
 

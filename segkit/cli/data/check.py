@@ -1,11 +1,11 @@
-"""`segkit data check`: prints what `segkit.data.check` finds."""
+"""`segkit data check`: prints what `segkit.data.check.check` finds."""
 
 import argparse
 from collections.abc import Iterator
 
 from segkit.cli.data.source import open_layout
-from segkit.data.check import check, splits_of
-from segkit.data.check_report import NOTES, PROBLEMS, WARNINGS, Report, SplitReport, rows_of
+from segkit.data.check.check import check, splits_of
+from segkit.data.check.report import NOTES, PROBLEMS, WARNINGS, Report, SplitReport, rows_of
 from segkit.files import check_new_file, write_json
 from segkit.metadata.label_space import LabelSpace
 

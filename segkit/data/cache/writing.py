@@ -19,7 +19,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from segkit.data.cache import (
+from segkit.data.cache.cache import (
     IMAGES,
     INDEX,
     MASKS,

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from segkit.data.check_pair import Int64Array, Notes, Pair, inspect_pair
-from segkit.data.check_report import Report, SplitReport, absent_classes
+from segkit.data.check.pair import Int64Array, Notes, Pair, inspect_pair
+from segkit.data.check.report import Report, SplitReport, absent_classes
 from segkit.data.layouts.base import SPLITS, Layout, Part, Split
 from segkit.data.layouts.files import Source
 from segkit.errors import InputError

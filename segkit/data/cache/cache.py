@@ -5,7 +5,7 @@ A folder `NAME-SPLIT-KEY` below `cache_dir` holds `images.u8` (each picture's ro
 changed data have another key, so that a cache is either right or not found. Workers and processes map the same files,
 of which the operating system keeps one copy; a crop reads its own rows and no others.
 
-`segkit.data.cache_writing` makes them.
+`segkit.data.cache.writing` makes them.
 """
 
 import json

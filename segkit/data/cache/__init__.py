@@ -1,0 +1,1 @@
+"""A split decoded once into memory-mapped files: reading them, and making them."""
