@@ -8,6 +8,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS
 from segkit.training.calibration import CalibrationReport
-from segkit.training.callbacks import ALL_METRICS, CurvePlotter, ResultWriter, Throughput
+from segkit.training.callbacks import ALL_METRICS, CurvePlotter, ResultWriter
 from segkit.training.module import SegmentationModule
 from segkit.training.prediction_writer import PredictionWriter
 from segkit.training.progress import EvaluationProgress
+from segkit.training.throughput import DataWait, Throughput
 
 # Classes that a config or the command line may name without their module.
 SHORT_NAMES: tuple[type, ...] = (
@@ -136,7 +138,8 @@ class SegmentationCLI(LightningCLI):
         if config.get("logger") in (None, True):
             # Only training has something to log; a test leaves its result file, and the logs of a run alone.
             kwargs["logger"] = _loggers(run) if self.subcommand == "fit" else False
-        callbacks = [Throughput(), CurvePlotter(), self.result_writer, _last_checkpoint()]
+        wait = DataWait(self.datamodule.faster_loading)
+        callbacks = [Throughput(), wait, CurvePlotter(), self.result_writer, _last_checkpoint()]
         if self.subcommand == "predict":
             callbacks.append(self._prediction_writer())
         if self._get(self.config, "official"):
@@ -176,6 +179,17 @@ class SegmentationCLI(LightningCLI):
         if self.weights:
             load_strict(self.model.network, self.weights, path)
             self.config_init[self.subcommand]["ckpt_path"] = None
+
+    def before_fit(self) -> None:
+        """Put numbers in the place of a word for class weights; the checkpoint keeps the word."""
+        kind = self.model.loss.class_weights
+        if not isinstance(kind, str):
+            return
+        weights = self.datamodule.class_weights(kind)
+        self.model.loss = replace(self.model.loss, class_weights=weights)
+        by_weight = sorted(zip(weights, self.datamodule.class_names, strict=True))
+        least, most = (f"{name} {weight:.3g}" for weight, name in (by_weight[0], by_weight[-1]))
+        rank_zero_info(f"class weights {kind}: from {least} to {most}")
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the predictions in memory: they are on the disk."""

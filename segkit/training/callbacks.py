@@ -1,6 +1,5 @@
 """What happens beside the steps: speed in the progress bar, curves, the result file."""
 
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,29 +19,6 @@ from segkit.training.curves import plot_curves
 from segkit.training.module import SegmentationModule
 
 ALL_METRICS = "all"
-
-
-class Throughput(Callback):
-    """Logs `samples/s` over all processes: pictures since the last batch by the time, smoothed over ~10 steps."""
-
-    def __init__(self) -> None:
-        self._last: float | None = None
-        self._rate: float | None = None
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the time that validation took."""
-        self._last = None
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log the rate."""
-        now = time.perf_counter()
-        if self._last is not None:
-            rate = len(batch["image"]) * trainer.world_size / (now - self._last)
-            self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
-            pl_module.log("samples/s", self._rate, prog_bar=True)
-        self._last = now
 
 
 class CurvePlotter(Callback):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.ops.upsample import upsample
 
+WEIGHT_KINDS = ("enet", "median")  # words for class weights that follow from the data
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -19,16 +22,26 @@ class LossConfig:
     Attributes:
         aux_weight: Weight of the auxiliary head's cross entropy.
         label_smoothing: Share of the target spread over all classes, in [0, 1].
-        class_weights: One weight a class, for rare classes; None weighs all pixels alike, as the authors do.
+        class_weights: One weight a class, for rare classes; None or "none" weighs all pixels alike, as the authors do.
+            "enet" and "median" stand for the numbers that follow from the training data: `segkit fit` puts them in;
+            from Python give `data.class_weights("enet")`.
     """
 
     aux_weight: float = 0.2
     label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] | None = None
+    class_weights: tuple[float, ...] | Literal["enet", "median", "none"] | None = None
 
     def __post_init__(self) -> None:
         """Turn a list (as read from a file) into a tuple and refuse what no loss can be made of."""
-        if self.class_weights is not None:
+        if self.class_weights == "none":
+            object.__setattr__(self, "class_weights", None)
+        if isinstance(self.class_weights, str):
+            if self.class_weights not in WEIGHT_KINDS:
+                raise InputError(
+                    f"model.loss.class_weights is {self.class_weights!r}; allowed are {', '.join(WEIGHT_KINDS)}, none, "
+                    "or a list of one number a class"
+                )
+        elif self.class_weights is not None:
             object.__setattr__(self, "class_weights", tuple(float(w) for w in self.class_weights))
             if not all(w >= 0 for w in self.class_weights) or not any(self.class_weights):
                 raise InputError(f"model.loss.class_weights={list(self.class_weights)} must be positive numbers")
@@ -59,14 +72,10 @@ def valid_cross_entropy(logits: Tensor, mask: Tensor, config: LossConfig, align_
     With class weights it is the weighted mean, as in `torch.nn.CrossEntropyLoss`.
 
     Raises:
-        InputError: There is not one weight a class.
+        InputError: There is not one weight a class, or still the word for them.
     """
-    num_classes, target = logits.shape[1], mask.long()
-    if config.class_weights is not None and len(config.class_weights) != num_classes:
-        raise InputError(
-            f"model.loss.class_weights has {len(config.class_weights)} numbers, the network {num_classes} classes"
-        )
-    weights = None if config.class_weights is None else logits.new_tensor(config.class_weights, dtype=torch.float32)
+    target = mask.long()
+    weights = _weights(config, logits)
     upsampled = upsample(logits.float(), (mask.shape[-2], mask.shape[-1]), align_corners)  # (B, K, H, W)
     total = F.cross_entropy(
         upsampled,
@@ -80,3 +89,19 @@ def valid_cross_entropy(logits: Tensor, mask: Tensor, config: LossConfig, align_
     if weights is None:
         return total / valid.sum().clamp(min=1)
     return total / torch.where(valid, weights[torch.where(valid, target, 0)], 0.0).sum().clamp(min=1e-6)
+
+
+def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
+    """One float32 weight a class, where the logits are."""
+    if config.class_weights is None:
+        return None
+    if isinstance(config.class_weights, str):
+        raise InputError(
+            f"model.loss.class_weights is still the word {config.class_weights!r}; give the numbers: "
+            f"data.class_weights({config.class_weights!r})"
+        )
+    if len(config.class_weights) != logits.shape[1]:
+        raise InputError(
+            f"model.loss.class_weights has {len(config.class_weights)} numbers, the network {logits.shape[1]} classes"
+        )
+    return logits.new_tensor(config.class_weights, dtype=torch.float32)

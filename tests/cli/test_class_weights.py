@@ -1,0 +1,110 @@
+"""`model.loss.class_weights: enet | median | none`: numbers from the data for the run, the word in the checkpoint."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segkit.cli import main
+from segkit.cli.lightning import SegmentationCLI
+from segkit.errors import InputError
+from segkit.files import write_text
+from segkit.io import write_png
+from segkit.training.losses import LossConfig, valid_cross_entropy
+
+TINY = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny", "--model.network.output_stride", "16"]
+TRAINER = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("val", 1)):
+        for i in range(count):
+            write_png(tmp_path / f"data/images/{split}/{i}.png", rng.integers(0, 256, (32, 32, 3), np.uint8))
+            labels = rng.choice([0, 1, 255], (32, 32), p=[0.8, 0.15, 0.05])
+            if i % 2:
+                labels[:4, :8] = 2  # a class that only some pictures have
+            write_png(tmp_path / f"data/labels/{split}/{i}.png", labels.astype(np.uint8))
+    write_text(tmp_path / "data/classes.txt", "a\nb\nc\n")
+    return tmp_path / "data"
+
+
+def fit(data: Path, run: str, *options: str) -> int:
+    of_data = ["--data", "FolderDataModule", "--data.root", str(data), "--data.batch_size", "2"]
+    of_data += ["--data.crop_size", "32", "--data.base_size", "32", "--data.num_workers", "0"]
+    return main(["fit", *of_data, *TINY, *TRAINER, "--run_dir", str(data.parent / run), *options])
+
+
+def masks(data: Path) -> np.ndarray:
+    import cv2
+
+    return np.stack([cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in sorted((data / "labels/train").iterdir())])
+
+
+def expected(data: Path, kind: str) -> list[float]:
+    labels = masks(data)
+    valid = labels != 255
+    if kind == "enet":
+        return [1 / np.log(1.02 + (labels == k).sum() / valid.sum()) for k in range(3)]
+    shares = []
+    for k in range(3):
+        having = (labels == k).any(axis=(1, 2))
+        shares.append((labels == k).sum() / valid[having].sum())
+    return [float(np.median(shares) / share) for share in shares]
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[LossConfig]:
+    """The loss of each run, as training begins."""
+    seen: list[LossConfig] = []
+    before = SegmentationCLI.before_fit
+
+    def spy(self: SegmentationCLI) -> None:
+        before(self)
+        seen.append(self.model.loss)
+
+    monkeypatch.setattr(SegmentationCLI, "before_fit", spy)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["enet", "median"])
+def test_weights_come_from_the_training_masks(data: Path, used: list[LossConfig], kind: str) -> None:
+    assert fit(data, "run", "--model.loss.class_weights", kind) == 0
+    assert used[0].class_weights == pytest.approx(expected(data, kind), rel=1e-12)
+    assert (data / "segkit-statistics-train.json").is_file()
+    last = data.parent / "run/checkpoints/last.ckpt"
+    stored = torch.load(last, weights_only=True)["hyper_parameters"]["loss"]
+    assert stored["class_weights"] == kind
+    # The word goes on with the run, and the numbers with it; a test needs neither.
+    assert fit(data, "more", "--ckpt_path", str(last), "--trainer.max_epochs", "2") == 0
+    assert used[1] == used[0]
+    (data / "segkit-statistics-train.json").unlink()
+    arguments = ["--data", "FolderDataModule", "--data.root", str(data), "--data.num_workers", "0", *TRAINER[:4]]
+    assert main(["test", *arguments, "--ckpt_path", str(last), "--run_dir", str(data.parent / "test")]) == 0
+    assert not (data / "segkit-statistics-train.json").exists()
+
+
+def test_what_is_typed_beats_the_checkpoint(data: Path, used: list[LossConfig]) -> None:
+    assert fit(data, "run", "--model.loss.class_weights", "enet") == 0
+    last = ["--ckpt_path", str(data.parent / "run/checkpoints/last.ckpt"), "--trainer.max_epochs", "2"]
+    assert fit(data, "none", *last, "--model.loss.class_weights", "none") == 0
+    assert fit(data, "list", *last, "--model.loss.class_weights", "[1, 2, 3]") == 0
+    assert [loss.class_weights for loss in used[1:]] == [None, (1.0, 2.0, 3.0)]
+
+
+def test_wrong_words(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(data, "run", "--model.loss.class_weights", "enett") == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "class_weights" in message and "enet" in message and "median" in message
+    with pytest.raises(InputError, match="allowed are enet, median, none"):
+        LossConfig(class_weights="foo")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"data\.class_weights\('enet'\)"):
+        valid_cross_entropy(torch.zeros(1, 3, 2, 2), torch.zeros(1, 4, 4), LossConfig(class_weights="enet"))
+
+
+def test_rare_classes_are_sampled(data: Path) -> None:
+    options = ["--data.sampling", "rare_classes", "--data.cat_max_ratio", "0.75", "--data.seed", "3"]
+    assert fit(data, "run", *options) == 0
+    assert (data / "segkit-statistics-train.json").is_file()
