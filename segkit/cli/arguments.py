@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import pydoc
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -42,6 +43,12 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     name = _first(r"Expected a dot import path string: (\S+)", message)
     if name is not None and key in ("data", "model.network"):
         return f"{key}: no such class {name!r}; {_suggest(name, [c.__name__ for c in _choices(key, classes)])}"
+    absent = _absent_class(message)
+    if absent is not None:
+        return f"{key}: {absent}"
+    inner = re.search(r'- Parser key "([^"]+)":\n(.+?)(?=\n {4}- |\n {2}Given|\Z)', message, re.DOTALL)
+    if inner is not None and key is not None:  # the first attempt at a class is the one that was meant
+        return explain(f'Parser key "{key}.{inner[1]}":\n{inner[2]}', keys, classes)
     return _wrong_value(key, message) or " ".join(message.split())
 
 
@@ -62,13 +69,26 @@ def _choices(key: str, classes: Sequence[type]) -> list[type]:
 
 
 def _unknown_argument(key: str, option: str, message: str, classes: Sequence[type]) -> str:
-    named = _first(r"'class_path': '([^']+)'", message)
+    named = _first(r"'class_path': '([^']+)'", message) or _first(r"given class_path '([^']+)'", message)
     owners = [c for c in classes if named and c.__name__ == named.split(".")[-1]]
+    if not owners and named:
+        owners = [found] if isinstance(found := pydoc.locate(named), type) else []
     if not owners:
         owners = _choices(key, classes)
     names = {name for owner in owners for name in _arguments(owner)}
     whose = owners[0].__name__ if len(owners) == 1 else key
     return f"{key}: {option!r} is no argument of {whose}; {_suggest(option, names)}"
+
+
+def _absent_class(message: str) -> str | None:
+    """A class path whose module has no such class."""
+    found = re.search(r"given class_path '([^']+)':\s+module '([^']+)' has no attribute '([^']+)'", message)
+    if found is None:
+        return None
+    path, module, name = found.groups()
+    close = difflib.get_close_matches(name, dir(pydoc.locate(module)), n=1)
+    hint = f"did you mean {module}.{close[0]}? " if close else ""
+    return f"{path}: no such class; {hint}needed is the path of a class that can be imported"
 
 
 def _arguments(owner: type) -> set[str]:

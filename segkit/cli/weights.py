@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from segkit import __version__
+from segkit.cli.parser import Parser
 from segkit.errors import InputError
 from segkit.files import check_new_file, write_bytes
 
@@ -85,7 +86,7 @@ def _check_output(output: Path, force: bool) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("segkit weights", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("segkit weights", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest="action", required=True, metavar="{inspect,convert}")
     look = actions.add_parser("inspect", help="say what a file holds, and what matches")
     convert = actions.add_parser("convert", help="write it as a safetensors file of segkit")
@@ -108,13 +109,6 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("-o", "--output", type=Path, required=True, help="the file to write, model.safetensors")
     convert.add_argument("--force", action="store_true", help="write over the output if it exists")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises `InputError` in place of printing the usage and ending."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
 
 
 def _choices(options: argparse.Namespace) -> "Choices":

@@ -258,6 +258,14 @@ def test_typing_errors_take_one_line(recipe: Path, capsys, change: list[str], wo
         ("model: [", "line 2, column 1: not valid YAML"),
         ("trainr: {max_epochs: 1}", "no such option 'trainr.max_epochs'; did you mean trainer?"),
         ("data: {class_path: FolderDataModule, init_args: {rot: x}}", "'rot' is no argument of FolderDataModule"),
+        ("data: {class_path: FolderDataModule, init_args: {crop_sise: 4}}", "did you mean crop_size?"),
+        ("data: {class_path: FolderDataModule, init_args: {crop_size: x}}", "data.crop_size: 'x' is not int or tuple"),
+        ("data: {class_path: FolderDataModule, init_args: {masks: grey}}", "is not one of 'ids', 'binary', 'colors'"),
+        ("data: {init_args: {augmentations: [{class_path: albumentations.Rotat}]}}", "mean albumentations.Rotate?"),
+        (
+            "data: {init_args: {augmentations: [{class_path: albumentations.Rotate, init_args: {limitt: 3}}]}}",
+            "'limitt' is no argument of Rotate; did you mean limit?",
+        ),
     ],
 )
 def test_errors_in_a_config_take_one_line(recipe: Path, capsys, text: str, words: str, tmp_path: Path) -> None:

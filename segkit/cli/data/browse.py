@@ -10,10 +10,11 @@ import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from segkit.cli.parser import Parser
 from segkit.errors import InputError
 from segkit.files import check_new_file, write_text
 
@@ -61,15 +62,8 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises `InputError` in place of printing the usage and ending."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "segkit data browse",
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,9 +3,8 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from segkit.errors import InputError
+from segkit.cli.parser import Parser
 
 _DESCRIPTION = """\
 check   list everything that is wrong with a data set, and what its label values become
@@ -53,13 +52,6 @@ def main(args: Sequence[str]) -> int:
     return run(options)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises `InputError` in place of printing the usage and ending."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see `{self.prog} --help`")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _raw("segkit data", _DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True, metavar="check | stats | cache | browse")
@@ -76,11 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _raw(program: str, description: str) -> _Parser:
-    return _Parser(program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _raw(program: str, description: str) -> Parser:
+    return Parser(program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def _add(actions: "argparse._SubParsersAction[_Parser]", name: str, short: str, long: str) -> _Parser:
+def _add(actions: "argparse._SubParsersAction[Parser]", name: str, short: str, long: str) -> Parser:
     """A command, with the arguments that all of them have."""
     splits = {"check": "all that there are", "stats": "train", "cache": "train val"}[name]
     command = actions.add_parser(
