@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segkit.cli.arguments import flatten
+from segkit.cli.yaml_files import read_yaml
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.weights import read_checkpoint
@@ -58,7 +57,7 @@ def ckpt_path(args: Sequence[str]) -> str | None:
         if name == "--ckpt_path":
             path = value
         elif name in ("-c", "--config") and Path(value).is_file():
-            content = _read_yaml(Path(value))
+            content = read_yaml(Path(value))
             path = (content.get("ckpt_path") if isinstance(content, dict) else None) or path
     return None if path in (None, "null") else path
 
@@ -83,15 +82,6 @@ def differences(hyper_parameters: Mapping[str, Any], model: Mapping[str, Any]) -
         for key in sorted(stored.keys() & given.keys())
         if not key.endswith("num_classes") and not _same(stored[key], given[key])
     }
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
 
 
 def _same(stored: Any, typed: Any) -> bool:

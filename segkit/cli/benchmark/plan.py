@@ -21,8 +21,9 @@ from typing import Any
 from jsonargparse import Namespace
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
-from segkit.cli.benchmark.recipe import Recipe, read_protocol, read_recipe, read_yaml
+from segkit.cli.benchmark.recipe import Recipe, read_protocol, read_recipe
 from segkit.cli.lightning import SHORT_NAMES
+from segkit.cli.yaml_files import read_yaml
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT, convention
@@ -153,7 +154,7 @@ def _rows_of_plan(reader: _Reader, typed: Namespace) -> list[Row]:
     if given:
         raise InputError(f"--plan and {', '.join(given)} exclude each other: the plan's rows say it")
     path = Path(typed["plan"])
-    items = read_yaml(path)[1]
+    items = read_yaml(path)
     if not isinstance(items, list) or not items:
         raise InputError(f"{path}: not a list of rows; write one '- {{model: ..., data: ..., protocol: ...}}' for each")
     rows = []

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from segkit.cli.yaml_files import parse_yaml, read_text, read_yaml
 from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.engine import resolve
@@ -115,7 +115,8 @@ def read_recipe(path: str | Path) -> Recipe:
         InputError: the file is absent, not YAML, or has no network.
     """
     path = Path(path)
-    text, content = read_yaml(path)
+    text = read_text(path)
+    content = parse_yaml(text, path)
     try:
         network = dict(content["model"]["network"])
         network["class_path"] = _full_name(network["class_path"])
@@ -163,23 +164,6 @@ def read_protocol(value: Any, where: str) -> Protocol:
         raise InputError(f"{where}: protocol: {value!r} is neither a name nor the fields of a protocol") from error
 
 
-def read_yaml(path: Path) -> tuple[str, Any]:
-    """A YAML file as text and as plain data.
-
-    Raises:
-        InputError: the file is absent or not YAML.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; paths are relative to the working directory")
-    try:
-        text = path.read_text(encoding="utf-8")
-        return text, yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
-
-
 def _full_name(class_path: str) -> str:
     """`DeepLabV3` as `build_network` wants it; anything else is left for it to refuse."""
     return next((name for name in NETWORKS if name.rsplit(".", 1)[-1] == class_path), class_path)
@@ -188,7 +172,7 @@ def _full_name(class_path: str) -> str:
 def _class_name(recipe: Path, data: str | Mapping[str, Any] | None) -> str:
     if data is None:
         return ""
-    content = read_yaml(recipe.parent / data)[1] if isinstance(data, str) else data
+    content = read_yaml(recipe.parent / data) if isinstance(data, str) else data
     return str(content["class_path"]).rsplit(".", 1)[-1]
 
 

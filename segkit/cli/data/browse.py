@@ -12,9 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from segkit.cli.parser import Parser
+from segkit.cli.yaml_files import read_yaml
 from segkit.errors import InputError
 from segkit.files import check_new_file, write_text
 
@@ -136,7 +135,7 @@ def _class_of(name: str) -> str:
 
 def _data_of(path: Path) -> str:
     """What `--data` takes, of a recipe or of a data config: a path, or JSON."""
-    content = _read_yaml(path)
+    content = read_yaml(path)
     if isinstance(content, dict) and "class_path" in content:
         return str(path)
     data = content.get("data") if isinstance(content, dict) else None
@@ -145,15 +144,6 @@ def _data_of(path: Path) -> str:
     if isinstance(data, dict):
         return json.dumps(data)
     raise InputError(f"{path}: neither a recipe with `data` nor a data config with `class_path`; see configs/")
-
-
-def _read_yaml(path: Path) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; paths are relative to the working directory")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _make(args: Sequence[str]) -> "SegmentationDataModule":

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from segkit.cli.yaml_files import read_yaml
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.names import LAYOUTS
 from segkit.errors import InputError
@@ -78,13 +79,7 @@ def _layout_of(data_module: str, path: Path) -> type[Layout]:
 
 
 def _read(path: Path) -> Any:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise InputError(f"{path}: cannot read this config ({reason}); check the path") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({' '.join(str(error).split())}); correct it") from error
+    content = read_yaml(path)
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: no data config; needed are class_path and init_args (see configs/data)")
     return content
