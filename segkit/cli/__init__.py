@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"segkit {arguments[0]}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output (`head`, a pager) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not flushed into it either
+        return 141
 
 
 def _run(arguments: list[str]) -> int:

@@ -97,7 +97,7 @@ def _new_run(output: Path) -> Path:
 
 def _draw_panels(data: Path, recipe: Path, checkpoint: Path, folder: Path, count: int) -> None:
     """Input | truth | prediction with a legend, for the first test pictures."""
-    from segkit.data.synthetic import SyntheticLayout
+    from segkit.data.layouts.synthetic import SyntheticLayout
     from segkit.inference.protocols import Protocol
     from segkit.inference.segmenter import load
     from segkit.io import write_png

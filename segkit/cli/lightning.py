@@ -22,7 +22,16 @@ from pytorch_lightning.utilities import rank_zero_info
 from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
 from segkit.data.datamodule import SegmentationDataModule
-from segkit.data.datamodules import ADE20KDataModule, CamVidDataModule, CityscapesDataModule, FolderDataModule
+from segkit.data.datamodules import (
+    ADE20KDataModule,
+    CamVidDataModule,
+    CityscapesDataModule,
+    CocoStuffDataModule,
+    FolderDataModule,
+    MapillaryDataModule,
+    PascalContextDataModule,
+    VOCDataModule,
+)
 from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
@@ -39,7 +48,8 @@ from segkit.training.throughput import DataWait, Throughput
 
 # Classes that a config or the command line may name without their module.
 SHORT_NAMES: tuple[type, ...] = (
-    *(ADE20KDataModule, CamVidDataModule, CityscapesDataModule, FolderDataModule, SyntheticDataModule),
+    *(ADE20KDataModule, CityscapesDataModule, CamVidDataModule, VOCDataModule, PascalContextDataModule),
+    *(CocoStuffDataModule, MapillaryDataModule, FolderDataModule, SyntheticDataModule),
     *NETWORKS.values(),
 )
 

@@ -10,7 +10,11 @@ from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.layouts.ade20k import ADE20KLayout
 from segkit.data.layouts.camvid import CamVidLayout
 from segkit.data.layouts.cityscapes import CityscapesLayout
+from segkit.data.layouts.coco_stuff import CocoStuffLayout
 from segkit.data.layouts.folder import FolderLayout, MaskKind
+from segkit.data.layouts.mapillary import MapillaryLayout
+from segkit.data.layouts.pascal_context import PascalContextLayout
+from segkit.data.layouts.voc import VOCLayout
 
 
 class ADE20KDataModule(SegmentationDataModule):
@@ -67,6 +71,55 @@ class CamVidDataModule(SegmentationDataModule):
         **options: Any,
     ) -> None:
         super().__init__(CamVidLayout(root), base_size=base_size, crop_size=crop_size, **options)
+
+
+class VOCDataModule(SegmentationDataModule):
+    """PASCAL VOC 2012, 21 classes; test is scored on the validation split, predict reads the test pictures.
+
+    Args:
+        root: VOC2012, VOCdevkit, or the folder that contains it.
+        augmented: Train on the 10582 pictures of VOC and SBD instead of VOC's 1464.
+        **options: As in the base class.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], augmented: bool = False, **options: Any) -> None:
+        super().__init__(VOCLayout(root, augmented), **options)
+
+
+class PascalContextDataModule(SegmentationDataModule):
+    """PASCAL Context, 59 classes; validation is also the test split.
+
+    Args:
+        root: VOC2010, VOCdevkit, or the folder that contains it.
+        **options: As in the base class.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], **options: Any) -> None:
+        super().__init__(PascalContextLayout(root), **options)
+
+
+class CocoStuffDataModule(SegmentationDataModule):
+    """COCO-Stuff 164k, 171 classes; validation is also the test split.
+
+    Args:
+        root: The folder of the pictures and masks, or of their zip files.
+        **options: As in the base class.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], **options: Any) -> None:
+        super().__init__(CocoStuffLayout(root), **options)
+
+
+class MapillaryDataModule(SegmentationDataModule):
+    """Mapillary Vistas v1.2, 65 classes; test is scored on the validation split, predict reads the test pictures.
+
+    Args:
+        root: The folder of training, validation and testing.
+        **options: As in the base class.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], **options: Any) -> None:
+        super().__init__(MapillaryLayout(root), **options)
 
 
 class FolderDataModule(SegmentationDataModule):

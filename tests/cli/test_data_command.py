@@ -204,12 +204,12 @@ def test_options_of_the_data_set(tmp_path):
 
 
 def test_every_data_set_has_a_name(tmp_path):
-    from segkit.data import datamodules
+    from segkit.data import datamodules, synthetic
 
     for name, layout in LAYOUTS.items():
         assert type(open_layout(name, "x")) is layout
         module = layout.__name__.replace("Layout", "DataModule")
-        assert hasattr(datamodules, module)
+        assert hasattr(datamodules, module) or hasattr(synthetic, module)
         (tmp_path / "d.yaml").write_text(f"class_path: {module}\ninit_args: {{root: x}}\n")
         assert type(open_layout(str(tmp_path / "d.yaml"), None)) is layout
 
@@ -254,3 +254,15 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "wrong.yaml"
     path.write_text(text)
     return path
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    """`segkit data check ... | head -1`: no traceback."""
+    for split in ("train", "val"):
+        for i in range(3):
+            write_png(tmp_path / f"images/{split}/{i}.png", np.zeros((8, 8, 3), np.uint8))
+            write_png(tmp_path / f"labels/{split}/{i}.png", np.zeros((8, 8), np.uint8))
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(200)))
+    command = f"{sys.executable} -u -m segkit data check folder {tmp_path} 2> {tmp_path}/err | true"
+    subprocess.run(["bash", "-c", command], check=True)
+    assert "Traceback" not in (tmp_path / "err").read_text()

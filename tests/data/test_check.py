@@ -137,6 +137,7 @@ def test_lists_share_a_folder(tmp_path):
         picture(tmp_path / f"images/{name}.png")
         mask(tmp_path / f"labels/{name}.png")
     mask(tmp_path / "labels/lone.png")
+    mask(tmp_path / "labels/a_labelTrainIds.png")
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits/train.txt").write_text("a\nb\ngone\n")
@@ -144,7 +145,8 @@ def test_lists_share_a_folder(tmp_path):
     report = checked(FolderLayout(tmp_path))
     assert found(report) == {
         "not found": [f"{tmp_path / 'splits/train.txt'}: gone"],
-        "no picture": [str(tmp_path / "labels/lone.png")],  # once, and not d, which has a picture
+        # Once; and neither d, which has a picture, nor what was made from a mask.
+        "no picture": [str(tmp_path / "labels/lone.png")],
     }
     assert [split.pictures for split in report.splits] == [2, 1]
 

@@ -68,10 +68,6 @@ def _of_config(path: Path) -> tuple[type[Layout], Mapping[str, Any]]:
 
 def _layout_of(data_module: str, path: Path) -> type[Layout]:
     """`FolderLayout` of `FolderDataModule`."""
-    if data_module == "SyntheticDataModule":  # the one that draws its data, for which it needs Lightning: seconds
-        from segkit.data.synthetic import SyntheticLayout
-
-        return SyntheticLayout
     names = {layout.__name__.removesuffix("Layout") + "DataModule": layout for layout in LAYOUTS.values()}
     if data_module not in names:
         raise InputError(f"{path}: no such data module {data_module!r}; {_suggest(data_module, names)}")

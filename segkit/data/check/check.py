@@ -128,7 +128,9 @@ def _note_lone_masks(report: Report, part: Part, images: dict[str, Source]) -> N
     except InputError:  # no such folder: of each picture it is said that it has no mask
         return
     for name, mask in masks.items():
-        if name.endswith(part.mask_ending.removesuffix(suffix)) and name not in wanted:
+        if not name.endswith(part.mask_ending.removesuffix(suffix)) or name in wanted:
+            continue
+        if name.rsplit("_", 1)[0] not in wanted:  # else it was made from a mask: mmsegmentation's *_labelTrainIds.png
             report.findings.add("no picture", str(mask))
 
 

@@ -108,28 +108,23 @@ class Files:
     def find(self, folder: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Source]:
         """Files anywhere below `folder`, by name: the relative path without suffix. Hidden files are left out.
 
+        A folder on the disk without such files does not hide that of an archive: COCO's pictures and masks share one.
+
         Raises:
             InputError: There is no such folder, or two files have one name.
         """
         disk, prefix = self._on_disk(folder), self._in_archive(folder)
-        found: Iterable[tuple[PurePosixPath, Source]]
-        if disk is not None:
-            found = ((PurePosixPath(path.relative_to(disk).as_posix()), path) for path in sorted(disk.rglob("*")))
-        elif prefix is not None:
-            found = self._below(prefix)
-        else:
+        if disk is None and prefix is None:
             raise InputError(
                 f"{self.describe(folder)}: no such folder{self._nor_archive()}; check --data.root and the layout "
                 "(datasets/README.md)"
             )
         files: dict[str, Source] = {}
-        for relative, file in found:
-            if relative.suffix.lower() not in suffixes or relative.name.startswith("."):
-                continue
-            name = relative.with_suffix("").as_posix()
-            if name in files:
-                raise InputError(f"{files[name]} and {file} have the same name; rename or remove one of them")
-            files[name] = file
+        if disk is not None:
+            relative = ((PurePosixPath(path.relative_to(disk).as_posix()), path) for path in sorted(disk.rglob("*")))
+            files = _by_name(relative, suffixes)
+        if not files and prefix is not None:
+            files = _by_name(self._below(prefix), suffixes)
         return files
 
     def file(self, path: str) -> Source | None:
@@ -182,6 +177,18 @@ class Files:
     @cached_property
     def _folders(self) -> set[str]:
         return {parent.as_posix().removeprefix(".") for name in self._members for parent in PurePosixPath(name).parents}
+
+
+def _by_name(found: Iterable[tuple[PurePosixPath, Source]], suffixes: Sequence[str]) -> dict[str, Source]:
+    files: dict[str, Source] = {}
+    for relative, file in found:
+        if relative.suffix.lower() not in suffixes or relative.name.startswith("."):
+            continue
+        name = relative.with_suffix("").as_posix()
+        if name in files:
+            raise InputError(f"{files[name]} and {file} have the same name; rename or remove one of them")
+        files[name] = file
+    return files
 
 
 def _read_directory(archive: Path) -> dict[str, ZipMember]:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.data.layouts.base import Layout, Part, Split
-from segkit.data.layouts.files import IMAGE_SUFFIXES, Source
+from segkit.data.layouts.files import Source
+from segkit.data.layouts.lists import read_names
 from segkit.errors import InputError
 from segkit.io import read_colors, read_label
 from segkit.metadata.class_files import Colour, read_classes, read_colour_table, read_palette, read_table, read_text
@@ -82,7 +83,7 @@ class FolderLayout(Layout):
         by_folder = (self.root / "images" / split).is_dir()
         names: tuple[str, ...] | None = None
         if list_file.is_file():
-            names = _read_names(list_file)
+            names = read_names(list_file)
         elif not by_folder:
             names = self._hashed(split)
         folder = f"/{split}" if by_folder else ""
@@ -162,21 +163,3 @@ def _describe_unknown(codes: npt.NDArray[np.int32], unknown: npt.NDArray[np.bool
         f"colour ({code >> 16}, {code >> 8 & 255}, {code & 255}) is not declared: {int((codes == code).sum())} pixels, "
         f"first at row {row}, column {col}{more}; {cause}"
     )
-
-
-def _read_names(list_file: Path) -> tuple[str, ...]:
-    """The names in a split file, in its order."""
-    names = [_without_image_suffix(line.strip()) for line in read_text(list_file).split("\n") if line.strip()]
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise InputError(f"{list_file}: names {name} twice; every picture counts once: remove one line")
-        seen.add(name)
-    if not names:
-        raise InputError(f"{list_file}: names no picture; write one name a line")
-    return tuple(names)
-
-
-def _without_image_suffix(name: str) -> str:
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else name
