@@ -1,7 +1,7 @@
 """Loaders, seeds and sizes that every data set shares; a layout adds where the files are and what labels mean."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +12,19 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from segkit.data.cache import writing
 from segkit.data.cache.cache import find_cache
-from segkit.data.cache.writing import make_cache
 from segkit.data.crops import RandomLongSideCrop
-from segkit.data.dataset import Item, SegmentationDataset, collate
-from segkit.data.layouts.base import Layout, Split
+from segkit.data.dataset import Item, Reader, SegmentationDataset, collate
+from segkit.data.layouts.base import Layout, Sample, Split
 from segkit.data.layouts.files import size_of
 from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, replicas_and_rank
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace
+
+_FITTED: tuple[Split, ...] = ("train", "val")  # splits that `fit` reads
 
 PREFETCH = 4  # batches that each worker keeps ready in training
 
@@ -139,8 +141,8 @@ class SegmentationDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Make the caches that training reads. Lightning calls it in one process a machine, before `setup`."""
         if self.cache_dir is not None and (self.trainer is None or self.trainer.state.fn == "fit"):
-            for split in ("train", "val"):
-                self._make_cache(split)
+            for split in _FITTED:
+                self._reader(self.layout.find_samples(split), split, make_cache=True)
 
     def setup(self, stage: str) -> None:
         """Find the files that `stage` (fit, validate, test, predict) needs.
@@ -148,14 +150,18 @@ class SegmentationDataModule(LightningDataModule):
         Raises:
             InputError: Files are absent or wrong, in one line.
         """
-        if stage == "fit":
-            self._add("train", "train", self.transform)
-        if stage in ("fit", "validate"):
-            self._add("val", "val")
-        if stage == "test":
-            self._add("test", "test")
-        if stage == "predict":
-            self._add("predict", self.predict_split)
+        splits: dict[str, dict[str, Split]] = {
+            "fit": {split: split for split in _FITTED},
+            "validate": {"val": "val"},
+            "test": {"test": "test"},
+            "predict": {"predict": self.predict_split},
+        }
+        for key, split in splits[stage].items():
+            samples = self.layout.find_samples(split, with_masks=key != "predict")
+            # A cache pays where pictures are read again; one that is there is used in any case.
+            read = self._reader(samples, split, make_cache=stage == "fit")
+            transform = self.transform if key == "train" else None
+            self.datasets[key] = SegmentationDataset(samples, read, transform, self.seed)
         # One process may be done while others are not; nothing has to be summed at the end, as it has in a test.
         self.allow_zero_length_dataloader_with_multiple_devices = stage == "predict"
 
@@ -203,19 +209,14 @@ class SegmentationDataModule(LightningDataModule):
             cures.append(f"raise --data.num_workers (now {workers}; {cores} cores, {processes} training processes)")
         return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
 
-    def _add(self, key: str, split: Split, transform: TrainTransform | None = None) -> None:
-        samples = self.layout.find_samples(split, with_masks=key != "predict")
-        read = self.layout.read
-        if self.cache_dir is not None and key in ("train", "val"):
-            read = self._make_cache(split).read  # made by `prepare_data`, where a Trainer has called it
-        elif self.cache_dir is not None and key == "test":
-            cache = find_cache(self.cache_dir, self.layout, split, samples)
-            read = read if cache is None else cache.read
-        self.datasets[key] = SegmentationDataset(samples, read, transform, self.seed)
-
-    def _make_cache(self, split: Split) -> Any:
-        assert self.cache_dir is not None
-        return make_cache(self.cache_dir, self.layout, split, self.layout.find_samples(split), say=rank_zero_info)
+    def _reader(self, samples: Sequence[Sample], split: Split, make_cache: bool) -> Reader:
+        """What reads these samples: their cache, or the layout where there is none."""
+        if self.cache_dir is None:
+            return self.layout.read
+        if make_cache:
+            return writing.make_cache(self.cache_dir, self.layout, split, samples, say=rank_zero_info).read
+        cache = find_cache(self.cache_dir, self.layout, split, samples)
+        return self.layout.read if cache is None else cache.read
 
     def _train_sampler(self, dataset: SegmentationDataset) -> TrainSampler:
         if self.sampling == "uniform":
