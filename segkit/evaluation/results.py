@@ -24,7 +24,10 @@ from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.evaluation.scores import Scores
 from segkit.files import write_json
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "opencv-python-headless", "pytorch-lightning", "timm")
+_PACKAGES = (
+    *("torch", "torchvision", "numpy", "pillow", "opencv-python-headless"),
+    *("pytorch-lightning", "timm", "albumentations"),
+)
 
 
 class PlainData(Protocol):

@@ -3,14 +3,16 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 
 WARN_SHARE = 0.2  # of the time
-WARN_STEPS = 50  # measured, before a warning; fewer at the end of an epoch
-_FEWEST = 10
+WARN_STEPS = 50  # measured, before a warning
+_FEWEST = 10  # measured, before a warning at the end of an epoch
 _WARM_UP = 10  # steps of an epoch in which workers are still starting, and queues filling
 
 _log = logging.getLogger(__name__)
@@ -43,8 +45,8 @@ class DataWait(Callback):
     """Logs `data_wait`, the share of the time in which training waits for batches, and warns once of a large one.
 
     It is the time from the end of a step to the beginning of the next one, over that from end to end: what loading
-    takes beyond what workers do while the network computes, and the copy to the device. The first steps of an epoch
-    and validation are left out.
+    takes beyond what workers do while the network computes, and the copy to the device; smoothed over ~10 steps. The
+    first steps of an epoch, validation and the writing of checkpoints are left out.
 
     Args:
         cure: Tells, when it is asked, what would make loading faster in this run.
@@ -54,17 +56,22 @@ class DataWait(Callback):
         self.cure = cure
         self._warned = False
         self._begin = 0.0  # when the batch of this step was there
-        self._end: float | None = None  # when the last step ended
+        self._end: float | None = None  # when the last step ended; None: what follows it is not to be measured
         self._steps = 0  # of the epoch
-        self._waited = self._whole = 0.0  # seconds
+        self._recent, self._unjudged = _Times(), _Times()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure anew: workers may just have been started."""
+        """Warm up again: workers may just have been started."""
         self._end, self._steps = None, 0
-        self._waited = self._whole = 0.0
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave out what validation took."""
+        self._end = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave out what writing takes."""
         self._end = None
 
     def on_train_batch_start(
@@ -77,25 +84,53 @@ class DataWait(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The next one is waited for from now on."""
-        now = time.perf_counter()
+        now = _finished(pl_module.device)
         self._steps += 1
         if self._end is not None and self._steps > _WARM_UP:
-            self._waited += self._begin - self._end
-            self._whole += now - self._end
-            pl_module.log("data_wait", self._waited / self._whole, prog_bar=True)
-            if (self._steps - _WARM_UP) % WARN_STEPS == 0:
+            for times, keep in ((self._recent, 0.9), (self._unjudged, 1.0)):
+                times.add(self._begin - self._end, now - self._end, keep)
+            pl_module.log("data_wait", round(self._recent.share, 2), prog_bar=True)
+            if self._unjudged.steps >= WARN_STEPS:
                 self._judge(trainer)
         self._end = now
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge short epochs, too."""
-        if self._steps - _WARM_UP >= _FEWEST:
+        if self._unjudged.steps >= _FEWEST:
             self._judge(trainer)
 
     def _judge(self, trainer: pl.Trainer) -> None:
         """Warn if the share is large; then measure anew, so that a slow start does not weigh on what follows."""
-        share = self._waited / self._whole if self._whole else 0.0
+        share = self._unjudged.share
         if share > WARN_SHARE and not self._warned and trainer.is_global_zero:
             self._warned = True
             _log.warning("training waited %.0f %% of the time for data: %s", 100 * share, self.cure())
-        self._waited = self._whole = 0.0
+        self._unjudged = _Times()
+
+
+@dataclass
+class _Times:
+    """Sums over steps, in seconds."""
+
+    waited: float = 0.0
+    whole: float = 0.0
+    steps: int = 0
+
+    @property
+    def share(self) -> float:
+        return self.waited / self.whole if self.whole else 0.0
+
+    def add(self, waited: float, whole: float, keep: float) -> None:
+        """Count a step; of what was before, `keep` is kept."""
+        self.waited, self.whole = keep * self.waited + waited, keep * self.whole + whole
+        self.steps += 1
+
+
+def _finished(device: torch.device) -> float:
+    """The time at which the device has done its step; logging, which copies numbers to it, waits for it anyway.
+
+    Without it the progress bar, which reads the loss, would wait for the step, and that would count as loading.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

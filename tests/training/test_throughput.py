@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
@@ -43,21 +44,27 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def run(tmp_path: Path, load: float, step: float, length: int, epochs: int = 1, validate: bool = False):
+class SlowSaving(Callback):
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
+        time.sleep(0.2)
+
+
+def run(tmp_path: Path, load: float, step: float, length: int, epochs: int = 1, validate=False, save=False):
     asked = []
 
     def cure() -> str:
         asked.append(1)
         return "buy a faster disk"
 
+    checkpoints = [SlowSaving(), ModelCheckpoint(tmp_path, every_n_train_steps=5)] if save else []
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         logger=CSVLogger(tmp_path, name="", version=""),
-        callbacks=[Throughput(), DataWait(cure)],
+        callbacks=[Throughput(), DataWait(cure), *checkpoints],
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
+        enable_checkpointing=save,
         num_sanity_val_steps=0,
         val_check_interval=0.25 if validate else None,
         limit_val_batches=2 if validate else 0,
@@ -87,9 +94,23 @@ def test_short_epochs_are_judged_at_their_end(tmp_path, caplog) -> None:
     assert "waited" not in caplog.text
 
 
-@pytest.mark.parametrize("validate", [False, True])
-def test_fast_data_are_left_alone(tmp_path, caplog, validate) -> None:
-    """Validation in the middle of an epoch is no waiting for data either."""
+def test_a_few_slow_steps_after_a_judgement_are_no_reason(tmp_path, caplog, monkeypatch) -> None:
+    """60 fast steps, judged and well; the two slow ones that end the epoch are too few to judge by."""
+    monkeypatch.setattr(Slow, "__getitem__", lambda self, i: time.sleep(0.1 * (i > 60)) or {"image": torch.zeros(1)})
     with caplog.at_level(logging.WARNING):
-        shares, asked = run(tmp_path, 0.0, 0.02, 64, validate=validate)
+        shares, _ = run(tmp_path, 0, 0.02, 63)
+    assert shares and "waited" not in caplog.text
+
+
+def test_epochs_too_short_to_judge_add_up(tmp_path, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path, 0.02, 0.005, 15, epochs=3)  # 5 are measured in each
+    assert caplog.text.count("waited") == 1
+
+
+@pytest.mark.parametrize("other", ["nothing", "validate", "save"])
+def test_fast_data_are_left_alone(tmp_path, caplog, other) -> None:
+    """Neither validation in the middle of an epoch nor the writing of a checkpoint is waiting for data."""
+    with caplog.at_level(logging.WARNING):
+        shares, asked = run(tmp_path, 0.0, 0.02, 64, validate=other == "validate", save=other == "save")
     assert shares and max(shares) < 0.2 and not asked and "waited" not in caplog.text
