@@ -238,10 +238,10 @@ def _describe_values(picture: Image.Image) -> str:
     pixels = np.asarray(picture)
     if pixels.ndim == 2:
         count, same = len(np.unique(pixels)), int((pixels == pixels[0, 0]).sum())
-        return f"{count} values, {pixels[0, 0]} at row 0, column 0 and in {same} pixels"
+        return f"{count} value{'s' * (count > 1)}, {pixels[0, 0]} at row 0, column 0 and in {same} pixels"
     codes = pixels.astype(np.int64) @ (1 << 8 * np.arange(pixels.shape[2]))  # (H, W, C) -> (H, W): a number a colour
     count, same = len(np.unique(codes)), int((codes == codes[0, 0]).sum())
-    return f"{count} colours, {tuple(pixels[0, 0].tolist())} at row 0, column 0 and in {same} pixels"
+    return f"{count} colour{'s' * (count > 1)}, {tuple(pixels[0, 0].tolist())} at row 0, column 0 and in {same} pixels"
 
 
 def _cure(mode: str) -> str:

@@ -1,8 +1,7 @@
 """Training losses on logits at the network's stride."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,22 +28,12 @@ class LossConfig:
 
     aux_weight: float = 0.2
     label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] | Literal["enet", "median", "none"] | None = None
+    class_weights: tuple[float, ...] | str | None = None  # not a Literal: the message below says more than its parser's
 
     def __post_init__(self) -> None:
         """Turn a list (as read from a file) into a tuple and refuse what no loss can be made of."""
-        if self.class_weights == "none":
-            object.__setattr__(self, "class_weights", None)
-        if isinstance(self.class_weights, str):
-            if self.class_weights not in WEIGHT_KINDS:
-                raise InputError(
-                    f"model.loss.class_weights is {self.class_weights!r}; allowed are {', '.join(WEIGHT_KINDS)}, none, "
-                    "or a list of one number a class"
-                )
-        elif self.class_weights is not None:
-            object.__setattr__(self, "class_weights", tuple(float(w) for w in self.class_weights))
-            if not all(w >= 0 for w in self.class_weights) or not any(self.class_weights):
-                raise InputError(f"model.loss.class_weights={list(self.class_weights)} must be positive numbers")
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", _checked_weights(self.class_weights))
         if not 0 <= self.label_smoothing <= 1 or not self.aux_weight >= 0:
             raise InputError("model.loss: label_smoothing must be in 0..1, aux_weight 0 or more")
 
@@ -89,6 +78,21 @@ def valid_cross_entropy(logits: Tensor, mask: Tensor, config: LossConfig, align_
     if weights is None:
         return total / valid.sum().clamp(min=1)
     return total / torch.where(valid, weights[torch.where(valid, target, 0)], 0.0).sum().clamp(min=1e-6)
+
+
+def _checked_weights(given: Sequence[float] | str) -> tuple[float, ...] | str | None:
+    """Numbers as a tuple, "none" as None."""
+    if isinstance(given, str):
+        if given not in (*WEIGHT_KINDS, "none"):
+            raise InputError(
+                f"model.loss.class_weights is {given!r}; allowed are {', '.join(WEIGHT_KINDS)}, none, or a list of one "
+                "number a class"
+            )
+        return None if given == "none" else given
+    numbers = tuple(float(weight) for weight in given)
+    if not all(weight >= 0 for weight in numbers) or not any(numbers):
+        raise InputError(f"model.loss.class_weights={list(numbers)} must be positive numbers")
+    return numbers
 
 
 def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
