@@ -115,11 +115,19 @@ class MapillaryDataModule(SegmentationDataModule):
 
     Args:
         root: The folder of training, validation and testing.
+        base_size: Bounds of the long and the short side at scale 1.
+        crop_size: Pixels, height and width of a training crop.
         **options: As in the base class.
     """
 
-    def __init__(self, root: str | os.PathLike[str], **options: Any) -> None:
-        super().__init__(MapillaryLayout(root), **options)
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        base_size: int | tuple[int, int] = (2048, 1024),
+        crop_size: int | tuple[int, int] = (512, 1024),
+        **options: Any,
+    ) -> None:
+        super().__init__(MapillaryLayout(root), base_size=base_size, crop_size=crop_size, **options)
 
 
 class FolderDataModule(SegmentationDataModule):

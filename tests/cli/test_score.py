@@ -116,7 +116,7 @@ def spoil(folders: tuple[Path, Path]) -> list[str]:
     write_png(truth / "4.png", np.full((24, 30), 4, np.uint8))
     return [
         "missing prediction: town/0: no prediction below",
-        "1.png: label map has mode I;16 (1 value, 0 at row 0, column 0 and in 630 pixels); allowed is one 8-bit channel",
+        "1.png: label map has mode I;16 (1 value, 0 at row 0, column 0 and in 630 pixels); allowed is one 8-bit",
         f"{found / '2.png'} is 15x11 but the truth {truth / '2.png'} is 30x22; was it predicted at a resized",
         f"{found / '3.png'}: raw label value 77 is not declared: 690 pixels, first at row 0, column 0",
         f"{truth / '4.png'}: raw label value 4 is not declared: 720 pixels, first at row 0, column 0",

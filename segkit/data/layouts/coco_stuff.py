@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from segkit.data.layouts.base import Layout, Part, Split
+from segkit.data.layouts.base import Layout, Part, Sample, Split
 from segkit.errors import InputError
 from segkit.metadata.coco_stuff import COCO_STUFF
 from segkit.metadata.label_space import LabelSpace
@@ -34,29 +34,43 @@ class CocoStuffLayout(Layout):
         """171 classes; raw 255 is ignored."""
         return COCO_STUFF
 
-    def parts(self, split: Split) -> Sequence[Part]:
+    def find_samples(self, split: Split, with_masks: bool = True) -> list[Sample]:
         """As in the base class.
 
         Raises:
-            InputError: There are only masks that mmsegmentation has converted to train ids.
+            InputError: There are only masks that mmsegmentation has converted to train ids, too.
         """
-        folder = "train2017" if split == "train" else "val2017"
+        folder = _folder(split)
+        if with_masks and self._only_converted(folder):
+            raise InputError(
+                f"{self.root}: only masks converted to train ids (*{_CONVERTED}) for {folder}; needed are the "
+                f"published ones, without this ending: unpack {_MAPS} again, or put it here"
+            )
+        return super().find_samples(split, with_masks)
+
+    def parts(self, split: Split) -> Sequence[Part]:
+        """As in the base class."""
+        folder = _folder(split)
         images = f"images/{folder}" if self.files.has(f"images/{folder}") else folder
         return (Part(images, self._masks(folder), suffixes=(".jpg",)),)
 
     def _masks(self, folder: str) -> str:
         """Where the masks are, or ought to be."""
-        places = (f"stuffthingmaps/{folder}", f"annotations/{folder}", folder)
-        kinds = {place: _kind_of_masks(self.root / place) for place in places}
+        kinds = self._kinds(folder)
         found = next((place for place, kind in kinds.items() if kind == "raw"), None)
-        if found is None and (self.root / _MAPS).is_file():
-            return folder
-        if found is None and "converted" in kinds.values():
-            raise InputError(
-                f"{self.root}: only masks converted to train ids (*{_CONVERTED}) for {folder}; needed are the "
-                f"published ones, without this ending: unpack {_MAPS} again, or put it here"
-            )
-        return found or places[0]
+        return found or (folder if (self.root / _MAPS).is_file() else next(iter(kinds)))
+
+    def _only_converted(self, folder: str) -> bool:
+        kinds = self._kinds(folder).values()
+        return "converted" in kinds and "raw" not in kinds and not (self.root / _MAPS).is_file()
+
+    def _kinds(self, folder: str) -> dict[str, str]:
+        places = (f"stuffthingmaps/{folder}", f"annotations/{folder}", folder)
+        return {place: _kind_of_masks(self.root / place) for place in places}
+
+
+def _folder(split: Split) -> str:
+    return "train2017" if split == "train" else "val2017"
 
 
 def _kind_of_masks(folder: Path) -> str:

@@ -195,6 +195,11 @@ def test_unusual_members_are_refused(tmp_path: Path, plant: Any, pack: Callable[
     plant(tmp_path / "a", ADE)
     archive = pack(tmp_path / "ADEChallengeData2016.zip", tmp_path / "a", ["images", "annotations"], zipfile.ZIP_LZMA)
     refused(lambda: ADE20KLayout(archive).find_samples("train"), str(archive), "unpack it")
+    pack(archive, tmp_path / "a", ["images", "annotations"], zipfile.ZIP_STORED)
+    data = bytearray(archive.read_bytes())
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the directory says that the last member is encrypted
+    archive.write_bytes(data)
+    refused(lambda: ADE20KLayout(archive).find_samples("train"), str(archive), "encrypted", "unpack it")
 
 
 def test_coco_masks_unpacked_beside_the_packed_pictures(tmp_path: Path, plant: Any, pack: Any) -> None:

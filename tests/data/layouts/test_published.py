@@ -264,6 +264,7 @@ def test_converted_masks_of_coco_stuff_are_refused(tmp_path: Path, plant: Any, r
     plant(tmp_path, {"images/train2017/1.jpg": None, "annotations/train2017/1_labelTrainIds.png": [5]})
     layout = CocoStuffLayout(tmp_path)
     refused(lambda: layout.find_samples("train"), "_labelTrainIds.png", "stuffthingmaps_trainval2017.zip")
+    assert [sample.name for sample in layout.find_samples("train", with_masks=False)] == ["1"]
     shutil.rmtree(tmp_path / "annotations")
     refused(lambda: layout.find_samples("train"), "stuffthingmaps/train2017/1.png", "1 of 1")
 
