@@ -18,6 +18,7 @@ from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import Item, Reader, SegmentationDataset, collate
 from segkit.data.layouts.base import Layout, Sample, Split
 from segkit.data.layouts.files import size_of
+from segkit.data.loader import TimedLoader
 from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, replicas_and_rank
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform
@@ -180,7 +181,7 @@ class SegmentationDataModule(LightningDataModule):
             )
         sampler = self._train_sampler(dataset)
         options = self._worker_options(PREFETCH)
-        return DataLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **options)
+        return TimedLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **options)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Whole pictures of the validation split, one at a time."""

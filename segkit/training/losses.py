@@ -1,5 +1,6 @@
 """Training losses on logits at the network's stride."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,8 +91,8 @@ def _checked_weights(given: Sequence[float] | str) -> tuple[float, ...] | str | 
             )
         return None if given == "none" else given
     numbers = tuple(float(weight) for weight in given)
-    if not all(weight >= 0 for weight in numbers) or not any(numbers):
-        raise InputError(f"model.loss.class_weights={list(numbers)} must be positive numbers")
+    if not all(0 <= weight < math.inf for weight in numbers) or not any(numbers):
+        raise InputError(f"model.loss.class_weights={list(numbers)} must be finite numbers, 0 or more, and one above 0")
     return numbers
 
 

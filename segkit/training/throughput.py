@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback
 
 WARN_SHARE = 0.2  # of the time
@@ -44,9 +43,10 @@ class Throughput(Callback):
 class DataWait(Callback):
     """Logs `data_wait`, the share of the time in which training waits for batches, and warns once of a large one.
 
-    It is the time from the end of a step to the beginning of the next one, over that from end to end: what loading
-    takes beyond what workers do while the network computes, and the copy to the device; smoothed over ~10 steps. The
-    first steps of an epoch, validation and the writing of checkpoints are left out.
+    It is the time that fetching a batch takes, over that from the end of a step to the end of the next one; smoothed
+    over ~10 steps. The first steps of an epoch, validation and the writing of checkpoints are left out. A loader that
+    counts the time itself, as segkit's `seconds_waited`, is believed; of another one it is what lies between two steps.
+    Nothing here waits for the device.
 
     Args:
         cure: Tells, when it is asked, what would make loading faster in this run.
@@ -56,6 +56,7 @@ class DataWait(Callback):
         self.cure = cure
         self._warned = False
         self._begin = 0.0  # when the batch of this step was there
+        self._fetched = 0.0  # what the loader had counted at the end of the last step, in seconds
         self._end: float | None = None  # when the last step ended; None: what follows it is not to be measured
         self._steps = 0  # of the epoch
         self._recent, self._unjudged = _Times(), _Times()
@@ -84,15 +85,17 @@ class DataWait(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The next one is waited for from now on."""
-        now = _finished(pl_module.device)
+        now = time.perf_counter()
+        fetched: float | None = getattr(trainer.train_dataloader, "seconds_waited", None)
         self._steps += 1
         if self._end is not None and self._steps > _WARM_UP:
+            waited = self._begin - self._end if fetched is None else fetched - self._fetched
             for times, keep in ((self._recent, 0.9), (self._unjudged, 1.0)):
-                times.add(self._begin - self._end, now - self._end, keep)
+                times.add(waited, now - self._end, keep)
             pl_module.log("data_wait", round(self._recent.share, 2), prog_bar=True)
             if self._unjudged.steps >= WARN_STEPS:
                 self._judge(trainer)
-        self._end = now
+        self._end, self._fetched = now, fetched or 0.0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Judge short epochs, too."""
@@ -124,13 +127,3 @@ class _Times:
         """Count a step; of what was before, `keep` is kept."""
         self.waited, self.whole = keep * self.waited + waited, keep * self.whole + whole
         self.steps += 1
-
-
-def _finished(device: torch.device) -> float:
-    """The time at which the device has done its step; logging, which copies numbers to it, waits for it anyway.
-
-    Without it the progress bar, which reads the loss, would wait for the step, and that would count as loading.
-    """
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
+from segkit.data.loader import TimedLoader
 from segkit.training.throughput import DataWait, Throughput
 
 
@@ -49,7 +50,7 @@ class SlowSaving(Callback):
         time.sleep(0.2)
 
 
-def run(tmp_path: Path, load: float, step: float, length: int, epochs: int = 1, validate=False, save=False):
+def run(tmp_path: Path, load, step, length, epochs=1, validate=False, save=False, loader=DataLoader):
     asked = []
 
     def cure() -> str:
@@ -70,14 +71,15 @@ def run(tmp_path: Path, load: float, step: float, length: int, epochs: int = 1, 
         limit_val_batches=2 if validate else 0,
         log_every_n_steps=5,
     )
-    trainer.fit(Module(step), DataLoader(Slow(load, length)), DataLoader(Slow(0, 2)))
+    trainer.fit(Module(step), loader(Slow(load, length)), DataLoader(Slow(0, 2)))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     return [float(row["data_wait"]) for row in rows if row.get("data_wait")], asked
 
 
-def test_slow_data_are_measured_and_named_once(tmp_path, caplog) -> None:
+@pytest.mark.parametrize("loader", [DataLoader, TimedLoader])
+def test_slow_data_are_measured_and_named_once(tmp_path, caplog, loader) -> None:
     with caplog.at_level(logging.WARNING):
-        shares, asked = run(tmp_path, 0.03, 0.01, 65, epochs=2)
+        shares, asked = run(tmp_path, 0.03, 0.01, 65, epochs=2, loader=loader)
     assert shares and all(0.55 < share < 0.85 for share in shares)  # 30 of 40 ms
     warnings = [record.getMessage() for record in caplog.records if "waited" in record.getMessage()]
     assert len(warnings) == len(asked) == 1
@@ -114,3 +116,29 @@ def test_fast_data_are_left_alone(tmp_path, caplog, other) -> None:
     with caplog.at_level(logging.WARNING):
         shares, asked = run(tmp_path, 0.0, 0.02, 64, validate=other == "validate", save=other == "save")
     assert shares and max(shares) < 0.2 and not asked and "waited" not in caplog.text
+
+
+class BusyBetweenSteps(Callback):
+    """What a progress bar does that waits for the device: time between two steps, but not for data."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        time.sleep(0.02)
+
+
+def test_what_is_done_between_steps_is_no_waiting(tmp_path, caplog, monkeypatch) -> None:
+    before = Trainer.__init__
+    monkeypatch.setattr(
+        Trainer, "__init__", lambda self, **k: before(self, **{**k, "callbacks": [*k["callbacks"], BusyBetweenSteps()]})
+    )
+    with caplog.at_level(logging.WARNING):
+        shares, _ = run(tmp_path, 0.0, 0.01, 64, loader=TimedLoader)
+    assert shares and max(shares) < 0.1 and "waited" not in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_timed_loader_gives_what_a_loader_gives(workers) -> None:
+    options = {"batch_size": 2, "num_workers": workers, "persistent_workers": workers > 0}
+    timed, plain = (kind(range(7), **options) for kind in (TimedLoader, DataLoader))
+    for _ in range(2):
+        assert [batch.tolist() for batch in timed] == [batch.tolist() for batch in plain]
+    assert timed.seconds_waited > 0 and len(timed) == 4
