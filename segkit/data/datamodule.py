@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
@@ -18,7 +17,7 @@ from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import Item, Reader, SegmentationDataset, collate
 from segkit.data.layouts.base import Layout, Sample, Split
 from segkit.data.layouts.files import size_of
-from segkit.data.loader import TimedLoader
+from segkit.data.loader import TimedLoader, cores, init_worker
 from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, replicas_and_rank
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform
@@ -202,12 +201,12 @@ class SegmentationDataModule(LightningDataModule):
 
     def faster_loading(self) -> str:
         """What would make the loaders of this run faster, in words for a warning."""
-        cores, workers, processes = _cores(), self._workers(), self._local_processes()
+        have, workers, processes = cores(), self._workers(), self._local_processes()
         cures = []
         if self.cache_dir is None:
             cures.append("set --data.cache_dir to a folder on a fast disk (pictures are then decoded once)")
-        if workers * processes < cores:
-            cures.append(f"raise --data.num_workers (now {workers}; {cores} cores, {processes} training processes)")
+        if workers * processes < have:
+            cures.append(f"raise --data.num_workers (now {workers}; {have} cores, {processes} training processes)")
         return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
 
     def _reader(self, samples: Sequence[Sample], split: Split, make_cache: bool) -> Reader:
@@ -243,21 +242,10 @@ class SegmentationDataModule(LightningDataModule):
 
     def _workers(self) -> int:
         given = self.num_workers
-        return max(1, min(8, _cores() // self._local_processes())) if given is None else given
+        return max(1, min(8, cores() // self._local_processes())) if given is None else given
 
     def _local_processes(self) -> int:
         return int(self.trainer.num_devices) if self.trainer is not None else 1
-
-
-def init_worker(worker_id: int) -> None:
-    """Keep a loader worker to one thread: many workers times many threads stall a machine, or hang it."""
-    cv2.setNumThreads(0)
-    cv2.ocl.setUseOpenCL(False)
-    torch.set_num_threads(1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

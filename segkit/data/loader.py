@@ -1,8 +1,11 @@
-"""A DataLoader that knows how long its reader has waited for it."""
+"""Loaders: one that knows how long its reader has waited for it, and what its worker processes are given."""
 
+import os
 import time
 from collections.abc import Iterator
 
+import cv2
+import torch
 from torch.utils.data import DataLoader
 
 from segkit.data.dataset import Item
@@ -26,3 +29,15 @@ class TimedLoader(DataLoader[Item]):
             if batch is None:
                 return
             yield batch
+
+
+def init_worker(worker_id: int) -> None:
+    """Keep a loader worker to one thread: many workers times many threads stall a machine, or hang it."""
+    cv2.setNumThreads(0)
+    cv2.ocl.setUseOpenCL(False)
+    torch.set_num_threads(1)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
