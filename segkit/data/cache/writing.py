@@ -4,8 +4,6 @@ Writing goes to `<folder>.part`, which a run that was killed leaves behind and t
 the pictures have been mended in between; a journal has the check sums of the pictures that are done.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -34,8 +32,7 @@ from segkit.data.cache.cache import (
     read_index,
     root_of,
 )
-from segkit.data.layouts.base import Layout, Sample, samples_key
-from segkit.data.layouts.files import fingerprint
+from segkit.data.layouts.base import Layout, Sample, sample_keys, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, write_bytes, write_json
 from segkit.io import picture_size
@@ -111,7 +108,7 @@ class _Writer:
         self.unfinished = [
             f for f in folders_of(folder.parent, layout, split) if f.suffix == ".part" and f != self.part
         ]
-        self.sample_keys = _sample_keys(layout, samples)
+        self.sample_keys = [key[:16].encode() for key in sample_keys(layout, samples)]
 
     def run(self) -> Cache:
         index = self._begin()
@@ -215,18 +212,6 @@ class _Writer:
 
     def _bar(self, what: str, done: int) -> Any:
         return tqdm(total=len(self.samples), initial=done, unit="picture", desc=f"{what} {self.title}")
-
-
-def _sample_keys(layout: Layout, samples: Sequence[Sample]) -> list[bytes]:
-    """What one decoded sample depends on, 16 letters of a hash: as `samples_key`, of each alone."""
-    start = hashlib.sha256(json.dumps([layout.mask_key(), layout.label_space.table]).encode())
-    keys = []
-    for sample in samples:
-        digest = start.copy()
-        files = [fingerprint(file) for file in (sample.image, sample.mask) if file is not None]
-        digest.update(json.dumps([sample.name, files]).encode())
-        keys.append(digest.hexdigest()[:16].encode())
-    return keys
 
 
 def _lengthen(path: Path, length: int) -> None:

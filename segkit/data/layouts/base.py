@@ -184,15 +184,23 @@ class Layout(ABC):
 
 
 def samples_key(layout: Layout, samples: Sequence[Sample], version: int) -> str:
-    """SHA-256 of all that decoded samples depend on: paths, sizes and times of change of the files, the label table.
+    """SHA-256 of all that decoded samples depend on.
 
     Args:
         layout: Reads them.
         samples: Which.
         version: Of the format of what is stored under the key.
     """
-    digest = hashlib.sha256(json.dumps([version, layout.mask_key(), layout.label_space.table]).encode())
+    return hashlib.sha256(json.dumps([version, *sample_keys(layout, samples)]).encode()).hexdigest()
+
+
+def sample_keys(layout: Layout, samples: Sequence[Sample]) -> list[str]:
+    """SHA-256 of what each decoded sample depends on: its files' path, size and time of change, and the label table."""
+    start = hashlib.sha256(json.dumps([layout.mask_key(), layout.label_space.table]).encode())
+    keys = []
     for sample in samples:
+        digest = start.copy()
         files = [fingerprint(file) for file in (sample.image, sample.mask) if file is not None]
         digest.update(json.dumps([sample.name, files]).encode())
-    return digest.hexdigest()
+        keys.append(digest.hexdigest())
+    return keys
