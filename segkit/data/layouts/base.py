@@ -129,7 +129,10 @@ class Layout(ABC):
             InputError: Folders or masks are absent, or there is no picture.
         """
         if not self.root.exists():
-            raise InputError(f"{self.root}: no such data folder; set --data.root (layouts: datasets/README.md)")
+            raise InputError(
+                f"{self.root}: no such data folder; correct --data.root, or ROOT of `segkit data` "
+                "(layouts: datasets/README.md)"
+            )
         if with_masks:
             split = self.scored_as.get(split, split)
         return [sample for part in self.parts(split) for sample in self._samples(part, with_masks)]
