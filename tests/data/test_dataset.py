@@ -125,3 +125,13 @@ def test_training_gives_every_rank_the_same_number(count, world):
     parts = [[draw.index for draw in sampler] for sampler in samplers]
     assert {len(part) for part in parts} == {count // world} == {len(sampler) for sampler in samplers}
     assert len({index for part in parts for index in part}) == world * (count // world)
+
+
+def test_what_nobody_may_write_to_is_copied():
+    """A tensor over a cache's read-only pages would crash the process that writes to it."""
+    image, mask = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+    for writeable in (True, False):
+        image.flags.writeable = mask.flags.writeable = writeable
+        item = SegmentationDataset([Sample(None, None, "x")], lambda sample: (image, mask))[0]
+        assert np.shares_memory(item["image"].numpy(), image) is writeable
+        assert np.shares_memory(item["mask"].numpy(), mask) is writeable

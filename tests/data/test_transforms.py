@@ -45,6 +45,14 @@ def test_augmentations_follow_the_key_too():
     assert len({image.tobytes() for image in first}) == 6
 
 
+def test_noise_follows_the_key_too():
+    """albumentations draws some things from NumPy's generator, others from Python's."""
+    whole = TrainTransform(RandomLongSideCrop(160, (90, 160), (1.0, 1.0), flip=0), [A.GaussNoise((0.2, 0.2), p=1)])
+    keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]
+    assert len({whole(IMAGE, MASK, key)[0].tobytes() for key in keys}) == 4
+    assert np.array_equal(whole(IMAGE, MASK, keys[2])[0], whole(IMAGE, MASK, keys[2])[0])
+
+
 def test_augmentations_change_neither_the_crop_nor_its_place():
     """Adding an augmentation to a recipe leaves the draws of the crops alone."""
     same = [transform(A.NoOp())(IMAGE, MASK, (0, 0, i))[1] for i in range(5)]
