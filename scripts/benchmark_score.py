@@ -32,6 +32,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from segkit.cli import main as segkit
+from segkit.cores import cores
 from segkit.evaluation.confusion import confusion_counts
 from segkit.io import read_label, write_png
 from segkit.metadata.label_space import numbered_space
@@ -128,7 +129,6 @@ def counting(masks: list[UInt8Array], labels: list[UInt8Array], classes: int) ->
 def from_files(folder: Path, classes: int) -> dict[str, Callable[[], object]]:
     """Contestants from files to counts or scores."""
     pairs, space = find_pairs(folder / "found", folder / "truth").pairs, numbered_space(classes)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     arguments = ["benchmark", "score", str(folder / "found"), str(folder / "truth"), "--labels", "none"]
     arguments += ["--num_classes", str(classes), "--output", str(folder / "result.json")]
 
@@ -143,7 +143,7 @@ def from_files(folder: Path, classes: int) -> dict[str, Callable[[], object]]:
 
     return {
         "segkit benchmark score, 1 thread": lambda: command("--workers", "1"),
-        f"segkit benchmark score, {cores} threads": command,
+        f"segkit benchmark score, {cores()} threads": command,
         "of it: decoding alone, 1 thread": lambda: [(read_label(p.truth), read_label(p.prediction)) for p in pairs],
         "of it: decoding and counting, 1 thread": lambda: list(score_pairs(pairs, space, workers=1)),
         "Pillow, then mmsegmentation's formula": peer,

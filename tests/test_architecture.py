@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "segkit"
 # room            may import from segkit
 ALLOWED = {
     "errors":        set(),
+    "cores":         set(),
     "download":      {"errors"},
     "files":         {"errors"},
     "io":            {"errors", "files"},
@@ -22,8 +23,8 @@ ALLOWED = {
     "models":        {"errors", "download", "files", "ops", "metadata"},
     "inference":     {"errors", "io", "ops", "metadata", "models"},
     "evaluation":    {"errors", "files", "ops", "metadata", "__version__"},
-    "predictions":   {"errors", "files", "io", "metadata", "evaluation"},
-    "data":          {"errors", "files", "io", "metadata"},
+    "predictions":   {"cores", "errors", "files", "io", "metadata", "evaluation"},
+    "data":          {"cores", "errors", "files", "io", "metadata"},
     "training":      {"errors", "files", "io", "ops", "metadata", "models", "inference", "evaluation", "predictions"},
 }  # fmt: skip
 

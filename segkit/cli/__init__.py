@@ -1,13 +1,12 @@
 """The command line: `segkit COMMAND ...`. It imports neither torch nor Lightning; a command imports what it needs."""
 
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from segkit import __version__
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
 
 # command      its file in segkit/cli    what it does
 COMMANDS = {
@@ -50,8 +49,7 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     command = arguments[0]
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(command, COMMANDS)
         raise InputError(f"no such command; {hint}the commands are {', '.join(COMMANDS)}")
     room = COMMANDS[command][0]
     module = importlib.import_module(f"segkit.cli.{room}")

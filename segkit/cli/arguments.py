@@ -1,6 +1,5 @@
 """Parsing errors of the Lightning commands: one line with the valid names, in place of jsonargparse's nested report."""
 
-import difflib
 import inspect
 import pydoc
 import re
@@ -9,7 +8,7 @@ from typing import Any, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
 
 
 class SegmentationParser(LightningArgumentParser):
@@ -86,8 +85,7 @@ def _absent_class(message: str) -> str | None:
     if found is None:
         return None
     path, module, name = found.groups()
-    close = difflib.get_close_matches(name, dir(pydoc.locate(module)), n=1)
-    hint = f"did you mean {module}.{close[0]}? " if close else ""
+    hint = did_you_mean(name, dir(pydoc.locate(module))).replace("mean ", f"mean {module}.", 1)
     return f"{path}: no such class; {hint}needed is the path of a class that can be imported"
 
 
@@ -116,9 +114,7 @@ def _unknown_option(unknown: str, keys: Iterable[str]) -> str:
 
 def _suggest(wrong: str, names: Iterable[str], where: str = "") -> str:
     ordered = sorted(set(names) - {"self"})
-    close = difflib.get_close_matches(wrong, ordered, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}{'allowed' if not where else f'allowed in {where}'}: {', '.join(ordered)}"
+    return f"{did_you_mean(wrong, ordered)}{'allowed' if not where else f'allowed in {where}'}: {', '.join(ordered)}"
 
 
 def _wrong_value(key: str | None, message: str) -> str | None:

@@ -29,9 +29,8 @@ Size: TypeAlias = tuple[int, int]  # height, width
 
 _EXACT = 1e-7  # source pixels; below it is float rounding
 _TRIES = 10  # of the crop's place, as in mmsegmentation's RandomCrop
-WANTED_SHARE = (
-    0.01  # of a crop, that a wanted class must cover: 3000 pixels of 512 x 512 in DAFormer (Hoyer et al. 2022)
-)
+# Of a crop, that a wanted class must cover; DAFormer (Hoyer et al. 2022) wants 3000 pixels of 512 x 512.
+WANTED_SHARE = 0.01
 
 
 @dataclass(frozen=True)

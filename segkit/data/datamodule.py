@@ -11,13 +11,14 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from segkit.cores import cores
 from segkit.data.cache import writing
 from segkit.data.cache.cache import find_cache
 from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import Item, Reader, SegmentationDataset, collate
 from segkit.data.layouts.base import Layout, Sample, Split
 from segkit.data.layouts.files import size_of
-from segkit.data.loader import TimedLoader, cores, init_worker
+from segkit.data.loader import TimedLoader, init_worker
 from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, replicas_and_rank
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform

@@ -1,6 +1,5 @@
 """Loaders: one that knows how long its reader has waited for it, and what its worker processes are given."""
 
-import os
 import time
 from collections.abc import Iterator
 
@@ -36,8 +35,3 @@ def init_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)
     cv2.ocl.setUseOpenCL(False)
     torch.set_num_threads(1)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

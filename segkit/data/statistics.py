@@ -1,7 +1,6 @@
 """How often each class occurs in a split: counted once, kept beside the data, read by losses and samplers."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from filelock import FileLock
 from tqdm import tqdm
 
+from segkit.cores import cores
 from segkit.data.layouts.base import Layout, Sample, Split, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, write_text
@@ -154,7 +154,7 @@ def _count(layout: Layout, split: str, samples: Sequence[Sample], workers: int |
         counts = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
         return np.append(counts[:classes], counts[IGNORE_INDEX]).astype(np.int64)
 
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or cores()) as pool:
         counted = tqdm(pool.map(count, samples), f"count {layout.title} {split}", len(samples), unit="mask")
         by_picture = {sample.name: counts for sample, counts in zip(samples, counted, strict=True)}
     return Statistics(split, layout.label_space.class_names, by_picture)

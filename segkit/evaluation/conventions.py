@@ -7,7 +7,6 @@ read in the file that `Convention.source` names; the arithmetic is in `segkit.ev
 
 from __future__ import annotations
 
-import difflib
 import math
 import textwrap
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
 from segkit.evaluation import scores
 from segkit.evaluation.scores import Areas, Scores, areas_of
 
@@ -178,8 +177,7 @@ def convention(name: str, others: tuple[str, ...] = ()) -> Convention:
     """
     if name not in CONVENTIONS:
         allowed = [*CONVENTIONS, *others]
-        close = difflib.get_close_matches(name, allowed, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(name, allowed)
         raise InputError(f"metric: no such convention {name!r}; {hint}allowed: {', '.join(allowed)}")
     return CONVENTIONS[name]
 

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
@@ -112,14 +113,22 @@ def _palette_row(row: dict[str, str], where: str) -> tuple[int, Colour]:
     return label, (red, green, blue)
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 file.
+class Readable(Protocol):
+    """A file: a path, or a member of an archive; `str` of it is its name."""
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        ...
+
+
+def read_text(path: Readable) -> str:
+    """A UTF-8 file, its lines ended by newlines.
 
     Raises:
         InputError: It is absent or not UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; write it (layout: datasets/README.md)") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -4,7 +4,6 @@ Values stay as stored until they are counted: a picture is one 256 x 256 histogr
 and columns the label tables then sort into classes. Mapping every pixel first would cost about as much again.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segkit.cores import cores
 from segkit.errors import InputError
 from segkit.evaluation.boundary import boundary_areas
 from segkit.evaluation.confusion import byte_pairs
@@ -207,7 +207,7 @@ def _in_order(
     function: Callable[[Pair], R], pairs: Iterable[Pair], workers: int | None
 ) -> Iterator[tuple[Pair, "Future[R]"]]:
     """Each pair with its future, in order; threads work ahead, a few pictures only: an interrupt waits for these."""
-    workers = workers or _cores()
+    workers = workers or cores()
     source, waiting = iter(pairs), deque[tuple[Pair, "Future[R]"]]()
     pool = ThreadPoolExecutor(workers)
     try:
@@ -219,7 +219,3 @@ def _in_order(
             yield waiting.popleft()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

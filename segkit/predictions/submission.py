@@ -1,7 +1,6 @@
 """Submissions to the test servers of Cityscapes and ADE20K: a validator that lists all that is wrong; the archive."""
 
 import io
-import os
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from segkit.cores import cores
 from segkit.errors import InputError
 from segkit.files import write_bytes
 from segkit.predictions.label_files import LabelPng, inspect_label_png
@@ -133,7 +133,7 @@ def write_archive(path: Path, entries: Sequence[Entry]) -> None:
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], description: str) -> list[R]:
     """`function` of every item, in order, on all cores: decoding PNGs holds no lock; a progress bar on the way."""
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(16, cores())) as pool:
         return list(tqdm(pool.map(function, items), desc=description, total=len(items), unit="file"))
 
 

@@ -11,7 +11,6 @@ A plan is a YAML list; each item is one row, or one for each of its protocols:
 Paths are relative to the working directory.
 """
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from segkit.cli.benchmark.recipe import Recipe, read_protocol, read_recipe
 from segkit.cli.lightning import SHORT_NAMES
 from segkit.cli.yaml_files import read_yaml
 from segkit.data.datamodule import SegmentationDataModule
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT, convention
 from segkit.inference import protocols
 from segkit.inference.protocols import Protocol
@@ -168,8 +167,7 @@ def _rows_of_item(reader: _Reader, item: Any, where: str, metric: str) -> list[R
         raise InputError(f"{where}: {item!r} is not a mapping; allowed keys are {', '.join(KEYS)}")
     for key in item:
         if key not in KEYS:
-            close = difflib.get_close_matches(str(key), KEYS, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            hint = did_you_mean(str(key), KEYS)
             raise InputError(f"{where}: no such key {str(key)!r}; {hint}allowed: {', '.join(KEYS)}")
     recipe = read_recipe(item["config"]) if "config" in item else None
     if recipe is None and "model" not in item:

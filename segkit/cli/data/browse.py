@@ -5,7 +5,6 @@ the epoch draws them.
 """
 
 import argparse
-import difflib
 import json
 from collections.abc import Sequence
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.cli.parser import Parser
 from segkit.cli.yaml_files import read_yaml
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
 from segkit.files import check_new_file, write_text
 
 if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds to import, and `--help` does not
@@ -127,8 +126,7 @@ def _class_of(name: str) -> str:
     from segkit.data.layouts.names import LAYOUTS
 
     if name not in LAYOUTS:
-        close = difflib.get_close_matches(name, LAYOUTS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = did_you_mean(name, LAYOUTS)
         raise InputError(f"{name!r}: no such data set; {hint}allowed are {', '.join(LAYOUTS)}, or a recipe's .yaml")
     return LAYOUTS[name].__name__.removesuffix("Layout") + "DataModule"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segkit.cli.data.source import open_layout
-from segkit.data.cache.cache import find_cache, other_caches
+from segkit.data.cache.cache import Cache, find_cache, other_caches
 from segkit.data.cache.writing import make_cache
 from segkit.data.layouts.base import Layout, Sample
 from segkit.errors import InputError
@@ -29,10 +29,11 @@ def run(options: argparse.Namespace) -> int:
         if options.verify:
             code |= _verify(options.cache_dir, layout, split, samples)
         elif options.list:
-            code |= _show(options.cache_dir, layout, split, samples)
+            cache = find_cache(options.cache_dir, layout, split, samples)
+            code |= _show(cache, f"{layout.title} {split}", options.cache_dir)
         else:
-            make_cache(options.cache_dir, layout, split, samples, options.workers, _say)
-            _show(options.cache_dir, layout, split, samples)
+            cache = make_cache(options.cache_dir, layout, split, samples, options.workers, _say)
+            _show(cache, f"{layout.title} {split}", options.cache_dir)
         for folder, size in other_caches(options.cache_dir, layout, split, samples).items():
             kind = "unfinished cache" if folder.suffix == ".part" else "cache"
             print(
@@ -62,12 +63,11 @@ def _verify(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) 
     return 1 if damaged else 0
 
 
-def _show(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) -> int:
-    cache = find_cache(cache_dir, layout, split, samples)
+def _show(cache: Cache | None, title: str, cache_dir: Path) -> int:
     if cache is None:
-        print(f"{layout.title} {split}: no complete cache in {cache_dir}")
+        print(f"{title}: no complete cache in {cache_dir}")
         return 1
-    print(f"{layout.title} {split}: {len(samples)} pictures, {cache.index.num_bytes / 1e9:.2f} GB in {cache.folder}")
+    print(f"{title}: {len(cache.index.names)} pictures, {cache.index.num_bytes / 1e9:.2f} GB in {cache.folder}")
     return 0
 
 

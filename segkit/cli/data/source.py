@@ -1,6 +1,5 @@
 """The data set that a command line names: by name and root, or by a data config or recipe."""
 
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import yaml
 from segkit.cli.yaml_files import read_yaml
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.names import LAYOUTS
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -112,5 +111,4 @@ def _check_type(key: str, value: object, default: object, layout: type[Layout]) 
 
 def _suggest(wrong: str, names: Iterable[str]) -> str:
     ordered = list(names)
-    close = difflib.get_close_matches(wrong, ordered, n=1)
-    return f"{f'did you mean {close[0]}? ' if close else ''}allowed: {', '.join(ordered)}"
+    return f"{did_you_mean(wrong, ordered)}allowed: {', '.join(ordered)}"

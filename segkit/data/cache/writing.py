@@ -17,6 +17,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from segkit.cores import cores
 from segkit.data.cache.cache import (
     IMAGES,
     INDEX,
@@ -82,7 +83,7 @@ def make_cache(
         found = open_cache(folder, key)
         if found is not None:
             return found
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(workers or cores()) as pool:
             return _Writer(folder, key, layout, split, samples, pool, say).run()
     finally:
         lock.release()

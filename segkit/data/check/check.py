@@ -4,7 +4,6 @@ A mask is looked at as training would read it: the layout's own reader, then the
 whole (another archive, a wrong list of names) is one problem of the split.
 """
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,6 +11,7 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
+from segkit.cores import cores
 from segkit.data.check.pair import Int64Array, Notes, Pair, inspect_pair
 from segkit.data.check.report import Report, SplitReport, absent_classes
 from segkit.data.layouts.base import SPLITS, Layout, Part, Split
@@ -165,7 +165,7 @@ def _in_threads(
     function: Callable[[Pair], tuple[Notes, Int64Array | None]], pairs: Sequence[Pair], workers: int | None
 ) -> Generator[tuple[Notes, Int64Array | None], None, None]:
     """In order; what is not begun when the caller stops is left undone."""
-    pool = ThreadPoolExecutor(workers or os.cpu_count())
+    pool = ThreadPoolExecutor(workers or cores())
     try:
         yield from pool.map(function, pairs)
     finally:

@@ -4,6 +4,7 @@ import os
 
 from segkit.data.layouts.files import IMAGE_SUFFIXES, Source
 from segkit.errors import InputError
+from segkit.metadata.class_files import read_text
 
 
 def read_names(list_file: Source) -> tuple[str, ...]:
@@ -12,7 +13,7 @@ def read_names(list_file: Source) -> tuple[str, ...]:
     Raises:
         InputError: It is not UTF-8, names nothing, or names a picture twice.
     """
-    names = [_without_image_suffix(line.strip()) for line in _text(list_file).split("\n") if line.strip()]
+    names = [_without_image_suffix(line.strip()) for line in read_text(list_file).split("\n") if line.strip()]
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -21,15 +22,6 @@ def read_names(list_file: Source) -> tuple[str, ...]:
     if not names:
         raise InputError(f"{list_file}: names no picture; write one name a line")
     return tuple(names)
-
-
-def _text(list_file: Source) -> str:
-    try:
-        return list_file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{list_file}: not readable as UTF-8 text ({type(error).__name__}); save it as UTF-8"
-        ) from error
 
 
 def _without_image_suffix(name: str) -> str:
