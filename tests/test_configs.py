@@ -1,8 +1,11 @@
 """Every file under configs/ is parsed as `segkit fit` parses it, and its header tells what a reader needs."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from segkit.cli.benchmark.recipe import read_recipe
@@ -11,6 +14,14 @@ from segkit.inference.protocols import get
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("data", "overlays", "protocols"))
+MMSEG = {  # mmsegmentation 1.2.2, configs/resnest/metafile.yaml: mIoU, mIoU(ms+flip), Memory (GB)
+    "cityscapes/mmseg_fcn_resnest101_80k": (77.56, 78.98, 11.4),
+    "cityscapes/mmseg_deeplabv3_resnest101_80k": (79.67, 80.51, 11.9),
+    "ade20k/mmseg_fcn_resnest101_160k": (45.62, 46.16, 14.2),
+    "ade20k/mmseg_deeplabv3_resnest101_160k": (45.71, 46.59, 14.6),
+}
+MODERN = CONFIGS / "overlays" / "modern.yaml"
+TRAIN_PICTURES = {"ADE20KDataModule": 20210, "CityscapesDataModule": 2975, "CamVidDataModule": 367}
 PARTS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name in ("data", "overlays"))
 
 
@@ -35,22 +46,56 @@ def test_the_published_networks_are_there() -> None:
     assert any(name.startswith("camvid/") for name in names)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.relative_to(CONFIGS).as_posix())
+def name_of(path: Path) -> str:
+    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+
+
+def header_of(path: Path) -> str:
+    return path.read_text().split("\ndata:")[0]
+
+
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=name_of)
+each_of_mmseg = pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.startswith("mmseg_")], ids=name_of)
+
+
+@each_recipe
 def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)  # where a reader runs it: data roots and protocol files are relative to it
     config = parse("--config", str(path))
-    head, encoder = path.stem.split("_", 1)
-    assert config.model.network.class_path.lower().endswith(f".{head}")
-    assert config.model.network.init_args.encoder in encoder
-    get(config.protocol)
-    header = path.read_text().split("\ndata:")[0]
+    head, encoder = re.match(r"((?:mmseg_)?[a-z]+[0-9]?)_(resnest\d+(?:_tiny)?)", path.stem).groups()
+    assert config.model.network.class_path.lower().endswith(f".{head.replace('_', '')}")
+    assert config.model.network.init_args.encoder == encoder
+    header = header_of(path)
     assert all(line.startswith("#") for line in header.splitlines())
     assert f"segkit fit --config {path.relative_to(CONFIGS.parent).as_posix()}" in header
-    for word in ("# Hardware:", "# Published:", "# Protocol:", "# Here:"):
+    for word in ("# Hardware:", "# Published:", "# Here:"):
         assert word in header
+    assert re.search(r"^# Protocol:  (\S+) \(", header, re.MULTILINE)[1] == get(config.protocol).name
     published = read_recipe(path).published
     assert (published is None) == ("# Published: none" in header)  # anything else is what `segkit benchmark` reads
     assert published is None or published.protocol == config.protocol
+
+
+@each_recipe
+def test_header_has_the_files_own_schedule(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    config, header = parse("--config", str(path)), header_of(path)
+    data, trainer = config.data.init_args, config.trainer
+    devices = trainer.devices if isinstance(trainer.devices, int) else 1
+    steps_an_epoch = TRAIN_PICTURES[config.data.class_path.rsplit(".", 1)[1]] // (devices * data.batch_size)
+    if trainer.max_epochs is None:
+        epochs = f"{trainer.max_steps / steps_an_epoch:.1f}"
+        line = f"{trainer.max_steps} steps ({epochs} epochs), validation every {trainer.val_check_interval}."
+        assert f"# Schedule:  {line}\n" in header and trainer.check_val_every_n_epoch is None
+    else:
+        line = f"{trainer.max_epochs} epochs ({trainer.max_epochs * steps_an_epoch} steps)"
+        assert f"# Schedule:  {line}" in header and trainer.max_steps == -1
+    if devices > 1:
+        assert f"# Hardware:  {devices} GPUs x {data.batch_size} pictures, " in header
+        assert devices * data.batch_size == config.model.optim.reference_batch and trainer.sync_batchnorm
+        assert re.search(
+            r"^#            GPU memory(?:: [\d.]+ GB on each V100;)? (?:and )?time: not published\.$", header, re.M
+        )
 
 
 def test_published_numbers() -> None:
@@ -69,8 +114,35 @@ def test_published_numbers() -> None:
         "ade20k/deeplabv3_resnest269": (47.60, 82.62, 2000),
         "cityscapes/deeplabv3_resnest50": (79.87, None, 500),
         "cityscapes/deeplabv3_resnest101": (80.42, None, 500),
+        **{n: (single, None, 500 if n.startswith("city") else 2000) for n, (single, _, _) in MMSEG.items()},
     }
-    assert all("paper; not re-read" in p.source for name, p in found.items() if p and name.startswith("cityscapes"))
+    authors = [p for name, p in found.items() if p and name.startswith("cityscapes/deeplab")]
+    assert all("paper; not re-read" in p.source for p in authors)
+
+
+@each_of_mmseg
+def test_mmsegs_recipe_is_what_the_configs_say(path: Path) -> None:
+    """configs/_base_/{schedules,datasets,models} of mmsegmentation 1.2.2 and its resnest/metafile.yaml."""
+    header, config = header_of(path), parse("--config", str(path))
+    city = path.parent.name == "cityscapes"
+    single, multi, memory = MMSEG[name_of(path)]
+    protocols = ("mmseg-ss-cityscapes", "mmseg-0x-ms-cityscapes") if city else ("mmseg-ss", "mmseg-0x-ms")
+    assert f"# Published: mIoU {single:.2f}, protocol {protocols[0]}, pictures" in header
+    assert f"and mIoU {multi:.2f} with protocol {protocols[1]}," in header
+    assert all(get(protocol) for protocol in protocols) and f": {memory} GB on each V100" in header
+    optim, loss, data = config.model.optim, config.model.loss, config.data.init_args
+    assert (optim.name, optim.lr, optim.momentum, optim.weight_decay) == ("sgd", 0.01, 0.9, 5e-4)
+    assert (optim.schedule, optim.power, optim.min_lr, optim.head_lr_mult) == ("poly", 0.9, 1e-4, 1)
+    assert (optim.warmup_steps, optim.layer_decay, optim.decay_norm_bias) == (0, 1, True)
+    assert (loss.aux_weight, loss.average, loss.label_smoothing, loss.class_weights) == (0.4, "all", 0, None)
+    assert (config.trainer.max_steps, config.trainer.val_check_interval) == ((80000, 8000) if city else (160000, 16000))
+    assert (config.trainer.devices, data.batch_size) == (4, 2 if city else 4)
+    assert (data.base_size, data.crop_size) == (((2048, 1024), (512, 1024)) if city else ((2048, 512), 512))
+    assert (data.scale_range, data.flip, data.cat_max_ratio, data.antialias) == ((0.5, 2.0), 0.5, 0.75, False)
+    assert [a.class_path for a in data.augmentations] == ["segkit.data.photometric.PhotoMetricDistortion"]
+    network = read_recipe(path).build(config.model.network.init_args.num_classes)
+    assert (network.output_stride, network.align_corners, network.aux_head is None) == (8, False, False)
+    assert network.config["init_args"]["dilation_convention"] == "mmseg"
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda p: p.relative_to(CONFIGS).as_posix())
@@ -107,16 +179,50 @@ def test_the_authors_recipe_is_what_the_configs_say() -> None:
     assert ade.trainer.max_epochs == 120 and ade.trainer.sync_batchnorm
     city = parse("--config", str(CONFIGS / "cityscapes" / "deeplabv3_resnest101.yaml"))
     assert (city.data.init_args.base_size, city.data.init_args.crop_size, city.trainer.max_epochs) == (2048, 768, 240)
-    deep = parse("--config", str(CONFIGS / "ade20k" / "deeplabv3_resnest269.yaml"))
-    assert deep.model.optim.warmup_steps == 5 * 1263
 
 
-def test_smoke_overlay_runs_a_recipe(tmp_path: Path) -> None:
-    """The whole of `fit`, two steps, with a recipe of configs/ and the drawn data set in place of Cityscapes."""
-    arguments = ["fit", "--config", str(CONFIGS / "cityscapes" / "fcn_resnest50.yaml")]
-    arguments += ["--config", str(CONFIGS / "overlays" / "smoke.yaml"), "--run_dir", str(tmp_path / "run")]
+@pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
+def test_only_the_deep_networks_warm_up(data: str) -> None:
+    for path in sorted(CONFIGS.glob(f"{data}/*.yaml")):
+        epochs = 5 if path.stem in ("deeplabv3_resnest200", "deeplabv3_resnest269") else 0
+        steps_an_epoch = 1263 if data == "ade20k" else 185
+        assert parse("--config", str(path)).model.optim.warmup_steps == epochs * steps_an_epoch
+
+
+@each_recipe
+def test_modern_overlay_goes_on_top_of_every_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    below, config = parse("--config", str(path)), parse("--config", str(path), "--config", str(MODERN))
+    assert (config.model.optim.name, config.model.optim.schedule, config.model.optim.min_lr) == ("adamw", "cosine", 0)
+    assert config.model.network == below.model.network and config.protocol == below.protocol
+    assert config.data.class_path == below.data.class_path
+    assert config.data.init_args.crop_size == below.data.init_args.crop_size
+    assert config.trainer.max_epochs == below.trainer.max_epochs and config.trainer.max_steps == below.trainer.max_steps
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overlays"),
+    [
+        ("cityscapes/fcn_resnest50", []),
+        ("cityscapes/mmseg_fcn_resnest101_80k", []),
+        ("ade20k/deeplabv3_resnest50", ["modern"]),
+    ],
+)
+def test_smoke_overlay_runs_a_recipe(recipe: str, overlays: list[str], tmp_path: Path) -> None:
+    """The whole of `fit`, two steps, with a recipe of configs/ and the drawn data set in place of its own."""
+    files = [f"{recipe}.yaml", *(f"overlays/{name}.yaml" for name in [*overlays, "smoke"])]
+    arguments = [argument for name in files for argument in ("--config", str(CONFIGS / name))]
     arguments += ["--data", "SyntheticDataModule", "--data.root", str(tmp_path / "data"), "--data.crop_size", "64"]
     arguments += ["--data.base_size", "64", "--data.num_train", "4", "--data.num_val", "2", "--data.num_test", "1"]
     arguments += ["--data.batch_size", "2", "--model.network.encoder", "resnest14_tiny"]
-    assert main(arguments) == 0
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+    assert main(["fit", *arguments, "--run_dir", str(tmp_path / "run")]) == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    checkpoint: dict[str, Any] = torch.load(last, weights_only=True)
+    assert checkpoint["global_step"] == 2
+    averaged, current = checkpoint["state_dict"], checkpoint.get("current_model_state")
+    assert (current is not None) == ("modern" in overlays)  # what the averaging of weights keeps beside the average
+    assert current is None or any(not torch.equal(averaged[name], current[name]) for name in averaged)
+    assert (
+        main(["test", *arguments, "--protocol", "whole", "--ckpt_path", str(last), "--run_dir", str(tmp_path / "t")])
+        == 0
+    )

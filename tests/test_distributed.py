@@ -1,47 +1,17 @@
 """The score does not depend on the number of processes: `segkit test` under gloo on the CPU."""
 
 import json
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from gloo import run_command
 
-from segkit.cli import main
 from segkit.models.segmentation import FCN
 
 NUM_CLASSES = 3
-
-
-def process(rank: int, world: int, port: int, arguments: list[str], log: str) -> None:
-    """One process as torchrun starts it."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test"}
-    torch.set_num_threads(1)
-    with open(f"{log}.{rank}", "w") as file:
-        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
-        raise SystemExit(main(arguments))
-
-
-def run(world: int, arguments: list[str], log: Path) -> None:
-    """Run a command in `world` processes and demand that all of them succeed."""
-    context = multiprocessing.get_context("forkserver")  # its children share one import of torch and Lightning
-    context.set_forkserver_preload(["segkit.cli.lightning"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=process, args=(r, world, port, arguments, str(log))) for r in range(world)]
-    for p in processes:
-        p.start()
-    for p in processes:
-        p.join(timeout=120)
-    hung = [p.kill() for p in processes if p.is_alive()]
-    text = "\n".join(path.read_text()[-2000:] for path in sorted(log.parent.glob(f"{log.name}.*")))
-    assert not hung and all(p.exitcode == 0 for p in processes), text
 
 
 def folder(root: Path, count: int) -> Path:
@@ -86,7 +56,7 @@ def test_one_two_and_three_processes_count_the_same_pixels(count: int, checkpoin
         arguments += ["--ckpt_path", str(checkpoint), "--trainer.accelerator", "cpu", "--run_dir", str(out)]
         arguments += ["--trainer.devices", str(world), "--trainer.strategy", "ddp" if world > 1 else "auto"]
         arguments += ["--calibration", "true"]
-        run(world, arguments, tmp_path / f"log{world}")
+        run_command(world, arguments, tmp_path / f"log{world}")
         results[world] = json.loads((out / "result.json").read_text())
     assert [r["num_images"] for r in results.values()] == [count] * 3
     pixels = sum((20 + 5 * i) * (40 - 3 * i) for i in range(count))

@@ -16,7 +16,7 @@ COMMANDS = {
     "predict":    ("lightning", "write label maps of a split as PNGs"),
     "infer":      ("infer", "segment pictures or folders of pictures"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
-    "weights":    ("weights", "look into, or convert, any toolkit's checkpoint"),
+    "weights":    ("weights.command", "look into, or convert, any toolkit's checkpoint; recalibrate its batch norms"),
     "export":     ("export", "write a checkpoint as safetensors with a card that says all about it"),
     "data":       ("data.command", "check a data set, count its classes, decode it once, look at it"),
     "submission": ("submission", "make and check uploads for Cityscapes and ADE20K; official Cityscapes scores"),

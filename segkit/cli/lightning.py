@@ -4,23 +4,26 @@ What the user typed beats the checkpoint, which beats the default: a checkpoint'
 defaults before the command line and the config files are read. How one tests is never taken from a checkpoint.
 """
 
-import logging
+import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from jsonargparse import ActionYesNo
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
+from segkit.cli.fit import FitConfig, as_list, fit_callbacks, fit_loggers
+from segkit.cli.lightning_messages import input_error, quiet
 from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
+from segkit.cli.runs import CHECKPOINTS, next_run, with_run
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.datamodules import (
     ADE20KDataModule,
@@ -40,11 +43,15 @@ from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS
 from segkit.training.calibration import CalibrationReport
-from segkit.training.callbacks import ALL_METRICS, CurvePlotter, ResultWriter
+from segkit.training.callbacks import ALL_METRICS, ResultWriter
+from segkit.training.guards.checkpoint_io import AtomicCheckpointIO
+from segkit.training.guards.memory import is_out_of_memory, smaller_batch
+from segkit.training.guards.preemption import Preempted
+from segkit.training.guards.watchdog import OtherProcessError, Watchdog
 from segkit.training.module import SegmentationModule
 from segkit.training.prediction_writer import PredictionWriter
-from segkit.training.progress import EvaluationProgress
-from segkit.training.throughput import DataWait, Throughput
+from segkit.training.sync_norm import SyncBatchNormPlugin
+from segkit.training.views.progress import EvaluationProgress
 
 # Classes that a config or the command line may name without their module.
 SHORT_NAMES: tuple[type, ...] = (
@@ -55,16 +62,33 @@ SHORT_NAMES: tuple[type, ...] = (
 
 METRICS = ", ".join([*CONVENTIONS, ALL_METRICS])
 
+_SWITCHES = {
+    "probe": "`fit`: find the largest batch that fits and the time that the run takes; train nothing",
+    "reschedule": "`fit --ckpt_path`: go on although settings have changed",
+    "overwrite": "`predict`: again what `--output` holds",
+    "official": "`test`: cityscapesScripts' scores, too",
+    "calibration": "`test`: calibration error, with a plot",
+}
+
 
 def main(args: Sequence[str]) -> int:
     """Run one of Lightning's subcommands; `args[0]` is its name."""
-    _quiet()
+    quiet()
+    given, args = list(args), with_run(args)
     checkpoint = read_named_checkpoint(args)
+    if given == sys.argv[1:]:
+        sys.argv[1:] = args  # Lightning's launcher starts the other processes with the real command line
     try:
-        # Lightning's launcher looks at the real command line; only a caller from Python hands over another.
-        SegmentationCLI(checkpoint, args=None if list(args) == sys.argv[1:] else list(args))
+        SegmentationCLI(checkpoint, args=None if args == sys.argv[1:] else args)
     except (MisconfigurationException, ValueError) as error:
-        raise _input_error(error) or error from error
+        raise input_error(error) or error from error
+    except Preempted as stopped:
+        if stopped.signum == signal.SIGINT:
+            raise KeyboardInterrupt from stopped
+        return 128 + stopped.signum
+    except OtherProcessError as failed:
+        sys.stderr.write(f"segkit {args[0]}: {failed}\n")
+        return 1
     return 0
 
 
@@ -96,10 +120,13 @@ class SegmentationCLI(LightningCLI):
         )
         parser.add_argument("--metric", type=str, default=DEFAULT, help=f"`test`, `validate`: {METRICS}")
         parser.add_argument("--run_dir", type=str | None, default=None, help="where the run writes; default: runs/<n>")
+        parser.add_argument("--save_every", type=int, default=1000, help="`fit`: steps between two last.ckpt")
+        parser.add_argument("--skip_nonfinite", type=int, default=0, help="`fit`: steps without a number to leave out")
+        parser.add_argument("--overlays", type=int, default=4, help="`fit`: validation pictures to draw; 0: none")
+        parser.add_argument("--rank_timeout", type=float, default=60.0, help="seconds until a silent process is lost")
         parser.add_argument("--output", type=str | None, default=None, help="folder of `predict`'s PNGs")
-        parser.add_argument("--overwrite", type=bool, default=False, help="`predict`: again what `--output` holds")
-        parser.add_argument("--official", type=bool, default=False, help="`test`: cityscapesScripts' scores, too")
-        parser.add_argument("--calibration", type=bool, default=False, help="`test`: calibration error, with a plot")
+        for name, what in _SWITCHES.items():
+            parser.add_argument(f"--{name}", action=ActionYesNo, nargs="?", default=False, help=what)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -107,6 +134,7 @@ class SegmentationCLI(LightningCLI):
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "epoch{epoch:03d}-mIoU{val/mIoU:.4f}",
                 "checkpoint.auto_insert_metric_name": False,
+                "checkpoint.enable_version_counter": False,
             }
         )
         self.known_keys = list(flatten(parser.get_defaults().as_dict()))
@@ -141,15 +169,23 @@ class SegmentationCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Add segkit's loggers and callbacks to what the config has."""
+        """Add segkit's loggers, plugins and callbacks to what the config has."""
         config = self._get(self.config_init, "trainer")
-        run = Path(self._get(self.config, "run_dir") or _next_run())
+        run = Path(self._get(self.config, "run_dir") or next_run())
         kwargs["default_root_dir"] = run
-        if config.get("logger") in (None, True):
-            # Only training has something to log; a test leaves its result file, and the logs of a run alone.
-            kwargs["logger"] = _loggers(run) if self.subcommand == "fit" else False
-        wait = DataWait(self.datamodule.faster_loading)
-        callbacks = [Throughput(), wait, CurvePlotter(), self.result_writer, _last_checkpoint()]
+        kwargs["logger"] = self._loggers(config.get("logger"), run)
+        best = self._get(self.config_init, "checkpoint")
+        best.dirpath = best.dirpath or str(run / CHECKPOINTS)  # wherever a logger of another make keeps its files
+        kwargs["plugins"] = [*as_list(config.get("plugins")), AtomicCheckpointIO()]
+        if config.get("sync_batchnorm"):
+            kwargs["plugins"].append(SyncBatchNormPlugin())
+        if SLURMEnvironment.detect():
+            kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))  # `Preemption` does it, between two steps
+        given = config.get("callbacks") or []
+        callbacks = [*given, self.result_writer]
+        if self.subcommand == "fit":
+            callbacks += fit_callbacks(self.config[self.subcommand].as_dict(), run, self.datamodule)
+        callbacks.append(Watchdog(self._get(self.config, "rank_timeout")))
         if self.subcommand == "predict":
             callbacks.append(self._prediction_writer())
         if self._get(self.config, "official"):
@@ -158,12 +194,22 @@ class SegmentationCLI(LightningCLI):
             callbacks.append(OfficialCityscapes())
         if self._get(self.config, "calibration"):
             callbacks.append(CalibrationReport())
-        given = config.get("callbacks") or []
         a_bar = config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given)
         if a_bar and self.subcommand != "fit":
             callbacks.append(EvaluationProgress())
-        kwargs["callbacks"] = [*given, *callbacks]
-        return super().instantiate_trainer(**kwargs)
+        kwargs["callbacks"] = callbacks
+        trainer = super().instantiate_trainer(**kwargs)
+        # The best one first: `last.ckpt` must know of it.
+        trainer.callbacks.sort(  # type: ignore[attr-defined]
+            key=lambda c: isinstance(c, ModelCheckpoint) and (1 if c.monitor else 2)
+        )
+        return trainer
+
+    def _loggers(self, given: Any, run: Path) -> Any:
+        """Only training has something to log; a test leaves its result file, and the logs of a run alone."""
+        if self.subcommand == "fit":
+            return fit_loggers(given, run, self._get(self.config, "ckpt_path"))
+        return False if given in (None, True) else given
 
     def _prediction_writer(self) -> PredictionWriter:
         """The writer; it tells the data which pictures are done, and the data tells it which there are."""
@@ -192,6 +238,8 @@ class SegmentationCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Put numbers in the place of a word for class weights; the checkpoint keeps the word."""
+        if self._get(self.config, "ckpt_path"):  # whose weights replace all others
+            self.model.encoder_weights = self.model.init_from = None
         kind = self.model.loss.class_weights
         if not isinstance(kind, str):
             return
@@ -201,66 +249,27 @@ class SegmentationCLI(LightningCLI):
         least, most = (f"{name} {weight:.3g}" for weight, name in (by_weight[0], by_weight[-1]))
         rank_zero_info(f"class weights {kind}: from {least} to {most}")
 
+    def fit(self, **kwargs: Any) -> None:
+        """Train; where memory does not suffice, say what would fit.
+
+        Raises:
+            InputError: It does not.
+        """
+        if self._get(self.config, "probe"):
+            from segkit.cli.probe import probe
+
+            probe(self.trainer, self.model, self.datamodule)
+            return
+        try:
+            self.trainer.fit(**kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            accumulated = self.trainer.accumulate_grad_batches
+            raise InputError(
+                smaller_batch(self.datamodule.batch_size, accumulated, self.datamodule.crop_size)
+            ) from error
+
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the predictions in memory: they are on the disk."""
         self.trainer.predict(**(kwargs | {"return_predictions": False}))
-
-
-class FitConfig(SaveConfigCallback):
-    """Writes the run's `config.yaml`, for `fit` only: a later test must not replace it."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write it when fitting begins."""
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
-
-
-def _input_error(error: BaseException) -> InputError | None:
-    """The `InputError` behind what jsonargparse wrapped, or Lightning's own complaint about the trainer's options."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return cause
-        cause = cause.__cause__
-    return (
-        InputError("trainer: " + " ".join(str(error).split())) if isinstance(error, MisconfigurationException) else None
-    )
-
-
-def _quiet() -> None:
-    """Leave out what Lightning says that no user of segkit can act on."""
-    for message in (
-        ".*LightningCLI's args parameter.*",
-        ".*isinstance.treespec.*",
-        ".*does not have many workers.*",
-        ".*The dirpath has changed.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_is_no_advertisement)
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
-
-
-def _last_checkpoint() -> ModelCheckpoint:
-    """`last.ckpt` after every epoch; Lightning's `save_last` is written only when a better one is."""
-    return ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-
-
-def _next_run() -> Path:
-    """`runs/<n>` with the first free number."""
-    numbers = [int(p.name) for p in Path("runs").glob("*") if p.name.isdigit()]
-    return Path("runs") / str(max(numbers, default=-1) + 1)
-
-
-def _loggers(folder: Path) -> list[CSVLogger | TensorBoardLogger]:
-    """CSV and TensorBoard logs, both in `folder` itself, which must not hold those of another run.
-
-    Raises:
-        InputError: It does; Lightning would delete them.
-    """
-    if (folder / "metrics.csv").exists():
-        raise InputError(f"--run_dir {folder}: holds a training run already; give another folder, or none for runs/<n>")
-    return [CSVLogger(folder, name="", version=""), TensorBoardLogger(folder, name="", version="")]

@@ -14,7 +14,14 @@ from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.weights import read_checkpoint
 
-RESTORED = ("network", "optim", "loss", "normalization")  # of a checkpoint's hyper-parameters, where it has them
+RESTORED = (
+    "network",
+    "optim",
+    "loss",
+    "normalization",
+    "frozen_stages",
+    "norm_eval",
+)  # of a checkpoint's hyper-parameters, where it has them
 
 
 def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
@@ -44,22 +51,30 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
 
 
 def ckpt_path(args: Sequence[str]) -> str | None:
-    """The last `--ckpt_path` on the command line or in a config file that it names.
+    """The checkpoint that the command line or its config files name; errors are those of `named`."""
+    return named(args, "ckpt_path")
+
+
+def named(args: Sequence[str], name: str) -> str | None:
+    """The last value of a top-level option on the command line, or in a config file that it names.
+
+    Args:
+        args: The command and its options.
+        name: Of the option, without dashes.
 
     Raises:
         InputError: A config file is not YAML.
     """
-    path = None
-    options = list(zip(args, [*args[1:], ""], strict=True))
-    for option, value in options:
-        name, equals, rest = option.partition("=")
-        value = rest if equals else value
-        if name == "--ckpt_path":
-            path = value
-        elif name in ("-c", "--config") and Path(value).is_file():
+    found = None
+    for option, following in zip(args, [*args[1:], ""], strict=True):
+        given, equals, rest = option.partition("=")
+        value = rest if equals else following
+        if given == f"--{name}":
+            found = value
+        elif given in ("-c", "--config") and Path(value).is_file():
             content = read_yaml(Path(value))
-            path = (content.get("ckpt_path") if isinstance(content, dict) else None) or path
-    return None if path in (None, "null") else path
+            found = (content.get(name) if isinstance(content, dict) else None) or found
+    return None if found in (None, "null") else found
 
 
 def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +83,8 @@ def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name in RESTORED:
         if name in hyper_parameters:
             value = hyper_parameters[name]
-            nested = {"": value} if name == "network" else {f".{key}": v for key, v in value.items()}
+            whole = name == "network" or not isinstance(value, Mapping)
+            nested = {"": value} if whole else {f".{key}": v for key, v in value.items()}
             defaults.update({f"model.{name}{key}": v for key, v in nested.items()})
     return defaults
 

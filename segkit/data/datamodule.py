@@ -18,7 +18,7 @@ from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import Item, Reader, SegmentationDataset, collate
 from segkit.data.layouts.base import Layout, Sample, Split
 from segkit.data.layouts.files import size_of
-from segkit.data.loader import TimedLoader, init_worker
+from segkit.data.loader import TrainLoader, init_worker
 from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, replicas_and_rank
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform
@@ -97,9 +97,10 @@ class SegmentationDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.predict_split: Split = predict_split
+        self.crop_size = _pair(crop_size)
         base = base_size if isinstance(base_size, int) else _pair(base_size)
         crop = RandomLongSideCrop(
-            base, _pair(crop_size), (scale_range[0], scale_range[1]), flip, antialias, cat_max_ratio
+            base, self.crop_size, (scale_range[0], scale_range[1]), flip, antialias, cat_max_ratio
         )
         self.transform = TrainTransform(crop, augmentations or ())
         self.datasets: dict[str, SegmentationDataset] = {}
@@ -181,7 +182,7 @@ class SegmentationDataModule(LightningDataModule):
             )
         sampler = self._train_sampler(dataset)
         options = self._worker_options(PREFETCH)
-        return TimedLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **options)
+        return TrainLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **options)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """Whole pictures of the validation split, one at a time."""

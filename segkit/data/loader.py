@@ -1,4 +1,4 @@
-"""Loaders: one that knows how long its reader has waited for it, and what its worker processes are given."""
+"""Loaders: how long a reader has waited for one, where one stands in its epoch, and what worker processes are given."""
 
 import time
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from segkit.data.dataset import Item
+from segkit.data.samplers import TrainSampler
 
 
 class TimedLoader(DataLoader[Item]):
@@ -28,6 +29,34 @@ class TimedLoader(DataLoader[Item]):
             if batch is None:
                 return
             yield batch
+
+
+class TrainLoader(TimedLoader):
+    """A loader over a `TrainSampler` that can go on in the middle of an epoch."""
+
+    _used = 0  # samples of this epoch that were handed out, over all ranks
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands, for a checkpoint; Lightning asks for it."""
+        return {"epoch": self._sampler.epoch, "samples": self._used}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out the samples that were used before, if the epoch is the one that was stopped in."""
+        self._sampler.resume = (state["epoch"], state["samples"])
+
+    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
+        """The batches, as of a DataLoader."""
+        # Nothing happens before the first batch is asked for: by then Lightning has told the sampler its epoch.
+        epoch, used = self._sampler.resume
+        self._used = used if epoch == self._sampler.epoch else 0
+        for batch in super().__iter__():
+            self._used += len(batch["name"]) * self._sampler.num_replicas
+            yield batch
+
+    @property
+    def _sampler(self) -> TrainSampler:
+        assert isinstance(self.sampler, TrainSampler)
+        return self.sampler
 
 
 def init_worker(worker_id: int) -> None:

@@ -43,17 +43,24 @@ class TrainSampler(DistributedSampler[Any]):
     """Yields each sample once an epoch, shuffled by (seed, epoch); every rank has the same number, the rest is dropped.
 
     Lightning calls `set_epoch` before each epoch.
+
+    Attributes:
+        resume: (epoch, samples): of that epoch so many, over all ranks, were used before the run was stopped; they are
+            left out.
     """
 
     def __init__(self, dataset: Sized, seed: int = 0, num_replicas: int | None = None, rank: int | None = None) -> None:
         replicas, rank = replicas_and_rank(num_replicas, rank)
         super().__init__(dataset, replicas, rank, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
         self.length = len(dataset)
+        self.resume = (0, 0)
 
     def __iter__(self) -> Iterator[Draw]:
         """This rank's samples of the current epoch."""
         usable = self.length - self.length % self.num_replicas
-        return iter(self.draws()[self.rank : usable : self.num_replicas])
+        epoch, used = self.resume
+        first = used if epoch == self.epoch else 0
+        return iter(self.draws()[first + self.rank : usable : self.num_replicas])
 
     def draws(self) -> list[Draw]:
         """The current epoch's, of all ranks."""

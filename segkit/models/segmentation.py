@@ -9,6 +9,7 @@ from segkit.errors import InputError
 from segkit.models.encoders import build_encoder
 from segkit.models.heads import ASPP_RATES, DeepLabV3Head, FCNHead
 from segkit.models.mmseg_heads import MMSegASPPHead, MMSegAuxHead, MMSegFCNHead
+from segkit.models.norms import PooledNorm, set_pooled_norm
 from segkit.models.resnest import DilationConvention
 
 
@@ -34,6 +35,7 @@ class SegmentationModel(nn.Module):
         num_classes: int,
         config: Mapping[str, Any],
         align_corners: bool = True,
+        pooled_norm: PooledNorm = "batch",
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -43,6 +45,8 @@ class SegmentationModel(nn.Module):
         self.output_stride: int = encoder.output_stride  # type: ignore[assignment]
         self.align_corners = align_corners
         self.config = dict(config)
+        if pooled_norm != "batch":
+            set_pooled_norm(self, pooled_norm)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return logits at the network's own stride."""
@@ -65,6 +69,8 @@ class FCN(SegmentationModel):
         aux: Whether an auxiliary FCN head on stage 3 helps the training (it costs nothing at test time).
         encoder_args: Arguments of `ResNeSt` that differ from the named variant's.
         align_corners: How the logits are upsampled, in training and at test time.
+        pooled_norm: The norms on 1x1 maps, which batch norms cannot train with one picture a process: "batch",
+            "frozen" (running statistics only) or "group"; see `norms.py`.
 
     Raises:
         InputError: An unknown encoder or argument.
@@ -80,12 +86,13 @@ class FCN(SegmentationModel):
         aux: bool = True,
         encoder_args: dict[str, Any] | None = None,
         align_corners: bool = True,
+        pooled_norm: PooledNorm = "batch",
     ) -> None:
         config = _config(FCN, locals())
         built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
         head = FCNHead(_channels(built)[-1], num_classes)
         aux_head = FCNHead(_channels(built)[-2], num_classes) if aux else None
-        super().__init__(built, head, aux_head, num_classes, config, align_corners)
+        super().__init__(built, head, aux_head, num_classes, config, align_corners, pooled_norm)
 
 
 class DeepLabV3(SegmentationModel):
@@ -105,12 +112,13 @@ class DeepLabV3(SegmentationModel):
         encoder_args: dict[str, Any] | None = None,
         align_corners: bool = True,
         aspp_rates: Sequence[int] | None = None,
+        pooled_norm: PooledNorm = "batch",
     ) -> None:
         config = _config(DeepLabV3, locals())
         built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
         head = DeepLabV3Head(_channels(built)[-1], num_classes, aspp_rates or ASPP_RATES[output_stride])
         aux_head = FCNHead(_channels(built)[-2], num_classes) if aux else None
-        super().__init__(built, head, aux_head, num_classes, config, align_corners)
+        super().__init__(built, head, aux_head, num_classes, config, align_corners, pooled_norm)
 
 
 class MMSegFCN(SegmentationModel):
@@ -126,12 +134,13 @@ class MMSegFCN(SegmentationModel):
         aux: bool = True,
         encoder_args: dict[str, Any] | None = None,
         align_corners: bool = False,
+        pooled_norm: PooledNorm = "batch",
     ) -> None:
         config = _config(MMSegFCN, locals())
         built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
         head = MMSegFCNHead(_channels(built)[-1], num_classes)
         aux_head = MMSegAuxHead(_channels(built)[-2], num_classes) if aux else None
-        super().__init__(built, head, aux_head, num_classes, config, align_corners)
+        super().__init__(built, head, aux_head, num_classes, config, align_corners, pooled_norm)
 
 
 class MMSegDeepLabV3(SegmentationModel):
@@ -147,12 +156,13 @@ class MMSegDeepLabV3(SegmentationModel):
         aux: bool = True,
         encoder_args: dict[str, Any] | None = None,
         align_corners: bool = False,
+        pooled_norm: PooledNorm = "batch",
     ) -> None:
         config = _config(MMSegDeepLabV3, locals())
         built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
         head = MMSegASPPHead(_channels(built)[-1], num_classes, ASPP_RATES[output_stride])
         aux_head = MMSegAuxHead(_channels(built)[-2], num_classes) if aux else None
-        super().__init__(built, head, aux_head, num_classes, config, align_corners)
+        super().__init__(built, head, aux_head, num_classes, config, align_corners, pooled_norm)
 
 
 NETWORKS: dict[str, type[SegmentationModel]] = {

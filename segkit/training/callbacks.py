@@ -15,14 +15,14 @@ from segkit.evaluation.results import format_table, result_dict, write_result
 from segkit.files import free_path
 from segkit.inference.engine import resolve
 from segkit.models.checkpoint import weights_sha256
-from segkit.training.curves import plot_curves
 from segkit.training.module import SegmentationModule
+from segkit.training.views.curves import plot_class_iou, plot_curves
 
 ALL_METRICS = "all"
 
 
 class CurvePlotter(Callback):
-    """Draws `curves.png` beside `metrics.csv` after every validation and at the end of `fit`."""
+    """Draws `curves.png` and `class_iou.png` beside `metrics.csv` after every validation and at the end of `fit`."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Redraw, so that a run in progress can be looked at."""
@@ -40,8 +40,9 @@ class CurvePlotter(Callback):
         logger.save()
         metrics = Path(logger.log_dir) / "metrics.csv"
         if metrics.is_file():
-            with suppress(InputError):  # nothing to draw before the first loss or score is logged
-                plot_curves(metrics, metrics.with_name("curves.png"))
+            for plot, name in ((plot_curves, "curves.png"), (plot_class_iou, "class_iou.png")):
+                with suppress(InputError):  # nothing to draw before the first loss or score is logged
+                    plot(metrics, metrics.with_name(name))
 
 
 class ResultWriter(Callback):

@@ -1,8 +1,9 @@
 """Training losses on logits at the network's stride."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,74 +12,174 @@ from torch.nn import functional as F
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.ops.upsample import upsample
+from segkit.training.ohem import hard_target
+from segkit.training.pixel_average import PixelAverage, own_count
 
 WEIGHT_KINDS = ("enet", "median")  # words for class weights that follow from the data
+MAIN_TERMS = ("cross_entropy", "dice", "lovasz", "focal", "tversky")  # the fields that are weights of the main head
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The authors' loss (PyTorch-Encoding, encoding/nn/loss.py): cross entropy plus the weighted auxiliary one.
+    """A weighted sum of losses; by default the authors' (PyTorch-Encoding, encoding/nn/loss.py): cross entropies.
 
     Attributes:
-        aux_weight: Weight of the auxiliary head's cross entropy.
-        label_smoothing: Share of the target spread over all classes, in [0, 1].
+        aux_weight: Weight of the auxiliary head's loss, which is always the plain cross entropy, without mining.
+        label_smoothing: Share of the target spread over all classes, in [0, 1]; of the cross entropies.
         class_weights: One weight a class, for rare classes; None or "none" weighs all pixels alike, as the authors do.
             "enet" and "median" stand for the numbers that follow from the training data: `segkit fit` puts them in;
-            from Python give `data.class_weights("enet")`.
+            from Python give `data.class_weights("enet")`. Of the cross entropies only.
+        cross_entropy: Weight of the main head's cross entropy; 0 leaves it out, here and below.
+        ohem_threshold: Online hard example mining: the main cross entropy is that of the pixels whose true class has
+            a probability below this, or of `ohem_min_kept` where these are fewer; 0 turns it off. See `ohem.py`.
+        ohem_min_kept: Pixels a picture.
+        dice: Weight of the Dice loss. This and the next three are segmentation_models_pytorch's, of the main head.
+        lovasz: Weight of the Lovász-Softmax loss.
+        focal: Weight of the focal loss.
+        tversky: Weight of the Tversky loss.
+        focal_gamma: Exponent of the focal loss; 0, or 1 and more.
+        tversky_alpha: Weight of false positives in the Tversky loss.
+        tversky_beta: Weight of false negatives in it.
+        average: What the sums over pixels (cross entropies and focal loss) are divided by: "valid", the number of
+            pixels that count (their class weights' sum, as in `torch.nn.CrossEntropyLoss`); or "all", the number of
+            all pixels, ignored ones included (mmsegmentation's default, `avg_non_ignore=False`).
     """
 
     aux_weight: float = 0.2
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | str | None = None  # not a Literal: the message below says more than its parser's
+    cross_entropy: float = 1.0
+    ohem_threshold: float = 0.0
+    ohem_min_kept: int = 100_000
+    dice: float = 0.0
+    lovasz: float = 0.0
+    focal: float = 0.0
+    tversky: float = 0.0
+    focal_gamma: float = 2.0
+    tversky_alpha: float = 0.5
+    tversky_beta: float = 0.5
+    average: Literal["valid", "all"] = "valid"
 
     def __post_init__(self) -> None:
         """Turn a list (as read from a file) into a tuple and refuse what no loss can be made of."""
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", _checked_weights(self.class_weights))
-        if not 0 <= self.label_smoothing <= 1 or not self.aux_weight >= 0:
-            raise InputError("model.loss: label_smoothing must be in 0..1, aux_weight 0 or more")
+        for name in ("aux_weight", *MAIN_TERMS, "focal_gamma", "tversky_alpha", "tversky_beta"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "a finite number, 0 or more")
+        for name in ("label_smoothing", "ohem_threshold"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "in 0..1")
+        kept = self.ohem_min_kept
+        self._require("ohem_min_kept", isinstance(kept, int) and kept >= 1, "a whole number of pixels, 1 or more")
+        self._require("average", self.average in ("valid", "all"), "valid or all")
+        # Between 0 and 1 the gradient of smp's focal loss is NaN at pixels whose probability rounds to 1.
+        self._require("focal_gamma", not 0 < self.focal_gamma < 1, "0, or 1 and more")
+        self._require("tversky_beta", self.tversky_alpha + self.tversky_beta > 0, "above 0 where tversky_alpha is 0")
+        mined_is_used = self.cross_entropy > 0 or not self.ohem_threshold
+        self._require("ohem_threshold", mined_is_used, "0 where cross_entropy, whose pixels it chooses, is 0")
+        some_term = any(getattr(self, name) > 0 for name in MAIN_TERMS)
+        self._require("cross_entropy", some_term, f"above 0, or one of {', '.join(MAIN_TERMS[1:])}: the sum is empty")
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise InputError(f"model.loss.{name}={getattr(self, name)} must be {allowed}")
 
 
 def segmentation_loss(
-    outputs: Mapping[str, Tensor], mask: Tensor, config: LossConfig, align_corners: bool = True
+    outputs: Mapping[str, Tensor],
+    mask: Tensor,
+    config: LossConfig,
+    align_corners: bool = True,
+    mean_count: Callable[[Tensor], Tensor] = own_count,
 ) -> Tensor:
-    """Main plus auxiliary cross entropy, a float32 scalar.
+    """The sum of `loss_terms`, which has the arguments: a float32 scalar, float64 where the logits are."""
+    return torch.stack(list(loss_terms(outputs, mask, config, align_corners, mean_count).values())).sum()
+
+
+def loss_terms(
+    outputs: Mapping[str, Tensor],
+    mask: Tensor,
+    config: LossConfig,
+    align_corners: bool = True,
+    mean_count: Callable[[Tensor], Tensor] = own_count,
+) -> dict[str, Tensor]:
+    """The weighted terms of the loss by name: those of `MAIN_TERMS` whose weight is not 0, and "aux".
+
+    Ignored pixels take no part in any term; if all are ignored, each is 0 with zero gradients.
+
+    In distributed training `mean_count` makes the averaged gradients those of one process with the joined batch:
+    let it return the sum of the counts over all processes, divided by the number of processes. That holds for the
+    cross entropies and the focal loss, which are sums over pixels. Dice, Lovász and Tversky losses are of each
+    process's own batch, and hard pixels are mined in it.
 
     Args:
-        outputs: Logits "out" and perhaps "aux", `(B, K, h, w)`.
+        outputs: Logits "out" and perhaps "aux", `(B, K, h, w)`; half precision is raised to float32.
         mask: Train ids `(B, H, W)`, any integer dtype; 255 is ignored.
         config: The weights.
         align_corners: How the logits are upsampled to `(H, W)`.
-    """
-    loss = valid_cross_entropy(outputs["out"], mask, config, align_corners)
-    if "aux" in outputs:
-        loss = loss + config.aux_weight * valid_cross_entropy(outputs["aux"], mask, config, align_corners)
-    return loss
-
-
-def valid_cross_entropy(logits: Tensor, mask: Tensor, config: LossConfig, align_corners: bool = True) -> Tensor:
-    """Cross entropy of upsampled logits, averaged over the valid pixels; 0, with zero gradients, if there are none.
-
-    With class weights it is the weighted mean, as in `torch.nn.CrossEntropyLoss`.
+        mean_count: Gets the count of this process that a sum over pixels belongs to, a float scalar on the device,
+            and returns what the sum is divided by. Called once for each kind of count (valid, mined or all pixels,
+            class weights); `config` and the names in `outputs` alone say how often.
 
     Raises:
-        InputError: There is not one weight a class, or still the word for them.
+        InputError: There is not one class weight a class, or still the word for them.
     """
     target = mask.long()
+    average = PixelAverage(config.average, mean_count)
+    logits = _upsampled(outputs["out"], target, align_corners)
+    terms = {}
+    if config.cross_entropy:
+        mined, pixels = target, "valid"
+        if config.ohem_threshold:
+            mined, pixels = hard_target(logits, target, config.ohem_threshold, config.ohem_min_kept), "hard"
+        terms["cross_entropy"] = config.cross_entropy * _cross_entropy(logits, mined, config, average, pixels)
+    terms |= _smp_terms(logits, target, config, average)
+    if "aux" in outputs:  # also with a weight of 0: a head that takes no part in the loss stops distributed training
+        logits = _upsampled(outputs["aux"], target, align_corners)
+        terms["aux"] = config.aux_weight * _cross_entropy(logits, target, config, average)
+    return terms
+
+
+def _upsampled(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    """Logits at the target's size `(B, K, H, W)`, in float32 at least."""
+    raised = logits if logits.dtype == torch.float64 else logits.float()
+    return upsample(raised, (target.shape[-2], target.shape[-1]), align_corners)
+
+
+def _cross_entropy(
+    logits: Tensor, target: Tensor, config: LossConfig, average: PixelAverage, pixels: str = "valid"
+) -> Tensor:
+    """Cross entropy of full-size logits, averaged over the valid pixels."""
     weights = _weights(config, logits)
-    upsampled = upsample(logits.float(), (mask.shape[-2], mask.shape[-1]), align_corners)  # (B, K, H, W)
     total = F.cross_entropy(
-        upsampled,
+        logits,
         target,
         weight=weights,
         ignore_index=IGNORE_INDEX,
         reduction="sum",
         label_smoothing=config.label_smoothing,
     )
-    valid = target != IGNORE_INDEX
-    if weights is None:
-        return total / valid.sum().clamp(min=1)
-    return total / torch.where(valid, weights[torch.where(valid, target, 0)], 0.0).sum().clamp(min=1e-6)
+    return average(total, target, weights, pixels)
+
+
+def _smp_terms(logits: Tensor, target: Tensor, config: LossConfig, average: PixelAverage) -> dict[str, Tensor]:
+    """The weighted terms that come from segmentation_models_pytorch."""
+    if not (config.dice or config.lovasz or config.focal or config.tversky):
+        return {}
+    # smp takes more than a second to import, and the cross entropy needs none of it.
+    from segkit.training import region_losses
+
+    terms = {}
+    if config.dice:
+        terms["dice"] = config.dice * region_losses.dice_loss(logits, target)
+    if config.lovasz:
+        terms["lovasz"] = config.lovasz * region_losses.lovasz_loss(logits, target)
+    if config.focal:
+        total = region_losses.focal_loss_sum(logits, target, config.focal_gamma)
+        terms["focal"] = config.focal * average(total, target)
+    if config.tversky:
+        alpha, beta = config.tversky_alpha, config.tversky_beta
+        terms["tversky"] = config.tversky * region_losses.tversky_loss(logits, target, alpha, beta)
+    return terms
 
 
 def _checked_weights(given: Sequence[float] | str) -> tuple[float, ...] | str | None:
@@ -97,7 +198,7 @@ def _checked_weights(given: Sequence[float] | str) -> tuple[float, ...] | str | 
 
 
 def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
-    """One float32 weight a class, where the logits are."""
+    """One weight a class, where the logits are and of their dtype."""
     if config.class_weights is None:
         return None
     if isinstance(config.class_weights, str):
@@ -109,4 +210,4 @@ def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
         raise InputError(
             f"model.loss.class_weights has {len(config.class_weights)} numbers, the network {logits.shape[1]} classes"
         )
-    return logits.new_tensor(config.class_weights, dtype=torch.float32)
+    return logits.new_tensor(config.class_weights)

@@ -3,27 +3,32 @@
 The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/train_dist.py): `optim.py`, `losses.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Self, TypedDict
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, Scores
 from segkit.inference.engine import predict, predict_with_confidence
 from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace, numbered_space
+from segkit.models.finetune import load_matching
+from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
+from segkit.models.norms import freeze_stages, norms_to_eval
 from segkit.models.pretrained import imagenet_repository, imagenet_weights_path
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
-from segkit.training.losses import LossConfig, segmentation_loss
-from segkit.training.optim import OptimConfig, build_optimizer, lr_factor, parameter_groups, scaled_lr
+from segkit.training.losses import LossConfig, loss_terms
+from segkit.training.optim import OptimConfig, build_optimizer, groups_table, lr_factors, parameter_groups
+from segkit.training.preflight import batch_size, check_norms, learning_rate
 
 
 class Batch(TypedDict, total=False):
@@ -47,6 +52,11 @@ class SegmentationModule(pl.LightningModule):
         normalization: Mean and standard deviation of the input, on the 0..1 scale.
         encoder_weights: A file with the encoder's weights, or "imagenet" for those that timm publishes, which are
             downloaded once; read when `fit` begins.
+        init_from: A whole network to begin with (segkit's or any toolkit's): what fits is taken, and of a classifier of
+            other classes the rows whose class has the same name; read when `fit` begins.
+        frozen_stages: Of the encoder, taken out of training: -1 none, 0 the stem, n the stem and stages 1 to n.
+        norm_eval: Whether the encoder's batch norms use their running statistics in training, too.
+        checkpoint_stages: Of the encoder, whose activations are computed again in the backward pass instead of kept.
         protocol: How `test` and `predict` run; never stored in a checkpoint. `fit` always validates single-scale,
             without flip, on the whole picture, at its label's size.
         validation_scale: That one scale: 1, or where crops are cut from smaller pictures, theirs.
@@ -60,6 +70,10 @@ class SegmentationModule(pl.LightningModule):
         loss: LossConfig = LossConfig(),  # noqa: B008  (frozen)
         normalization: Normalization = IMAGENET,
         encoder_weights: str | None = None,
+        init_from: str | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        checkpoint_stages: tuple[int, ...] = (),
         protocol: str | Protocol = "whole",
         validation_scale: float = 1.0,
         label_space: LabelSpace | None = None,
@@ -68,7 +82,10 @@ class SegmentationModule(pl.LightningModule):
         # channels_last is the layout in which convolutions are fastest, on the CPU (oneDNN) and on tensor cores.
         self.network = network.to(memory_format=torch.channels_last)
         self.optim, self.loss, self.normalization = optim, loss, normalization
-        self.encoder_weights = encoder_weights
+        self.encoder_weights, self.init_from = encoder_weights, init_from
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
+        if checkpoint_stages:
+            recompute_stages(network.encoder, checkpoint_stages)
         self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
         self.validation_protocol = replace(get_protocol("whole"), scales=(validation_scale,))
         self.label_space = label_space
@@ -76,7 +93,9 @@ class SegmentationModule(pl.LightningModule):
         self.calibration: Calibration | None = None  # set by who wants it measured
         self.scores: Scores | None = None
         self._group_options: list[dict[str, Any]] = []
+        self._lr_factors: list[Callable[[int], float]] = []
         self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
+        self.train()  # Lightning leaves the modes as they are, and those of frozen parts are not the others'
 
     @property
     def classes(self) -> LabelSpace:
@@ -84,13 +103,27 @@ class SegmentationModule(pl.LightningModule):
         return self.label_space or numbered_space(self.network.num_classes)
 
     def setup(self, stage: str) -> None:
-        """Load the encoder's weights before training, if any are wanted."""
-        if stage == "fit" and self.encoder_weights is not None:
+        """Load the weights to begin with, if any are wanted."""
+        if stage != "fit":
+            return
+        if self.encoder_weights is not None:
             path = self.encoder_weights
             if path == "imagenet":
                 path = str(imagenet_weights_path(imagenet_repository(self.network)))
             load_encoder_weights(self.network.encoder, path)
             rank_zero_info(f"encoder weights: {path}")
+        if self.init_from is not None:
+            names = None if self.label_space is None else self.label_space.class_names
+            rank_zero_info(str(load_matching(self.network, self.init_from, names)))
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, in which frozen stages and norms stay in eval mode."""
+        super().train(mode)
+        if mode:
+            freeze_stages(self.network, self.frozen_stages)
+            if self.norm_eval:
+                norms_to_eval(self.network.encoder)
+        return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits of a normalised float picture `(B, 3, H, W)` at the network's stride."""
@@ -99,20 +132,25 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch of crops."""
-        loss = segmentation_loss(self(self._normalized(batch)), batch["mask"], self.loss, self.network.align_corners)
-        lr = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
+        outputs = self(self._normalized(batch))
+        terms = loss_terms(outputs, batch["mask"], self.loss, self.network.align_corners, self._mean_count)
+        loss = torch.stack(list(terms.values())).sum()
+        groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
+        # Of the encoder; with layer decay that of its last block.
+        lr = max([g["lr"] for g in groups if g["name"].startswith("encoder")] or [groups[0]["lr"]])
         self.log("train/loss", loss, prog_bar=True)
         self.log("lr", lr, prog_bar=True)
+        if len(terms) > 1:
+            self.log_dict({f"train/loss_{name}": term for name, term in terms.items()})
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Start an empty confusion matrix."""
         self.confusion = ConfusionMatrix(self.network.num_classes, self.device)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add whole pictures, at their label's own size, to the confusion matrix."""
-        fitting = self.trainer.state.fn == "fit"
-        self._evaluate(batch, self.validation_protocol if fitting else self.protocol)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Add whole pictures, at their label's own size, to the confusion matrix; return train ids `(B, H, W)`."""
+        return self._evaluate(batch, self.validation_protocol if self._fitting else self.protocol)
 
     def on_validation_epoch_end(self) -> None:
         """Sum the matrices of all processes once, and log the scores."""
@@ -135,13 +173,16 @@ class SegmentationModule(pl.LightningModule):
         return self._predict(batch, self.protocol)
 
     def configure_optimizers(self) -> Any:
-        """Two parameter groups and a schedule by optimiser step, the learning rate scaled to the real batch."""
+        """Parameter groups and a schedule by optimiser step, the learning rate scaled to the real batch."""
         total_steps = self.trainer.estimated_stepping_batches  # also sets up the train loader
-        lr = self._scaled_lr(self.optim, total_steps)
-        groups = parameter_groups(self.network, lr, self.optim.head_lr_mult)
+        check_norms(self.network, batch_size(self.trainer))
+        lr = learning_rate(self.trainer, self.optim, total_steps)
+        groups = parameter_groups(self.network, lr, self.optim)
+        rank_zero_info(groups_table(groups, self.network))
         optimizer = build_optimizer(self.optim, groups)
         self._group_options = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(self.optim, int(total_steps)))
+        self._lr_factors = lr_factors(self.optim, int(total_steps), groups)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -149,8 +190,8 @@ class SegmentationModule(pl.LightningModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         schedule.base_lrs = [options["lr"] for options in self._group_options]
-        factor = lr_factor(self.optim, int(self.trainer.estimated_stepping_batches))(schedule.last_epoch)
-        for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
+        factors = [factor(schedule.last_epoch) for factor in self._lr_factors]
+        for group, options, factor in zip(optimizer.param_groups, self._group_options, factors, strict=True):
             group.update(options, initial_lr=options["lr"], lr=options["lr"] * factor)
 
     @classmethod
@@ -166,6 +207,8 @@ class SegmentationModule(pl.LightningModule):
         stored: dict[str, Any] = {
             "optim": OptimConfig(**arguments["optim"]),
             "loss": LossConfig(**arguments["loss"]),
+            "frozen_stages": arguments.get("frozen_stages", -1),
+            "norm_eval": arguments.get("norm_eval", False),
             "normalization": Normalization.from_dict(checkpoint.normalization),
             "label_space": None if space is None else LabelSpace.from_dict(space),
         }
@@ -177,13 +220,29 @@ class SegmentationModule(pl.LightningModule):
             "network": self.network.config,
             "optim": asdict(self.optim),
             "loss": asdict(self.loss),
+            "frozen_stages": self.frozen_stages,
+            "norm_eval": self.norm_eval,
             "normalization": self.normalization.to_dict(),
             "label_space": None if self.label_space is None else self.label_space.to_dict(),
         }
 
     def _normalized(self, batch: Batch) -> Tensor:
-        image = normalize(batch["image"], self.normalization)  # uint8 to float, on the device
+        # uint8 to float, on the device; float64 where the trainer's precision asks for it
+        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        image = normalize(batch["image"], self.normalization, dtype)
         return image.contiguous(memory_format=torch.channels_last)
+
+    @property
+    def _fitting(self) -> bool:
+        return self.trainer.state.fn == "fit"
+
+    def _mean_count(self, count: Tensor) -> Tensor:
+        """The mean over all processes: with it averaged gradients are those of one process with the joined batch."""
+        if self.trainer.world_size == 1:
+            return count
+        total = count.clone()
+        dist.all_reduce(total)
+        return total / self.trainer.world_size
 
     def _predict(self, batch: Batch, protocol: Protocol) -> Tensor:
         return predict(self.network, self._normalized(batch), protocol, normalization=self.normalization)
@@ -209,20 +268,6 @@ class SegmentationModule(pl.LightningModule):
         self.log(f"{prefix}/mIoU", self.scores.miou, prog_bar=True, rank_zero_only=False, sync_dist=False)
         self.log(f"{prefix}/pixel_accuracy", self.scores.pixel_accuracy, sync_dist=False)
         self.log(f"{prefix}/mean_accuracy", self.scores.mean_accuracy, sync_dist=False)
-
-    def _scaled_lr(self, optim: OptimConfig, total_steps: float) -> float:
-        trainer = self.trainer
-        if total_steps == float("inf"):
-            raise InputError("trainer: the schedule needs an end; set trainer.max_epochs or trainer.max_steps")
-        batch = getattr(trainer.train_dataloader, "batch_size", None)
-        if not batch:
-            rank_zero_info(f"lr: {optim.lr} as given (the train loader names no batch size to scale it by)")
-            return optim.lr
-        total = batch * trainer.world_size * trainer.accumulate_grad_batches
-        lr = scaled_lr(optim, total)
-        rank_zero_info(
-            f"lr: {optim.lr:g} for {optim.reference_batch or total} pictures a step -> {lr:g} for {total} ({batch} "
-            f"a process x {trainer.world_size} x {trainer.accumulate_grad_batches} accumulated); "
-            f"head {lr * optim.head_lr_mult:g}; {optim.name}, {optim.schedule} over {total_steps} steps"
-        )
-        return lr
+        if self._fitting:
+            named = zip(self.classes.class_names, self.scores.class_iou, strict=True)
+            self.log_dict({f"{prefix}/IoU/{name}": float(iou) for name, iou in named}, sync_dist=False)

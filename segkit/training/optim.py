@@ -1,17 +1,31 @@
-"""Optimiser and schedule: the ResNeSt authors' recipe by default, AdamW and cosine by option.
+"""Optimiser and schedule: the ResNeSt authors' recipe by default, AdamW, layer decay and other schedules by option.
 
 Source: zhanghang1989/PyTorch-Encoding, experiments/segmentation/train_dist.py and encoding/utils/lr_scheduler.py.
 """
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from segkit.errors import InputError
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["poly", "cosine", "step", "constant"]
+
+# What wrapping (FSDP, torch.compile, activation checkpointing) puts into the names of parameters.
+_WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_orig_mod\.|_checkpoint_wrapped_module\.")
+# layer3.5, stages_2.blocks.3, stages.2.blocks.3, blocks.4.1, blocks.4, s3.b4 (RegNet), denseblock1.denselayer6
+_BLOCK = re.compile(
+    r"(?:^|\.|features_)(?P<stage>(?:layers?|stages?|blocks|denseblock|s)[._]?\d+)"
+    r"(?:\.(?:blocks\.|denselayer|b)?(?P<block>\d+))?\."
+)
+# Their weights keep being decayed under FSDP, which makes flat shards of them.
+_MATRICES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -23,31 +37,56 @@ class OptimConfig:
         lr: Learning rate of the encoder for `reference_batch` pictures per step; scaled linearly to the real number.
         reference_batch: Total batch that `lr` was meant for; 0 takes `lr` as it is.
         head_lr_mult: The head's and auxiliary head's learning rate in units of the encoder's.
+        layer_decay: Each block of the encoder learns this much slower than the one above it, the last block than the
+            head; in (0, 1], and 1 is none (BEiT, Bao et al. 2021, section 3.2; timm's `param_groups_layer_decay`).
         momentum: Of SGD.
         weight_decay: On every parameter, norms and biases included, as the authors have it.
-        schedule: "poly", "cosine" or "constant", by optimiser step, down to zero.
+        decay_norm_bias: False exempts biases and the norms' parameters, as recipes with AdamW do.
+        schedule: "poly", "cosine", "step" or "constant", by optimiser step after the warm-up.
         power: Of the polynomial.
+        min_lr: Where poly and cosine end, for every group alike, not in units of its learning rate, and not scaled to
+            the batch; mmsegmentation's `eta_min`.
+        milestones: Optimiser steps, counted from the end of the warm-up, at which "step" multiplies by `gamma`.
+        gamma: That factor.
         warmup_steps: Steps of linear warm-up before the schedule.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Optimizer = "sgd"
     lr: float = 0.01
     reference_batch: int = 16
     head_lr_mult: float = 10.0
+    layer_decay: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    decay_norm_bias: bool = True
+    schedule: Schedule = "poly"
     power: float = 0.9
+    min_lr: float = 0.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot train."""
-        for name in ("lr", "head_lr_mult"):
+        """Turn a list (as read from a file) into a tuple and refuse what cannot train."""
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for name, kind in (("name", Optimizer), ("schedule", Schedule)):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(
+                    f"model.optim.{name}={getattr(self, name)!r} is not known; use one of {', '.join(get_args(kind))}"
+                )
+        for name in ("lr", "head_lr_mult", "gamma"):
             if not getattr(self, name) > 0:
                 raise InputError(f"model.optim.{name}={getattr(self, name)} must be positive")
-        for name in ("weight_decay", "reference_batch", "warmup_steps", "momentum"):
-            if getattr(self, name) < 0:
+        for name in ("weight_decay", "reference_batch", "warmup_steps", "momentum", "min_lr"):
+            if not getattr(self, name) >= 0:
                 raise InputError(f"model.optim.{name}={getattr(self, name)} must not be negative")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"model.optim.layer_decay={self.layer_decay} must be above 0, and 1 (none) at most")
+        if not all(step > 0 for step in self.milestones) or (self.schedule == "step" and not self.milestones):
+            raise InputError(
+                f"model.optim.milestones={list(self.milestones)}: schedule step needs optimiser steps of 1 or more, "
+                "such as [60000, 80000]"
+            )
 
 
 def scaled_lr(config: OptimConfig, total_batch: int) -> float:
@@ -55,42 +94,153 @@ def scaled_lr(config: OptimConfig, total_batch: int) -> float:
     return config.lr * total_batch / config.reference_batch if config.reference_batch else config.lr
 
 
-def parameter_groups(network: nn.Module, lr: float, head_lr_mult: float) -> list[dict[str, Any]]:
-    """Two groups: the encoder at `lr`; everything else at `lr * head_lr_mult`."""
-    encoder: list[nn.Parameter] = []
-    heads: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            (encoder if name.startswith("encoder.") else heads).append(parameter)
-    groups = [
-        {"params": encoder, "lr": lr, "name": "encoder"},
-        {"params": heads, "lr": lr * head_lr_mult, "name": "head"},
+def parameter_groups(network: nn.Module, lr: float, config: OptimConfig) -> list[dict[str, Any]]:
+    """What is to be trained, in groups for an optimiser: `params`, `lr`, `weight_decay` and `name`.
+
+    Two groups, "encoder" at `lr` and "head" (everything else) at `lr * head_lr_mult`. With layer decay "encoder.stem",
+    "encoder.block1", ... take the first one's place; where norms and biases are exempt from weight decay, they stand
+    behind each in a group of their own, "NAME.no_decay". Groups without parameters are left out.
+
+    Args:
+        network: With its encoder under the name `encoder`.
+        lr: Of the encoder, already scaled to the batch.
+        config: The rest.
+
+    Raises:
+        InputError: All parameters are frozen, or layer decay finds no blocks in the encoder.
+    """
+    parameters = {_WRAPPERS.sub("", name): (name, parameter) for name, parameter in network.named_parameters()}
+    parts = _parts([name for name in parameters if name.startswith("encoder.")], config.layer_decay)
+    exempt = set() if config.decay_norm_bias else _norms_and_biases(network)
+    groups: dict[str, dict[str, Any]] = {}
+    for name, (wrapped_name, parameter) in parameters.items():
+        if not parameter.requires_grad:
+            continue
+        part, scale = parts.get(name, ("head", config.head_lr_mult))
+        decay = config.weight_decay
+        if wrapped_name in exempt:
+            part, decay = f"{part}.no_decay", 0.0
+        group = {"params": [], "lr": lr * scale, "weight_decay": decay, "name": part}
+        groups.setdefault(part, group)["params"].append(parameter)
+    if not groups:
+        raise InputError(
+            f"model.network: all {len(parameters)} parameter tensors are frozen, nothing is left to train; freeze less"
+        )
+    return list(groups.values())
+
+
+def groups_table(groups: Sequence[dict[str, Any]], network: nn.Module) -> str:
+    """The groups as an aligned table, one a line, with a total and, if any, what is frozen in `network`."""
+    rows = [("group", "tensors", "parameters", "lr", "weight decay")]
+    rows += [(g["name"], *_count(g["params"]), f"{g['lr']:.3g}", f"{g['weight_decay']:.3g}") for g in groups]
+    rows.append(("total", *_count([p for g in groups for p in g["params"]]), "", ""))
+    frozen = [p for p in network.parameters() if not p.requires_grad]
+    if frozen:
+        rows.append(("frozen", *_count(frozen), "", ""))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
     ]
-    return [group for group in groups if group["params"]]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW, over `groups`."""
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    """SGD with momentum, or AdamW, over `groups`, which have their learning rates and weight decays."""
+    return torch.optim.AdamW(groups) if config.name == "adamw" else torch.optim.SGD(groups, momentum=config.momentum)
 
 
-def lr_factor(config: OptimConfig, total_steps: int) -> Callable[[int], float]:
-    """The learning rate at an optimiser step in units of the initial one: a pure function of the step.
+def lr_factors(config: OptimConfig, total_steps: int, groups: Sequence[dict[str, Any]]) -> list[Callable[[int], float]]:
+    """Each group's learning rate at an optimiser step in units of its initial one, as `LambdaLR` takes it.
 
-    Poly: `(1 - t/T)^power`; cosine: `(1 + cos(pi t/T)) / 2`, over the steps after the warm-up.
+    After the warm-up, with t the steps since and T those until the end of the run: poly `(1 - t/T)^power`; cosine
+    `(1 + cos(pi t/T)) / 2`; step `gamma^n` after n milestones. Poly and cosine go down to `min_lr`:
+    `lr(t) = (lr - min_lr) * factor(t) + min_lr`, as in mmcv's `PolyLrUpdaterHook`, under which mmsegmentation's
+    published networks were trained (mmengine's `PolyLR` arrives one step earlier).
+
+    Args:
+        config: The schedule.
+        total_steps: Optimiser steps of the run.
+        groups: With the initial learning rates, as `parameter_groups` makes them.
+
+    Raises:
+        InputError: `min_lr` is above a group's learning rate.
     """
+    for group in groups:
+        if config.min_lr > group["lr"]:
+            raise InputError(
+                f"model.optim.min_lr={config.min_lr:g} is above the learning rate {group['lr']:.3g} of the group "
+                f"{group['name']}; lower it, or raise lr (which is scaled to the batch), or layer_decay"
+            )
+    return [_lr_factor(config, total_steps, config.min_lr / group["lr"]) for group in groups]
+
+
+def _lr_factor(config: OptimConfig, total_steps: int, end: float) -> Callable[[int], float]:
+    """The factor by step: a pure function. `end` is that of poly and cosine."""
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:
             return (step + 1) / (config.warmup_steps + 1)
-        span = max(1, total_steps - config.warmup_steps)
-        done = min(1.0, (step - config.warmup_steps) / span)
+        step -= config.warmup_steps
+        done = min(1.0, step / max(1, total_steps - config.warmup_steps))
         if config.schedule == "poly":
-            return float((1.0 - done) ** config.power)
+            return end + (1.0 - end) * float((1.0 - done) ** config.power)
         if config.schedule == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * done))
+            return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * done))
+        if config.schedule == "step":
+            return float(config.gamma ** sum(step >= milestone for milestone in config.milestones))
         return 1.0
 
     return factor
+
+
+def _parts(names: list[str], layer_decay: float) -> dict[str, tuple[str, float]]:
+    """Group and factor on the learning rate of each of the encoder's parameters."""
+    if layer_decay == 1:
+        return dict.fromkeys(names, ("encoder", 1.0))
+    layers = _layers(names)
+    last = max(layers, default=0)
+    if last == 0:
+        raise InputError(
+            f"model.optim.layer_decay={layer_decay}: no blocks (layer1.0, stages_1.blocks.0, ...) in the names of the "
+            f"encoder's parameters ({', '.join(names[:2])}, ...); leave it at 1"
+        )
+    return {
+        name: (f"encoder.block{layer}" if layer else "encoder.stem", layer_decay ** (last + 1 - layer))
+        for name, layer in zip(names, layers, strict=True)
+    }
+
+
+def _layers(names: Sequence[str]) -> list[int]:
+    """0 for what comes before the first block, then n for the n-th block and what comes behind it.
+
+    What a stage has before its first block (a downsampling convolution) belongs to that block, as in timm.
+    """
+    layers: list[int] = []
+    stage = block = None
+    layer = 0
+    for name in names:
+        found = _BLOCK.search(name)
+        if found and found["stage"] != stage:
+            stage, block = found["stage"], found["block"]
+            layer += 1
+        elif found and found["block"] is not None and found["block"] != block:
+            layer += block is not None
+            block = found["block"]
+        layers.append(layer)
+    return layers
+
+
+def _norms_and_biases(network: nn.Module) -> set[str]:
+    """Names of biases and of all else that has one dimension: norms, and ConvNeXt's layer scale."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name == "bias" or (parameter.ndim <= 1 and not isinstance(module, _MATRICES))
+    }
+
+
+def _count(parameters: Sequence[nn.Parameter]) -> tuple[str, str]:
+    """How many tensors, and how many numbers in them."""
+    return f"{len(parameters)}", f"{sum(p.numel() for p in parameters):,}"

@@ -13,7 +13,7 @@ from segkit.cli.lightning import SegmentationCLI
 from segkit.errors import InputError
 from segkit.files import write_text
 from segkit.io import write_png
-from segkit.training.losses import LossConfig, valid_cross_entropy
+from segkit.training.losses import LossConfig, segmentation_loss
 from segkit.training.module import Batch, SegmentationModule
 
 TINY = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny", "--model.network.output_stride", "16"]
@@ -81,7 +81,7 @@ def test_weights_come_from_the_training_masks(data: Path, used: list[LossConfig]
     stored = torch.load(last, weights_only=True)["hyper_parameters"]["loss"]
     assert stored["class_weights"] == kind
     # The word goes on with the run, and the numbers with it.
-    assert fit(data, "more", "--ckpt_path", str(last), "--trainer.max_epochs", "2") == 0
+    assert fit(data, "more", "--ckpt_path", str(last), "--trainer.max_epochs", "2", "--reschedule") == 0
     assert used[1] == used[0]
 
 
@@ -108,7 +108,7 @@ def test_only_training_counts(data: Path) -> None:
 
 def test_what_is_typed_beats_the_checkpoint(data: Path, used: list[LossConfig]) -> None:
     assert fit(data, "run", "--model.loss.class_weights", "enet") == 0
-    last = ["--ckpt_path", str(data.parent / "run/checkpoints/last.ckpt"), "--trainer.max_epochs", "2"]
+    last = ["--ckpt_path", str(data.parent / "run/checkpoints/last.ckpt"), "--trainer.max_epochs", "2", "--reschedule"]
     assert fit(data, "none", *last, "--model.loss.class_weights", "none") == 0
     assert fit(data, "list", *last, "--model.loss.class_weights", "[1, 2, 3]") == 0
     assert [loss.class_weights for loss in used[1:]] == [None, (1.0, 2.0, 3.0)]
@@ -140,7 +140,7 @@ def test_masks_without_a_valid_pixel_are_one_line(data: Path, capsys) -> None:
 
 def test_the_word_alone_makes_no_loss() -> None:
     with pytest.raises(InputError, match=r"data\.class_weights\('enet'\)"):
-        valid_cross_entropy(torch.zeros(1, 3, 2, 2), torch.zeros(1, 4, 4), LossConfig(class_weights="enet"))
+        segmentation_loss({"out": torch.zeros(1, 3, 2, 2)}, torch.zeros(1, 4, 4), LossConfig(class_weights="enet"))
 
 
 def test_the_extremes_are_printed_once(data: Path, capsys, caplog) -> None:

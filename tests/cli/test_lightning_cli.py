@@ -162,7 +162,7 @@ def test_predict_writes_the_labels_that_the_segmenter_gives(
 def test_typed_beats_checkpoint_beats_default(run: Path, recipe: Path, tmp_path: Path, caplog, capsys) -> None:
     """Resuming with another lr trains with it; what was not typed comes from the checkpoint; the difference is said."""
     checkpoint = str(run / "checkpoints" / "last.ckpt")
-    arguments = ["fit", *data_of(recipe), "--ckpt_path", checkpoint, "--trainer.max_epochs", "3"]
+    arguments = ["fit", *data_of(recipe), "--ckpt_path", checkpoint, "--trainer.max_epochs", "3", "--reschedule"]
     arguments += [
         "--trainer.accelerator",
         "cpu",
@@ -230,7 +230,7 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
         ),
         (
             ["--model.optim.l", "1"],
-            "no such option 'model.optim.l'; did you mean lr? allowed in model.optim: head_lr_mult",
+            "no such option 'model.optim.l'; did you mean lr? allowed in model.optim: decay_norm_bias",
         ),
         (["--model.optim.lr", "fast"], "model.optim.lr: 'fast' is not float"),
         (["--model.optim.name", "adam"], "model.optim.name: 'adam' is not one of 'sgd', 'adamw'"),
@@ -315,3 +315,72 @@ def test_user_augmentations_extend_the_pipeline(recipe: Path, tmp_path: Path, ca
     (tmp_path / "affine.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--config", str(recipe), "--config", str(tmp_path / "affine.yaml")]) == 2
     assert "fill_mask" in capsys.readouterr().err
+
+
+def test_a_logger_of_another_make_stands_beside_the_csv_file(recipe: Path, tmp_path: Path) -> None:
+    """Curves, config and checkpoints are where they always are."""
+    book = tmp_path / "logbook.txt"
+    logger = {"class_path": "logbook.Logbook", "init_args": {"path": str(book)}}
+    (tmp_path / "logger.yaml").write_text(yaml.safe_dump({"trainer": {"logger": logger}}))
+    run = tmp_path / "run"
+    assert main(["fit", "--config", str(recipe), "--config", str(tmp_path / "logger.yaml"), "--run_dir", str(run)]) == 0
+    names = {line.split(" ", 1)[1] for line in book.read_text().splitlines()}
+    assert {"train/loss", "lr", "val/mIoU", "val/IoU/left"} <= names
+    written = {p.name for p in run.iterdir()}
+    assert {"config.yaml", "metrics.csv", "curves.png", "class_iou.png", "checkpoints", "summary.json"} <= written
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_run_shows_itself(run: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 6 and summary["files"]["last"] == "checkpoints/last.ckpt"
+    assert len(list((run / "validation").glob("*.png"))) == 2
+    assert {"curves.png", "class_iou.png"} <= {p.name for p in run.iterdir()}
+
+
+def test_probe_trains_nothing(recipe: Path, tmp_path: Path, capsys) -> None:
+    arguments = ["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run"), "--probe"]
+    assert main([*arguments, "--data.batch_size", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "batch  s/step  pictures/s  peak memory" in said and "largest batch within" in said
+    assert "6 batches, 1 process(es)" in said and "2 times 3 pictures" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_out_of_memory_names_what_would_fit(recipe: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    def fails(self, batch, batch_idx) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(SegmentationModule, "training_step", fails)
+    assert main(["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run")]) == 2
+    assert (
+        "out of memory with data.batch_size 2, crops of 32x32 and 1 accumulated: take --data.batch_size 1 "
+        "--trainer.accumulate_grad_batches 2" in capsys.readouterr().err
+    )
+
+
+def test_swa_and_checkpointed_stages_by_config(recipe: Path, tmp_path: Path) -> None:
+    swa = {"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01, "swa_epoch_start": 1}}
+    (tmp_path / "swa.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [swa]}}))
+    arguments = ["fit", "--config", str(recipe), "--config", str(tmp_path / "swa.yaml")]
+    assert main([*arguments, "--run_dir", str(tmp_path / "run"), "--model.checkpoint_stages", "[3, 4]"]) == 0
+    assert load(tmp_path / "run" / "checkpoints" / "last.ckpt").predict(np.zeros((33, 65, 3), np.uint8)).shape == (
+        33,
+        65,
+    )
+
+
+def test_init_from_and_frozen_stages_by_config(run: Path, recipe: Path, tmp_path: Path, caplog) -> None:
+    """The stem and stage 1 are the file's after training, statistics too; the rest has moved."""
+    source = run / "checkpoints" / "last.ckpt"
+    arguments = ["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run"), "--model.init_from", str(source)]
+    with caplog.at_level("INFO"):
+        assert main([*arguments, "--model.frozen_stages", "1", "--model.norm_eval", "true"]) == 0
+    before = read_checkpoint(source).state_dict
+    after = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict
+    frozen = [name for name in before if name.startswith(("encoder.conv1", "encoder.bn1", "encoder.layer1"))]
+    assert frozen and all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["encoder.layer4.0.conv1.weight"], after["encoder.layer4.0.conv1.weight"])
+    statistics = [name for name in before if name.startswith("encoder.") and "running" in name]
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    assert "frozen" in caplog.text  # in the table of parameter groups

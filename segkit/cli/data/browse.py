@@ -5,15 +5,13 @@ the epoch draws them.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.cli.parser import Parser
-from segkit.cli.yaml_files import read_yaml
-from segkit.errors import InputError, did_you_mean
+from segkit.errors import InputError
 from segkit.files import check_new_file, write_text
 
 if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds to import, and `--help` does not
@@ -51,9 +49,12 @@ def main(args: Sequence[str]) -> int:
     own, of_data = _split_options(args)
     options = _parser().parse_args(own)
     _check(options)
-    described = _describe(options.data, options.root, of_data)
+    from segkit.cli.data.source import describe_module, make_module
+
+    cure = f"write `segkit data browse {options.data} ROOT`"
+    described = describe_module(options.data, options.root, [*of_data, *_READING], cure)
     print(f"reading {options.data} ({options.split}) ...", flush=True)
-    data = _make(described)
+    data = make_module(described, "segkit data browse")
     samples, title = _draw(data, options)
     _write(options.output, samples, data, title)
     print(f"{title}: {options.output}")
@@ -105,72 +106,6 @@ def _check(options: argparse.Namespace) -> None:
     if options.epoch < 0:
         raise InputError(f"--epoch is {options.epoch}; allowed is 0 or more")
     check_new_file(options.output, options.force)
-
-
-def _describe(data: str, root: str | None, options: Sequence[str]) -> list[str]:
-    """The arguments that make the data module: what is typed last wins.
-
-    Raises:
-        InputError: No data set of that name, no such config, or a data set without a folder.
-    """
-    is_config = data.lower().endswith((".yaml", ".yml"))
-    described = ["--data", _data_of(Path(data)) if is_config else _class_of(data)]
-    if root is not None:
-        described += ["--data.root", root]
-    elif not is_config and not any(option.startswith(f"{_DATA}root") for option in options):
-        raise InputError(f"{data}: no folder given; write `segkit data browse {data} ROOT`")
-    return [*described, *options, *_READING]
-
-
-def _class_of(name: str) -> str:
-    from segkit.data.layouts.names import LAYOUTS
-
-    if name not in LAYOUTS:
-        hint = did_you_mean(name, LAYOUTS)
-        raise InputError(f"{name!r}: no such data set; {hint}allowed are {', '.join(LAYOUTS)}, or a recipe's .yaml")
-    return LAYOUTS[name].__name__.removesuffix("Layout") + "DataModule"
-
-
-def _data_of(path: Path) -> str:
-    """What `--data` takes, of a recipe or of a data config: a path, or JSON."""
-    content = read_yaml(path)
-    if isinstance(content, dict) and "class_path" in content:
-        return str(path)
-    data = content.get("data") if isinstance(content, dict) else None
-    if isinstance(data, str):
-        return str(path.parent / data)  # included files are named relative to the recipe
-    if isinstance(data, dict):
-        return json.dumps(data)
-    raise InputError(f"{path}: neither a recipe with `data` nor a data config with `class_path`; see configs/")
-
-
-def _make(args: Sequence[str]) -> "SegmentationDataModule":
-    """The data module, as `segkit fit` makes it."""
-    from segkit.cli.arguments import SegmentationParser, explain, flatten
-    from segkit.cli.lightning import SHORT_NAMES
-    from segkit.data.datamodule import SegmentationDataModule
-
-    parser = SegmentationParser("segkit data browse")
-    parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=True)
-    try:
-        config = parser.parse_args(list(args))
-        # Renamed in jsonargparse 4.49; the old name warns there.
-        made = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(config)["data"]
-    except ValueError as error:
-        known = flatten(parser.get_defaults().as_dict())
-        raise InputError(explain(str(_cause(error)), known, SHORT_NAMES)) from error
-    assert isinstance(made, SegmentationDataModule)
-    return made
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The `InputError` that jsonargparse wrapped, or the error itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return cause
-        cause = cause.__cause__
-    return error
 
 
 def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[list["Sample"], str]:

@@ -1,9 +1,10 @@
 """The data set that a command line names: by name and root, or by a data config or recipe."""
 
 import inspect
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -11,6 +12,9 @@ from segkit.cli.yaml_files import read_yaml
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.names import LAYOUTS
 from segkit.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:  # it needs Lightning, which takes seconds to import, and a layout does not
+    from segkit.data.datamodule import SegmentationDataModule
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -39,6 +43,84 @@ def open_layout(name: str, root: str | None, options: Sequence[str] = ()) -> Lay
     if home is None:
         raise InputError(f"{name}: where is the data? give its folder or zip: segkit data COMMAND {name} ROOT")
     return layout(str(home), **given)
+
+
+def describe_module(name: str, root: str | None, options: Sequence[str], cure: str) -> list[str]:
+    """The arguments that make a data module, for `make_module`: what comes last wins.
+
+    Args:
+        name: As of `open_layout`.
+        root: Beats the config's.
+        options: `--data.KEY`, `VALUE`, ..., as of `segkit fit`; they beat the config's.
+        cure: What to do, in an error, where a data set is named and its folder is not.
+
+    Raises:
+        InputError: No data set of that name, no such config, or a data set without a folder.
+    """
+    is_config = name.lower().endswith(_SUFFIXES)
+    described = ["--data", _data_of(Path(name)) if is_config else _class_of(name)]
+    if root is not None:
+        described += ["--data.root", root]
+    elif not is_config and not any(option.startswith("--data.root") for option in options):
+        raise InputError(f"{name}: no folder given; {cure}")
+    return [*described, *options]
+
+
+def make_module(args: Sequence[str], program: str) -> "SegmentationDataModule":
+    """The data module, as `segkit fit` makes it.
+
+    Args:
+        args: Of `describe_module`.
+        program: The command, as one types it.
+
+    Raises:
+        InputError: An option is unknown or wrong.
+    """
+    from segkit.cli.arguments import SegmentationParser, explain, flatten
+    from segkit.cli.lightning import SHORT_NAMES
+    from segkit.data.datamodule import SegmentationDataModule
+
+    parser = SegmentationParser(program)
+    parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=True)
+    try:
+        config = parser.parse_args(list(args))
+        # Renamed in jsonargparse 4.49; the old name warns there.
+        made = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(config)["data"]
+    except ValueError as error:
+        known = flatten(parser.get_defaults().as_dict())
+        raise InputError(explain(str(_cause(error)), known, SHORT_NAMES)) from error
+    assert isinstance(made, SegmentationDataModule)
+    return made
+
+
+def _class_of(name: str) -> str:
+    if name not in LAYOUTS:
+        hint = did_you_mean(name, LAYOUTS)
+        raise InputError(f"{name!r}: no such data set; {hint}allowed are {', '.join(LAYOUTS)}, or a recipe's .yaml")
+    return LAYOUTS[name].__name__.removesuffix("Layout") + "DataModule"
+
+
+def _data_of(path: Path) -> str:
+    """What `--data` takes, of a recipe or of a data config: a path, or JSON."""
+    content = read_yaml(path)
+    if isinstance(content, dict) and "class_path" in content:
+        return str(path)
+    data = content.get("data") if isinstance(content, dict) else None
+    if isinstance(data, str):
+        return str(path.parent / data)  # included files are named relative to the recipe
+    if isinstance(data, dict):
+        return json.dumps(data)
+    raise InputError(f"{path}: neither a recipe with `data` nor a data config with `class_path`; see configs/")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The `InputError` that jsonargparse wrapped, or the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return cause
+        cause = cause.__cause__
+    return error
 
 
 def _named(name: str) -> type[Layout]:

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from segkit.data.loader import TimedLoader
-from segkit.training.throughput import DataWait, Throughput
+from segkit.training.views.throughput import DataWait, Throughput
 
 
 class Slow(torch.utils.data.Dataset):

@@ -12,7 +12,7 @@ import yaml
 
 from segkit.cli import main
 from segkit.inference.protocols import Protocol, get
-from segkit.training.progress import EvaluationProgress, Job, duration, picture_sizes
+from segkit.training.views.progress import EvaluationProgress, Job, duration, picture_sizes
 
 SIZES = [(40, 56), (56, 40), (41, 90), (40, 56)]
 

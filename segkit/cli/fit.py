@@ -1,0 +1,122 @@
+"""What `segkit fit` gives Lightning's trainer beside the config: loggers, and the callbacks that watch over a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import SaveConfigCallback
+
+from segkit.cli.arguments import flatten
+from segkit.cli.runs import CHECKPOINTS, goes_on, loggers
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.errors import InputError
+from segkit.files import free_path
+from segkit.models.checkpoint import read_torch_file
+from segkit.training.callbacks import CurvePlotter
+from segkit.training.guards.checkpoint_io import LAST
+from segkit.training.guards.nonfinite import NonFiniteGuard
+from segkit.training.guards.preemption import Preemption
+from segkit.training.guards.resume import LoaderPosition, RunRecord, StepSeeds
+from segkit.training.views.overlays import ValidationOverlays
+from segkit.training.views.summary import RunSummary
+from segkit.training.views.throughput import DataWait, Throughput
+
+# What decides on batches, loss and steps: a run is not gone on with where one of these has changed.
+_OF_THE_RUN = ("max_epochs", "max_steps", "accumulate_grad_batches", "precision", "gradient_clip_val",
+               "gradient_clip_algorithm", "limit_train_batches", "sync_batchnorm")  # fmt: skip
+_OF_THE_MACHINE = {"root", "cache_dir", "num_workers", "predict_split", "batch_size"}  # the total batch is compared
+
+
+def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataModule) -> list[pl.Callback]:
+    """The callbacks of a training, in the order in which they must run.
+
+    Args:
+        config: The parsed options of `fit`, as plain data.
+        run: The run's folder.
+        data: Where the pictures come from.
+
+    Raises:
+        InputError: An option is out of range.
+    """
+    seed = config["seed_everything"]
+    return [
+        StepSeeds(seed if isinstance(seed, int) and not isinstance(seed, bool) else None),
+        RunRecord(_record(config), config["reschedule"]),
+        LoaderPosition(),
+        NonFiniteGuard(config["skip_nonfinite"]),
+        Throughput(),
+        DataWait(data.faster_loading),
+        ValidationOverlays(config["overlays"]),
+        CurvePlotter(),
+        RunSummary(),
+        Preemption(),
+        *_last_checkpoints(run / CHECKPOINTS, config["save_every"]),
+    ]
+
+
+def fit_loggers(given: Any, run: Path, checkpoint: str | None) -> Any:
+    """CSV, from which the curves are drawn, beside the loggers of the config; TensorBoard where it names none.
+
+    Args:
+        given: `trainer.logger`: None, a bool, or loggers.
+        run: The run's folder.
+        checkpoint: What is gone on with.
+
+    Raises:
+        InputError: The folder holds another run's logs.
+    """
+    if given is False:
+        return False
+    # In a run that is gone on with, the first step that is still to be logged.
+    first = int(read_torch_file(checkpoint)["global_step"]) if checkpoint and goes_on(run, checkpoint) else None
+    csv, tensorboard = loggers(run, first)
+    return [csv, tensorboard] if given in (None, True) else [csv, *as_list(given)]
+
+
+class FitConfig(SaveConfigCallback):
+    """Writes the run's `config.yaml`, for `fit` only: a later test must not replace it, nor a run that goes on."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write it when fitting begins; where a run goes on, beside the first one."""
+        if stage != "fit":
+            return
+        run = Path(trainer.default_root_dir)
+        if goes_on(run, self.config.ckpt_path):
+            if not self.config.reschedule:
+                return
+            self.config_filename = trainer.strategy.broadcast(free_path(run / self.config_filename).name)
+        super().setup(trainer, pl_module, stage)
+
+
+def as_list(value: Any) -> list[Any]:
+    """What may be one thing, several, or none, as a list."""
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _record(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides on batches, loss and steps, as plain values by dotted name; nothing of this machine."""
+    model = {f"model.{name}": config["model"].get(name) for name in ("optim", "loss", "frozen_stages", "norm_eval")}
+    data = config["data"].get("init_args", {})
+    return flatten(
+        {f"trainer.{name}": config["trainer"].get(name) for name in _OF_THE_RUN}
+        | model
+        | {f"data.{name}": value for name, value in data.items() if name not in _OF_THE_MACHINE}
+        | {"seed_everything": config["seed_everything"]}
+    )
+
+
+def _last_checkpoints(folder: Path, save_every: int) -> list[ModelCheckpoint]:
+    """`last.ckpt` after every epoch (Lightning's `save_last` waits for a better one), and every so many steps.
+
+    Raises:
+        InputError: `save_every` is not positive.
+    """
+    if save_every < 1:
+        raise InputError(f"save_every is {save_every}; allowed is 1 or more optimiser steps")
+    common: dict[str, Any] = {"dirpath": folder, "filename": Path(LAST).stem, "enable_version_counter": False}
+    return [
+        ModelCheckpoint(**common, save_on_train_epoch_end=True),
+        ModelCheckpoint(**common, every_n_train_steps=save_every, save_on_train_epoch_end=False),
+    ]

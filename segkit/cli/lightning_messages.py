@@ -1,0 +1,40 @@
+"""What Lightning says, as a user of segkit should hear it."""
+
+import logging
+import warnings
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from segkit.errors import InputError
+
+
+def input_error(error: BaseException) -> InputError | None:
+    """The `InputError` behind what jsonargparse wrapped, or Lightning's own complaint about the trainer's options."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return cause
+        cause = cause.__cause__
+    return (
+        InputError("trainer: " + " ".join(str(error).split())) if isinstance(error, MisconfigurationException) else None
+    )
+
+
+def quiet() -> None:
+    """Leave out what Lightning says that no user of segkit can act on."""
+    for message in (
+        ".*LightningCLI's args parameter.*",
+        ".*isinstance.treespec.*",
+        ".*does not have many workers.*",
+        ".*The dirpath has changed.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Experiment logs directory .* exists and is not empty.*",
+        ".*recommended to use `self.log.*sync_dist=True.*",  # all processes log the same: scores of the summed matrix
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()

@@ -1,0 +1,1 @@
+"""`segkit weights inspect | convert | recalibrate`."""

@@ -1,0 +1,145 @@
+"""`segkit weights inspect | convert | recalibrate`: the arguments. What needs PyTorch is imported when it runs."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segkit.cli.parser import Parser
+from segkit.cli.weights.convert import check_output, write_inspected
+from segkit.cli.weights.report import SHOWN, report
+
+if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
+    from segkit.models.toolkits.foreign import Choices
+
+_DESCRIPTION = """\
+Look into a weight file of any toolkit, write it as segkit's own, or measure its batch norms' statistics anew.
+
+Files (.pth, .pt, .ckpt, .safetensors; nothing in them is run):
+  encoders   ResNeSt of the authors' release, PyTorch-Encoding, timm and mmsegmentation; ResNet of torchvision and timm
+  networks   segkit; PyTorch-Encoding FCN and DeepLabV3; smp DeepLabV3 over tu-resnest* and tu-resnet*;
+             torchvision fcn_resnet* and deeplabv3_resnet*; mmsegmentation FCNHead, ASPPHead over ResNeSt, ResNet(V1c)
+
+The toolkit, the network and the encoder are found by the names and shapes of the parameters. A parameter that is
+missing, unexpected or of another shape is an error (exit code 2), unless --allow_unmatched lets it pass."""
+
+_RECALIBRATE = """\
+Precise batch norm: replace the running mean and variance of each batch norm by the average of those of N training
+batches, at fixed weights. Training's own averages remember weights that have changed since, and are noisy where a GPU
+had few pictures; all other weights stay as they are.
+
+  segkit weights recalibrate runs/1/checkpoints/last.ckpt --data runs/1/config.yaml -o model.safetensors
+
+FILE is a checkpoint of `segkit fit`, a model file, or another toolkit's whole network with what that toolkit implies
+(to choose otherwise, `segkit weights convert` it first). The batches are crops of the training split, drawn and
+augmented as `segkit fit` does. What is written is a model file (.safetensors) in every case, also of a .ckpt; its card
+says what was done, and no longer has scores, which were those of the old statistics."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `segkit weights`.
+
+    Args:
+        args: what follows `segkit weights` on the command line.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: the file cannot be read or recognised, or something in it does not match.
+    """
+    options = _parser().parse_args(list(args))
+    if options.action == "inspect":
+        return _inspect(options)
+    check_output(options.output, options.force)
+    if options.action == "convert":
+        return _inspect(options)
+    from segkit.cli.weights.recalibrate import run
+
+    return run(options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    """`inspect`, and `convert`, which reports the same before it writes."""
+    from segkit.models.weights import inspect
+
+    choices = _choices(options)
+    inspection = inspect(options.file, choices)
+    print(report(options.file, inspection, options.all))
+    inspection.keys.require_match(str(options.file), choices.allow_unmatched)
+    if options.action == "convert":
+        write_inspected(options.output, inspection, options.file, choices.allow_unmatched)
+        print(f"\nwritten       {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def _choices(options: argparse.Namespace) -> "Choices":
+    from segkit.models.toolkits.foreign import Choices
+
+    return Choices(
+        encoder=options.encoder,
+        output_stride=options.output_stride,
+        dilation_convention=options.dilation_convention,
+        allow_unmatched=tuple(options.allow_unmatched),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser("segkit weights", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{inspect,convert,recalibrate}")
+    look = actions.add_parser("inspect", help="say what a file holds, and what matches")
+    convert = actions.add_parser("convert", help="write it as a safetensors file of segkit")
+    for action in (look, convert):
+        _add_choices(action)
+    recalibrate = actions.add_parser(
+        "recalibrate",
+        help="average the batch norms' statistics over training batches (precise batch norm)",
+        description=_RECALIBRATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_recalibration(recalibrate)
+    for action in (convert, recalibrate):
+        action.add_argument("-o", "--output", type=Path, required=True, help="the file to write, model.safetensors")
+        action.add_argument("--force", action="store_true", help="write over the output if it exists")
+    return parser
+
+
+def _add_choices(action: argparse.ArgumentParser) -> None:
+    action.add_argument("file", type=Path, help="weight file of any toolkit")
+    action.add_argument("--all", action="store_true", help=f"print all names, not the first {SHOWN} of each kind")
+    action.add_argument("--encoder", help="resnest50_fast_2s1x64d, ...: in place of what the shapes suggest")
+    action.add_argument("--output_stride", type=int, default=8, choices=(8, 16, 32), help="default: 8")
+    action.add_argument(
+        "--dilation_convention", choices=("authors", "timm", "mmseg"), help="default: that of the toolkit"
+    )
+    action.add_argument(
+        "--allow_unmatched",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="let names pass that fit a shell pattern: missing ones get initial values, unexpected ones are left "
+        "out, of another shape both; quote it: 'aux_head.*'",
+    )
+
+
+def _add_recalibration(action: argparse.ArgumentParser) -> None:
+    action.add_argument("file", metavar="FILE", type=Path, help="checkpoint of a whole network")
+    action.add_argument(
+        "--data", metavar="CONFIG", required=True, help="a recipe, a run's config.yaml, or a data config (.yaml)"
+    )
+    action.add_argument("--root", metavar="DIR", help="folder of the data; default: the config's")
+    action.add_argument("--batches", metavar="N", type=_whole(1), default=200, help="default: 200")
+    action.add_argument(
+        "--batch_size", metavar="N", type=_whole(2), help="crops at a time; default: the config's, of one process"
+    )
+    action.add_argument("--num_workers", metavar="N", type=_whole(0), help="loader processes; default: the config's")
+    action.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+        return int(text)
+
+    return parse

@@ -1,0 +1,130 @@
+"""`segkit weights recalibrate`: precise batch norm of a checkpoint, over training crops of a recipe's data."""
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from segkit.cli.benchmark.rows import data_name
+from segkit.cli.data.source import describe_module, make_module
+from segkit.cli.weights.convert import write_network
+from segkit.cli.weights.report import recalibrated
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.errors import InputError
+from segkit.metadata.label_space import LabelSpace, check_same_classes, numbered_space
+from segkit.models.checkpoint import Checkpoint
+from segkit.models.segmentation import SegmentationModel
+from segkit.models.weights import read_checkpoint
+from segkit.ops.normalize import Normalization, normalize
+from segkit.training.precise_bn import Recalibration, recalibrate
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run `segkit weights recalibrate`; nothing is written before all batches have been seen.
+
+    Raises:
+        InputError: Checkpoint, data or device cannot be used, or do not belong together.
+    """
+    device = _device(options.device)
+    checkpoint = read_checkpoint(options.file)
+    network = _network(options.file, checkpoint)
+    data = _data(options)
+    plain = checkpoint.label_space
+    space = numbered_space(network.num_classes) if plain is None else LabelSpace.from_dict(plain)
+    check_same_classes(space.class_names, data.class_names, str(options.file), f"{data_name(data)} ({data.root})")
+    done = {"batches": options.batches, "batch_size": data.batch_size, "data": data_name(data), "split": "train"}
+    print(f"reading {options.data} ...", flush=True)
+    normalization = Normalization.from_dict(checkpoint.normalization)
+    result = _recalibrate(network.to(device), normalization, data, options.batches)
+    new = replace(
+        checkpoint,
+        state_dict=result.network.state_dict(),
+        card={**checkpoint.card, "scores": []},  # they were of the old statistics
+    )
+    write_network(options.output, new, options.file, {"recalibrated": done})
+    print(_report(options, result, recalibrated(done)))
+    return 0
+
+
+def _device(name: str | None) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise InputError("--device cuda: PyTorch finds no GPU here; give --device cpu")
+    return torch.device(name or ("cuda" if has_gpu else "cpu"))
+
+
+def _data(options: argparse.Namespace) -> SegmentationDataModule:
+    """The data module, as `segkit fit` makes it, with what is typed here."""
+    given = ["--data.cache_dir", "null"]  # a cache pays where pictures are read again
+    for name in ("batch_size", "num_workers"):
+        value = getattr(options, name)
+        given += [] if value is None else [f"--data.{name}", str(value)]
+    data = make_module(describe_module(options.data, options.root, given, "add --root DIR"), "segkit weights")
+    if data.batch_size < 2:
+        raise InputError(
+            f"{options.data}: its batch_size is {data.batch_size}; one crop is no batch, add --batch_size N"
+        )
+    data.setup("fit")
+    pictures = len(data.datasets["train"])
+    if pictures < data.batch_size:
+        few = (
+            f"{data.root}: {data_name(data)} has {pictures} training pictures, fewer than a batch of {data.batch_size}"
+        )
+        raise InputError(f"{few}; lower --batch_size")
+    return data
+
+
+def _network(file: Path, checkpoint: Checkpoint) -> SegmentationModel:
+    try:
+        return checkpoint.build_network().to(memory_format=torch.channels_last)  # fastest, as in training
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def _recalibrate(
+    network: SegmentationModel, normalization: Normalization, data: SegmentationDataModule, batches: int
+) -> Recalibration:
+    device = next(network.parameters()).device
+    images = (normalize(image.to(device, non_blocking=True), normalization) for image in _crops(data))
+    torch.manual_seed(data.seed)  # of DropBlock
+    try:
+        with tqdm(islice(images, batches), "recalibrate", batches, unit="batch") as bar:
+            return recalibrate(network, bar)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"--batch_size {data.batch_size}: such a batch does not fit into the memory of {device}; lower it, or give "
+            "--device cpu"
+        ) from error
+
+
+def _crops(data: SegmentationDataModule) -> Iterator[Tensor]:
+    """uint8 (B, 3, H, W), those of epoch 0, 1, ... without an end."""
+    loader: Any = data.train_dataloader()
+    for epoch in count():
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            yield batch["image"]
+
+
+def _report(options: argparse.Namespace, result: Recalibration, done: str) -> str:
+    by_mean = max(result.changes, key=lambda change: change.mean)
+    by_variance = max(result.changes, key=lambda change: change.variance)
+    size = options.output.stat().st_size / 1e6
+    rows = [
+        ("recalibrated", f"{len(result.changes)} batch norms over {result.pictures} pictures ({done})"),
+        ("mean", f"moved at most by {_percent(by_mean.mean)}: {by_mean.layer}"),
+        ("variance", f"moved at most by {_percent(by_variance.variance)}: {by_variance.layer}"),
+        ("written", f"{options.output} ({size:.1f} MB)"),
+    ]
+    return "\n".join(f"{name:<13} {value}" for name, value in rows)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %" if math.isfinite(share) else "any factor, from zero"

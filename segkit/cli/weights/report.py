@@ -1,0 +1,122 @@
+"""What `segkit weights inspect` prints: what a file holds, and which of its names match, in aligned rows."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # they need PyTorch, which takes seconds to import, and `--help` does not
+    from segkit.models.toolkits.foreign import Inspection
+    from segkit.models.toolkits.keys import KeyReport
+
+SHOWN = 10  # names of a kind, without --all
+
+_NO_DILATION = "none implied: the conventions agree at stride 32, and all take these weights at 8 and 16"
+_NO_CHOICE = "no choice: segkit dilates a ResNet in one way, torchvision's and timm's"
+
+
+def report(path: Path, inspection: "Inspection", all_names: bool) -> str:
+    """The rows, of which `all_names` asks for all names in place of the first of each kind."""
+    rows = [("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"), ("toolkit", inspection.toolkit)]
+    rows += _network_rows(inspection) if inspection.is_network else _encoder_rows(inspection.config)
+    rows += [("note", note) for note in inspection.notes]
+    rows += _card_rows(inspection.card)
+    rows += _key_rows(inspection.keys, all_names)
+    return "\n".join(f"{name:<13} {value}".rstrip() for name, value in rows)
+
+
+def _encoder_rows(config: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("encoder", _encoder(config["name"], config["overrides"])),
+        ("dilation", _NO_DILATION if "resnest" in config["name"] else _NO_CHOICE),
+    ]
+
+
+def _network_rows(inspection: "Inspection") -> list[tuple[str, str]]:
+    from segkit.models.toolkits.formats import TOOLKITS
+
+    arguments = inspection.config["init_args"]
+    resnest, own = "resnest" in arguments["encoder"], inspection.toolkit.startswith("segkit")
+    implied = None if own else TOOLKITS[inspection.toolkit].convention
+    whose = "" if own else f" (implied: {inspection.toolkit} dilates so)"
+    if not own and implied != arguments["dilation_convention"]:
+        whose = f" (given; {inspection.toolkit} implies {implied})"
+    space = inspection.label_space
+    names = "" if space is None else f": {_some(space['class_names'], 5)}"
+    return [
+        ("network", inspection.config["class_path"].rsplit(".", 1)[1] + (" + auxiliary head" * arguments["aux"])),
+        ("encoder", _encoder(arguments["encoder"], arguments["encoder_args"])),
+        ("classes", f"{arguments['num_classes']}{names}"),
+        ("dilation", f"{arguments['dilation_convention']} convention{whose}" if resnest else _NO_CHOICE),
+        ("output stride", f"{arguments['output_stride']}{'' if own else ' (not in the file: --output_stride)'}"),
+        ("align_corners", str(arguments["align_corners"])),
+        ("normalisation", ", ".join(f"{name} {values}" for name, values in inspection.normalization.items())),
+    ]
+
+
+def _encoder(name: str, overrides: dict[str, Any] | None) -> str:
+    return name + "".join(f", {key} {value}" for key, value in (overrides or {}).items())
+
+
+def _card_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """The main facts of a model file's card; of another toolkit's file there is none yet."""
+    rows = []
+    protocol = card.get("protocol")
+    if protocol:
+        rows.append(("protocol", str(protocol.get("name", protocol))))
+    for score in card.get("scores") or []:
+        rows.append(("score", ", ".join(f"{key} {value}" for key, value in score.items() if not _nested(value))))
+    if "segkit" in card:
+        rows.append(("source", ", ".join(f"{k} {v}" for k, v in (card.get("source") or {}).items() if not _nested(v))))
+        rows.append(("written by", f"segkit {card['segkit']}"))
+    done = (card.get("source") or {}).get("recalibrated")
+    if done:
+        rows.append(("recalibrated", recalibrated(done)))
+    return rows
+
+
+def recalibrated(done: Mapping[str, Any]) -> str:
+    """In words, what a card says of `segkit weights recalibrate`."""
+    batches = "1 batch" if done["batches"] == 1 else f"{done['batches']} batches"
+    return f"{batches} of {done['batch_size']} crops, {done['data']} {done['split']}"
+
+
+def _nested(value: object) -> bool:
+    return isinstance(value, (dict, list))
+
+
+def _key_rows(keys: "KeyReport", all_names: bool) -> list[tuple[str, str]]:
+    shown = None if all_names else SHOWN
+    clashing = [f"{name}: {theirs} in the file, {ours} needed" for name, (theirs, ours) in keys.clashing.items()]
+    rows = [("", ""), ("matched", f"{len(keys.same) + len(keys.renamed):5}")]
+    rows += _listed("renamed", len(keys.renamed), _prefixes(keys.renamed), None, " of these")
+    if keys.dropped:
+        rows += _listed("dropped", len(keys.dropped), keys.dropped, shown, " (classifier of ImageNet)")
+    if keys.filled:
+        rows += _listed("filled", len(keys.filled), [], shown, " (counters of batch norms, which no output needs)")
+    rows += _listed("missing", len(keys.missing), keys.missing, shown)
+    rows += _listed("unexpected", len(keys.unexpected), keys.unexpected, shown)
+    return rows + _listed("clashing", len(clashing), clashing, shown)
+
+
+def _listed(kind: str, count: int, names: Iterable[str], shown: int | None, remark: str = "") -> list[tuple[str, str]]:
+    names = list(names)
+    rows = [(kind, f"{count:5}{remark if count else ''}")] + [("", f"      {name}") for name in names[:shown]]
+    left = len(names) - len(names[:shown])
+    return [*rows, ("", f"      and {left} more (--all)")] if left else rows
+
+
+def _prefixes(renamed: dict[str, str]) -> list[str]:
+    """`old -> new (count)`, without the ends of names that both share."""
+    pairs: Counter[tuple[str, str]] = Counter()
+    for old, new in renamed.items():
+        olds, news = old.split("."), new.split(".")
+        while len(olds) > 1 and len(news) > 1 and olds[-1] == news[-1]:
+            olds.pop(), news.pop()
+        pairs[".".join(olds), ".".join(news)] += 1
+    width = max((len(old) for old, _ in pairs), default=0)
+    return [f"{old:<{width}} -> {new} ({count})" for (old, new), count in pairs.items()]
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

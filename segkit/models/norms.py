@@ -1,0 +1,208 @@
+"""Batch norms that one picture a process cannot train, and encoders whose norms or stages stay as they are.
+
+A norm behind a global average pool sees a 1x1 map, one value a channel of each picture: those of the split attention
+(`SplitAttention.bn1`), of ASPP's pooled branch, and of selective kernels in timm's SKNet. With one picture in the batch
+PyTorch refuses it; with two, values become plus and minus one.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from segkit.errors import InputError
+from segkit.models.resnest import ResNeSt
+
+PooledNorm = Literal["batch", "frozen", "group"]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+_PROBE = 64  # pixels a side: an encoder's coarsest feature, at stride 32, still has 2x2 cells
+_GROUP = 16  # channels of a group at least (Wu & He 2018, table 3): on a 1x1 map the only values that it has
+_MOST_GROUPS = 32
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that uses its running statistics in training too and never updates them; weight and bias train.
+
+    `(B, C, h, w)` to the same shape. Parameters and buffers, and their names, are those of `nn.BatchNorm2d`.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise with the running statistics."""
+        self._check_input_dim(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def pooled_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Names and modules of the batch, frozen and group norms on 1x1 maps: those of a picture that passes the network.
+
+    Args:
+        network: A segmentation network; its parameters, statistics and modes stay as they are.
+    """
+    found: dict[str, nn.Module] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if inputs[0].shape[2:].numel() == 1:
+                found[name] = module
+
+        return hook
+
+    norms = [(name, m) for name, m in network.named_modules() if isinstance(m, (*BATCH_NORMS, nn.GroupNorm))]
+    handles = [norm.register_forward_pre_hook(note(name)) for name, norm in norms]
+    try:
+        with torch.no_grad(), _evaluating(network):
+            _propagate_shapes(network)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found.items())
+
+
+def set_pooled_norm(network: nn.Module, kind: PooledNorm) -> None:
+    """Make the norms on 1x1 maps of one kind, in place; a network's `config` remembers it.
+
+    Weight and bias stay the same parameters, so that an optimizer keeps them; running statistics stay too, but a group
+    norm has none, and a batch norm that was one starts from fresh ones.
+
+    Args:
+        network: A segmentation network.
+        kind: "batch", "frozen" (`FrozenBatchNorm2d`: names in a state dict do not change), or "group" (`nn.GroupNorm`
+            of at least 16 channels a group).
+
+    Raises:
+        InputError: Another kind, or a norm that cannot be replaced.
+    """
+    if kind not in get_args(PooledNorm):
+        raise InputError(f"pooled_norm={kind!r} is not one of {', '.join(get_args(PooledNorm))}")
+    for name, norm in pooled_norms(network):
+        network.set_submodule(name, _converted(name, norm, kind))
+    config: Any = getattr(network, "config", None)
+    if config is not None:
+        config["init_args"] = {**config.get("init_args", {}), "pooled_norm": kind}
+
+
+def needs_more_than_one_value(network: nn.Module) -> list[str]:
+    """Names of the norms that would fail on a single picture a process: batch norms on 1x1 maps that train.
+
+    Norms held in eval mode while the network trains (`norms_to_eval`, `freeze_stages`) are not among them.
+    """
+    return [
+        name
+        for name, norm in pooled_norms(network)
+        if isinstance(norm, BATCH_NORMS)
+        and not isinstance(norm, FrozenBatchNorm2d)
+        and (norm.training or not network.training)
+    ]
+
+
+def without_absent_statistics(module: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the running statistics of batch norms that are group norms in `module`, which has no place for them."""
+    absent = {
+        f"{name}.{buffer}"
+        for name, m in module.named_modules()
+        if isinstance(m, nn.GroupNorm)
+        for buffer in _STATISTICS
+    }
+    return {name: tensor for name, tensor in state_dict.items() if name not in absent}
+
+
+def norms_to_eval(module: nn.Module) -> None:
+    """Make all batch norms use their running statistics until the next `train()`, after which it is called again.
+
+    On a network's encoder it is mmsegmentation's `norm_eval` (1.2.2, mmseg/models/backbones/resnet.py).
+    """
+    for norm in module.modules():
+        if isinstance(norm, BATCH_NORMS):
+            norm.eval()
+
+
+def freeze_stages(network: nn.Module, frozen_stages: int) -> None:
+    """Take the encoder's first stages out of training, with the meaning of mmsegmentation's `frozen_stages`.
+
+    Their parameters need no gradient, and they are in eval mode until the next `train()`, after which it is called
+    again. The first call comes before the optimizer is built.
+
+    Args:
+        network: A segmentation network over a ResNeSt, or over one of timm's ResNets.
+        frozen_stages: -1 nothing, 0 the stem, n the stem and stages 1 to n (4 at most).
+
+    Raises:
+        InputError: Another number, or an encoder whose stages are not known.
+    """
+    if frozen_stages not in range(-1, 5):
+        raise InputError(f"frozen_stages={frozen_stages} is not -1 (nothing), 0 (the stem) or 1 to 4 (stages)")
+    if frozen_stages == -1:
+        return
+    trunk = find_trunk(network.get_submodule("encoder"))
+    if trunk is None:
+        raise InputError(
+            "frozen_stages: the encoder's stages are not known (no conv1, bn1, layer1 to layer4); use -1, or a ResNeSt "
+            "or ResNet encoder"
+        )
+    for name in ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, frozen_stages + 1))):
+        trunk.get_submodule(name).requires_grad_(False).eval()
+
+
+def find_trunk(encoder: nn.Module) -> nn.Module | None:
+    """The module with conv1, bn1 and layer1 to layer4: a ResNeSt itself, or timm's ResNet in a `TimmEncoder`."""
+    if isinstance(encoder, ResNeSt):
+        return encoder
+    # A TimmEncoder holds smp's wrapper, which holds timm's model.
+    model = getattr(getattr(encoder, "encoder", None), "model", None)
+    parts = dict(model.named_children()) if isinstance(model, nn.Module) else {}
+    stages = all(isinstance(parts.get(f"layer{stage}"), nn.Sequential) for stage in range(1, 5))
+    return model if stages and {"conv1", "bn1"} <= parts.keys() else None
+
+
+def _converted(name: str, norm: nn.Module, kind: PooledNorm) -> nn.Module:
+    weight, bias, eps = norm.weight, norm.bias, norm.eps
+    replaceable = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d, nn.GroupNorm)
+    if not (replaceable and isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter)):
+        raise InputError(f"pooled_norm: {name} is a {type(norm).__name__}, which cannot be replaced; use batch")
+    new = _new_norm(kind, len(weight), float(eps))  # type: ignore[arg-type]
+    new.to(weight.device)
+    new.weight, new.bias = weight, bias
+    for buffer, value in norm.named_buffers(recurse=False):
+        if buffer in new._buffers:
+            new.register_buffer(buffer, value)
+    return new.train(norm.training)
+
+
+def _new_norm(kind: PooledNorm, channels: int, eps: float) -> nn.BatchNorm2d | nn.GroupNorm:
+    if kind != "group":
+        return (FrozenBatchNorm2d if kind == "frozen" else nn.BatchNorm2d)(channels, eps)
+    fitting = [n for n in range(1, _MOST_GROUPS + 1) if channels % n == 0 and channels // n >= _GROUP]
+    return nn.GroupNorm(max(fitting, default=1), channels, eps)
+
+
+def _propagate_shapes(network: nn.Module) -> None:
+    """Pass a picture through the network on the meta device: shapes and hooks, no arithmetic."""
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    channels: Any = network.get_submodule("encoder").channels
+    picture = torch.zeros(1, channels[0], _PROBE, _PROBE, device="meta")
+    # All of one floating type, so that a network in half precision takes the picture.
+    shapes = {name: t.new_empty(t.shape, device="meta", dtype=_float32(t.dtype)) for name, t in tensors}
+    functional_call(network, shapes, picture)
+
+
+def _float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point else dtype
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode, and then each module's own mode again."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

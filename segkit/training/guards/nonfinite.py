@@ -1,0 +1,168 @@
+"""A loss that is no number: stop before it spoils the weights, say where it came from, and keep what repeats it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import get_total_norm
+
+from segkit.errors import InputError
+from segkit.files import free_path, replacing
+from segkit.training.module import SegmentationModule
+
+_SHOWN = 4  # pictures that a message names
+
+
+class NonFiniteGuard(Callback):
+    """Looks at loss and gradients before each optimiser step; where they are not finite, no weight is changed.
+
+    The step is then left out, running statistics of norms included, or, once `skip` steps have been, training stops;
+    the batch, the weights and the settings are kept in `nonfinite-step<n>.pt` for `segkit.training.guards.replay`. All
+    processes decide alike. With float16, gradients that overflow are the gradient scaler's business.
+
+    Args:
+        skip: How many such steps may be left out in a run.
+
+    Raises:
+        InputError: `skip` is negative.
+    """
+
+    def __init__(self, skip: int = 0) -> None:
+        if skip < 0:
+            raise InputError(f"skip_nonfinite is {skip}; allowed is 0 (stop at the first) or more")
+        self.skip = skip
+        self.skipped = 0
+        self._batches: list[dict[str, Any]] = []  # since the last optimiser step
+        self._losses: list[Tensor] = []
+        self._statistics: list[Tensor] = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the batch, and what the norms knew before the step."""
+        if not self._batches and self.skip:
+            self._statistics = [buffer.clone() for buffer in _running(pl_module)]
+        self._batches.append(batch)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Remember the loss."""
+        self._losses.append(loss.detach())
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Leave the step out, or stop.
+
+        Raises:
+            InputError: The loss or a gradient is not finite, and no step may be left out any more.
+        """
+        losses, batches, self._losses, self._batches = self._losses, self._batches, [], []
+        if not losses:  # a step without a backward pass, as stochastic weight averaging makes for the norms
+            return
+        if self._is_finite(trainer, pl_module, losses):
+            return
+        which = next((i for i, loss in enumerate(losses) if not bool(loss.isfinite())), None)
+        if self.skipped >= self.skip:
+            raise InputError(self._stop(trainer, pl_module, losses, batches, which))
+        self.skipped += 1
+        optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without a gradient alone
+        for buffer, before in zip(_running(pl_module), self._statistics, strict=True):
+            buffer.copy_(before)
+        if which is not None:
+            what = f"the loss is {float(losses[which])} for {_pictures(batches[which])}"
+            rank_zero_warn(f"left out {_step(trainer)}: {what} ({self.skipped} of {self.skip} allowed)")
+
+    def state_dict(self) -> dict[str, int]:
+        """How many steps were left out."""
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """How many were left out before."""
+        self.skipped = state_dict["skipped"]
+
+    def _is_finite(self, trainer: pl.Trainer, module: pl.LightningModule, losses: Sequence[Tensor]) -> bool:
+        finite = torch.stack([*losses]).isfinite().all()
+        if trainer.precision != "16-mixed":
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            finite = finite & get_total_norm(gradients).isfinite().to(finite.device)
+        flag = finite.to(torch.int32)
+        if trainer.world_size > 1:
+            dist.all_reduce(flag, dist.ReduceOp.MIN)
+        return bool(flag)
+
+    def _stop(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        losses: Sequence[Tensor],
+        batches: Sequence[dict[str, Any]],
+        which: int | None,
+    ) -> str:
+        """Save what repeats it; the message, which names the process that it came from."""
+        assert isinstance(module, SegmentationModule)
+        batch, loss = batches[-1 if which is None else which], float(losses[-1 if which is None else which])
+        replayable = _replayable(trainer, module, batch, loss)  # on all processes: they may hold parts of the weights
+        own = None if which is None else f"the loss is {loss} for {_pictures(batch)}"
+        by_rank = _gathered(trainer, own)
+        step = _step(trainer)
+        if own is None and any(by_rank):
+            rank = next(i for i, text in enumerate(by_rank) if text)
+            return f"{step}: in rank {rank} {by_rank[rank]}; that process has kept the batch"
+        path = free_path(Path(trainer.default_root_dir) / f"nonfinite-step{trainer.global_step:06d}{_of(trainer)}.pt")
+        with replacing(path) as temporary:
+            torch.save(replayable, temporary)
+        return (
+            f"{step}: {own or f'a gradient is not finite for {_pictures(batch)}'}; kept in {path}, `python "
+            f"scripts/replay.py {path}` repeats it and names the first layer; lower --model.optim.lr, raise "
+            "--model.optim.warmup_steps, or leave such steps out with --skip_nonfinite 3"
+        )
+
+
+def _step(trainer: pl.Trainer) -> str:
+    lr = trainer.optimizers[0].param_groups[0]["lr"]
+    return f"step {trainer.global_step} (epoch {trainer.current_epoch}, lr {lr:.4g})"
+
+
+def _pictures(batch: dict[str, Any]) -> str:
+    names = list(batch["name"])
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _gathered(trainer: pl.Trainer, text: str | None) -> list[str | None]:
+    """What each process says."""
+    if trainer.world_size == 1:
+        return [text]
+    texts: list[str | None] = [None] * trainer.world_size
+    dist.all_gather_object(texts, text)
+    return texts
+
+
+def _replayable(trainer: pl.Trainer, module: SegmentationModule, batch: dict[str, Any], loss: float) -> dict[str, Any]:
+    return {
+        "batch": {name: value.cpu() if isinstance(value, Tensor) else value for name, value in batch.items()},
+        "state_dict": {name: value.cpu() for name, value in module.state_dict().items()},
+        "hyper_parameters": dict(module.hparams),
+        "loss_config": asdict(module.loss),
+        "step": trainer.global_step,
+        "epoch": trainer.current_epoch,
+        "lr": [float(group["lr"]) for group in trainer.optimizers[0].param_groups],
+        "precision": str(trainer.precision),
+        "loss": loss,
+    }
+
+
+def _running(module: nn.Module) -> list[Tensor]:
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+
+
+def _of(trainer: pl.Trainer) -> str:
+    return f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""

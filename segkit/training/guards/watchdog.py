@@ -1,0 +1,165 @@
+"""No process waits for ever for another one that has failed.
+
+A process that raises tells the others why; one that is killed, or whose machine is gone, is missed. Either way all end
+with the reason, in place of a collective operation that hangs until its own timeout (10 to 30 minutes) and then blames
+whoever waited. The processes talk through a key-value store of their own (torch.distributed.TCPStore on rank 0), so
+that it works whatever the main threads are doing and whatever the backend is.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytorch_lightning as pl
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not in __all__
+
+_POLL = 1.0  # seconds between two looks
+_GRACE = 5.0  # seconds that a main thread has to end by itself once it is known that another process failed
+_ERROR = "error"
+_DONE = "done"
+
+
+class OtherProcessError(Exception):
+    """This process stops only because another one of the run has failed; the message is that one's."""
+
+
+class Watchdog(Callback):
+    """Ends this process when another one of the run has failed, with that one's message.
+
+    Args:
+        timeout: Seconds without a sign of life after which a process counts as lost.
+    """
+
+    def __init__(self, timeout: float = 60.0) -> None:
+        self.timeout = timeout
+        self._watch: _Watch | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin to watch, once the processes are connected."""
+        if self._watch is None and trainer.world_size > 1 and dist.is_initialized():
+            self._watch = _Watch(_connect(self.timeout), trainer.global_rank, trainer.world_size, self.timeout)
+            self._watch.start()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """This process is done."""
+        if self._watch is not None:
+            self._watch.finish()
+            self._watch = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Tell the others; an error that only follows from another process's gives way to that one's.
+
+        Raises:
+            OtherProcessError: It does.
+        """
+        watch, self._watch = self._watch, None
+        if watch is None:
+            return
+        reason = watch.fail(exception)
+        if reason is not None:
+            raise OtherProcessError(f"rank {watch.rank} ends: {reason}") from exception
+
+
+class _Watch(threading.Thread):
+    """Sends signs of life and looks for those of the others."""
+
+    def __init__(self, store: TCPStore, rank: int, world: int, timeout: float) -> None:
+        super().__init__(daemon=True, name="segkit-watchdog")
+        self.store, self.rank, self.timeout = store, rank, timeout
+        self._beats: dict[int, tuple[bytes, float]] = {
+            other: (b"", time.monotonic()) for other in range(world) if other != rank
+        }
+        self._stop = threading.Event()
+        self._lock = threading.Lock()  # one thread at a time talks to the store
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        beat = 0
+        while not self._stop.wait(_POLL):
+            beat += 1
+            reason = self._look(str(beat))
+            if reason is not None and not self._stop.wait(_GRACE):
+                _say(f"rank {self.rank} ends: {reason}")
+                os._exit(1)  # the main thread may be waiting in a collective operation, from which nothing calls back
+
+    def finish(self) -> None:
+        """Stop watching; the others need not miss this process."""
+        self._stop.set()
+        with self._lock, contextlib.suppress(dist.DistError, RuntimeError):
+            self.store.set(f"beat/{self.rank}", _DONE)
+
+    def fail(self, exception: BaseException) -> str | None:
+        """Stop watching; leave the reason to the others, or return theirs if it is the cause of this process's."""
+        self._stop.set()
+        if _follows(exception):
+            return self._reason(time.monotonic() + self.timeout + 2 * _POLL)
+        first = " ".join(f"{type(exception).__name__}: {exception}".split())
+        with self._lock, contextlib.suppress(dist.DistError, RuntimeError):
+            self.store.set(_ERROR, f"rank {self.rank} failed: {first}")
+        if self.rank == 0:
+            time.sleep(2 * _POLL)  # the store ends with this process: let the others read
+        return None
+
+    def _reason(self, deadline: float) -> str:
+        beat = 0
+        while time.monotonic() < deadline:
+            beat -= 1
+            reason = self._look(str(beat))
+            if reason is not None:
+                return reason
+            time.sleep(_POLL / 4)
+        return "the connection to another process was lost"
+
+    def _look(self, beat: str) -> str | None:
+        """Why this process must end; None where all are well."""
+        try:
+            with self._lock:
+                self.store.set(f"beat/{self.rank}", beat)
+                if self.store.check([_ERROR]):
+                    return bytes(self.store.get(_ERROR)).decode()
+                keys = [f"beat/{other}" for other in self._beats]
+                found = {key: self.store.get(key) if self.store.check([key]) else b"" for key in keys}
+        except (dist.DistError, RuntimeError):
+            return "rank 0 is gone: it was killed, or its machine was lost"
+        return self._missing({int(key.split("/")[1]): bytes(value) for key, value in found.items()})
+
+    def _missing(self, beats: dict[int, bytes]) -> str | None:
+        now = time.monotonic()
+        for other, value in beats.items():
+            last, since = self._beats[other]
+            if value != last or value == _DONE.encode():
+                self._beats[other] = (value, now)
+            elif now - since > self.timeout:
+                return f"rank {other} gave no sign of life for {self.timeout:g} s: it was killed or its machine is lost"
+        return None
+
+
+def _connect(timeout: float) -> TCPStore:
+    """A store that rank 0 serves on a free port."""
+    host = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    limit = timedelta(seconds=max(timeout, 10.0))
+    master = dist.get_rank() == 0
+    served = TCPStore(host, 0, None, True, limit, wait_for_workers=False) if master else None
+    port: list[Any] = [served.port if served is not None else None]
+    dist.broadcast_object_list(port)
+    return served or TCPStore(host, port[0], None, False, limit, wait_for_workers=False)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"\nsegkit: {text}\n")
+    sys.stderr.flush()
+
+
+def _follows(exception: BaseException) -> bool:
+    """Whether it only says that another process is not there."""
+    text = str(exception).lower()
+    return isinstance(exception, dist.DistError) or (
+        isinstance(exception, RuntimeError)
+        and any(word in text for word in ("connection closed by peer", "connection reset", "gloo", "nccl", "socket"))
+    )

@@ -1,0 +1,141 @@
+"""Precise batch norm: running statistics measured anew, as averages over many batches at fixed weights.
+
+What training leaves is a moving average over weights that still changed (Wu and Johnson 2021, "Rethinking 'Batch' in
+BatchNorm", section 3.1). The average is PyTorch-Encoding's (encoding/utils/precise_bn.py, 200 batches): the mean of the
+batch means, and the mean of the batch variances. These are the UNBIASED ones, as torch's batch norms keep them and as
+Ioffe and Szegedy 2015 (algorithm 2) have them for inference. The variance of the batch means is not added, so batches
+should be as large as in training. `torch.optim.swa_utils.update_bn` computes it; changed here: frozen norms stay as
+they are, the network that is given is not touched, and input that would leave wrong numbers is refused.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # the base of all, which torch's own update_bn goes by
+from torch.optim.swa_utils import update_bn
+
+from segkit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far the statistics of a batch norm moved.
+
+    Attributes:
+        layer: Its name in the network.
+        mean: |new - old| / |old| of its running mean, Euclidean over the channels; infinite from 0.
+        variance: Likewise of its running variance.
+    """
+
+    layer: str
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What `recalibrate` gives.
+
+    Attributes:
+        network: A copy with the new statistics, each part in the training or eval mode that it had. Its counters
+            `num_batches_tracked` hold the number of batches.
+        batches: How many there were.
+        pictures: How many they had in all.
+        changes: One for each norm that was recalibrated, in the network's order.
+    """
+
+    network: nn.Module
+    batches: int
+    pictures: int
+    changes: tuple[Change, ...]
+
+
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
+    """Average the statistics of all batch norms over batches; see this file's docstring.
+
+    Frozen norms keep theirs and normalise with them: those in eval mode in a network that trains, those whose weights
+    need no gradient where other weights do, and those that keep no statistics. The forward passes are those of
+    training: dropout and DropBlock are active, so with DropBlock the result depends on torch's seed.
+
+    Args:
+        network: Maps a batch to anything; left as it is.
+        batches: Normalised float (B, C, H, W) on the network's device, of equal B, since each batch counts the same.
+            Each norm must see more than one value a channel: B of 2 or more where pictures are pooled to 1x1.
+
+    Raises:
+        InputError: There is no batch norm, all are frozen, there is no batch, or statistics come out infinite or NaN.
+        ValueError: torch's, of a batch with one value a channel.
+    """
+    fresh = copy.deepcopy(network)
+    norms = {name: module for name, module in fresh.named_modules() if isinstance(module, _BatchNorm)}
+    moving = {name: norm for name, norm in norms.items() if not _is_frozen(norm, fresh)}
+    if not moving:
+        frozen = f"all its {len(norms)} batch norms are frozen" if norms else "it has no batch norm"
+        raise InputError(f"{type(network).__name__}: {frozen}, so there is nothing to recalibrate; use it as it is")
+    view = _View(fresh, list(moving.values()), [norm for name, norm in norms.items() if name not in moving])
+    update_bn(batches, view)
+    if view.batches == 0:
+        raise InputError("recalibrate: no batch was given, and statistics of none are none; give one or more")
+    for copied, original in zip(fresh.modules(), network.modules(), strict=True):
+        copied.training = original.training
+    before = dict(network.named_modules())
+    changes = tuple(_change(name, before[name], norm) for name, norm in moving.items())
+    return Recalibration(fresh, view.batches, view.pictures, changes)
+
+
+class _View(nn.Module):
+    """What `update_bn` sees of a network: only the norms that move; the frozen ones stay in eval mode. Counts."""
+
+    def __init__(self, network: nn.Module, moving: Sequence[nn.Module], frozen: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.network = network
+        self.moving, self.frozen = moving, frozen
+        self.batches = self.pictures = 0
+
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
+        """Those whose statistics are set to 0 and 1 first, and then averaged."""
+        return iter(self.moving)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch all but the frozen norms."""
+        super().train(mode)
+        for norm in self.frozen:
+            norm.eval()
+        return self
+
+    def forward(self, batch: Tensor) -> Any:
+        """As the network does."""
+        self.batches += 1
+        self.pictures += len(batch)
+        return self.network(batch)
+
+
+def _is_frozen(norm: _BatchNorm, network: nn.Module) -> bool:
+    if not norm.track_running_stats or norm.running_mean is None:
+        return True
+    if network.training and not norm.training:
+        return True
+    others_learn = any(parameter.requires_grad for parameter in network.parameters())
+    return norm.affine and others_learn and not any(parameter.requires_grad for parameter in norm.parameters())
+
+
+def _change(name: str, old: nn.Module, new: _BatchNorm) -> Change:
+    assert isinstance(old, _BatchNorm)
+    pairs = ((old.running_mean, new.running_mean), (old.running_var, new.running_var))
+    mean, variance = (_relative(name, before, after) for before, after in pairs)
+    return Change(name, mean, variance)
+
+
+def _relative(name: str, old: Tensor | None, new: Tensor | None) -> float:
+    assert old is not None and new is not None
+    if not new.isfinite().all():
+        raise InputError(
+            f"{name}: its statistics over these batches are infinite or NaN, so the network overflows on them; check "
+            "its weights and the normalisation of the pictures"
+        )
+    size, distance = float(old.double().norm()), float((new.double() - old.double()).norm())
+    return distance / size if size > 0 else math.inf if distance > 0 else 0.0

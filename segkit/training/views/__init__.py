@@ -1,0 +1,1 @@
+"""What a training shows of itself: progress, speed, curves, pictures, a summary."""

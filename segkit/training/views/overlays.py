@@ -1,0 +1,152 @@
+"""The same few validation pictures after every validation of a run: what the network gets right, and when."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image, ImageDraw
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from segkit.contact_sheet import IGNORED, fit
+from segkit.errors import InputError
+from segkit.io import UInt8Array, write_png
+from segkit.metadata.label_space import LabelSpace
+from segkit.training.module import SegmentationModule
+from segkit.visualization import colorize, font, hatch, legend, occurring
+
+TAG = "validation"  # of the pictures in TensorBoard, and their folder in the run's
+
+_LONGEST, _SHORTEST = 480, 240  # pixels: larger panels are reduced, those below are enlarged by a whole factor
+_GAP, _TEXT, _LINE = 6, 14, 24  # pixels: between panels, of the font, of a line of text
+_PAPER, _INK, _STRIPED = (255, 255, 255), (32, 32, 32), (130, 130, 130)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A validation picture at the size at which it is drawn.
+
+    Attributes:
+        name: Of the picture.
+        image: uint8 (H, W, 3) RGB.
+        truth: Train ids, uint8 (H, W), 255 = ignored.
+        prediction: Train ids, uint8 (H, W).
+    """
+
+    name: str
+    image: UInt8Array
+    truth: UInt8Array
+    prediction: UInt8Array
+
+
+class ValidationOverlays(Callback):
+    """Draws picture | ground truth | prediction of the first pictures of the validation split, at each validation.
+
+    They go to `<run>/validation/epoch<e>-step<s>.png` and to every TensorBoard logger. The module's `validation_step`
+    must return the labels that it predicted, uint8 (B, H, W). Of several processes the first one draws, from its own
+    share of the split, which is the same at each validation.
+
+    Args:
+        count: Pictures to draw; 0 = none.
+
+    Raises:
+        InputError: count is negative.
+    """
+
+    def __init__(self, count: int = 4) -> None:
+        if count < 0:
+            raise InputError(f"count of validation pictures is {count}; allowed is 0 (draw none) or more")
+        self.count = count
+        self._examples: list[Example] = []
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget what a validation that was cut off has left."""
+        self._examples = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep small copies of the first pictures, in the CPU's memory."""
+        missing = self.count - len(self._examples)
+        if missing > 0 and dataloader_idx == 0 and _draws(trainer) and isinstance(outputs, Tensor):
+            self._examples += _examples(batch, outputs, missing)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw them."""
+        if not self._examples:
+            return
+        assert isinstance(pl_module, SegmentationModule)
+        sheet = draw_examples(self._examples, pl_module.classes)
+        self._examples = []
+        step = trainer.global_step
+        # Not log_dir, which is broadcast: only one process is here.
+        write_png(Path(trainer.default_root_dir) / TAG / f"epoch{trainer.current_epoch:03d}-step{step:06d}.png", sheet)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(TAG, sheet, step, dataformats="HWC")
+
+
+def draw_examples(examples: Sequence[Example], space: LabelSpace) -> UInt8Array:
+    """Draw a row an example, picture | ground truth | prediction under its name, above one legend.
+
+    Args:
+        examples: One or more.
+        space: Names and colours of the classes.
+
+    Returns:
+        uint8 RGB. Labels have the very colours of the palette; ignored pixels of the truth are hatched.
+
+    Raises:
+        InputError: A label has no colour.
+    """
+    rows = [_row(example, space) for example in examples]
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, _GAP), (0, width - row.shape[1]), (0, 0)), constant_values=_PAPER[0]) for row in rows]
+    found = occurring(np.concatenate([ids.ravel() for e in examples for ids in (e.truth, e.prediction)]))
+    found.sort(key=lambda i: i == IGNORED)
+    names = ["ignored (hatched)" if i == IGNORED else space.class_names[i] for i in found]
+    colours = [_STRIPED if i == IGNORED else space.palette[i] for i in found]
+    return np.vstack([*rows, legend(names, colours, width, _TEXT)])
+
+
+def _draws(trainer: pl.Trainer) -> bool:
+    return trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def _examples(batch: Any, labels: Tensor, most: int) -> list[Example]:
+    """The first `most` of a batch; `image` (B, 3, H, W), `mask` and `labels` (B, H, W)."""
+    count = min(most, len(labels))
+    names = batch.get("name") or [""] * count
+    found = []
+    for i in range(count):
+        image = batch["image"][i].permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
+        truth, prediction = (ids[i].cpu().numpy().astype(np.uint8) for ids in (batch["mask"], labels))
+        small, small_truth = fit(image, truth, _LONGEST)
+        # Copies: none may keep a batch in memory.
+        maps = [np.array(array, np.uint8) for array in (small, small_truth, fit(image, prediction, _LONGEST)[1])]
+        found.append(Example(names[i], *maps))
+    return found
+
+
+def _row(example: Example, space: LabelSpace) -> UInt8Array:
+    factor = max(1, _SHORTEST // max(example.truth.shape))
+    image, truth, prediction = (
+        array.repeat(factor, 0).repeat(factor, 1) for array in (example.image, example.truth, example.prediction)
+    )
+    gap = np.full((len(truth), _GAP, 3), _PAPER, np.uint8)
+    colours = hatch(colorize(truth, space.palette), truth), colorize(prediction, space.palette)
+    row = np.hstack([image, gap, colours[0], gap, colours[1]])
+    title = Image.new("RGB", (row.shape[1], _LINE), _PAPER)
+    text = f"{example.name}:  picture | ground truth | prediction".removeprefix(":  ")
+    ImageDraw.Draw(title).text((0, _LINE // 2), text, _INK, font(_TEXT), anchor="lm")
+    return np.vstack([np.asarray(title), row])

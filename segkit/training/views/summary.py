@@ -1,0 +1,189 @@
+"""What a training run has come to: printed and written as `summary.json` at its end, or how to go on after a stop."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.evaluation.results import number_or_null, percent
+from segkit.files import write_json
+from segkit.models.checkpoint import read_torch_file
+from segkit.training.guards.memory import peak_memory
+
+NAME = "summary.json"
+SCORE = "val/mIoU"
+
+_FILES = ("curves.png", "class_iou.png", "metrics.csv", "config.yaml")  # beside the two checkpoints
+
+
+class RunSummary(Callback):
+    """Tells at the end of `fit` what came out, how fast, where it is and what to run next, after a stop, how to go on.
+
+    Put it after the callbacks that draw and log, so that it finds their files.
+    """
+
+    def __init__(self) -> None:
+        self._begin: float | None = None  # of `fit`; None: not yet
+        self._mark = 0.0  # what follows it is training
+        self._seconds, self._samples = 0.0, 0  # of training, without validation; samples of this process
+        self._score: float | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._begin = time.perf_counter()
+        self._seconds, self._samples, self._score = 0.0, 0, None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave out what was between two epochs."""
+        self._mark = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count samples and time, that of waiting for data included."""
+        now = time.perf_counter()
+        self._seconds += now - self._mark
+        self._samples += len(batch["image"])
+        self._mark = now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave out what validation took, and keep its score."""
+        self._mark = time.perf_counter()
+        if not trainer.sanity_checking and SCORE in trainer.callback_metrics:
+            self._score = float(trainer.callback_metrics[SCORE])
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write and print the summary."""
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)  # not log_dir, which is broadcast
+        summary = self._summary(trainer)
+        write_json(folder / NAME, summary)
+        rank_zero_info("\n" + "\n".join(summary_lines(summary, folder)))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say how far it came, and how to go on."""
+        if self._begin is None or trainer.state.fn != "fit":
+            return
+        score = "" if self._score is None else f", last mIoU {percent(self._score)} %"
+        lines = [
+            f"stopped by {type(exception).__name__} in epoch {trainer.current_epoch} after {trainer.global_step} steps"
+            f" and {clock(time.perf_counter() - self._begin)}{score}"
+        ]
+        if _last_checkpoint(trainer) is not None:
+            run = shlex.quote(str(trainer.default_root_dir))
+            lines.append(f"continue: segkit fit --ckpt_path last --run_dir {run}")
+        rank_zero_info("\n" + "\n".join(lines))
+
+    def _summary(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Plain data: scores 0..1, `files` relative to the run's folder where they are inside it."""
+        seconds = time.perf_counter() - (self._begin or time.perf_counter())
+        rate = trainer.world_size * self._samples / self._seconds if self._seconds else None
+        best = next((c for c in _checkpoints(trainer) if c.monitor == SCORE), None)
+        files = _files(trainer, best)
+        return {
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "wall_time": clock(seconds),
+            "samples_per_second": None if rate is None else round(rate, 2),
+            "device": trainer.strategy.root_device.type,
+            "peak_memory_GB": round(peak_memory(trainer.strategy.root_device) / 1e9, 3) or None,
+            "best_mIoU": None if best is None else _plain(best.best_model_score),
+            "best_epoch": _epoch(files["best"]) if "best" in files else None,
+            "last_mIoU": _plain(self._score),
+            "files": {what: _relative(path, Path(trainer.default_root_dir)) for what, path in files.items()},
+        }
+
+
+def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
+    """A summary for people, one short aligned line a subject; paths as one would type them.
+
+    Args:
+        summary: As in `summary.json`.
+        folder: Of the run.
+    """
+    files = {what: folder / path for what, path in summary["files"].items()}
+    rate, memory, epoch = (summary[key] for key in ("samples_per_second", "peak_memory_GB", "best_epoch"))
+    drawn = [files[name] for name in _FILES if name in files]
+    rows = {
+        "run": f"{folder}: {summary['epochs']} epochs, {summary['steps']} steps in {summary['wall_time']}",
+        "speed": f"{rate:.1f} samples/s in training" if rate else None,
+        "peak memory": f"{memory:.2f} GB ({summary['device']})" if memory else None,
+        "best mIoU": _score_text(summary["best_mIoU"], epoch, summary["last_mIoU"]),
+        "best": files.get("best"),
+        "last": files.get("last"),
+        "curves": _listed([path for path in drawn if path.suffix == ".png"]),
+        "log, config": _listed([path for path in drawn if path.suffix != ".png"]),
+        "next": _next_command(files),
+    }
+    return [f"{what:<12} {text}" for what, text in rows.items() if text]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _score_text(best: float | None, epoch: int | None, last: float | None) -> str | None:
+    """Epochs are counted from 0, as in the names of the checkpoints."""
+    at = "" if epoch is None else f" in epoch {epoch}"
+    texts = ["" if best is None else f"{percent(best)} %{at}", "" if last is None else f"last {percent(last)} %"]
+    return ", ".join(text for text in texts if text) or None
+
+
+def _next_command(files: dict[str, Path]) -> str | None:
+    if "config.yaml" not in files or "best" not in files:
+        return None
+    return shlex.join(["segkit", "test", "--config", str(files["config.yaml"]), "--ckpt_path", str(files["best"])])
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    """The first one whole, of the others in its folder the name alone."""
+    return ", ".join(p.name if i and p.parent == paths[0].parent else str(p) for i, p in enumerate(paths))
+
+
+def _files(trainer: pl.Trainer, best: ModelCheckpoint | None) -> dict[str, Path]:
+    """What there is: "best", "last", and the files of `_FILES` by their names."""
+    folders = [Path(trainer.default_root_dir)]
+    folders += [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    found = {name: folder / name for name in _FILES for folder in folders if (folder / name).is_file()}
+    last = _last_checkpoint(trainer)
+    checkpoints = {} if last is None else {"last": last}
+    if best is not None and Path(best.best_model_path).is_file():
+        checkpoints = {"best": Path(best.best_model_path)} | checkpoints
+    return checkpoints | found
+
+
+def _checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
+    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+
+
+def _last_checkpoint(trainer: pl.Trainer) -> Path | None:
+    paths = [Path(c.dirpath) / f"last{c.FILE_EXTENSION}" for c in _checkpoints(trainer) if c.dirpath]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _epoch(checkpoint: Path) -> int | None:
+    """In which it was saved, counted from 0; None where it does not say."""
+    try:
+        return read_torch_file(checkpoint).get("epoch")
+    except InputError:  # of a file that was changed meanwhile; not worth failing at the end of a training
+        return None
+
+
+def _plain(score: Tensor | float | None) -> float | None:
+    return None if score is None else number_or_null(float(score))
+
+
+def _relative(path: Path, folder: Path) -> str:
+    path, folder = path.resolve(), folder.resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

@@ -1,0 +1,105 @@
+"""`segkit fit` in several gloo processes: SyncBN on the CPU, resuming, and what happens when one of them fails."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from gloo import join, run_command, said, start_command
+from noise import write_noise
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_noise(tmp_path_factory.mktemp("data"), {"train": 13, "val": 4})
+    config = {
+        "data": {
+            "class_path": "FolderDataModule",
+            "init_args": {"root": str(root), "batch_size": 1, "base_size": 56, "crop_size": 32, "num_workers": 0},
+        },
+        "model": {
+            "network": {"class_path": "FCN", "init_args": {"encoder": "resnest14_tiny", "output_stride": 16}},
+            "optim": {"lr": 0.1},
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "strategy": "ddp",
+            "sync_batchnorm": True,
+            "max_epochs": 2,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [{"class_path": "interrupt.Interrupt"}],
+        },
+    }
+    path = root / "recipe.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def fit(recipe: Path, run: Path, world: int, *options: str) -> list[str]:
+    common = ["--trainer.devices", str(world), "--overlays", "0", "--save_every", "2"]
+    return ["fit", "--config", str(recipe), "--run_dir", str(run), *common, *options]
+
+
+def interrupted(
+    recipe: Path, run: Path, world: int, at: int, signal: str, rank: int | None = None, *options: str
+) -> tuple[list[int | None], str, float]:
+    """Exit codes, what was said, and the seconds until all had ended."""
+    environment = {"INTERRUPT_AT": str(at), "INTERRUPT_SIGNAL": signal}
+    environment |= {} if rank is None else {"INTERRUPT_RANK": str(rank)}
+    start = time.monotonic()
+    processes = start_command(world, fit(recipe, run, world, *options), run.with_suffix(".log"), environment)
+    codes = join(processes, timeout=90)
+    return codes, said(run.with_suffix(".log")), time.monotonic() - start
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_two_processes_resume_to_the_bit_and_a_checkpoint_has_plain_norms(recipe: Path, tmp_path: Path) -> None:
+    """One picture a process, which only synchronised norms can train."""
+    run_command(2, fit(recipe, tmp_path / "whole", 2), tmp_path / "whole.log")
+    whole = weights(tmp_path / "whole")
+    assert whole["global_step"] == 12 and "network.encoder.bn1.running_var" in whole["state_dict"]
+    codes, text, _ = interrupted(recipe, tmp_path / "run", 2, 9, "SIGKILL")
+    assert codes == [-9, -9], text
+    run_command(2, ["fit", "--ckpt_path", "last", "--run_dir", str(tmp_path / "run")], tmp_path / "again.log")
+    end = weights(tmp_path / "run")
+    assert end["global_step"] == 12
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(end["state_dict"][name], value), name
+
+
+def test_a_killed_process_ends_the_others(recipe: Path, tmp_path: Path) -> None:
+    codes, text, seconds = interrupted(recipe, tmp_path / "run", 3, 2, "SIGKILL", 1, "--rank_timeout", "4")
+    assert codes[1] == -9 and all(code not in (0, None) for code in codes), text
+    assert text.count("ends: rank 1 gave no sign of life for 4 s: it was killed or its machine is lost") == 2, text
+    assert seconds < 60
+
+
+def test_an_error_of_one_process_is_what_the_others_say(recipe: Path, tmp_path: Path) -> None:
+    codes, text, _ = interrupted(recipe, tmp_path / "run", 3, 2, "raise", 2, "--rank_timeout", "30")
+    assert all(code not in (0, None) for code in codes), text
+    assert text.count("ends: rank 2 failed: ValueError: the disk of this machine is on fire") == 2, text
+
+
+def test_a_process_that_hangs_ends_the_others(recipe: Path, tmp_path: Path) -> None:
+    """Nothing is raised anywhere then: the others wait in a collective operation, and only the watchdog helps."""
+    environment = {"INTERRUPT_AT": "2", "INTERRUPT_SIGNAL": "SIGSTOP", "INTERRUPT_RANK": "1"}
+    arguments = fit(recipe, tmp_path / "run", 3, "--rank_timeout", "4")
+    processes = start_command(3, arguments, tmp_path / "run.log", environment)
+    codes = join([processes[0], processes[2]], timeout=60)
+    processes[1].kill()
+    processes[1].join()
+    assert codes == [1, 1], said(tmp_path / "run.log")
+    assert "ends: rank 1 gave no sign of life for 4 s" in said(tmp_path / "run.log")
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step(recipe: Path, tmp_path: Path) -> None:
+    codes, text, _ = interrupted(recipe, tmp_path / "run", 2, 3, "SIGTERM", 1)
+    assert codes == [143, 143], text
+    assert weights(tmp_path / "run")["global_step"] == 6  # the end of the epoch, where they asked each other

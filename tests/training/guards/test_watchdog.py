@@ -1,0 +1,38 @@
+"""Who is missed, and which errors only follow from another process's; whole runs are in tests/cli."""
+
+import time
+
+import pytest
+import torch.distributed as dist
+from torch.distributed import TCPStore
+
+from segkit.training.guards.watchdog import _follows, _Watch
+
+
+@pytest.fixture
+def store() -> TCPStore:
+    return TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+
+
+def test_a_process_without_a_beat_is_missed_and_one_that_is_done_is_not(store: TCPStore) -> None:
+    watch = _Watch(store, 0, 3, timeout=0.2)
+    store.set("beat/1", "5"), store.set("beat/2", "done")
+    assert watch._look("1") is None
+    time.sleep(0.3)
+    assert watch._look("2") == "rank 1 gave no sign of life for 0.2 s: it was killed or its machine is lost"
+    store.set("beat/1", "6")
+    assert watch._look("3") is None
+
+
+def test_an_error_is_handed_on_once(store: TCPStore) -> None:
+    one, two = _Watch(store, 1, 3, timeout=5), _Watch(store, 2, 3, timeout=5)
+    assert one.fail(ValueError("a file\nis broken")) is None
+    assert two._look("1") == "rank 1 failed: ValueError: a file is broken"
+    lost = RuntimeError("[pair.cc:561] Connection closed by peer [127.0.0.1]:36018")
+    assert two.fail(lost) == "rank 1 failed: ValueError: a file is broken"
+
+
+def test_what_only_follows() -> None:
+    assert _follows(dist.DistBackendError("NCCL communicator was aborted"))
+    assert _follows(RuntimeError("Connection reset by peer"))
+    assert not _follows(RuntimeError("shape mismatch")) and not _follows(ValueError("socket"))

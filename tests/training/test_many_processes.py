@@ -1,0 +1,165 @@
+"""Training in several gloo processes is training in one with the joined batch: parameters and running statistics."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from gloo import run_function
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from segkit.errors import InputError
+from segkit.models.segmentation import DeepLabV3
+from segkit.ops.sync_batch_norm import SYNCHRONISED
+from segkit.training.losses import LossConfig
+from segkit.training.module import SegmentationModule
+from segkit.training.optim import OptimConfig
+from segkit.training.sync_norm import SyncBatchNormPlugin
+
+CLASSES = 5
+# Pictures of each process in each of the three steps; the last batch is uneven.
+SIZES = {1: [(6,), (6,), (5,)], 2: [(3, 3), (3, 3), (3, 2)], 3: [(2, 2, 2), (2, 2, 2), (2, 2, 1)]}
+
+
+def batches(rank: int, world: int) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(3)
+    found = []
+    for sizes in SIZES[world]:
+        count = sum(sizes)
+        image = torch.randint(0, 256, (count, 3, 65, 49), generator=generator, dtype=torch.uint8)
+        mask = torch.randint(0, CLASSES, (count, 65, 49), generator=generator, dtype=torch.uint8)
+        mask[0], mask[1, :40] = 255, 255  # the first process has far fewer valid pixels than the others
+        first = sum(sizes[:rank])
+        own = slice(first, first + sizes[rank])
+        found.append({"image": image[own], "mask": mask[own], "name": [f"{i}" for i in range(sizes[rank])]})
+    return found
+
+
+def trained(
+    rank: int, world: int, sync: bool = True, optim: dict[str, Any] | None = None, loss: dict[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """The state after three steps in float64, without dropout, which each process would draw by itself."""
+    torch.manual_seed(0)
+    network = DeepLabV3("resnest14_tiny", CLASSES)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, (nn.Dropout, nn.Dropout2d)):
+            network.set_submodule(name, nn.Identity())
+    config = OptimConfig(**{"lr": 0.05, "reference_batch": 0, "schedule": "constant", **(optim or {})})
+    module = SegmentationModule(network, config, LossConfig(**(loss or {})))
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
+        plugins=[SyncBatchNormPlugin()] if sync and world > 1 else None,
+        precision="64-true",
+        max_steps=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, DataLoader(batches(rank, world), batch_size=None))
+    assert not any(isinstance(m, SYNCHRONISED) for m in module.modules())  # the network has its own norms again
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def relative_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference of a tensor from the expected one, in units of the latter's largest value."""
+    assert found.keys() == expected.keys()
+    errors = {
+        name: float((found[name] - value).abs().max() / value.abs().max().clamp(min=1e-30))
+        for name, value in expected.items()
+        if value.is_floating_point()
+    }
+    return max(errors.values())
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Tensor]:
+    return trained(0, 1)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_parameters_and_statistics_are_those_of_one_process(
+    world: int, alone: dict[str, Tensor], tmp_path: Path
+) -> None:
+    ranks = run_function(world, trained, folder=tmp_path)
+    for state in ranks:
+        assert relative_error(state, alone) <= 1e-10
+        assert all(torch.equal(state[name], ranks[0][name]) for name in state)
+    start = DeepLabV3("resnest14_tiny", CLASSES).state_dict()
+    assert len(start) == len(alone)
+
+
+def test_it_is_not_so_without_synchronised_norms(alone: dict[str, Tensor], tmp_path: Path) -> None:
+    """What the test above would miss if it could not see a difference."""
+    assert relative_error(run_function(2, trained, False, folder=tmp_path)[0], alone) > 1e-3
+
+
+def test_class_weights_and_all_pixels_too(tmp_path: Path) -> None:
+    for number, loss in enumerate([{"class_weights": [1.0, 5.0, 0.5, 2.0, 1.0]}, {"average": "all", "focal": 0.5}]):
+        (tmp_path / str(number)).mkdir()
+        ranks = run_function(2, trained, True, None, loss, folder=tmp_path / str(number))
+        assert relative_error(ranks[0], trained(0, 1, True, None, loss)) <= 1e-10
+
+
+def test_one_picture_a_process_needs_a_cure() -> None:
+    """What a single process with one picture is told before its first step; and that each cure works."""
+
+    def fit(**options: Any) -> None:
+        network = DeepLabV3("resnest14_tiny", CLASSES, **options)
+        one = {name: value[:1] for name, value in batches(0, 1)[0].items()}
+        loader = DataLoader([one["image"][0]], batch_size=1, collate_fn=lambda items: one)
+        trainer = pl.Trainer(accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False,
+                             enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+        trainer.fit(SegmentationModule(network), loader)
+
+    with pytest.raises(InputError, match=r"batch_size is 1, but 5 norms see one value .*sync_batchnorm.*pooled_norm"):
+        fit()
+    fit(pooled_norm="frozen")
+    fit(pooled_norm="group")
+
+
+class Counting(pl.Callback):
+    """Counts collective operations from the first picture of a validation to its end."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        for name in ("all_reduce", "all_gather", "all_gather_object", "gather", "broadcast"):
+            setattr(torch.distributed, name, self._counted(name, getattr(torch.distributed, name)))
+
+    def _counted(self, name: str, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx == 0:
+            self.calls.clear()
+
+    def on_validation_end(self, trainer, module) -> None:
+        self.seen = list(self.calls)
+
+
+def evaluated(rank: int, world: int) -> dict[str, Any]:
+    counting = Counting()
+    torch.manual_seed(0)
+    module = SegmentationModule(DeepLabV3("resnest14_tiny", CLASSES))
+    trainer = pl.Trainer(accelerator="cpu", devices=world, strategy=DDPStrategy(process_group_backend="gloo"),
+                         logger=False, enable_progress_bar=False, use_distributed_sampler=False,
+                         callbacks=[counting])  # fmt: skip
+    rows = batches(rank, world)[: 3 - rank]  # one process has a picture less
+    trainer.validate(module, DataLoader(rows, batch_size=None), verbose=False)
+    return {"calls": counting.seen, "images": module.confusion.num_images}
+
+
+def test_an_evaluation_is_one_all_reduce(tmp_path: Path) -> None:
+    one, two = run_function(2, evaluated, folder=tmp_path)
+    assert one["calls"] == two["calls"] == ["all_reduce"]
+    assert one["images"] == two["images"] == sum(sum(sizes) for sizes in SIZES[2]) - SIZES[2][2][1]
