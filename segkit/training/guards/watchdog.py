@@ -97,14 +97,27 @@ class _Watch(threading.Thread):
     def fail(self, exception: BaseException) -> str | None:
         """Stop watching; leave the reason to the others, or return theirs if it is the cause of this process's."""
         self._stop.set()
+        reason = None
         if _follows(exception):
-            return self._reason(time.monotonic() + self.timeout + 2 * _POLL)
+            reason = self._reason(time.monotonic() + self.timeout + 2 * _POLL)
         first = " ".join(f"{type(exception).__name__}: {exception}".split())
         with self._lock, contextlib.suppress(dist.DistError, RuntimeError):
-            self.store.set(_ERROR, f"rank {self.rank} failed: {first}")
+            if reason is None:
+                self.store.set(_ERROR, f"rank {self.rank} failed: {first}")
+            self.store.set(f"beat/{self.rank}", _DONE)
         if self.rank == 0:
-            time.sleep(2 * _POLL)  # the store ends with this process: let the others read
-        return None
+            self._serve()
+        return reason
+
+    def _serve(self) -> None:
+        """Keep the store, which ends with this process, until the others know why they end."""
+        deadline = time.monotonic() + 2 * _GRACE
+        keys = [f"beat/{other}" for other in self._beats]
+        while time.monotonic() < deadline:
+            with self._lock:
+                if all(self.store.check([key]) and self.store.get(key) == _DONE.encode() for key in keys):
+                    return
+            time.sleep(_POLL / 4)
 
     def _reason(self, deadline: float) -> str:
         beat = 0
