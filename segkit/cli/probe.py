@@ -37,7 +37,7 @@ def probe(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDat
     data.setup("fit")
     module.to(device)
     height, width = data.crop_size
-    print(f"probe on {device}, precision {trainer.precision}, crops {height}x{width}: two steps a batch size\n")
+    print(f"probe on {device}, precision {trainer.precision}, crops {height}x{width}: three steps a batch size\n")
     print("batch  s/step  pictures/s  peak memory")
     limit = int(SHARE * available_memory(device, trainer.num_devices if device.type == "cpu" else 1))
     prober = Prober(module, data.crop_size, trainer.precision_plugin.train_step_context)

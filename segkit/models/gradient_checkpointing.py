@@ -54,8 +54,9 @@ def checkpoint_stages(encoder: nn.Module, stages: Sequence[int]) -> None:
     for stage in STAGES:
         blocks = trunk.get_submodule(f"layer{stage}")
         kind = CheckpointedStage if stage in stages else nn.Sequential
-        named = OrderedDict(blocks.named_children())
-        trunk.set_submodule(f"layer{stage}", kind(named).train(blocks.training))
+        replacement = kind(OrderedDict(blocks.named_children()))
+        replacement.training = blocks.training  # train() would reach the blocks, whose norms may be in eval mode
+        trunk.set_submodule(f"layer{stage}", replacement)
 
 
 def _checkpoint_whole(encoder: nn.Module, stages: Sequence[int]) -> None:

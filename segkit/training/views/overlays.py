@@ -1,5 +1,6 @@
 """The same few validation pictures after every validation of a run: what the network gets right, and when."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Example:
 
 
 class ValidationOverlays(Callback):
-    """Draws picture | ground truth | prediction of the first pictures of the validation split, at each validation.
+    """Draws picture | ground truth | prediction of a few pictures of the validation split, at each validation.
 
     They go to `<run>/validation/epoch<e>-step<s>.png` and to every TensorBoard logger. The module's `validation_step`
     must return the labels that it predicted, uint8 (B, H, W). Of several processes the first one draws, from its own
@@ -76,10 +77,12 @@ class ValidationOverlays(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep small copies of the first pictures, in the CPU's memory."""
-        missing = self.count - len(self._examples)
-        if missing > 0 and dataloader_idx == 0 and _draws(trainer) and isinstance(outputs, Tensor):
-            self._examples += _examples(batch, outputs, missing)
+        """Keep small copies of pictures that lie evenly over the split, in the CPU's memory."""
+        if dataloader_idx == 0 and _draws(trainer) and isinstance(outputs, Tensor):
+            batches = trainer.num_val_batches[0]
+            due = self.count if math.isinf(batches) else math.ceil((batch_idx + 1) * self.count / batches)
+            if due > len(self._examples):
+                self._examples += _examples(batch, outputs, due - len(self._examples))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw them."""

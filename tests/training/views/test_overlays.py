@@ -1,5 +1,6 @@
 """Pictures of validation: which are drawn, their pixels, where they go, and what draws none."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,10 +49,12 @@ def trainer(folder: Path, *loggers, fn="fit", sanity=False, rank=0) -> SimpleNam
         loggers=list(loggers),
         current_epoch=7,
         global_step=123,
+        num_val_batches=[math.inf],
     )
 
 
 def validate(overlays: ValidationOverlays, fake: SimpleNamespace, batches: list[dict], module=None) -> None:
+    fake.num_val_batches = [len(batches)]
     overlays.on_validation_start(fake, module)
     for i, given in enumerate(batches):
         overlays.on_validation_batch_end(fake, module, torch.full_like(given["mask"], 2), given, i)
@@ -101,6 +104,18 @@ def test_the_panels_are_picture_truth_and_prediction_in_the_colours_of_the_class
         assert (panels[2] == SPACE.palette[2]).all()
     below = {tuple(colour) for colour in sheet[top + height :].reshape(-1, 3)}
     assert {SPACE.palette[1], SPACE.palette[2], (130, 130, 130)} <= below  # the legend
+
+
+def test_pictures_lie_evenly_over_the_split() -> None:
+    """The first ones of a video would all be alike."""
+    overlays, fake, given = ValidationOverlays(4), trainer(Path()), batch(1)
+    fake.num_val_batches = [101]
+    taken = []
+    for i in range(101):
+        before = len(overlays._examples)
+        overlays.on_validation_batch_end(fake, None, given["mask"], given, i)
+        taken += [i] * (len(overlays._examples) - before)
+    assert taken == [0, 25, 50, 75]
 
 
 def test_large_pictures_are_reduced_and_sizes_may_differ() -> None:
