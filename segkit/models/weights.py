@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint, is_safetensors, load_strict, read_safetensors, read_torch_file
 from segkit.models.model_file import is_model_file, read_model_file
+from segkit.models.norms import without_absent_statistics
 from segkit.models.segmentation import build_network
 from segkit.models.toolkits.foreign import TIMM_PREFIX, Choices, Inspection, encoder_names, inspect_foreign
 from segkit.models.toolkits.formats import wrapper_prefix
@@ -83,7 +84,7 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:
     own = encoder.state_dict()
     if all(name.startswith(TIMM_PREFIX) for name in own):
         found = _timm_names(found, own)
-    load_strict(encoder, found, str(path))
+    load_strict(encoder, without_absent_statistics(encoder, found), str(path))
 
 
 def _known_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

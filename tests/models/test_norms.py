@@ -1,6 +1,7 @@
 """Norms on 1x1 maps, norms and stages that do not train: against PyTorch's own errors and batch norm's formula."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from segkit.models.norms import (
     without_absent_statistics,
 )
 from segkit.models.segmentation import FCN, NETWORKS, DeepLabV3, MMSegDeepLabV3, SegmentationModel, build_network
+from segkit.models.weights import load_encoder_weights
 
 TINY = "resnest14_tiny"
 SPLIT_ATTENTION = [f"encoder.layer{stage}.0.conv2.bn1" for stage in (1, 2, 3, 4)]
@@ -181,3 +183,15 @@ def test_what_cannot_be_frozen() -> None:
 
 def test_all_kinds_of_batch_norms_are_meant() -> None:
     assert issubclass(FrozenBatchNorm2d, BATCH_NORMS) and issubclass(nn.SyncBatchNorm, BATCH_NORMS)
+
+
+def test_an_encoders_file_fits_where_pooled_norms_are_group_norms(tmp_path: Path) -> None:
+    """Its running statistics have no place there; all else is taken."""
+    torch.manual_seed(1)
+    source = FCN(TINY, 3)
+    torch.save(source.encoder.state_dict(), tmp_path / "encoder.pth")
+    network = FCN(TINY, 3, pooled_norm="group")
+    load_encoder_weights(network.encoder, tmp_path / "encoder.pth")
+    own, theirs = network.encoder.state_dict(), source.encoder.state_dict()
+    assert len(own) == len(theirs) - 3 * len(SPLIT_ATTENTION)
+    assert all(torch.equal(own[name], theirs[name]) for name in own)

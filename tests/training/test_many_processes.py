@@ -39,7 +39,7 @@ def batches(rank: int, world: int) -> list[dict[str, Any]]:
 
 
 def trained(
-    rank: int, world: int, sync: bool = True, optim: dict[str, Any] | None = None, loss: dict[str, Any] | None = None
+    rank: int, world: int, sync: bool = True, loss: dict[str, Any] | None = None, stages: tuple[int, ...] = ()
 ) -> dict[str, Tensor]:
     """The state after three steps in float64, without dropout, which each process would draw by itself."""
     torch.manual_seed(0)
@@ -47,8 +47,8 @@ def trained(
     for name, module in list(network.named_modules()):
         if isinstance(module, (nn.Dropout, nn.Dropout2d)):
             network.set_submodule(name, nn.Identity())
-    config = OptimConfig(**{"lr": 0.05, "reference_batch": 0, "schedule": "constant", **(optim or {})})
-    module = SegmentationModule(network, config, LossConfig(**(loss or {})))
+    config = OptimConfig(lr=0.05, reference_batch=0, schedule="constant")
+    module = SegmentationModule(network, config, LossConfig(**(loss or {})), checkpoint_stages=stages)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=world,
@@ -103,8 +103,13 @@ def test_it_is_not_so_without_synchronised_norms(alone: dict[str, Tensor], tmp_p
 def test_class_weights_and_all_pixels_too(tmp_path: Path) -> None:
     for number, loss in enumerate([{"class_weights": [1.0, 5.0, 0.5, 2.0, 1.0]}, {"average": "all", "focal": 0.5}]):
         (tmp_path / str(number)).mkdir()
-        ranks = run_function(2, trained, True, None, loss, folder=tmp_path / str(number))
-        assert relative_error(ranks[0], trained(0, 1, True, None, loss)) <= 1e-10
+        ranks = run_function(2, trained, True, loss, folder=tmp_path / str(number))
+        assert relative_error(ranks[0], trained(0, 1, True, loss)) <= 1e-10
+
+
+def test_activations_that_are_computed_again_are_synchronised_again(alone: dict[str, Tensor], tmp_path: Path) -> None:
+    ranks = run_function(2, trained, True, None, (1, 2, 3, 4), folder=tmp_path)
+    assert relative_error(ranks[0], alone) <= 1e-10
 
 
 def test_one_picture_a_process_needs_a_cure() -> None:
