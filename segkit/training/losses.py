@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.ops.upsample import upsample
+from segkit.ops.upsample_cross_entropy import upsample_cross_entropy
 from segkit.training.ohem import hard_target
 from segkit.training.pixel_average import PixelAverage, own_count
 
@@ -43,6 +44,8 @@ class LossConfig:
         average: What the sums over pixels (cross entropies and focal loss) are divided by: "valid", the number of
             pixels that count (their class weights' sum, as in `torch.nn.CrossEntropyLoss`); or "all", the number of
             all pixels, ignored ones included (mmsegmentation's default, `avg_non_ignore=False`).
+        fused: Whether cross entropies are computed without full-size logits (`segkit.ops.upsample_cross_entropy`);
+            without, they are PyTorch's, which differ by rounding and take far more memory.
     """
 
     aux_weight: float = 0.2
@@ -59,6 +62,7 @@ class LossConfig:
     tversky_alpha: float = 0.5
     tversky_beta: float = 0.5
     average: Literal["valid", "all"] = "valid"
+    fused: bool = True
 
     def __post_init__(self) -> None:
         """Turn a list (as read from a file) into a tuple and refuse what no loss can be made of."""
@@ -125,45 +129,60 @@ def loss_terms(
     """
     target = mask.long()
     average = PixelAverage(config.average, mean_count)
-    logits = _upsampled(outputs["out"], target, align_corners)
     terms = {}
+    # Only these need the logits at full size.
+    full = _upsampled(outputs["out"], target, align_corners) if config.ohem_threshold or _of_smp(config) else None
     if config.cross_entropy:
         mined, pixels = target, "valid"
-        if config.ohem_threshold:
-            mined, pixels = hard_target(logits, target, config.ohem_threshold, config.ohem_min_kept), "hard"
-        terms["cross_entropy"] = config.cross_entropy * _cross_entropy(logits, mined, config, average, pixels)
-    terms |= _smp_terms(logits, target, config, average)
+        if config.ohem_threshold and full is not None:
+            mined, pixels = hard_target(full, target, config.ohem_threshold, config.ohem_min_kept), "hard"
+        loss = _cross_entropy(outputs["out"], mined, config, align_corners, average, pixels)
+        terms["cross_entropy"] = config.cross_entropy * loss
+    if full is not None:
+        terms |= _smp_terms(full, target, config, average)
     if "aux" in outputs:  # also with a weight of 0: a head that takes no part in the loss stops distributed training
-        logits = _upsampled(outputs["aux"], target, align_corners)
-        terms["aux"] = config.aux_weight * _cross_entropy(logits, target, config, average)
+        loss = _cross_entropy(outputs["aux"], target, config, align_corners, average)
+        terms["aux"] = config.aux_weight * loss
     return terms
 
 
 def _upsampled(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
     """Logits at the target's size `(B, K, H, W)`, in float32 at least."""
-    raised = logits if logits.dtype == torch.float64 else logits.float()
-    return upsample(raised, (target.shape[-2], target.shape[-1]), align_corners)
+    return upsample(_raised(logits), (target.shape[-2], target.shape[-1]), align_corners)
+
+
+def _raised(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _cross_entropy(
-    logits: Tensor, target: Tensor, config: LossConfig, average: PixelAverage, pixels: str = "valid"
+    logits: Tensor,
+    target: Tensor,
+    config: LossConfig,
+    align_corners: bool,
+    average: PixelAverage,
+    pixels: str = "valid",
 ) -> Tensor:
-    """Cross entropy of full-size logits, averaged over the valid pixels."""
-    weights = _weights(config, logits)
-    total = F.cross_entropy(
-        logits,
-        target,
-        weight=weights,
-        ignore_index=IGNORE_INDEX,
-        reduction="sum",
-        label_smoothing=config.label_smoothing,
-    )
+    """Cross entropy of logits `(B, K, h, w)` at the target's size, averaged over the valid pixels."""
+    logits = _raised(logits)
+    weights, smoothing = _weights(config, logits), config.label_smoothing
+    if config.fused:
+        total = upsample_cross_entropy(logits, target, align_corners, IGNORE_INDEX, weights, smoothing)
+    else:
+        full = _upsampled(logits, target, align_corners)
+        total = F.cross_entropy(
+            full, target, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=smoothing
+        )
     return average(total, target, weights, pixels)
+
+
+def _of_smp(config: LossConfig) -> bool:
+    return bool(config.dice or config.lovasz or config.focal or config.tversky)
 
 
 def _smp_terms(logits: Tensor, target: Tensor, config: LossConfig, average: PixelAverage) -> dict[str, Tensor]:
     """The weighted terms that come from segmentation_models_pytorch."""
-    if not (config.dice or config.lovasz or config.focal or config.tversky):
+    if not _of_smp(config):
         return {}
     # smp takes more than a second to import, and the cross entropy needs none of it.
     from segkit.training import region_losses

@@ -125,7 +125,7 @@ def stop(recipe: Path, run: Path, at: int, signal: str = "SIGKILL", **environmen
     return code, said(log)
 
 
-@pytest.mark.parametrize("at", [11, 7, 13], ids=["in an epoch", "at its begin", "before its end, with validation"])
+@pytest.mark.parametrize("at", [11, 7, 13, 14], ids=["in an epoch", "at its begin", "before a validation", "behind it"])
 def test_after_kill_9_the_end_is_the_same_to_the_bit(
     at: int, recipe: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -237,6 +237,19 @@ def test_precision_is_never_lowered_and_half_is_raised_first(dtype: torch.dtype,
     assert {name: term.item() for name, term in automatic.items()} == {name: t.item() for name, t in terms.items()}
 
 
+@pytest.mark.parametrize("options", [{}, {"ohem_threshold": 0.6}, {"class_weights": WEIGHTS, "label_smoothing": 0.1}])
+def test_fused_is_not_fused(options: dict) -> None:
+    """The same loss and gradients, with full-size logits and without."""
+    found = []
+    for fused in (True, False):
+        logits = batch(dtype=torch.float64)[0].requires_grad_()
+        mask = F.interpolate(batch()[1][None], (33, 47))[0]
+        loss = segmentation_loss({"out": logits, "aux": 2 * logits}, mask, LossConfig(**options, fused=fused))
+        found.append((loss.detach(), *torch.autograd.grad(loss, logits)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("average", ["valid", "all"])
 @pytest.mark.parametrize("weights", [None, WEIGHTS, (0.0, 1.0, 0.0, 0.0)])
 @pytest.mark.parametrize("mined", [0.0, 0.7])

@@ -1,6 +1,7 @@
 """Training in several gloo processes is training in one with the joined batch: parameters and running statistics."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from segkit.errors import InputError
+from segkit.models.norms import FrozenBatchNorm2d
 from segkit.models.segmentation import DeepLabV3
 from segkit.ops.sync_batch_norm import SYNCHRONISED
 from segkit.training.losses import LossConfig
@@ -168,3 +170,20 @@ def test_an_evaluation_is_one_all_reduce(tmp_path: Path) -> None:
     one, two = run_function(2, evaluated, folder=tmp_path)
     assert one["calls"] == two["calls"] == ["all_reduce"]
     assert one["images"] == two["images"] == sum(sum(sizes) for sizes in SIZES[2]) - SIZES[2][2][1]
+
+
+def test_every_norm_is_synchronised_but_those_that_never_learn() -> None:
+    """And each is itself again afterwards, with what it has learnt."""
+    module = SegmentationModule(DeepLabV3("resnest14_tiny", CLASSES, pooled_norm="frozen"))
+    module.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    before = {name: type(m) for name, m in module.named_modules()}
+    frozen = [name for name, kind in before.items() if kind is FrozenBatchNorm2d]
+    plugin = SyncBatchNormPlugin()
+    plugin.apply(module)
+    now = {name: type(m) for name, m in module.named_modules()}
+    assert len(frozen) == 5 and all(now[name] is FrozenBatchNorm2d for name in frozen)
+    assert nn.BatchNorm2d in before.values() and nn.BatchNorm2d not in now.values()
+    module.network.encoder.bn1.running_mean.fill_(7)
+    plugin.revert(module)
+    assert {name: type(m) for name, m in module.named_modules()} == before
+    assert (module.network.encoder.bn1.running_mean == 7).all()
