@@ -45,7 +45,7 @@ def recipe(root: Path) -> Path:
         "trainer": {
             "accelerator": "cpu",
             "max_epochs": 3,
-            "check_val_every_n_epoch": 2,
+            "check_val_every_n_epoch": 1,
             "log_every_n_steps": 1,
             "enable_progress_bar": False,
             "enable_model_summary": False,
@@ -138,6 +138,16 @@ def test_after_kill_9_the_end_is_the_same_to_the_bit(
     assert_same_end(run, uninterrupted)
     assert not list(run.rglob("*.tmp"))
     assert [p.name for p in run.glob("config*")] == ["config.yaml"]
+
+
+def test_killed_twice_in_one_epoch(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stop(recipe, run, 9)
+    environment = {"INTERRUPT_AT": "12", "INTERRUPT_SIGNAL": "SIGKILL"}
+    again = start_command(1, ["fit", "--ckpt_path", "last", "--run_dir", str(run)], tmp_path / "again", environment)
+    assert join(again, timeout=120) == [-9], said(tmp_path / "again")
+    assert main(["fit", "--ckpt_path", "last", "--run_dir", str(run)]) == 0
+    assert_same_end(run, uninterrupted)
 
 
 def test_two_workers_and_a_cache_see_the_same_rest(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
