@@ -41,6 +41,7 @@ FORBIDDEN = {
     "models.segmentation":        {"pytorch_lightning", "timm", "segmentation_models_pytorch"},
     "inference.segmenter":        {"pytorch_lightning", "timm", "segmentation_models_pytorch", "albumentations"},
     "evaluation.confusion":       {"pytorch_lightning", "torchmetrics", "timm"},
+    "training.losses":            {"pytorch_lightning", "timm", "segmentation_models_pytorch"},
     "cli":                        {"torch", "pytorch_lightning", "numpy", "cv2"},
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from segkit.training.guards.checkpoint_io import LAST
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 _EVERY = 10  # steps between two questions to the other processes
 
 
@@ -48,6 +49,8 @@ class Preemption(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen, in the place of Lightning's handlers, whose broadcasts from within a signal can cross others."""
+        if threading.current_thread() is not threading.main_thread():  # where Python lets nobody listen
+            return
         for signum in SIGNALS:
             self._replaced[signum] = signal.signal(signum, self._receive)
 
