@@ -179,8 +179,6 @@ class SegmentationCLI(LightningCLI):
         kwargs["plugins"] = [*as_list(config.get("plugins")), AtomicCheckpointIO()]
         if config.get("sync_batchnorm"):
             kwargs["plugins"].append(SyncBatchNormPlugin())
-        if SLURMEnvironment.detect():
-            kwargs["plugins"].append(SLURMEnvironment(auto_requeue=False))  # `Preemption` does it, between two steps
         given = config.get("callbacks") or []
         callbacks = [*given, self.result_writer]
         if self.subcommand == "fit":
@@ -199,6 +197,9 @@ class SegmentationCLI(LightningCLI):
             callbacks.append(EvaluationProgress())
         kwargs["callbacks"] = callbacks
         trainer = super().instantiate_trainer(**kwargs)
+        cluster = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(cluster, SLURMEnvironment):
+            cluster.auto_requeue = False  # from within a signal; `Preemption` does it between two steps
         # The best one first: `last.ckpt` must know of it.
         trainer.callbacks.sort(  # type: ignore[attr-defined]
             key=lambda c: isinstance(c, ModelCheckpoint) and (1 if c.monitor else 2)
@@ -261,7 +262,7 @@ class SegmentationCLI(LightningCLI):
             probe(self.trainer, self.model, self.datamodule)
             return
         try:
-            self.trainer.fit(**kwargs)
+            self.trainer.fit(**(kwargs | {"weights_only": True}))  # nothing in a checkpoint is unpickled
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

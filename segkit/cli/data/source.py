@@ -78,6 +78,7 @@ def make_module(args: Sequence[str], program: str) -> "SegmentationDataModule":
     """
     from segkit.cli.arguments import SegmentationParser, explain, flatten
     from segkit.cli.lightning import SHORT_NAMES
+    from segkit.cli.lightning_messages import input_error
     from segkit.data.datamodule import SegmentationDataModule
 
     parser = SegmentationParser(program)
@@ -88,7 +89,7 @@ def make_module(args: Sequence[str], program: str) -> "SegmentationDataModule":
         made = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(config)["data"]
     except ValueError as error:
         known = flatten(parser.get_defaults().as_dict())
-        raise InputError(explain(str(_cause(error)), known, SHORT_NAMES)) from error
+        raise InputError(explain(str(input_error(error) or error), known, SHORT_NAMES)) from error
     assert isinstance(made, SegmentationDataModule)
     return made
 
@@ -111,16 +112,6 @@ def _data_of(path: Path) -> str:
     if isinstance(data, dict):
         return json.dumps(data)
     raise InputError(f"{path}: neither a recipe with `data` nor a data config with `class_path`; see configs/")
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The `InputError` that jsonargparse wrapped, or the error itself."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return cause
-        cause = cause.__cause__
-    return error
 
 
 def _named(name: str) -> type[Layout]:
