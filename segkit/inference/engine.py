@@ -5,9 +5,6 @@ Windows and flips of one scale share forwards; their logits are kept at the netw
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +13,7 @@ from segkit.inference.fusion import StripFusion, View, best_of
 from segkit.inference.protocols import Protocol
 from segkit.inference.resample import PictureResizer
 from segkit.inference.windows import Window, cut, network_inputs, window_grid
+from segkit.models.norms import eval_mode
 from segkit.ops.normalize import IMAGENET, Normalization
 from segkit.ops.upsample import ARGMAX_BYTES, label_dtype, upsample_argmax, upsample_argmax_confidence
 
@@ -213,18 +211,6 @@ def _plain(views: list[View], size: tuple[int, int], protocol: Protocol) -> tupl
     """The logits of the one window, the size that they are upsampled to, and align_corners."""
     seen = size if protocol.upsample_to == "output" else views[0].grid.shape
     return views[0].logits[0], seen, bool(protocol.align_corners)
-
-
-@contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each module has its own mode back (a frozen BatchNorm stays frozen)."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _checked_size(image: Tensor, normalization: Normalization, size: tuple[int, int] | None) -> tuple[int, int]:

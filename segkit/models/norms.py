@@ -57,7 +57,7 @@ def pooled_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
     norms = [(name, m) for name, m in network.named_modules() if isinstance(m, (*BATCH_NORMS, nn.GroupNorm))]
     handles = [norm.register_forward_pre_hook(note(name)) for name, norm in norms]
     try:
-        with torch.no_grad(), _evaluating(network):
+        with torch.no_grad(), eval_mode(network):
             _propagate_shapes(network)
     finally:
         for handle in handles:
@@ -161,6 +161,18 @@ def find_trunk(encoder: nn.Module) -> nn.Module | None:
     return model if stages and {"conv1", "bn1"} <= parts.keys() else None
 
 
+@contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards each module has its own mode back (a frozen BatchNorm stays frozen)."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def _converted(name: str, norm: nn.Module, kind: PooledNorm) -> nn.Module:
     weight, bias, eps = norm.weight, norm.bias, norm.eps
     replaceable = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d, nn.GroupNorm)
@@ -194,15 +206,3 @@ def _propagate_shapes(network: nn.Module) -> None:
 
 def _float32(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.is_floating_point else dtype
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode, and then each module's own mode again."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

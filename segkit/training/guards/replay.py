@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.models.checkpoint import Checkpoint, load_strict, read_torch_file
+from segkit.models.checkpoint import Checkpoint, read_torch_file
 from segkit.models.weights import NETWORK_PREFIX
 from segkit.ops.normalize import Normalization, normalize
 from segkit.training.losses import LossConfig, segmentation_loss
@@ -51,7 +51,6 @@ def replay(path: str | Path, device: str = "cpu") -> Replay:
     weights = {name.removeprefix(NETWORK_PREFIX): value for name, value in kept["state_dict"].items()}
     checkpoint = Checkpoint(kept["hyper_parameters"], weights)
     network = checkpoint.build_network()
-    load_strict(network, weights, str(path))
     network.to(device).train()
     batch, config = kept["batch"], LossConfig(**kept["loss_config"])
     image = normalize(batch["image"].to(device), Normalization.from_dict(checkpoint.normalization))

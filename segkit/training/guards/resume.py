@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.errors import InputError
+from segkit.training.preflight import batch_size
 
 RECORD, _LOADER = "segkit_run", "segkit_loader"  # keys in a checkpoint
 _SHOWN = 6  # changes that a message names
@@ -134,7 +135,7 @@ class RunRecord(Callback):
         rank_zero_info(f"rescheduled: {text}")
 
     def _now(self, trainer: pl.Trainer) -> dict[str, Any]:
-        batch = getattr(trainer.train_dataloader, "batch_size", None)
+        batch = batch_size(trainer)
         return self.config | {
             "steps in all": int(trainer.estimated_stepping_batches),
             "pictures a batch over all processes": None if batch is None else batch * trainer.world_size,

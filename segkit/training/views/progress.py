@@ -17,9 +17,10 @@ from pytorch_lightning.utilities import rank_zero_info
 from tqdm import tqdm
 
 from segkit.errors import InputError
-from segkit.inference.engine import MAX_PIXELS, eval_mode, forwards
+from segkit.inference.engine import MAX_PIXELS, forwards
 from segkit.inference.protocols import Protocol
 from segkit.inference.windows import network_inputs
+from segkit.models.norms import eval_mode
 from segkit.training.module import SegmentationModule
 
 PEEKED = 5  # pictures that are read to learn their sizes
