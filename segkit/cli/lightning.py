@@ -16,6 +16,7 @@ from jsonargparse import ActionYesNo
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -176,7 +177,9 @@ class SegmentationCLI(LightningCLI):
         kwargs["logger"] = self._loggers(config.get("logger"), run)
         best = self._get(self.config_init, "checkpoint")
         best.dirpath = best.dirpath or str(run / CHECKPOINTS)  # wherever a logger of another make keeps its files
-        kwargs["plugins"] = [*as_list(config.get("plugins")), AtomicCheckpointIO()]
+        kwargs["plugins"] = as_list(config.get("plugins"))
+        if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
+            kwargs["plugins"].append(AtomicCheckpointIO())
         if config.get("sync_batchnorm"):
             kwargs["plugins"].append(SyncBatchNormPlugin())
         given = config.get("callbacks") or []

@@ -69,16 +69,18 @@ class NonFiniteGuard(Callback):
             return
         if self._is_finite(trainer, pl_module, losses):
             return
-        which = next((i for i, loss in enumerate(losses) if not bool(loss.isfinite())), None)
+        spoilt = next((i for i, loss in enumerate(losses) if not bool(loss.isfinite())), None)
+        which = -1 if spoilt is None else spoilt
+        batch, loss = batches[which], float(losses[which])
+        own = None if spoilt is None else f"the loss is {loss} for {_pictures(batch)}"
+        cause, kept_elsewhere = _cause(trainer, own, batch)
         if self.skipped >= self.skip:
-            raise InputError(self._stop(trainer, pl_module, losses, batches, which))
+            raise InputError(self._stop(trainer, pl_module, batch, loss, cause, kept_elsewhere))
         self.skipped += 1
         optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without a gradient alone
         for buffer, before in zip(_running(pl_module), self._statistics, strict=True):
             buffer.copy_(before)
-        if which is not None:
-            what = f"the loss is {float(losses[which])} for {_pictures(batches[which])}"
-            rank_zero_warn(f"left out {_step(trainer)}: {what} ({self.skipped} of {self.skip} allowed)")
+        rank_zero_warn(f"left out {_step(trainer)}: {cause} ({self.skipped} of {self.skip} allowed)")
 
     def state_dict(self) -> dict[str, int]:
         """How many steps were left out."""
@@ -102,27 +104,23 @@ class NonFiniteGuard(Callback):
         self,
         trainer: pl.Trainer,
         module: pl.LightningModule,
-        losses: Sequence[Tensor],
-        batches: Sequence[dict[str, Any]],
-        which: int | None,
+        batch: dict[str, Any],
+        loss: float,
+        cause: str,
+        kept_elsewhere: bool,
     ) -> str:
-        """Save what repeats it; the message, which names the process that it came from."""
+        """Save what repeats the step; the message."""
         assert isinstance(module, SegmentationModule)
-        batch, loss = batches[-1 if which is None else which], float(losses[-1 if which is None else which])
         replayable = _replayable(trainer, module, batch, loss)  # on all processes: they may hold parts of the weights
-        own = None if which is None else f"the loss is {loss} for {_pictures(batch)}"
-        by_rank = _gathered(trainer, own)
-        step = _step(trainer)
-        if own is None and any(by_rank):
-            rank = next(i for i, text in enumerate(by_rank) if text)
-            return f"{step}: in rank {rank} {by_rank[rank]}; that process has kept the batch"
+        if kept_elsewhere:
+            return f"{_step(trainer)}: {cause}; that process has kept the batch"
         path = free_path(Path(trainer.default_root_dir) / f"nonfinite-step{trainer.global_step:06d}{_of(trainer)}.pt")
         with replacing(path) as temporary:
             torch.save(replayable, temporary)
         return (
-            f"{step}: {own or f'a gradient is not finite for {_pictures(batch)}'}; kept in {path}, `python "
-            f"scripts/replay.py {path}` repeats it and names the first layer; lower --model.optim.lr, raise "
-            "--model.optim.warmup_steps, or leave such steps out with --skip_nonfinite 3"
+            f"{_step(trainer)}: {cause}; kept in {path}, `python scripts/replay.py {path}` repeats it and names the "
+            "first layer; lower --model.optim.lr, raise --model.optim.warmup_steps, or leave such steps out with "
+            "--skip_nonfinite 3"
         )
 
 
@@ -136,13 +134,16 @@ def _pictures(batch: dict[str, Any]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _gathered(trainer: pl.Trainer, text: str | None) -> list[str | None]:
-    """What each process says."""
-    if trainer.world_size == 1:
-        return [text]
-    texts: list[str | None] = [None] * trainer.world_size
-    dist.all_gather_object(texts, text)
-    return texts
+def _cause(trainer: pl.Trainer, own: str | None, batch: dict[str, Any]) -> tuple[str, bool]:
+    """What was not finite, in words, and whether it was in another process's batch only."""
+    said: list[str | None] = [own]
+    if trainer.world_size > 1:
+        said = [None] * trainer.world_size
+        dist.all_gather_object(said, own)
+    others = [f"in rank {rank} {text}" for rank, text in enumerate(said) if text]
+    if own is None and others:
+        return others[0], True
+    return own or f"a gradient is not finite for {_pictures(batch)}", False
 
 
 def _replayable(trainer: pl.Trainer, module: SegmentationModule, batch: dict[str, Any], loss: float) -> dict[str, Any]:

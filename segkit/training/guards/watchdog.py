@@ -89,10 +89,12 @@ class _Watch(threading.Thread):
                 os._exit(1)  # the main thread may be waiting in a collective operation, from which nothing calls back
 
     def finish(self) -> None:
-        """Stop watching; the others need not miss this process."""
+        """Stop watching; the others need not miss this process. Rank 0 waits for them: its end is the store's."""
         self._stop.set()
         with self._lock, contextlib.suppress(dist.DistError, RuntimeError):
             self.store.set(f"beat/{self.rank}", _DONE)
+        while self.rank == 0 and not self._all_done() and self._look(_DONE) is None:
+            time.sleep(_POLL / 4)
 
     def fail(self, exception: BaseException) -> str | None:
         """Stop watching; leave the reason to the others, or return theirs if it is the cause of this process's."""
@@ -112,12 +114,14 @@ class _Watch(threading.Thread):
     def _serve(self) -> None:
         """Keep the store, which ends with this process, until the others know why they end."""
         deadline = time.monotonic() + 2 * _GRACE
-        keys = [f"beat/{other}" for other in self._beats]
-        while time.monotonic() < deadline:
-            with self._lock:
-                if all(self.store.check([key]) and self.store.get(key) == _DONE.encode() for key in keys):
-                    return
+        while time.monotonic() < deadline and not self._all_done():
             time.sleep(_POLL / 4)
+
+    def _all_done(self) -> bool:
+        """Whether no other process needs the store any more; on rank 0."""
+        keys = [f"beat/{other}" for other in self._beats]
+        with self._lock:
+            return all(self.store.check([key]) and self.store.get(key) == _DONE.encode() for key in keys)
 
     def _reason(self, deadline: float) -> str:
         beat = 0

@@ -46,14 +46,17 @@ class Spoiling(pl.Callback):
         return output * torch.inf if self.now else output
 
 
-def fit(folder: Path, guard: NonFiniteGuard, names: set[str], **options: Any) -> SegmentationModule:
+def fit(
+    folder: Path, guard: NonFiniteGuard, names: set[str], extra: pl.Callback | None = None, **options: Any
+) -> SegmentationModule:
     torch.manual_seed(0)
     module = SegmentationModule(
         FCN("resnest14_tiny", 3), OptimConfig(lr=0.1, reference_batch=0, schedule="constant"), LossConfig()
     )
+    callbacks = [Spoiling(names), guard, *([extra] if extra else [])]
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, callbacks=[Spoiling(names), guard], **options,
+        enable_model_summary=False, default_root_dir=folder, callbacks=callbacks, **options,
     )  # fmt: skip
     trainer.fit(module, DataLoader(batches(trainer.global_rank), batch_size=None))
     return module
@@ -101,6 +104,20 @@ def test_a_step_that_is_left_out_changes_nothing(tmp_path: Path) -> None:
         fit(tmp_path, NonFiniteGuard(skip=1), {"street1a", "street3a"})
     with pytest.raises(InputError, match="skip_nonfinite is -1"):
         NonFiniteGuard(-1)
+
+
+def test_a_step_that_is_left_out_is_told(tmp_path: Path) -> None:
+    """Also where the loss is finite and only a gradient is not."""
+    with pytest.warns(UserWarning, match=r"left out step 3 .*: the loss is nan for street3a, .* \(1 of 1 allowed\)"):
+        fit(tmp_path, NonFiniteGuard(skip=1), {"street3a"})
+
+    class Gradient(pl.Callback):
+        def on_after_backward(self, trainer, module) -> None:
+            if trainer.global_step == 1:
+                module.network.encoder.conv1[0].weight.grad[0] = torch.nan
+
+    with pytest.warns(UserWarning, match=r"left out step 1 .*: a gradient is not finite for street1a, street1b"):
+        fit(tmp_path, NonFiniteGuard(skip=1), set(), extra=Gradient())
 
 
 def test_of_accumulated_batches_the_spoilt_one_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Who is missed, and which errors only follow from another process's; whole runs are in tests/cli."""
 
+import threading
 import time
 
 import pytest
@@ -36,3 +37,25 @@ def test_what_only_follows() -> None:
     assert _follows(dist.DistBackendError("NCCL communicator was aborted"))
     assert _follows(RuntimeError("Connection reset by peer"))
     assert not _follows(RuntimeError("shape mismatch")) and not _follows(ValueError("socket"))
+
+
+def test_rank_0_ends_after_those_that_still_work(store: TCPStore) -> None:
+    """Its end is the store's, and the others would take it for lost."""
+    watch = _Watch(store, 0, 2, timeout=30)
+    store.set("beat/1", "1")
+    ending = threading.Thread(target=watch.finish)
+    ending.start()
+    ending.join(timeout=1)
+    assert ending.is_alive()
+    store.set("beat/1", "done")
+    ending.join(timeout=5)
+    assert not ending.is_alive()
+    lost = _Watch(store, 0, 2, timeout=0.2)
+    store.set("beat/1", "2")
+    lost.finish()  # one that is lost is not waited for
+
+
+def test_the_others_do_not_wait(store: TCPStore) -> None:
+    store.set("beat/0", "1")
+    _Watch(store, 1, 2, timeout=30).finish()
+    assert store.get("beat/1") == b"done"
