@@ -7,4 +7,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels are checked on the CPU; Triton asks when it decorates them
+
 torch.set_num_threads(1)
