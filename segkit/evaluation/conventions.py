@@ -11,15 +11,17 @@ import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segkit.errors import InputError, did_you_mean
 from segkit.evaluation import scores
 from segkit.evaluation.scores import Areas, Scores, areas_of
+
+if TYPE_CHECKING:  # it takes seconds to import, and the names of the conventions do not need it
+    from torch import Tensor
 
 DEFAULT = "segkit"
 

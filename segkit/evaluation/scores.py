@@ -8,14 +8,16 @@ float64. A score that a toolkit does not have is NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
+
+if TYPE_CHECKING:  # it takes seconds to import, and the names of the conventions do not need it
+    from torch import Tensor
 
 NAN = float("nan")
 
@@ -199,7 +201,7 @@ def _weighted(iou: NDArray[np.float64], true: NDArray[np.int64]) -> float:
 
 
 def _as_integers(counts: Tensor | NDArray[Any]) -> NDArray[np.int64]:
-    return np.asarray(counts.cpu() if isinstance(counts, Tensor) else counts).astype(np.int64)
+    return np.asarray(counts if isinstance(counts, np.ndarray) else counts.cpu()).astype(np.int64)
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:

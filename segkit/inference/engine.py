@@ -15,7 +15,8 @@ from segkit.inference.resample import PictureResizer
 from segkit.inference.windows import Window, cut, network_inputs, window_grid
 from segkit.models.norms import eval_mode
 from segkit.ops.normalize import IMAGENET, Normalization
-from segkit.ops.upsample import ARGMAX_BYTES, label_dtype, upsample_argmax, upsample_argmax_confidence
+from segkit.ops.upsample import label_dtype
+from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confidence
 
 MAX_PIXELS = 2**21  # one Cityscapes picture, or nine windows of 480: fills a GPU, and its features fit into 8 GB
 
@@ -61,7 +62,7 @@ def predict(
     labels = torch.empty(batch, *size, dtype=label_dtype(num_classes), device=image.device)
     with torch.inference_mode():
         if _is_plain(views, size, protocol):
-            whole = upsample_argmax(*_plain(views, size, protocol), strip_bytes or ARGMAX_BYTES)
+            whole = upsample_argmax(*_plain(views, size, protocol), strip_bytes)
             return labels.copy_(whole[:, : size[0], : size[1]])
         for start, stop, strip in _fusion(views, size, protocol, strip_bytes):
             labels[:, start:stop] = strip.max(dim=1).indices  # (B, K, n, W) -> (B, n, W); on CPUs faster than argmax
@@ -94,7 +95,7 @@ def predict_with_confidence(
             logits, seen, align = _plain(views, size, protocol)
             if protocol.flip and protocol.fusion == "logit_mean":
                 logits = logits / 2  # both are in it; exact, and the labels stay as they are
-            whole = upsample_argmax_confidence(logits, seen, align, strip_bytes or ARGMAX_BYTES)
+            whole = upsample_argmax_confidence(logits, seen, align, strip_bytes)
             for result, part in zip((labels, confidence), whole, strict=True):
                 result.copy_(part[:, : size[0], : size[1]])
             return labels, confidence

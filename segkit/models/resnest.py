@@ -12,12 +12,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import DropBlock2d
 
 from segkit.errors import InputError
+from segkit.ops.split_attention import split_attention, split_pool
 
 DilationConvention = Literal["authors", "timm", "mmseg"]
 
@@ -193,23 +192,22 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         inner = int(planes * (width / 64.0)) * cardinality
-        drop = (lambda: DropBlock2d(dropblock_prob, 3)) if dropblock_prob > 0 else nn.Identity
         self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.dropblock1 = drop()
+        self.dropblock1 = _drop_block(dropblock_prob)
         self.pool_before = nn.AvgPool2d(3, stride, padding=1) if pool and avd_first else nn.Identity()
         conv_stride = 1 if pool else stride
         self.conv2: nn.Module
         if radix == 0:
             self.conv2 = nn.Conv2d(inner, inner, 3, conv_stride, dilation, dilation, groups=cardinality, bias=False)
             self.bn2 = nn.BatchNorm2d(inner)
-            self.dropblock2 = drop()
+            self.dropblock2 = _drop_block(dropblock_prob)
         else:
             self.conv2 = SplitAttention(inner, radix, cardinality, conv_stride, dilation, dropblock_prob)
         self.pool_after = nn.AvgPool2d(3, stride, padding=1) if pool and not avd_first else nn.Identity()
         self.conv3 = nn.Conv2d(inner, EXPANSION * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(EXPANSION * planes)
-        self.dropblock3 = drop()
+        self.dropblock3 = _drop_block(dropblock_prob)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = shortcut
         self.radix = radix
@@ -248,7 +246,7 @@ class SplitAttention(nn.Module):
         groups = cardinality * radix
         self.conv = nn.Conv2d(channels, channels * radix, 3, stride, dilation, dilation, groups=groups, bias=False)
         self.bn0 = nn.BatchNorm2d(channels * radix)
-        self.dropblock = DropBlock2d(dropblock_prob, 3) if dropblock_prob > 0 else nn.Identity()
+        self.dropblock = _drop_block(dropblock_prob)
         self.relu = nn.ReLU(inplace=True)
         self.fc1 = nn.Conv2d(channels, inter, 1, groups=cardinality)
         self.bn1 = nn.BatchNorm2d(inter)
@@ -257,26 +255,19 @@ class SplitAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the attended features `(B, C, h', w')`."""
         x = self.relu(self.dropblock(self.bn0(self.conv(x))))  # (B, R*C, h', w')
-        splits = x.split(self.channels, dim=1)  # R times (B, C, h', w')
-        # Added one by one: another order of summation would differ from the release in the last bit.
-        pooled = F.adaptive_avg_pool2d(_add(splits), 1)  # (B, C, 1, 1)
+        pooled = split_pool(x, self.radix)  # (B, C, 1, 1)
         attention = self.fc2(self.relu(self.bn1(self.fc1(pooled))))  # (B, G*R*C/G, 1, 1)
-        weights = self._normalise(attention).split(self.channels, dim=1)  # R times (B, C, 1, 1)
-        return _add([weight * split for weight, split in zip(weights, splits, strict=True)])
-
-    def _normalise(self, attention: Tensor) -> Tensor:
-        """Softmax over the radix: `(B, G*R*C/G, 1, 1)`, cardinality-major, to `(B, R*C, 1, 1)`, radix-major."""
-        if self.radix == 1:
-            return torch.sigmoid(attention)
-        grouped = attention.view(attention.shape[0], self.cardinality, self.radix, -1).transpose(1, 2)  # (B, R, G, C/G)
-        return F.softmax(grouped, dim=1).reshape(attention.shape)
+        return split_attention(x, attention, self.radix, self.cardinality)
 
 
-def _add(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
+def _drop_block(probability: float) -> nn.Module:
+    """DropBlock of 3x3 cells; torchvision takes a second to import and inference needs none of it."""
+    if probability <= 0:
+        return nn.Identity()
+    from torchvision.ops import DropBlock2d
+
+    drop_block: nn.Module = DropBlock2d(probability, 3)
+    return drop_block
 
 
 def _deep_stem(in_channels: int, width: int) -> nn.Sequential:

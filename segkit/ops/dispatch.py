@@ -5,12 +5,14 @@ is the reference that the tests compare the fused forms with.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
+import torch
 from torch import Tensor
 
 _plain: ContextVar[bool] = ContextVar("segkit_plain_ops", default=os.environ.get("SEGKIT_FUSED_OPS", "1") == "0")
@@ -39,3 +41,37 @@ def uses_triton(tensor: Tensor) -> bool:
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+class Operator:
+    """A function that is one operator to `torch.compile`, exporters and autograd, and else an ordinary function.
+
+    The first call of any `torch.library` operator imports the compiler, which takes seconds: inference without a
+    compiler does not pay for it.
+
+    Args:
+        name: "namespace::name" of the operator.
+        function: Returns new tensors; see `torch.library.custom_op`, which reads its annotations.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._operator = torch.library.custom_op(name, function, mutates_args=())
+        self.register_fake = self._operator.register_fake
+        self.register_autograd = self._operator.register_autograd
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the operator where someone looks at it, else the function."""
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or torch.compiler.is_compiling() or _wants_gradient(arguments):
+            return self._operator(*arguments)
+        return self._function(*arguments)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """Decorate a function as an `Operator`."""
+    return lambda function: Operator(name, function)
+
+
+def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)

@@ -4,7 +4,7 @@ A training crop of 480x480 with 150 classes has 138 MB of full-size logits, and 
 of that size (upsampled logits, their log-softmax, two gradients). Here a few rows of one crop at a time are upsampled,
 the loss of these rows is taken, and its gradient goes to that of the small logits at once, so that the backward pass
 only scales it. Bilinear interpolation is linear and separable: each of its directions is a product with a matrix, and
-the gradient one with the transposed matrix.
+the gradient one with the transposed matrix. On CUDA a Triton kernel does the same by pixels (`kernels`).
 
 Letters: B batch, K classes, H W size of the mask, h w of the logits, n rows of a piece, m logits' rows that these are
 made of.
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from segkit.ops.dispatch import fused_ops, uses_triton
+from segkit.ops.upsample import upsample
 
 CPU_BYTES = 4 * 2**20  # of upsampled logits at once: a core's cache holds them
 GPU_BYTES = 256 * 2**20  # enough rows to fill a GPU
@@ -34,71 +37,169 @@ def upsample_cross_entropy(
 
     Args:
         logits: Float (B, K, h, w); half precision is raised to float32.
-        mask: int64 (B, H, W) train ids.
+        mask: int64 (B, H, W) train ids. Of one that is neither a class nor ignored the loss is NaN in the kernel;
+            elsewhere it is an error of PyTorch's.
         align_corners: How the logits are upsampled, bilinearly.
         ignore_index: Id of pixels that do not count.
         weight: (K,) class weights, or None.
         label_smoothing: In 0..1, as in `F.cross_entropy`.
-        max_bytes: Of upsampled logits at once, at least one row; None: `CPU_BYTES` or `GPU_BYTES`.
+        max_bytes: Of upsampled logits at once, at least one row; None: `CPU_BYTES` or `GPU_BYTES`. The kernel makes
+            none.
 
     Returns:
         The sum over the pixels that count, a scalar of float32 (float64 where the logits are); differentiable once, by
         the logits.
     """
-    raised = logits if logits.dtype == torch.float64 else logits.float()
-    if max_bytes is None:
-        max_bytes = GPU_BYTES if logits.is_cuda else CPU_BYTES
-    weights = raised.new_ones(logits.shape[1]) if weight is None else weight.to(raised)
-    with torch.autocast(logits.device.type, enabled=False):  # which would take the products in half precision
-        total: Tensor = _CrossEntropy.apply(
-            raised, mask, align_corners, ignore_index, weights, label_smoothing, max_bytes
-        )
+    if not fused_ops():
+        return plain_cross_entropy(logits, mask, align_corners, ignore_index, weight, label_smoothing)
+    with_gradient = logits.requires_grad and torch.is_grad_enabled()
+    total: Tensor = _cross_entropy(
+        logits, mask, weight, align_corners, ignore_index, label_smoothing, max_bytes, with_gradient
+    )[0]
     return total
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """Sums the loss, and where it is wanted its gradient, piece by piece in the forward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        mask: Tensor,
-        align_corners: bool,
-        ignore_index: int,
-        weights: Tensor,
-        label_smoothing: float,
-        max_bytes: int,
-    ) -> Tensor:
-        across = _matrix(logits.shape[3], mask.shape[2], align_corners, logits)  # (W, w)
-        down = _matrix(logits.shape[2], mask.shape[1], align_corners, logits)  # (H, h)
-        pieces = _pieces(down.cpu(), logits.shape[1] * mask.shape[2] * logits.element_size(), max_bytes)
-        total = logits.new_zeros(())
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        for crop in range(logits.shape[0]):
-            wide = logits[crop] @ across.T  # (K, h, W)
-            gradient_wide = torch.zeros_like(wide)
-            for start, stop, first, last in pieces:
-                part = down[start:stop, first:last]  # (n, m)
-                scores = part @ wide[:, first:last]  # (K, n, W)
-                piece = _Piece(mask[crop, start:stop], ignore_index, weights, label_smoothing)
-                total += piece.loss_and_gradient(scores, gradient is not None)
-                if gradient is not None:  # `scores` now is the gradient
-                    gradient_wide[:, first:last] += part.T @ scores
-            if gradient is not None:
-                gradient[crop] = gradient_wide @ across
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * scale, None, None, None, None, None, None
+def plain_cross_entropy(
+    logits: Tensor,
+    mask: Tensor,
+    align_corners: bool = True,
+    ignore_index: int = 255,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """What `upsample_cross_entropy` is compared with: PyTorch's own, of full-size logits."""
+    full = upsample(raised(logits), (mask.shape[1], mask.shape[2]), align_corners)  # (B, K, H, W)
+    return F.cross_entropy(
+        full,
+        mask,
+        weight=None if weight is None else weight.to(full),
+        ignore_index=ignore_index,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
 
 
-class _Piece(NamedTuple):
-    """Cross entropy over the classes of a few rows of one crop."""
+def raised(logits: Tensor) -> Tensor:
+    """The logits in float32 at least."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+@torch.library.custom_op("segkit::upsample_cross_entropy", mutates_args=())
+def _cross_entropy(
+    logits: Tensor,
+    mask: Tensor,
+    weight: Tensor | None,
+    align_corners: bool,
+    ignore_index: int,
+    label_smoothing: float,
+    max_bytes: int | None,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The loss's sum and its gradient (B, K, h, w), or without (0,); one operation to torch.compile."""
+    if uses_triton(logits) and logits.dtype != torch.float64:
+        from segkit.ops.kernels import upsample_cross_entropy as kernel
+
+        weights = None if weight is None else weight.to(logits.device, torch.float32).contiguous()
+        return kernel.cross_entropy(logits, mask, weights, align_corners, ignore_index, label_smoothing, with_gradient)
+    logits = raised(logits)
+    weights = logits.new_ones(logits.shape[1]) if weight is None else weight.to(logits)
+    rows = UpsampledRows(logits, (mask.shape[1], mask.shape[2]), align_corners, max_bytes)
+    with torch.autocast(logits.device.type, enabled=False):  # which would take the products in half precision
+        return cross_entropy_by_rows(rows, mask, weights, ignore_index, label_smoothing, with_gradient)
+
+
+@_cross_entropy.register_fake
+def _(
+    logits: Tensor,
+    mask: Tensor,
+    weight: Tensor | None,
+    align_corners: bool,
+    ignore_index: int,
+    label_smoothing: float,
+    max_bytes: int | None,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    shape = logits.shape if with_gradient else (0,)
+    return logits.new_empty((), dtype=dtype), logits.new_empty(shape, dtype=dtype)
+
+
+def _keep_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+    ctx.dtype = inputs[0].dtype
+
+
+@once_differentiable
+def _scale_gradient(ctx: Any, scale: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    (gradient,) = ctx.saved_tensors
+    return (gradient * scale).to(ctx.dtype), None, None, None, None, None, None, None
+
+
+_cross_entropy.register_autograd(_scale_gradient, setup_context=_keep_gradient)
+
+
+class Piece(NamedTuple):
+    """A few rows of the full size, and how they are made."""
+
+    rows: slice  # n
+    source: slice  # m of the logits' h rows
+    matrix: Tensor  # (n, m)
+
+
+class UpsampledRows:
+    """Bilinearly upsampled logits, a piece of one crop at a time.
+
+    Args:
+        logits: float32 or float64 (B, K, h, w).
+        size: (H, W) wanted.
+        align_corners: As in `interpolate`.
+        max_bytes: Of a piece's scores, at least one row; None: what suits the device.
+    """
+
+    def __init__(self, logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None) -> None:
+        if max_bytes is None:
+            max_bytes = GPU_BYTES if logits.is_cuda else CPU_BYTES
+        self.logits = logits
+        self.across = _matrix(logits.shape[3], size[1], align_corners, logits)  # (W, w)
+        down = _matrix(logits.shape[2], size[0], align_corners, logits)  # (H, h)
+        rows = max(1, max_bytes // (logits.shape[1] * size[1] * logits.element_size()))
+        used = _matrix(logits.shape[2], size[0], align_corners, torch.empty(0, dtype=logits.dtype))  # waits for no GPU
+        self.pieces = [_piece(start, used[start : start + rows], down) for start in range(0, size[0], rows)]
+
+    def wide(self, crop: int) -> Tensor:
+        """One crop's logits, resized across: (K, h, W)."""
+        return self.logits[crop] @ self.across.T
+
+
+def cross_entropy_by_rows(
+    rows: UpsampledRows,
+    mask: Tensor,
+    weights: Tensor,
+    ignore_index: int,
+    label_smoothing: float,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """The loss's sum and its gradient (B, K, h, w), or without (0,); the arguments are `upsample_cross_entropy`'s."""
+    logits = rows.logits
+    total = logits.new_zeros(())
+    gradient = logits.new_empty(logits.shape if with_gradient else (0,))
+    for crop in range(logits.shape[0]):
+        wide = rows.wide(crop)
+        gradient_wide = torch.zeros_like(wide)
+        for piece in rows.pieces:
+            scores = piece.matrix @ wide[:, piece.source]  # (K, n, W)
+            targets = _Targets(mask[crop, piece.rows], ignore_index, weights, label_smoothing)
+            total += targets.loss_and_gradient(scores, with_gradient)
+            if with_gradient:  # `scores` now is the gradient
+                gradient_wide[:, piece.source] += piece.matrix.T @ scores
+        if with_gradient:
+            gradient[crop] = gradient_wide @ rows.across
+    return total, gradient
+
+
+class _Targets(NamedTuple):
+    """What a few rows of one crop are to be."""
 
     mask: Tensor  # (n, W)
     ignore_index: int
@@ -136,12 +237,8 @@ def _matrix(source: int, size: int, align_corners: bool, like: Tensor) -> Tensor
     return F.interpolate(units, size, mode="linear", align_corners=align_corners)[0].T.contiguous()
 
 
-def _pieces(down: Tensor, row_bytes: int, max_bytes: int) -> list[tuple[int, int, int, int]]:
-    """(first row, row after the last, first source row, source row after the last) of each piece."""
-    rows = max(1, max_bytes // row_bytes)
-    found = []
-    for start in range(0, len(down), rows):
-        stop = min(start + rows, len(down))
-        used = down[start:stop].any(0).nonzero()
-        found.append((start, stop, int(used[0]), int(used[-1]) + 1))
-    return found
+def _piece(start: int, used: Tensor, down: Tensor) -> Piece:
+    """Rows from `start` on; `used` (n, h) on the CPU is what is cut out of `down` (H, h)."""
+    columns = used.any(0).nonzero()
+    rows, source = slice(start, start + len(used)), slice(int(columns[0]), int(columns[-1]) + 1)
+    return Piece(rows, source, down[rows, source])

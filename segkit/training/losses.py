@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.ops.upsample import upsample
-from segkit.ops.upsample_cross_entropy import upsample_cross_entropy
+from segkit.ops.upsample_cross_entropy import plain_cross_entropy, raised, upsample_cross_entropy
+from segkit.ops.upsample_probability import plain_true_probability, upsample_true_probability
 from segkit.training.ohem import hard_target
 from segkit.training.pixel_average import PixelAverage, own_count
 
@@ -44,8 +44,8 @@ class LossConfig:
         average: What the sums over pixels (cross entropies and focal loss) are divided by: "valid", the number of
             pixels that count (their class weights' sum, as in `torch.nn.CrossEntropyLoss`); or "all", the number of
             all pixels, ignored ones included (mmsegmentation's default, `avg_non_ignore=False`).
-        fused: Whether cross entropies are computed without full-size logits (`segkit.ops.upsample_cross_entropy`);
-            without, they are PyTorch's, which differ by rounding and take far more memory.
+        fused: Whether cross entropies and mining do without full-size logits (`segkit.ops.upsample_cross_entropy`);
+            false takes PyTorch's operations, which differ by rounding and take far more memory.
     """
 
     aux_weight: float = 0.2
@@ -130,15 +130,14 @@ def loss_terms(
     target = mask.long()
     average = PixelAverage(config.average, mean_count)
     terms = {}
-    # Only these need the logits at full size.
-    full = _upsampled(outputs["out"], target, align_corners) if config.ohem_threshold or _of_smp(config) else None
     if config.cross_entropy:
         mined, pixels = target, "valid"
-        if config.ohem_threshold and full is not None:
-            mined, pixels = hard_target(full, target, config.ohem_threshold, config.ohem_min_kept), "hard"
+        if config.ohem_threshold:
+            mined, pixels = _hard_target(outputs["out"], target, config, align_corners), "hard"
         loss = _cross_entropy(outputs["out"], mined, config, align_corners, average, pixels)
         terms["cross_entropy"] = config.cross_entropy * loss
-    if full is not None:
+    if config.dice or config.lovasz or config.focal or config.tversky:  # only these need the logits at full size
+        full = upsample(raised(outputs["out"]), (target.shape[1], target.shape[2]), align_corners)
         terms |= _smp_terms(full, target, config, average)
     if "aux" in outputs:  # also with a weight of 0: a head that takes no part in the loss stops distributed training
         loss = _cross_entropy(outputs["aux"], target, config, align_corners, average)
@@ -146,13 +145,11 @@ def loss_terms(
     return terms
 
 
-def _upsampled(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
-    """Logits at the target's size `(B, K, H, W)`, in float32 at least."""
-    return upsample(_raised(logits), (target.shape[-2], target.shape[-1]), align_corners)
-
-
-def _raised(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def _hard_target(logits: Tensor, target: Tensor, config: LossConfig, align_corners: bool) -> Tensor:
+    """The target with its easy pixels ignored."""
+    true_probability = upsample_true_probability if config.fused else plain_true_probability
+    probability = true_probability(logits, target, align_corners, IGNORE_INDEX)
+    return hard_target(probability, target, config.ohem_threshold, config.ohem_min_kept)
 
 
 def _cross_entropy(
@@ -164,26 +161,14 @@ def _cross_entropy(
     pixels: str = "valid",
 ) -> Tensor:
     """Cross entropy of logits `(B, K, h, w)` at the target's size, averaged over the valid pixels."""
-    logits = _raised(logits)
-    weights, smoothing = _weights(config, logits), config.label_smoothing
-    if config.fused:
-        total = upsample_cross_entropy(logits, target, align_corners, IGNORE_INDEX, weights, smoothing)
-    else:
-        full = _upsampled(logits, target, align_corners)
-        total = F.cross_entropy(
-            full, target, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=smoothing
-        )
+    weights = _weights(config, logits)
+    cross_entropy = upsample_cross_entropy if config.fused else plain_cross_entropy
+    total = cross_entropy(logits, target, align_corners, IGNORE_INDEX, weights, config.label_smoothing)
     return average(total, target, weights, pixels)
 
 
-def _of_smp(config: LossConfig) -> bool:
-    return bool(config.dice or config.lovasz or config.focal or config.tversky)
-
-
 def _smp_terms(logits: Tensor, target: Tensor, config: LossConfig, average: PixelAverage) -> dict[str, Tensor]:
-    """The weighted terms that come from segmentation_models_pytorch."""
-    if not _of_smp(config):
-        return {}
+    """The weighted terms that come from segmentation_models_pytorch, of logits `(B, K, H, W)`."""
     # smp takes more than a second to import, and the cross entropy needs none of it.
     from segkit.training import region_losses
 
@@ -217,7 +202,7 @@ def _checked_weights(given: Sequence[float] | str) -> tuple[float, ...] | str | 
 
 
 def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
-    """One weight a class, where the logits are and of their dtype."""
+    """One weight a class, where the logits are; float32, float64 where the logits are."""
     if config.class_weights is None:
         return None
     if isinstance(config.class_weights, str):
@@ -229,4 +214,5 @@ def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
         raise InputError(
             f"model.loss.class_weights has {len(config.class_weights)} numbers, the network {logits.shape[1]} classes"
         )
-    return logits.new_tensor(config.class_weights)
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return logits.new_tensor(config.class_weights, dtype=dtype)

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from segkit.metadata.label_space import IGNORE_INDEX
 
-BEYOND = 2.0  # above every probability: where the ignored pixels are sorted to
-
 
 @torch.no_grad()
-def hard_target(logits: Tensor, target: Tensor, threshold: float, min_kept: int) -> Tensor:
+def hard_target(probability: Tensor, target: Tensor, threshold: float, min_kept: int) -> Tensor:
     """The target with its easy pixels ignored.
 
     Hard is a valid pixel whose probability of its true class is below `threshold`, or, where these are too few, below
@@ -21,7 +19,8 @@ def hard_target(logits: Tensor, target: Tensor, threshold: float, min_kept: int)
     strict, as mmsegmentation's: of equal probabilities at the limit none is kept.
 
     Args:
-        logits: Float `(B, K, H, W)`.
+        probability: Float `(B, H, W)` of the true classes, and more than 1 at ignored pixels, so that they are sorted
+            to the end: what `segkit.ops.upsample_probability` makes.
         target: int64 train ids `(B, H, W)`; 255 is ignored.
         threshold: Probability in 0..1.
         min_kept: Pixels a picture.
@@ -29,10 +28,8 @@ def hard_target(logits: Tensor, target: Tensor, threshold: float, min_kept: int)
     Returns:
         int64 `(B, H, W)`: `target`, with 255 at the pixels that are not hard.
     """
-    valid = target != IGNORE_INDEX
-    of_true_class = logits.softmax(1).gather(1, torch.where(valid, target, 0)[:, None])[:, 0]  # (B, H, W)
-    probability = torch.where(valid, of_true_class, BEYOND)
     ordered = probability.flatten().sort().values  # (B H W)
-    last_kept = (valid.sum() - 1).clamp(0, min_kept * target.shape[0])
+    valid = (target != IGNORE_INDEX).sum()
+    last_kept = (valid - 1).clamp(0, min_kept * target.shape[0])
     limit = ordered.gather(0, last_kept[None]).clamp(min=threshold)  # (1)
     return torch.where(probability < limit, target, IGNORE_INDEX)

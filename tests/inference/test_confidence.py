@@ -8,7 +8,7 @@ from torch import nn
 
 from segkit.inference.engine import predict, predict_with_confidence, scores
 from segkit.inference.protocols import Protocol, get
-from segkit.ops.upsample import upsample_argmax, upsample_argmax_confidence
+from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confidence
 
 AUTHORS = replace(get("encoding-ms"), base_size=40, window=36, scales=(0.5, 1.0, 1.75))
 

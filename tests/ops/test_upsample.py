@@ -1,10 +1,10 @@
-"""Upsampling by pieces against the full `interpolate`."""
+"""Upsampling by rows against the full `interpolate`."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from segkit.ops.upsample import RowUpsampler, upsample, upsample_argmax
+from segkit.ops.upsample import RowUpsampler, neighbours, upsample
 
 SIZES = [((13, 9), (97, 65)), ((5, 7), (5, 50)), ((6, 4), (3, 9)), ((1, 1), (5, 7)), ((4, 3), (1, 1)), ((3, 3), (3, 3))]
 
@@ -20,31 +20,15 @@ def test_upsample_is_interpolate(source, size, align_corners):
     assert torch.equal(upsample(logits, size, align_corners), full(logits, size, align_corners))
 
 
-@pytest.mark.parametrize("max_bytes", [1, 60_000, 2**30])
 @pytest.mark.parametrize("align_corners", [True, False])
-@pytest.mark.parametrize("source, size", SIZES)
-def test_labels_are_those_of_the_full_resize(source, size, align_corners, max_bytes):
-    logits = torch.randn(2, 11, *source, generator=torch.Generator().manual_seed(1)) * 5
-    labels = upsample_argmax(logits, size, align_corners, max_bytes)
-    assert labels.dtype == torch.uint8
-    assert torch.equal(labels.long(), full(logits, size, align_corners).argmax(1))
-
-
-def test_first_of_equal_scores_wins_across_pieces():
-    labels = upsample_argmax(torch.zeros(1, 5, 2, 2), (4, 4), max_bytes=1)
-    assert not labels.any()
-
-
-def test_half_precision_is_resized_in_float32():
-    logits = torch.randn(1, 4, 6, 6).bfloat16()
-    assert torch.equal(upsample_argmax(logits, (41, 43)).long(), full(logits.float(), (41, 43), True).argmax(1))
-
-
-def test_many_classes_need_a_wider_type():
-    logits = torch.zeros(1, 300, 1, 1)
-    logits[0, 299] = 1
-    labels = upsample_argmax(logits, (2, 3), max_bytes=100)
-    assert labels.dtype == torch.int16 and labels.unique().tolist() == [299]
+@pytest.mark.parametrize("source, size", [(60, 480), (7, 50), (50, 7), (1, 5), (5, 1), (4, 4)])
+def test_neighbours_make_the_outputs(source, size, align_corners):
+    samples = torch.randn(1, 1, source)
+    lower, upper, weight = neighbours(source, size, align_corners)
+    expected = F.interpolate(samples, size, mode="linear", align_corners=align_corners)[0, 0]
+    made = samples[0, 0, lower] * (1 - weight) + samples[0, 0, upper] * weight
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=2e-6)
+    assert ((upper == lower) | (upper == lower + 1)).all() and ((weight >= 0) & (weight <= 1)).all()
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from largest_tensor import Largest
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from segkit.ops.upsample_cross_entropy import upsample_cross_entropy
+from segkit.ops.dispatch import plain_ops
+from segkit.ops.upsample_cross_entropy import UpsampledRows, cross_entropy_by_rows, upsample_cross_entropy
 
 K = 7
 
@@ -113,26 +114,73 @@ def test_large_scores_stay_finite_and_infinite_ones_show() -> None:
     assert not upsample_cross_entropy(logits, mask).isfinite()
 
 
-class Largest(TorchDispatchMode):
-    """The bytes of the largest tensor that any operation makes."""
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["plain", "all"])
+def test_the_operation_is_well_formed(options: dict[str, Any]) -> None:
+    """No input is changed or handed out; shapes, strides and autograd are as compilers expect them."""
+    logits, mask = example(torch.float32, (3, 4), (11, 9))
+    smoothing = options.get("label_smoothing", 0.0)
+    for given in (logits, logits.detach().half().to(memory_format=torch.channels_last).requires_grad_()):
+        arguments = (given, mask, options.get("weight"), False, 255, smoothing, 2000, True)
+        torch.library.opcheck(torch.ops.segkit.upsample_cross_entropy.default, arguments)
+    arguments = (logits.detach(), mask, options.get("weight"), True, 255, smoothing, None, False)
+    torch.library.opcheck(torch.ops.segkit.upsample_cross_entropy.default, arguments)
 
-    seen = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        output = function(*arguments, **(options or {}))
-        if isinstance(output, Tensor):
-            self.seen = max(self.seen, output.untyped_storage().nbytes())
-        return output
+@pytest.mark.parametrize("automatic", [False, True], ids=["float32", "autocast"])
+def test_compiles_to_one_graph(automatic: bool) -> None:
+    logits, mask = example(torch.float32)
+
+    def scaled(logits: Tensor) -> Tensor:
+        return upsample_cross_entropy(2 * logits, mask, label_smoothing=0.1).sin()
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=automatic):
+        loss = torch.compile(scaled, fullgraph=True, backend="aot_eager")(logits)
+        (gradient,) = torch.autograd.grad(loss, logits)
+    expected = scaled(logits)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, logits)[0])
+    assert not torch.compile(scaled, fullgraph=True, backend="aot_eager")(logits.detach()).requires_grad
+
+
+def test_differentiable_only_once() -> None:
+    logits, mask = example(torch.float32)
+    scale = torch.ones((), requires_grad=True)
+    loss = scale * upsample_cross_entropy(logits, mask)
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_plain_by_request() -> None:
+    """Then it is PyTorch's own, to the last bit."""
+    logits, mask = example(torch.float32)
+    weight = torch.rand(K)
+    expected = reference(logits, mask, False, weight=weight, label_smoothing=0.1)
+    full = 4 * K * mask.numel()
+    with plain_ops(), Largest() as largest:
+        loss = upsample_cross_entropy(logits, mask, False, weight=weight, label_smoothing=0.1)
+    assert torch.equal(loss, expected) and largest.seen == full
+    assert torch.equal(torch.autograd.grad(loss, logits)[0], torch.autograd.grad(expected, logits)[0])
+    with Largest() as largest:
+        upsample_cross_entropy(logits, mask)
+    assert largest.seen < full
 
 
 def test_no_tensor_is_as_large_as_full_size_logits() -> None:
+    """Of the function inside the operation, into which a dispatch mode does not see."""
     logits = torch.randn(2, 150, 30, 30, requires_grad=True)
     mask = torch.randint(0, 150, (2, 240, 240))
-    with Largest() as largest:
-        upsample_cross_entropy(logits, mask, max_bytes=2**20).backward()
+    with Largest() as largest, torch.no_grad():
+        rows = UpsampledRows(logits, (240, 240), True, 2**20)
+        total, gradient = cross_entropy_by_rows(rows, mask, torch.ones(150), 255, 0.0, True)
     full = 4 * logits.shape[1] * mask.numel()
     assert largest.seen <= 4 * 150 * 30 * 240  # one crop's logits, resized across only
     assert largest.seen < full / 15
+    with Largest() as outside:
+        loss = upsample_cross_entropy(logits, mask, max_bytes=2**20)
+        loss.backward()
+    assert outside.seen == 4 * logits.numel()
+    assert torch.equal(loss, total) and torch.equal(logits.grad, gradient)
     with Largest() as largest:
         reference(logits, mask, True).backward()
     assert largest.seen == full

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch.losses as smp
 import torch
+from largest_tensor import Largest
 from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.errors import InputError
+from segkit.ops.upsample_probability import plain_true_probability, upsample_true_probability
 from segkit.training.losses import LossConfig, loss_terms, segmentation_loss
 from segkit.training.ohem import hard_target
 
@@ -101,11 +103,52 @@ def test_mining_is_mmsegs_rule(threshold: float, min_kept: int, average: str) ->
 
 def test_mining_with_class_weights_divides_by_the_kept_weights() -> None:
     logits, mask = batch()
-    kept = hard_target(logits, mask.long(), 0.3, 10)
+    kept = hard_target(upsample_true_probability(logits, mask.long()), mask.long(), 0.3, 10)
     assert 0 < (kept != 255).sum() < (mask != 255).sum() and torch.equal(kept[kept != 255], mask[kept != 255].long())
     config = LossConfig(ohem_threshold=0.3, ohem_min_kept=10, class_weights=WEIGHTS)
     reference = torch.nn.CrossEntropyLoss(torch.tensor(WEIGHTS), ignore_index=255)
     torch.testing.assert_close(segmentation_loss({"out": logits}, mask, config), reference(logits, kept))
+
+
+@pytest.mark.parametrize("threshold, min_kept", [(0.5, 1), (0.001, 300), (0.2, 100)])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_hard_pixels_are_those_of_full_size_logits(threshold: float, min_kept: int, align_corners: bool) -> None:
+    logits = batch(dtype=torch.float64)[0]
+    mask = F.interpolate(batch()[1][None], (33, 47))[0].long()
+    full = F.interpolate(logits, (33, 47), mode="bilinear", align_corners=align_corners)
+    in_full = hard_target(upsample_true_probability(full, mask), mask, threshold, min_kept)
+    found = hard_target(upsample_true_probability(logits, mask, align_corners), mask, threshold, min_kept)
+    assert torch.equal(found, in_full) and 0 < (found != 255).sum() < (mask != 255).sum()
+    plain = hard_target(plain_true_probability(logits, mask, align_corners), mask, threshold, min_kept)
+    assert torch.equal(plain, in_full)
+    expected = F.cross_entropy(full, in_full, ignore_index=255)
+    for fused in (True, False):
+        config = LossConfig(ohem_threshold=threshold, ohem_min_kept=min_kept, fused=fused)
+        torch.testing.assert_close(loss_terms({"out": logits}, mask, config, align_corners)["cross_entropy"], expected)
+    in_float32 = upsample_true_probability(logits.float(), mask, align_corners)
+    assert (hard_target(in_float32, mask, threshold, min_kept) != in_full).sum() <= 2  # at the limit
+
+
+def test_only_smps_terms_need_full_size_logits() -> None:
+    logits, mask = torch.randn(2, 50, 8, 8, requires_grad=True), torch.randint(0, 50, (2, 64, 64), dtype=torch.uint8)
+    outputs, full = {"out": logits, "aux": logits}, 4 * 50 * mask.numel()
+    for options, wanted in (({}, False), ({"dice": 1.0}, True), ({"fused": False}, True)):
+        with Largest() as largest:
+            loss = segmentation_loss(outputs, mask, LossConfig(ohem_threshold=0.5, ohem_min_kept=10, **options))
+            loss.backward()
+        assert (largest.seen >= full) if wanted else (largest.seen <= full / 25)  # int64 masks
+
+
+def test_mining_and_all_cross_entropies_compile_to_one_graph() -> None:
+    logits, mask = batch()
+    logits.requires_grad_()
+    config = LossConfig(ohem_threshold=0.4, ohem_min_kept=20, class_weights=WEIGHTS, label_smoothing=0.1)
+    found = []
+    for function in (segmentation_loss, torch.compile(segmentation_loss, fullgraph=True, backend="aot_eager")):
+        loss = function({"out": logits, "aux": 2 * logits}, mask, config)
+        found.append((loss.detach(), *torch.autograd.grad(loss, logits)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", SMP)

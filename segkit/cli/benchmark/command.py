@@ -4,27 +4,19 @@ The table is written after every row, and rows that are already in it are not co
 network: `score` scores folders of label PNGs, `compare` asks whether two models really differ.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from segkit.cli.benchmark.options import help_parser
+from segkit.cli.benchmark.score_options import compare_parser, score_parser
 from segkit.errors import InputError
 
 if TYPE_CHECKING:  # they need PyTorch and Lightning, which take seconds to import, and `score` does not
     from segkit.cli.benchmark.plan import Options, Row
     from segkit.cli.benchmark.progress import Settings
     from segkit.cli.benchmark.table import Table
-
-DESCRIPTION = (
-    "Score several models under several protocols on one data set, or the rows of a plan file, in one table: "
-    "benchmark.md, .csv, .json and .png in the output folder. Rows that are there are not computed again; a row that "
-    "was stopped goes on with the next picture."
-)
-
-EPILOG = (
-    "segkit benchmark score PRED_DIR TRUTH_DIR ... scores label PNGs that any tool wrote; segkit benchmark compare ... "
-    "tells whether two models really differ. Each has its own --help."
-)
 
 
 def main(args: Sequence[str]) -> int:
@@ -33,6 +25,9 @@ def main(args: Sequence[str]) -> int:
     Returns:
         0: all rows are in the table. 1: some failed, the others are in it. 2: none could be computed.
     """
+    if "--help" in args or "-h" in args:
+        _help_parser(args[0]).print_help()
+        return 0
     if args and args[0] == "score":
         from segkit.cli.benchmark.score import main as score
 
@@ -43,7 +38,12 @@ def main(args: Sequence[str]) -> int:
         return compare(args[1:])
     from segkit.cli.benchmark.plan import parse
 
-    return _run(parse(args, DESCRIPTION, EPILOG))
+    return _run(parse(args))
+
+
+def _help_parser(command: str) -> argparse.ArgumentParser:
+    """That of the help, which is there before what the command needs could be imported."""
+    return {"score": score_parser, "compare": compare_parser}.get(command, help_parser)()
 
 
 def _run(options: "Options") -> int:

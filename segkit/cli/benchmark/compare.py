@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segkit import __version__
-from segkit.cli.benchmark.score_options import add_label_options, label_space
+from segkit.cli.benchmark.score_options import compare_parser, label_space
 from segkit.errors import InputError
 from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
 from segkit.evaluation.picture_areas import PictureAreas
@@ -17,14 +17,6 @@ from segkit.predictions.manifest import read_manifest
 from segkit.predictions.pairs import Pair, find_pairs
 from segkit.predictions.scoring import score_pairs, train_id_space
 
-_DESCRIPTION = """\
-Score two models on the same pictures and say whether they differ: for each class and for the mIoU the difference
-B - A with a bootstrap interval over pictures, and p of a permutation test that swaps the models' predictions picture
-by picture (over the classes corrected by Holm). Writes OUTPUT and, beside it, a picture of the differences.
-
-PRED_A and PRED_B are folders of label maps, of any tool (see `segkit benchmark score --help`), or the .npz files that
-`segkit benchmark score --bootstrap` wrote; of two of those no TRUTH_DIR is needed."""
-
 
 def main(args: Sequence[str]) -> int:
     """Run `segkit benchmark compare`; see `--help`.
@@ -32,7 +24,7 @@ def main(args: Sequence[str]) -> int:
     Raises:
         InputError: The command is wrong, or a picture cannot be scored for both models.
     """
-    options = _parser().parse_args(list(args))
+    options = compare_parser().parse_args(list(args))
     space = _space(options)
     names = _names(options)
     a, b = (_areas(path, name, options, space) for path, name in zip(options.predicted, names, strict=True))
@@ -136,20 +128,3 @@ def _write(options: argparse.Namespace, comparison: Comparison, space: LabelSpac
     write_json(path, result)
     save_figure(comparison_figure(comparison, space.class_names, *names), picture)
     print(f"{path}, {picture}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "segkit benchmark compare", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("predicted", nargs=2, type=Path, metavar=("PRED_A", "PRED_B"), help="the predictions of two models")
-    add("truth_dir", nargs="?", type=Path, metavar="TRUTH_DIR", help="folder of true label maps")
-    add("--names", nargs=2, metavar=("A", "B"), help="of the models; default: their folders'")
-    add_label_options(parser)
-    add("--samples", type=int, default=1000, help="resampled data sets of the interval (default: 1000)")
-    add("--permutations", type=int, default=10_000, help="swaps of the test (default: 10000)")
-    add("--seed", type=int, default=0, help="of both; equal seeds give equal numbers (default: 0)")
-    add("--level", type=float, default=0.95, help="of the interval (default: 0.95)")
-    add("--output", type=Path, default=Path("comparison.json"), help="-2, -3, ... rather than over another file")
-    return parser

@@ -20,28 +20,15 @@ from typing import Any
 from jsonargparse import Namespace
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
+from segkit.cli.benchmark.options import KEYS, add_options
 from segkit.cli.benchmark.recipe import Recipe, read_protocol, read_recipe
 from segkit.cli.lightning import SHORT_NAMES
 from segkit.cli.yaml_files import read_yaml
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError, did_you_mean
-from segkit.evaluation.conventions import CONVENTIONS, DEFAULT, convention
+from segkit.evaluation.conventions import convention
 from segkit.inference import protocols
 from segkit.inference.protocols import Protocol
-
-KEYS = ("name", "model", "config", "data", "protocol", "metric")
-
-HELP = {
-    "models": "files that segkit.load reads; a recipe (.yaml) in place of a file: random weights, cost only",
-    "plan": "YAML list of rows, in place of models and data: each a mapping with some of " + ", ".join(KEYS),
-    "config": "a recipe: gives data and published number of the models",
-    "protocol": "one or more: whole, ms-flip, ..., or a YAML file; default: the recipe's, or whole",
-    "metric": "convention of the scores: " + ", ".join(CONVENTIONS),
-    "output": "folder of the table",
-    "device": "cpu, cuda, ...; the GPU where there is one",
-    "limit": "pictures; the row is then marked partial",
-    "size": "height and width of the picture whose FLOPs are counted",
-}
 
 
 @dataclass(frozen=True)
@@ -81,13 +68,13 @@ class Options:
     size: tuple[int, int]
 
 
-def parse(args: Sequence[str], description: str, epilog: str) -> Options:
+def parse(args: Sequence[str]) -> Options:
     """Read the command line and the files that it names; nothing is loaded or computed.
 
     Raises:
         InputError: what is wrong, in one line.
     """
-    reader = _Reader(description, epilog)
+    reader = _Reader()
     typed = reader.parse(args)
     _check_numbers(typed)
     rows = _rows_of_plan(reader, typed) if typed["plan"] else _rows_of_command_line(reader, args, typed)
@@ -98,17 +85,9 @@ def parse(args: Sequence[str], description: str, epilog: str) -> Options:
 class _Reader:
     """The parser, and the data modules that it made: rows of one data set share one."""
 
-    def __init__(self, description: str, epilog: str) -> None:
-        self.parser = SegmentationParser("segkit benchmark", description=description, epilog=epilog)
-        self.parser.add_argument("models", nargs="*", default=[], help=HELP["models"])
-        self.parser.add_argument("--plan", type=str | None, default=None, help=HELP["plan"])
-        self.parser.add_argument("--config", type=str | None, default=None, help=HELP["config"])
-        self.parser.add_argument("--protocol", nargs="+", default=None, help=HELP["protocol"])
-        self.parser.add_argument("--metric", default=DEFAULT, help=HELP["metric"])
-        self.parser.add_argument("--output", default="benchmark", help=HELP["output"])
-        self.parser.add_argument("--device", type=str | None, default=None, help=HELP["device"])
-        self.parser.add_argument("--limit", type=int | None, default=None, help=HELP["limit"])
-        self.parser.add_argument("--size", nargs=2, type=int, default=[480, 480], help=HELP["size"])
+    def __init__(self) -> None:
+        self.parser = SegmentationParser("segkit benchmark")
+        add_options(self.parser)
         self.parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=False)
         self._made: dict[str, SegmentationDataModule] = {}
 

@@ -9,13 +9,12 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from segkit.cli.benchmark.score_extras import ExtraScores, add_extra_options, check_extras
-from segkit.cli.benchmark.score_options import add_label_options, label_space
+from segkit.cli.benchmark.score_extras import ExtraScores, check_extras
+from segkit.cli.benchmark.score_options import ALL_METRICS, label_space, score_parser
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import (
@@ -33,15 +32,7 @@ from segkit.predictions.manifest import NAME, Manifest, read_manifest
 from segkit.predictions.pairs import Pairing, Problem, find_pairs
 from segkit.predictions.scoring import score_pairs, suspicion, train_id_space
 
-ALL_METRICS = "all"
 LINES = 10  # of problems that are printed; the result file has them all
-
-_DESCRIPTION = """\
-Score the label maps in PRED_DIR against those in TRUTH_DIR, which are paired by name (in the Cityscapes layout by
-city_sequence_frame, else by relative path without suffix), and write one result file. Nothing is predicted.
-
-One wrong picture does not stop the others: what is wrong is listed (file, value, likely cause), the rest is scored and
-kept in OUTPUT-partial.json. Exit code: 0 all scored, 1 some could not be, 2 none could, or the command is wrong."""
 
 
 @dataclass
@@ -77,7 +68,7 @@ def main(args: Sequence[str]) -> int:
         InputError: The command is wrong, or no picture could be scored.
         KeyboardInterrupt: The user stopped it; the partial result is written.
     """
-    options = _parser().parse_args(list(args))
+    options = score_parser().parse_args(list(args))
     manifest = read_manifest(options.pred_dir)
     space = label_space(options.labels, options.num_classes, manifest, options.pred_dir)
     _check(options, manifest, space)
@@ -217,18 +208,3 @@ def _complain(problems: Sequence[Problem]) -> None:
             print(f"{kind}: {problem.message}", file=sys.stderr)
         if len(some) > each:
             print(f"{kind}: ... {len(some)} pictures in all", file=sys.stderr)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "segkit benchmark score", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("pred_dir", type=Path, help="folder of predicted label maps, searched with its folders")
-    add("truth_dir", type=Path, help="folder of true ones")
-    add("--metric", nargs="+", default=[DEFAULT], help=f"{ALL_METRICS}, or any of {', '.join(CONVENTIONS)}")
-    add_label_options(parser)
-    add_extra_options(parser)
-    add("--limit", type=int, help="pictures; the result is then marked partial")
-    add("--output", type=Path, default=Path("result.json"), help="result file; -2, -3, ... rather than over another")
-    return parser

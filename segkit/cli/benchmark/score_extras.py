@@ -7,7 +7,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from segkit.cli.benchmark.score_options import true_or_false
 from segkit.errors import InputError
 from segkit.evaluation.boundary import DILATION_RATIO, RULE
 from segkit.evaluation.confused_pairs import ConfusedPair, most_confused_pairs, pairs_table
@@ -21,15 +20,6 @@ from segkit.predictions.pairs import Pair
 from segkit.predictions.scoring import boundary_areas_of_pairs, train_id_space
 
 PAIRS = 10  # most confused, of each order
-
-
-def add_extra_options(parser: argparse.ArgumentParser) -> None:
-    """Add --boundary, --bootstrap and --plot."""
-    add = parser.add_argument
-    switch: dict[str, Any] = {"nargs": "?", "type": true_or_false, "const": True, "default": False}
-    add("--boundary", **switch, help="boundary IoU, too; reads the pictures once more")
-    add("--bootstrap", type=int, help="95 %% interval of every IoU from so many resampled sets; 1000 is usual")
-    add("--plot", **switch, help="the most confused pairs, and the confusion matrix as a PNG beside the result")
 
 
 def check_extras(options: argparse.Namespace) -> None:

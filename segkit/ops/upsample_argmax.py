@@ -1,0 +1,129 @@
+"""From logits at the network's stride to labels at a wanted size, without full-size scores of all classes.
+
+Three forms, one meaning: a Triton kernel on CUDA, strips and cells in the caches of a CPU, and plain PyTorch, which is
+the reference (see `segkit.ops.dispatch`). Letters: B batch, K classes, H W wanted size, h w logits.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from segkit.ops.dispatch import fused_ops, operator, uses_triton
+from segkit.ops.upsample import label_dtype, upsample
+from segkit.ops.upsample_argmax_cpu import label_pictures, label_pictures_with_confidence
+
+ARGMAX_BYTES = 256 * 2**20  # of the plain form: 150 classes of an ADE20K picture (210 MB) still go in one piece
+
+
+def upsample_argmax(
+    logits: Tensor, size: tuple[int, int], align_corners: bool = True, max_bytes: int | None = None
+) -> Tensor:
+    """Labels of bilinearly upsampled logits: `upsample(logits.float(), ...).argmax(1)` in bounded memory.
+
+    The plain form gives the very labels of the full `interpolate` on its device. The fused forms take each score in
+    float32 from the same positions and weights, and round once or twice differently: where the two best scores of a
+    pixel are equal but for that (some 1e-7 of the logits around it), either class may be its label. Of equal scores
+    the first class wins, as in `argmax`.
+
+    Args:
+        logits: finite float (B, K, h, w), of any strides; half precision is resized in float32.
+        size: (H, W) wanted.
+        align_corners: as the network was trained.
+        max_bytes: of the largest float tensor made here, None for the fastest; at least one row of all classes on the
+            CPU (one class in the plain form) is made. The kernel makes none.
+
+    Returns:
+        uint8 (B, H, W), int16 above 256 classes.
+    """
+    labels: Tensor = _labels(logits.detach(), tuple(size), align_corners, max_bytes)
+    return labels
+
+
+def upsample_argmax_confidence(
+    logits: Tensor, size: tuple[int, int], align_corners: bool = True, max_bytes: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """`upsample_argmax`, and the softmax probability of each label: float32 (B, H, W) in 0..1.
+
+    Arguments are those of `upsample_argmax`. No gradient flows to the logits.
+    """
+    found: tuple[Tensor, Tensor] = _confidence(logits.detach(), tuple(size), align_corners, max_bytes)
+    return found
+
+
+@operator("segkit::upsample_argmax")
+def _labels(logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None) -> Tensor:
+    wanted = (size[0], size[1])
+    if uses_triton(logits):
+        from segkit.ops.kernels.upsample_argmax import launch
+
+        return launch(logits, wanted, align_corners, with_confidence=False)[0]
+    if logits.device.type == "cpu" and fused_ops():
+        return label_pictures(logits, wanted, align_corners, max_bytes)
+    return _plain_labels(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES)
+
+
+@_labels.register_fake
+def _(logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None) -> Tensor:
+    return logits.new_empty((logits.shape[0], *size), dtype=label_dtype(logits.shape[1]))
+
+
+@operator("segkit::upsample_argmax_confidence")
+def _confidence(
+    logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None
+) -> tuple[Tensor, Tensor]:
+    wanted = (size[0], size[1])
+    if uses_triton(logits):
+        from segkit.ops.kernels.upsample_argmax import launch
+
+        return launch(logits, wanted, align_corners, with_confidence=True)
+    if logits.device.type == "cpu" and fused_ops():
+        return label_pictures_with_confidence(logits, wanted, align_corners, max_bytes)
+    return _plain_confidence(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES)
+
+
+@_confidence.register_fake
+def _(logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None) -> tuple[Tensor, Tensor]:
+    shape = (logits.shape[0], *size)
+    return logits.new_empty(shape, dtype=label_dtype(logits.shape[1])), logits.new_empty(shape, dtype=torch.float32)
+
+
+def _plain_labels(logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int) -> Tensor:
+    """A few classes are resized at a time and a running maximum is kept, so that every score is `interpolate`'s own."""
+    labels = best = torch.empty(0)
+    for first, some in _class_pieces(logits, size, align_corners, max_bytes):
+        value, index = some.max(dim=1)  # (B, k, H, W) -> (B, H, W)
+        index = (index + first).to(label_dtype(logits.shape[1]))
+        if first == 0:
+            best, labels = value, index
+            continue
+        labels = torch.where(value > best, index, labels)
+        best = torch.maximum(best, value)
+    return labels
+
+
+def _plain_confidence(
+    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """The sum of the softmax runs along: when a larger logit is met, it is scaled down to the new one."""
+    labels = best = total = torch.empty(0)
+    for first, some in _class_pieces(logits, size, align_corners, max_bytes):
+        value, index = some.max(dim=1)  # (B, k, H, W) -> (B, H, W)
+        index = (index + first).to(label_dtype(logits.shape[1]))
+        terms = (some - value[:, None]).exp_().sum(dim=1)
+        if first == 0:
+            best, labels, total = value, index, terms
+            continue
+        largest = torch.maximum(best, value)
+        total = total * (best - largest).exp_() + terms * (value - largest).exp_()
+        labels, best = torch.where(value > best, index, labels), largest
+    return labels, total.reciprocal()
+
+
+def _class_pieces(
+    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int
+) -> Iterator[tuple[int, Tensor]]:
+    """(first class, float32 (B, k, H, W)) of as many classes at a time as fit into `max_bytes`, at least one."""
+    at_once = max(1, max_bytes // (4 * logits.shape[0] * size[0] * size[1]))
+    for first in range(0, logits.shape[1], at_once):
+        yield first, upsample(logits[:, first : first + at_once].float(), size, align_corners)
