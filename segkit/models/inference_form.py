@@ -1,0 +1,180 @@
+"""The inference form of a network: what training needs is gone, what is left is arranged for speed.
+
+Batch norms become part of the convolution before them, dropout and the auxiliary head are left out, weights and
+features lie channels-last, and the convolutions may run in bfloat16. Only rounding differs from the network it was
+made of, and `inference_form` checks that.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from segkit.errors import InputError
+from segkit.models.norms import FrozenBatchNorm2d
+from segkit.models.shape_bucket import ShapeBuckets
+
+Precision = Literal["auto", "exact", "float32", "bfloat16"]
+
+_FOLDED = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.SyncBatchNorm)  # exactly these: timm's subclasses do more than norm
+_LEFT_OUT = (nn.Dropout, nn.Dropout2d)
+_PROBE = 64  # pixels a side of the picture that finds the norms and checks the result
+_TOLERANCE = 1e-3  # of the largest logit; rounding is 1e-6 of it, a norm that should not have been folded 0.1 and more
+
+
+class InferenceForm(nn.Module):
+    """Maps `(B, C, H, W)` normalised float to `{"out": (B, K, h, w)}` float32, as its network did in eval mode.
+
+    Args:
+        network: Already folded; see `inference_form`, which makes these.
+        dtype: Of weights and features. The classifier, the last convolution, computes in float32 in any case: eight
+            bits of a logit are too few to tell classes apart.
+        compiled: Whether `torch.compile` compiles the network, once for each of the first few input shapes.
+
+    Attributes:
+        num_classes, output_stride, align_corners, config: Those of the network.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype, compiled: bool = False) -> None:
+        super().__init__()
+        self.num_classes: int = network.num_classes  # type: ignore[assignment]
+        self.output_stride: int = network.output_stride  # type: ignore[assignment]
+        self.align_corners: bool = network.align_corners  # type: ignore[assignment]
+        self.config: Mapping[str, Any] = network.config  # type: ignore[assignment]
+        self.dtype = dtype
+        self.network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for classifier in _classifiers(network):
+            _in_float32(classifier)
+        run: Callable[[Tensor], Tensor] = self._logits
+        self._run = ShapeBuckets(run) if compiled else run
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return logits at the network's own stride."""
+        x = x.to(self.dtype, memory_format=torch.channels_last)
+        return {"out": self._run(x).float()}
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)["out"]
+        return logits
+
+
+def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = False) -> nn.Module:
+    """Make the inference form of a network, which stays as it is.
+
+    Args:
+        network: A `SegmentationModel`, or another that has its attributes.
+        dtype: float32 or bfloat16; see `InferenceForm`.
+        compiled: See `InferenceForm`.
+
+    Returns:
+        An `InferenceForm` on the network's device. Norms are left as they are where the check below fails.
+    """
+    plain = copy.deepcopy(network).eval().requires_grad_(False)
+    plain.aux_head = None  # type: ignore[assignment]
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, _LEFT_OUT):
+            plain.set_submodule(name, nn.Identity())
+    return InferenceForm(_folded(plain), dtype, compiled).eval()
+
+
+def convolution_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """What the convolutions run in; None for "exact", the network as it was trained.
+
+    "auto" takes bfloat16 where the device multiplies it faster than float32: a CPU with AVX-512 BF16 or AMX, a GPU of
+    compute capability 8 or more.
+
+    Raises:
+        InputError: Another word.
+    """
+    if precision not in get_args(Precision):
+        raise InputError(f"precision={precision!r} is not one of {', '.join(get_args(Precision))}")
+    if precision == "auto":
+        return torch.bfloat16 if _fast_bfloat16(device) else torch.float32
+    return {"exact": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+@torch.no_grad()
+def _folded(network: nn.Module) -> nn.Module:
+    """The network with its batch norms in its convolutions, or the network itself if that changes its logits."""
+    like = next(network.parameters())
+    channels = network.config.get("init_args", {}).get("in_channels", 3)  # type: ignore[union-attr, operator]
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(1, channels, _PROBE, _PROBE, generator=generator).to(like)
+    folded = copy.deepcopy(network)
+    for convolution, norm in _pairs(folded, probe):
+        _fold(folded, convolution, norm)
+    expected, found = network(probe)["out"], folded(probe)["out"]
+    same = (found - expected).abs().max() <= _TOLERANCE * expected.abs().max()
+    return folded if bool(same) else network
+
+
+def _pairs(network: nn.Module, probe: Tensor) -> list[tuple[str, str]]:
+    """Names of (convolution, norm) where a norm's input is the very tensor that a convolution has just returned."""
+    made: dict[int, tuple[str, Tensor]] = {}  # by id; the tensor is kept, so that no other gets its id
+    pairs: list[tuple[str, str]] = []
+    calls: dict[str, int] = {}
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            made[id(output)] = (name, output)
+
+        return hook
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if id(inputs[0]) in made:
+                pairs.append((made[id(inputs[0])][0], name))
+
+        return hook
+
+    handles = []
+    for name, module in network.named_modules():
+        if type(module) is nn.Conv2d:
+            handles.append(module.register_forward_hook(after(name)))
+        elif type(module) in _FOLDED:
+            handles.append(module.register_forward_pre_hook(before(name)))
+    try:
+        network(probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+
+
+def _fold(network: nn.Module, convolution: str, norm: str) -> None:
+    """Multiply a norm into the weights of the convolution before it, and take it out."""
+    conv, bn = network.get_submodule(convolution), network.get_submodule(norm)
+    assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.modules.batchnorm._BatchNorm)
+    if bn.running_mean is None or bn.running_var is None:
+        return
+    conv.weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
+    )
+    conv.bias = bias.requires_grad_(False)
+    conv.weight.requires_grad_(False)
+    network.set_submodule(norm, nn.Identity())
+
+
+def _classifiers(network: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions of the head that make the logits: as many outputs as there are classes, and the last of them."""
+    found = [m for m in network.head.modules() if isinstance(m, nn.Conv2d)]  # type: ignore[union-attr]
+    return found[-1:] if found and found[-1].out_channels == network.num_classes else []
+
+
+def _in_float32(convolution: nn.Conv2d) -> None:
+    convolution.float()
+    convolution.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
