@@ -1,24 +1,32 @@
 """`segkit infer`: segment pictures with a trained network; label map, colours, overlay and areas for each of them."""
 
 import argparse
+import logging
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from segkit.cli.infer_large import areas, is_large, segment_large
 from segkit.errors import InputError
 from segkit.files import check_writable, write_json
-from segkit.io import read_image, write_png
-from segkit.visualization import colorize, occurring, overlay, with_legend
+from segkit.io import write_png
+from segkit.visualization import colorize, overlay, with_legend
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.inference.segmenter import Segmenter
+    from segkit.inference.stream import Labelled
+
+WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -32,6 +40,14 @@ For each picture, written to DIR (folders inside a given folder are kept):
   NAME_area.json    pixels and share of each class that occurs
 
 The EXIF orientation is applied; transparency is dropped. Files of an earlier run are replaced.
+
+A picture that needs more than --memory is seen in overlapping tiles, and stderr says so. One that is too large to be
+held at all (20,000 x 20,000) is read in tiles, too, by rasterio (pip install 'segkit[large]'), and gives instead:
+  NAME_labels.tif   a tiled GeoTIFF with the picture's georeference and the classes' colours
+  NAME_overlay.png  at most 2048 pixels a side
+  NAME_area.json    as above
+Its protocol must be whole or another one of scale 1 without windows; its EXIF orientation is not applied.
+
 Exit code: 0 all done, 1 some pictures could not be read (the others are done), 2 nothing could be done."""
 
 
@@ -83,52 +99,79 @@ def find_pictures(inputs: Iterable[Path], output: Path) -> list[tuple[Path, Path
 def _run(options: argparse.Namespace) -> int:
     pictures = find_pictures(options.pictures, options.output)
     check_writable(options.output)
+    from segkit.inference.memory import parse_bytes
     from segkit.inference.segmenter import load
 
-    segmenter = load(options.checkpoint, options.device, options.protocol)
+    memory = parse_bytes(options.memory) if options.memory is not None else None
+    segmenter = load(
+        options.checkpoint, options.device, options.protocol, memory, options.precision, compiled=options.compile
+    )
     start = time.perf_counter()
-    failed = 0
-    for path, name in tqdm(pictures, unit="picture", disable=len(pictures) == 1):
-        try:
-            segment(segmenter, path, options.output / name, options.alpha)
-        except (InputError, OSError) as error:
-            failed += 1
-            _complain(error)
+    with logging_redirect_tqdm([logging.getLogger("segkit")]):
+        failed = _segment_all(segmenter, pictures, options)
     _summarise(len(pictures) - failed, failed, time.perf_counter() - start, options.output, segmenter)
     return 1 if failed else 0
 
 
-def segment(segmenter: "Segmenter", path: Path, stem: Path, alpha: float) -> None:
-    """Segment one picture and write its four results, each in one step.
+def _segment_all(segmenter: "Segmenter", pictures: list[tuple[Path, Path]], options: argparse.Namespace) -> int:
+    """Segment what fits into memory while others are read and written, then what does not; how many failed."""
+    from segkit.inference.memory import default_budget
+    from segkit.inference.stream import predict_files
+
+    memory = segmenter.memory or default_budget(segmenter.device, "cpu")
+    stems = {path: options.output / name for path, name in pictures}
+    large = [path for path in stems if is_large(path, memory)]
+    failures: list[Path] = []
+
+    def failed(path: Path, error: Exception) -> None:
+        failures.append(path)
+        bar.update()
+        _complain(error)
+
+    def written(path: Path, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (InputError, OSError) as error:
+            failed(path, error)
+        else:
+            bar.update()
+
+    with tqdm(total=len(pictures), unit="picture", disable=len(pictures) == 1) as bar:
+        small = [path for path in stems if path not in large]
+        with ThreadPoolExecutor(WRITERS) as writers:
+            writing: deque[tuple[Path, Future[None]]] = deque()
+            for done in predict_files(segmenter, small, failed):
+                work = writers.submit(write_results, segmenter, done, stems[done.path], options.alpha)
+                writing.append((done.path, work))
+                while len(writing) > WRITERS:  # no more pictures are held than are being written
+                    written(writing[0][0], writing.popleft()[1].result)
+            for path, work in writing:
+                written(path, work.result)
+        for path in large:
+            written(path, partial(segment_large, segmenter, path, stems[path], options.alpha, memory))
+    return len(failures)
+
+
+def write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: float) -> None:
+    """Write the four results of one picture, each in one step.
 
     Args:
         segmenter: the network.
-        path: the picture.
+        done: the picture and its labels.
         stem: the results' path up to `_labels.png`, `_color.png`, `_overlay.png` and `_area.json`.
         alpha: weight of the colours in the overlay, 0..1.
 
     Raises:
-        InputError: the picture cannot be read.
         OSError: a result cannot be written.
     """
-    image = read_image(path, apply_exif=True)
-    labels = segmenter.predict(image)
+    image, labels = done.image, done.labels
     names, palette = segmenter.class_names, segmenter.palette
     mixed = with_legend(overlay(image, labels, palette, alpha), labels, names, palette)
     write_png(_suffixed(stem, "_labels.png"), labels)
     write_png(_suffixed(stem, "_color.png"), colorize(labels, palette))
     write_png(_suffixed(stem, "_overlay.png"), mixed)
-    write_json(_suffixed(stem, "_area.json"), {"picture": str(path)} | _areas(segmenter, labels))
-
-
-def _areas(segmenter: "Segmenter", labels: np.ndarray) -> dict[str, object]:
-    counts = np.bincount(labels.ravel(), minlength=256)
-    classes = [
-        {"id": i, "name": segmenter.class_names[i], "pixels": int(counts[i]), "share": int(counts[i]) / labels.size}
-        for i in occurring(labels)
-    ]
-    height, width = labels.shape
-    return {"height": height, "width": width, "protocol": segmenter.protocol.to_dict(), "classes": classes}
+    found = areas(segmenter, np.bincount(labels.ravel()), (labels.shape[0], labels.shape[1]))
+    write_json(_suffixed(stem, "_area.json"), {"picture": str(done.path)} | found)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,6 +183,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made where it is absent")
     parser.add_argument("--protocol", default="whole", metavar="NAME", help="whole (default), window, ms-flip, ...")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; default: the GPU where there is one")
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="what a picture may take, its network included, such as 8GB, 500MB or 16GiB; PyTorch itself takes about "
+        "1 GB besides; default: 0.7 of what is free",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bfloat16", "float32", "exact"),
+        default="auto",
+        help="auto (default): bfloat16 where the processor is fast at it, else float32; exact: the network as it was "
+        "trained, no bit of it changed",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network for the first 8 sizes of its input: a minute each, worth it for many pictures",
+    )
     parser.add_argument("--alpha", type=_alpha, default=0.5, metavar="A", help="colours' weight in the overlay, 0..1")
     return parser
 
@@ -198,7 +259,7 @@ def _suffixed(stem: Path, suffix: str) -> Path:
 def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Segmenter") -> None:
     pictures = f"{done} picture{'' if done == 1 else 's'}"
     failures = f", {failed} failed" if failed else ""
-    how = f"protocol {segmenter.protocol.name}, {segmenter.device}"
+    how = f"protocol {segmenter.protocol.name}, {segmenter.precision}, {segmenter.device}"
     tqdm.write(f"{pictures} in {seconds:.1f} s{failures} ({how}): {output}")
 
 

@@ -47,6 +47,7 @@ def result_dict(
     command: str | None = None,
     partial: bool = False,
     metric: str = DEFAULT,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Everything about one evaluation, as plain data whose NaNs are None.
 
@@ -59,6 +60,7 @@ def result_dict(
         command: what ran it; None = this process's command line.
         partial: only a part of the split was seen, so that the scores are not those of the split.
         metric: the convention of "scores" and "classes"; "conventions" has the means by all of them.
+        precision: the form and type in which the network ran, where one ran.
 
     Raises:
         InputError: there are not K names, the masks held undeclared ids, or there is no such convention.
@@ -71,6 +73,7 @@ def result_dict(
         "date": now(),
         "command": command_line() if command is None else command,
         "protocol": protocol.to_dict(),
+        "precision": precision,
         "dataset": dict(dataset or {}),
         "weights": dict(weights or {}),
         "partial": partial,

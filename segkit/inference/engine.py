@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
+from segkit.inference.budget import Limits, default_pixels, default_strip, limited
 from segkit.inference.fusion import StripFusion, View, best_of
 from segkit.inference.protocols import Protocol
 from segkit.inference.resample import PictureResizer
+from segkit.inference.tiles import plan_tiles, tell, tiled_logits
 from segkit.inference.windows import Window, cut, network_inputs, window_grid
 from segkit.models.norms import eval_mode
 from segkit.ops.normalize import IMAGENET, Normalization
 from segkit.ops.upsample import label_dtype
 from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confidence
-
-MAX_PIXELS = 2**21  # one Cityscapes picture, or nine windows of 480: fills a GPU, and its features fit into 8 GB
 
 
 def predict(
@@ -27,16 +27,21 @@ def predict(
     protocol: Protocol,
     size: tuple[int, int] | None = None,
     normalization: Normalization = IMAGENET,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     strip_bytes: int | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     """Label each pixel of a batch of pictures of one size.
 
-    Memory, besides the network's own: the logits of all views at the network's stride s, that is
-    4 B K H W sum(scale^2) / s^2 bytes, more by the overlap of windows, twice that for softmax_mean with flip; a handful
-    of tensors of at most `strip_bytes` each (see `StripFusion` for the least possible); and the labels. Nothing of
+    Memory: the network's parameters; at its largest forward, `footprint(network).per_pixel` bytes for each pixel of
+    the input (684 for a ResNeSt-50 DeepLabV3: 8 GB for 12 megapixels); the logits of all views at the network's
+    stride s, that is 4 B K H W sum(scale^2) / s^2 bytes, more by the overlap of windows, twice that with flip; some
+    tensors of at most `strip_bytes` each (see `StripFusion` for the least possible); and the labels. Nothing of
     K H W floats is made. One window in one view, as in the protocol `whole`, takes a shorter way: `upsample_argmax`,
-    whose labels are exactly those of `interpolate` and argmax, and whose bound is `strip_bytes` or 256 MiB.
+    which has its own bound. All but the parameters grows linearly with the pixels.
+
+    With `memory` this sum is kept below it (`segkit.inference.budget` has the terms): fewer windows share a forward,
+    a view that does not fit is seen in tiles (`segkit.inference.tiles`), which the log says, and strips are smaller.
 
     Args:
         network: maps normalised float (b, 3, h, w) to {"out": (b, K, ., .)}, for any h and w, on the image's device.
@@ -45,26 +50,31 @@ def predict(
         protocol: scales, flip, windows and fusion.
         size: height and width of the labels; None = those of `image`.
         normalization: how `image` was normalised; says what black is.
-        max_pixels: of one forward; a single window may exceed it. Changes speed and memory, not results.
+        max_pixels: of one forward; a single window may exceed it. None = two windows of 480 on the CPU, which gains
+            nothing from more, nine elsewhere. Changes speed and memory, not results.
         strip_bytes: of the largest float tensor made here; None = 16 MiB on the CPU (its caches), 256 MiB elsewhere.
+        memory: bytes that the call may take, its arguments included; None = any. Where the picture fits, it changes
+            nothing.
 
     Returns:
         uint8 (B, H, W), int16 above 256 classes.
 
     Raises:
-        InputError: `image` is not a float (B, 3, H, W) or `size` is empty.
+        InputError: `image` is not a float (B, 3, H, W), `size` is empty, or `memory` is too little for any tiles.
     """
     size = _checked_size(image, normalization, size)
     protocol = resolve(protocol, network)
-    views = _network_views(network, image, protocol, normalization, max_pixels)
+    asked = Limits(max_pixels or default_pixels(image.device), strip_bytes, memory=memory)
+    limits = limited(asked, network, image.shape, protocol, size, default_strip(image.device))
+    views = _network_views(network, image, protocol, normalization, limits)
     batch, num_classes = views[0].logits[0].shape[:2]
     # Made outside inference mode, so that the caller may write to them.
     labels = torch.empty(batch, *size, dtype=label_dtype(num_classes), device=image.device)
     with torch.inference_mode():
-        if _is_plain(views, size, protocol):
+        if limits.argmax_fits and _is_plain(views, size, protocol):
             whole = upsample_argmax(*_plain(views, size, protocol), strip_bytes)
             return labels.copy_(whole[:, : size[0], : size[1]])
-        for start, stop, strip in _fusion(views, size, protocol, strip_bytes):
+        for start, stop, strip in _fusion(views, size, protocol, limits.strip_bytes):
             labels[:, start:stop] = strip.max(dim=1).indices  # (B, K, n, W) -> (B, n, W); on CPUs faster than argmax
     return labels
 
@@ -75,8 +85,9 @@ def predict_with_confidence(
     protocol: Protocol,
     size: tuple[int, int] | None = None,
     normalization: Normalization = IMAGENET,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     strip_bytes: int | None = None,
+    memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The labels of `predict` and how sure the fused views are of each; memory, arguments and errors are its own.
 
@@ -86,12 +97,14 @@ def predict_with_confidence(
     """
     size = _checked_size(image, normalization, size)
     protocol = resolve(protocol, network)
-    views = _network_views(network, image, protocol, normalization, max_pixels)
+    asked = Limits(max_pixels or default_pixels(image.device), strip_bytes, memory=memory)
+    limits = limited(asked, network, image.shape, protocol, size, default_strip(image.device))
+    views = _network_views(network, image, protocol, normalization, limits)
     batch, num_classes = views[0].logits[0].shape[:2]
     labels = torch.empty(batch, *size, dtype=label_dtype(num_classes), device=image.device)
     confidence = torch.empty(batch, *size, device=image.device)
     with torch.inference_mode():
-        if _is_plain(views, size, protocol):
+        if limits.argmax_fits and _is_plain(views, size, protocol):
             logits, seen, align = _plain(views, size, protocol)
             if protocol.flip and protocol.fusion == "logit_mean":
                 logits = logits / 2  # both are in it; exact, and the labels stay as they are
@@ -99,7 +112,7 @@ def predict_with_confidence(
             for result, part in zip((labels, confidence), whole, strict=True):
                 result.copy_(part[:, : size[0], : size[1]])
             return labels, confidence
-        for start, stop, strip in _fusion(views, size, protocol, strip_bytes):
+        for start, stop, strip in _fusion(views, size, protocol, limits.strip_bytes):
             labels[:, start:stop], confidence[:, start:stop] = best_of(strip, protocol.fusion)
     return labels, confidence
 
@@ -110,8 +123,9 @@ def scores(
     protocol: Protocol,
     size: tuple[int, int] | None = None,
     normalization: Normalization = IMAGENET,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     strip_bytes: int | None = None,
+    memory: int | None = None,
 ) -> Tensor:
     """The fused scores whose argmax `predict` gives: probabilities, mean logits, or sums of exp, by the protocol.
 
@@ -122,11 +136,13 @@ def scores(
     """
     size = _checked_size(image, normalization, size)
     protocol = resolve(protocol, network)
-    views = _network_views(network, image, protocol, normalization, max_pixels)
+    asked = Limits(max_pixels or default_pixels(image.device), strip_bytes, memory=memory)
+    limits = limited(asked, network, image.shape, protocol, size, default_strip(image.device), all_classes=True)
+    views = _network_views(network, image, protocol, normalization, limits)
     batch, num_classes = views[0].logits[0].shape[:2]
     result = torch.empty(batch, num_classes, *size, device=image.device)
     with torch.inference_mode():
-        for start, stop, strip in _fusion(views, size, protocol, strip_bytes):
+        for start, stop, strip in _fusion(views, size, protocol, limits.strip_bytes):
             result[:, :, start:stop] = strip
     return result
 
@@ -143,7 +159,7 @@ def resolve(protocol: Protocol, network: nn.Module) -> Protocol:
 
 @torch.inference_mode()
 def _network_views(
-    network: nn.Module, image: Tensor, protocol: Protocol, normalization: Normalization, max_pixels: int
+    network: nn.Module, image: Tensor, protocol: Protocol, normalization: Normalization, limits: Limits
 ) -> list[View]:
     """Run the network on every scale, window and flip of a resolved protocol.
 
@@ -160,7 +176,11 @@ def _network_views(
             size = protocol.scaled_size(scale, (image.shape[2], image.shape[3]))
             grid = window_grid(protocol, size)
             seen = [(window, flip) for flip in flips for window in grid.windows]
-            logits = _forward(network, resize(size), grid.shape, seen, black, max_pixels)
+            most = limits.most_pixels
+            if protocol.window is None and most is not None and size[0] * size[1] > most:
+                logits = _forward_in_tiles(network, resize(size), flips, limits)
+            else:
+                logits = _forward(network, resize(size), grid.shape, seen, black, limits.max_pixels)
             half = len(grid.windows)
             if protocol.flip and protocol.fusion != "softmax_mean":
                 logits = [a.float() + b.float() for a, b in zip(logits[:half], logits[half:], strict=True)]
@@ -191,15 +211,21 @@ def _forward(
     return parts[0] if len(parts) == 1 else [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
 
+def _forward_in_tiles(network: nn.Module, image: Tensor, flips: tuple[bool, ...], limits: Limits) -> list[Tensor]:
+    """Logits (B, K, h, w) of the whole of each picture, flipped and turned back or not, seen tile by tile."""
+    size = (image.shape[2], image.shape[3])
+    tiles = plan_tiles(network, size, limits.most_pixels or 0, image.shape[1])
+    tell(tiles, size, limits.memory or 0)
+    return [_turn(tiled_logits(network, _turn(image, flip), tiles), flip) for flip in flips]
+
+
 def _turn(tensor: Tensor, flip: bool) -> Tensor:
     return tensor.flip(-1) if flip else tensor
 
 
 def _fusion(views: list[View], size: tuple[int, int], protocol: Protocol, strip_bytes: int | None) -> StripFusion:
-    if strip_bytes is None:
-        strip_bytes = (16 if views[0].logits[0].device.type == "cpu" else 256) * 2**20
     count = len(protocol.scales) * (2 if protocol.flip else 1)
-    return StripFusion(views, size, protocol, count, strip_bytes)
+    return StripFusion(views, size, protocol, count, strip_bytes or default_strip(views[0].logits[0].device))
 
 
 def _is_plain(views: list[View], size: tuple[int, int], protocol: Protocol) -> bool:

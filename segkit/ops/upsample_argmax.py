@@ -11,9 +11,11 @@ from torch import Tensor
 
 from segkit.ops.dispatch import fused_ops, operator, uses_triton
 from segkit.ops.upsample import label_dtype, upsample
-from segkit.ops.upsample_argmax_cpu import label_pictures, label_pictures_with_confidence
+from segkit.ops.upsample_argmax_cpu import BAND_BYTES, label_pictures, label_pictures_with_confidence
 
 ARGMAX_BYTES = 256 * 2**20  # of the plain form: 150 classes of an ADE20K picture (210 MB) still go in one piece
+
+_BUFFERS = 8  # of the CPU's form at once
 
 
 def upsample_argmax(
@@ -49,6 +51,15 @@ def upsample_argmax_confidence(
     """
     found: tuple[Tensor, Tensor] = _confidence(logits.detach(), tuple(size), align_corners, max_bytes)
     return found
+
+
+def argmax_bytes(num_classes: int, batch: int, size: tuple[int, int], max_bytes: int | None = None) -> int:
+    """What these functions take at most besides logits and results, bytes; the kernel on CUDA takes nothing."""
+    if fused_ops():
+        rows = 4 * num_classes * 2 * max(size[1], 1)  # two rows of all classes at full width are the least
+        return _BUFFERS * max(min(max_bytes or BAND_BYTES, BAND_BYTES), rows)
+    # One class resized, the best so far, int64 indices, and what replaces them.
+    return 24 * batch * size[0] * size[1] + (max_bytes or ARGMAX_BYTES)
 
 
 @operator("segkit::upsample_argmax")

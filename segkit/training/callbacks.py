@@ -105,7 +105,14 @@ class ResultWriter(Callback):
         protocol = resolve(module.protocol, module.network)  # what depends on the network filled in
         metric, weights = self.convention.name, {"sha256": weights_sha256(module.network.state_dict())}
         result = result_dict(
-            module.confusion, names, protocol, dataset=dataset, weights=weights, partial=partial, metric=metric
+            module.confusion,
+            names,
+            protocol,
+            dataset=dataset,
+            weights=weights,
+            partial=partial,
+            metric=metric,
+            precision=module.ran_in,
         )
         if module.calibration is not None:
             result["calibration"] = module.calibration.result().to_dict()
@@ -117,7 +124,7 @@ class ResultWriter(Callback):
         rank_zero_info(
             f"\n{format_table(module.confusion.scores(metric), names)}\nmetric {metric}: {self.convention.rule}\n"
             f"{module.confusion.num_images}{of_all}, "
-            f"protocol {module.protocol.name}; {path}"
+            f"protocol {module.protocol.name}, {module.ran_in}; {path}"
         )
 
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, Scores
@@ -21,6 +21,7 @@ from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.finetune import load_matching
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
+from segkit.models.inference_form import Precision, convolution_dtype, inference_form
 from segkit.models.norms import freeze_stages, norms_to_eval
 from segkit.models.pretrained import imagenet_repository, imagenet_weights_path
 from segkit.models.segmentation import SegmentationModel
@@ -59,6 +60,9 @@ class SegmentationModule(pl.LightningModule):
         checkpoint_stages: Of the encoder, whose activations are computed again in the backward pass instead of kept.
         protocol: How `test` and `predict` run; never stored in a checkpoint. `fit` always validates single-scale,
             without flip, on the whole picture, at its label's size.
+        test_precision: In what form `test`, `validate` and `predict` run the network; never stored in a checkpoint.
+            "exact" as it was trained; "float32", "bfloat16" or "auto" in its inference form, which is faster and rounds
+            differently (`segkit.models.inference_form`).
         validation_scale: That one scale: 1, or where crops are cut from smaller pictures, theirs.
         label_space: Classes, colours and label table of the data; stored in the checkpoint for inference.
     """
@@ -75,6 +79,7 @@ class SegmentationModule(pl.LightningModule):
         norm_eval: bool = False,
         checkpoint_stages: tuple[int, ...] = (),
         protocol: str | Protocol = "whole",
+        test_precision: Precision = "exact",
         validation_scale: float = 1.0,
         label_space: LabelSpace | None = None,
     ) -> None:
@@ -87,6 +92,8 @@ class SegmentationModule(pl.LightningModule):
         if checkpoint_stages:
             recompute_stages(network.encoder, checkpoint_stages)
         self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
+        self.test_precision: Precision = test_precision
+        self._tested: list[nn.Module] = []  # the inference form; in a list, for it is no part of the module's state
         self.validation_protocol = replace(get_protocol("whole"), scales=(validation_scale,))
         self.label_space = label_space
         self.confusion: ConfusionMatrix | None = None
@@ -155,6 +162,32 @@ class SegmentationModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Sum the matrices of all processes once, and log the scores."""
         self._finish("val")
+
+    def on_test_start(self) -> None:
+        """Make the inference form, where one is wanted."""
+        dtype = convolution_dtype(self.test_precision, self.device)
+        self._tested = [] if dtype is None else [inference_form(self.network, dtype)]
+
+    def on_test_end(self) -> None:
+        """Let go of it."""
+        self._tested = []
+
+    def on_predict_start(self) -> None:
+        """As in `test`."""
+        self.on_test_start()
+
+    def on_predict_end(self) -> None:
+        """As in `test`."""
+        self.on_test_end()
+
+    def on_validation_start(self) -> None:
+        """As in `test`, but within `fit`, whose weights change."""
+        if not self._fitting:
+            self.on_test_start()
+
+    def on_validation_end(self) -> None:
+        """As in `test`."""
+        self.on_test_end()
 
     def on_test_epoch_start(self) -> None:
         """Start an empty confusion matrix."""
@@ -244,8 +277,18 @@ class SegmentationModule(pl.LightningModule):
         dist.all_reduce(total)
         return total / self.trainer.world_size
 
+    @property
+    def ran_in(self) -> str:
+        """The form and type in which `test`, `validate` and `predict` run: "exact", "float32" or "bfloat16"."""
+        dtype = convolution_dtype(self.test_precision, self.device)
+        return "exact" if dtype is None else str(dtype).removeprefix("torch.")
+
+    @property
+    def _evaluated(self) -> nn.Module:
+        return self._tested[0] if self._tested else self.network
+
     def _predict(self, batch: Batch, protocol: Protocol) -> Tensor:
-        return predict(self.network, self._normalized(batch), protocol, normalization=self.normalization)
+        return predict(self._evaluated, self._normalized(batch), protocol, normalization=self.normalization)
 
     def _evaluate(self, batch: Batch, protocol: Protocol) -> Tensor:
         assert self.confusion is not None
@@ -256,7 +299,7 @@ class SegmentationModule(pl.LightningModule):
     def _calibrate(self, batch: Batch, protocol: Protocol) -> Tensor:
         assert self.calibration is not None
         image, normalization = self._normalized(batch), self.normalization
-        labels, confidence = predict_with_confidence(self.network, image, protocol, normalization=normalization)
+        labels, confidence = predict_with_confidence(self._evaluated, image, protocol, normalization=normalization)
         self.calibration.update(batch["mask"], labels, confidence)
         return labels
 

@@ -116,6 +116,19 @@ def test_test_needs_no_model_arguments_and_writes_the_result(run: Path, recipe: 
     )
 
 
+def test_test_runs_in_the_precision_that_is_asked_for(run: Path, recipe: Path, tmp_path: Path) -> None:
+    arguments = ["test", *data_of(recipe), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    results = {}
+    for precision in ("exact", "float32", "bfloat16"):
+        options = ["--run_dir", str(tmp_path / precision), "--model.test_precision", precision]
+        assert main([*arguments, *options, "--trainer.accelerator", "cpu"]) == 0
+        results[precision] = json.loads((tmp_path / precision / "result.json").read_text())
+        assert results[precision]["precision"] == precision
+    exact, float32 = (np.array(results[name]["confusion_matrix"]) for name in ("exact", "float32"))
+    assert np.abs(exact - float32).sum() < 0.001 * exact.sum()
+    assert results["bfloat16"]["scores"]["mIoU"] == pytest.approx(results["exact"]["scores"]["mIoU"], abs=0.05)
+
+
 def test_a_second_fit_does_not_write_over_the_first(run: Path, recipe: Path, capsys) -> None:
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     assert main(["fit", "--config", str(recipe), "--run_dir", str(run)]) == 2
@@ -155,7 +168,7 @@ def test_predict_writes_the_labels_that_the_segmenter_gives(
     written = sorted((tmp_path / "labels").rglob("*.png"))
     assert [p.name for p in written] == ["0.png", "1.png", "2.png"]
     for path in written:
-        labels = load(checkpoint).predict(root / "images" / "test" / path.name)
+        labels = load(checkpoint, precision="exact").predict(root / "images" / "test" / path.name)
         assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), labels)
 
 

@@ -174,3 +174,37 @@ def test_memory_that_is_not_enough_is_told_with_the_cure(checkpoint: Path, monke
     monkeypatch.setattr(segmenter.network, "forward", exhausted)
     with pytest.raises(InputError, match=r"8 x 9 pixels does not fit.*'window'"):
         segmenter.predict(noise(8, 9, 3))
+
+
+def test_default_precision_is_the_inference_form_and_exact_is_the_network(checkpoint: Path) -> None:
+    exact = load(checkpoint, "cpu", precision="exact")
+    picture = noise(97, 65, 3)
+    assert exact.precision == "exact" and type(exact.network) is FCN
+    assert load(checkpoint, "cpu").precision in ("bfloat16", "float32")
+    float32 = exact.optimize("float32")
+    assert float32.precision == "float32" and exact.precision == "exact"
+    assert (float32.predict(picture) == exact.predict(picture)).mean() > 0.999
+    bfloat16 = load(checkpoint, "cpu", precision="bfloat16")
+    assert bfloat16.precision == "bfloat16"
+    assert (bfloat16.predict(picture) == exact.predict(picture)).mean() > 0.9  # an untrained network has many near ties
+    assert exact.optimize("exact") is exact
+
+
+def test_exact_labels_do_not_depend_on_what_else_was_loaded(checkpoint: Path) -> None:
+    picture = noise(50, 70, 3)
+    first = load(checkpoint, "cpu", precision="exact").predict(picture)
+    load(checkpoint, "cpu", precision="float32").predict(picture)
+    np.testing.assert_array_equal(load(checkpoint, "cpu", precision="exact").predict(picture), first)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda path: load(path, "cpu", precision="half"), "precision='half' is not one of auto, exact, float32"),
+        (lambda path: load(path, "cpu", precision="float32").optimize(), "in inference form already; load it with"),
+        (lambda path: load(path, "cpu", precision="exact", compiled=True), "precision 'exact' cannot be compiled"),
+    ],
+)
+def test_a_precision_that_cannot_be(checkpoint: Path, call: Callable[[Path], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(checkpoint)

@@ -56,7 +56,7 @@ def _scored(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]
     memory = PeakMemory(settings.device)
     try:
         with memory:
-            segmenter = load(row.model, settings.device, row.protocol)
+            segmenter = load(row.model, settings.device, row.protocol, precision="exact")
             _check_classes(row, segmenter)
             _count_pictures(segmenter, row, progress, count)
     finally:

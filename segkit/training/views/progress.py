@@ -17,7 +17,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from tqdm import tqdm
 
 from segkit.errors import InputError
-from segkit.inference.engine import MAX_PIXELS, forwards
+from segkit.inference.budget import default_pixels
+from segkit.inference.engine import forwards
 from segkit.inference.protocols import Protocol
 from segkit.inference.windows import network_inputs
 from segkit.models.norms import eval_mode
@@ -164,11 +165,11 @@ class Job:
         pixels = [sum(count * height * width for count, (height, width) in seen) for seen in inputs]
         return self.pictures * _mean(pixels) * per_pixel
 
-    def heaviest(self) -> tuple[int, tuple[int, int]]:
+    def heaviest(self, device: torch.device) -> tuple[int, tuple[int, int]]:
         """How many inputs go through the network at once where most of the work is, and their shape."""
         inputs = [seen for size in self.sizes for seen in network_inputs(self.protocol, size)]
         count, shape = max(inputs, key=lambda seen: seen[0] * seen[1][0] * seen[1][1])
-        return min(count, max(1, MAX_PIXELS // (shape[0] * shape[1]))), shape
+        return min(count, max(1, default_pixels(device) // (shape[0] * shape[1]))), shape
 
     def describe(self, seconds: float | None) -> str:
         """The line, with or without a time."""
@@ -199,7 +200,7 @@ def picture_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
 @torch.inference_mode()
 def seconds_per_pixel(trainer: pl.Trainer, module: SegmentationModule, job: Job) -> float | None:
     """Time of one warm forward of the module's network at the job's heaviest shape; None where it does not fit."""
-    count, shape = job.heaviest()
+    count, shape = job.heaviest(module.device)
     image = torch.zeros(count, 3, *shape, device=module.device).contiguous(memory_format=torch.channels_last)
     taken = 0.0
     precision = trainer.precision_plugin

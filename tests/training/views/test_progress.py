@@ -125,7 +125,8 @@ def test_a_picture_that_cannot_be_read_is_reported_by_the_run(recipe, tmp_path, 
 def test_the_estimate_is_pixels_times_time() -> None:
     job = Job(get("encoding-ms"), 2000, [(512, 683)])
     assert job.forwards == 2000 * 36
-    assert job.heaviest() == (9, (480, 480))  # of the 12 at scale 1.75, as many as the engine sends at once
+    assert job.heaviest(torch.device("cuda")) == (9, (480, 480))  # of 12 at scale 1.75, as many as the engine sends
+    assert job.heaviest(torch.device("cpu")) == (2, (480, 480))
     assert job.seconds(1e-9) == pytest.approx(2000 * 36 * 480 * 480 * 1e-9)
     assert job.seconds(None) is None
     whole = Job(Protocol("p", scales=(1.0, 2.0)), 10, [(100, 200), (300, 100)])

@@ -1,0 +1,161 @@
+"""Labels of a picture that is never in memory as a whole: rows of tiles in, strips of labels out, from top to bottom.
+
+The logits of one row of tiles and the last cells of the one before are all that is kept. They lie on the grid of the
+whole picture's logits and are upsampled with its geometry, so that there are no seams, and the labels are those of
+`segkit.inference.engine.predict` in tiles. Memory grows with the picture's width, not with its height:
+
+    parameters + W (4 K views / stride^2 + 12) B for each row of pixels in a row of tiles + one forward + three strips
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segkit.errors import InputError
+from segkit.inference.budget import default_strip
+from segkit.inference.memory import footprint, format_bytes
+from segkit.inference.protocols import Protocol
+from segkit.inference.tiles import Part, Tiles, plan_tiles
+from segkit.models.norms import eval_mode
+from segkit.ops.normalize import Normalization, normalize
+from segkit.ops.upsample import RowUpsampler, label_dtype
+
+_READ = 12  # bytes a pixel: four bands of 16 bits, RGB of 8, and what lies between
+
+ReadRows = Callable[[int, int], NDArray[np.uint8]]  # (first, last) rows of the picture -> (last - first, W, 3) RGB
+
+
+@dataclass(frozen=True)
+class LargePicture:
+    """A picture on a disk and how it is seen; iterate for its labels.
+
+    Attributes:
+        network: in eval mode while labels are made, on `device`.
+        read: gives rows of the picture.
+        size: (H, W).
+        protocol: resolved, of scale 1 and without windows.
+        normalization: the network's.
+        device: where it runs.
+        tiles: what it sees.
+        strip_rows: rows of labels that are made at once.
+    """
+
+    network: nn.Module
+    read: ReadRows
+    size: tuple[int, int]
+    protocol: Protocol
+    normalization: Normalization
+    device: torch.device
+    tiles: Tiles
+    strip_rows: int
+
+    @property
+    def forwards(self) -> int:
+        """How many tiles the network sees, mirrored ones too."""
+        return len(self.tiles.rows) * len(self.tiles.columns) * (2 if self.protocol.flip else 1)
+
+    def strips(self, seen: Callable[[], object] = lambda: None) -> Iterator[tuple[int, NDArray[np.uint8 | np.int16]]]:
+        """The labels.
+
+        Args:
+            seen: called after each forward.
+
+        Yields:
+            (first row, (n, W) train ids), from top to bottom; uint8, int16 above 256 classes.
+        """
+        kept: list[Tensor] = []
+        cells = (self.tiles.rows[-1].last, self.tiles.columns[-1].last)
+        upsampler = RowUpsampler(cells, self.size, bool(self.protocol.align_corners), self.device)
+        start = 0
+        for row in self.tiles.rows:
+            with torch.inference_mode(), eval_mode(self.network):
+                views = self._row_logits(row, seen)
+                views = [torch.cat(pair, dim=1) for pair in zip(kept, views, strict=True)] if kept else views
+            first = row.last - views[0].shape[1]  # the cell of their first row
+            while start < self.size[0]:
+                stop = self._reached(upsampler, start, row.last)
+                if stop == start:
+                    break
+                yield start, self._labels(upsampler, views, first, start, stop)
+                start = stop
+            needed = upsampler.needed(start, start + 1)[0] if start < self.size[0] else row.last
+            kept = [view[:, needed - first :].clone() for view in views]
+
+    def _row_logits(self, row: Part, seen: Callable[[], object]) -> list[Tensor]:
+        """Logits (K, n, w) of the cells that are a row's own; for softmax_mean with flip two, else their sum."""
+        rows = torch.from_numpy(self.read(row.start, row.stop))  # (n, W, 3)
+        views = [self._view_logits(rows, row, seen)]
+        if self.protocol.flip:
+            views.append(self._view_logits(rows.flip(1), row, seen).flip(-1))
+        return views if self.protocol.fusion == "softmax_mean" or len(views) == 1 else [views[0] + views[1]]
+
+    def _view_logits(self, rows: Tensor, row: Part, seen: Callable[[], object]) -> Tensor:
+        stride, parts = self.tiles.field.stride, []
+        for column in self.tiles.columns:
+            block = rows[:, column.start : column.stop].to(self.device).permute(2, 0, 1)[None]  # (1, 3, n, .)
+            logits = self.network(normalize(block, self.normalization))["out"][0].float()
+            down, across = row.first - row.start // stride, column.first - column.start // stride
+            parts.append(logits[:, down:, across:][:, : row.last - row.first, : column.last - column.first].clone())
+            seen()
+        return torch.cat(parts, dim=2)
+
+    def _reached(self, upsampler: RowUpsampler, start: int, cells: int) -> int:
+        """Up to where a strip from `start` may go, if the first `cells` rows of logits are known."""
+        stop = start
+        while stop < min(start + self.strip_rows, self.size[0]) and upsampler.needed(stop, stop + 1)[1] <= cells:
+            stop += 1
+        return stop
+
+    @torch.inference_mode()
+    def _labels(
+        self, upsampler: RowUpsampler, views: list[Tensor], first: int, start: int, stop: int
+    ) -> NDArray[np.uint8 | np.int16]:
+        low, high = upsampler.needed(start, stop)
+        scores = [upsampler(view[None, :, low - first : high - first], start, stop)[0] for view in views]  # (K, n, W)
+        total = scores[0] if len(scores) == 1 else scores[0].softmax(dim=0) + scores[1].softmax(dim=0)
+        labels: NDArray[np.uint8 | np.int16] = total.max(dim=0).indices.to(label_dtype(len(total))).cpu().numpy()
+        return labels
+
+
+def plan_large(
+    network: nn.Module,
+    read: ReadRows,
+    size: tuple[int, int],
+    protocol: Protocol,
+    normalization: Normalization,
+    device: torch.device,
+    memory: int,
+) -> LargePicture:
+    """How a picture of (H, W) is seen within `memory` bytes; see `LargePicture` for the arguments.
+
+    Raises:
+        InputError: the protocol has windows, or scales other than 1; the budget is too small for one row of tiles; or
+            the network cannot be measured (`segkit.inference.memory`).
+    """
+    if (
+        protocol.window is not None
+        or protocol.scaled_size(protocol.scales[0], size) != size
+        or len(protocol.scales) > 1
+    ):
+        raise InputError(
+            f"protocol: a picture of {size[0]} x {size[1]} that is read in tiles is seen at its own size without "
+            f"windows, and {protocol.name!r} says otherwise; use whole"
+        )
+    measured = footprint(network)
+    room = memory - measured.parameters
+    strip = min(default_strip(device), room // 16)
+    views = 2 if protocol.flip else 1
+    of_row = size[1] * (_READ + measured.logits_per_pixel * (views + 1))
+    most_pixels, most_rows = int(room / 2 / measured.per_pixel), int((room / 2 - 3 * strip) / of_row)
+    try:
+        tiles = plan_tiles(network, size, max(0, most_pixels), most_rows=max(0, most_rows))
+    except InputError as error:
+        raise InputError(f"{error} (now {format_bytes(memory)})") from error
+    strip_rows = max(1, strip // (4 * measured.num_classes * size[1]))
+    return LargePicture(network, read, size, protocol, normalization, device, tiles, strip_rows)

@@ -1,0 +1,211 @@
+"""How much memory a forward and the engine around it take, and how much there is.
+
+The network is measured, not modelled: its forward runs once on meta tensors (shapes without values, which cost neither
+memory nor arithmetic) while every operation's results are counted for as long as they live. A convolutional network's
+activations grow with the pixels, so that one measurement holds for all sizes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from segkit.errors import InputError
+from segkit.ops.dispatch import plain_ops
+
+SHARE = 0.7  # of the free memory is the default budget: the rest is for buffers that no tensor shows, and for others
+MEASURED_SIDE = 768  # pixels; a multiple of every stride, so that no rounding up of a feature's size is measured
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_CGROUPS = (  # (limit, usage) of this process's container: version 2, version 1
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one network takes, in bytes, with activations of the dtype of its parameters.
+
+    Attributes:
+        parameters: of its parameters and buffers.
+        per_pixel: at the peak of a forward, for each pixel of its input: all activations that live at once, input and
+            logits among them, and the copies that a convolution may make of its input and output.
+        logits_per_pixel: of the logits as float32, for each pixel of the input.
+        num_classes: K.
+    """
+
+    parameters: int
+    per_pixel: float
+    logits_per_pixel: float
+    num_classes: int
+
+
+_footprints: weakref.WeakKeyDictionary[nn.Module, Footprint] = weakref.WeakKeyDictionary()
+
+
+def footprint(network: nn.Module, channels: int = 3) -> Footprint:
+    """Measure a network's memory; once for each, later calls look it up.
+
+    Args:
+        network: maps float (1, channels, h, w) to {"out": (1, K, ., .)}; it must run on meta tensors, that is, its
+            course must not depend on values.
+        channels: of its input.
+
+    Raises:
+        InputError: it does not run on meta tensors.
+    """
+    if network not in _footprints:
+        live = _LiveBytes()
+        out = meta_forward(network, (1, channels, MEASURED_SIDE, MEASURED_SIDE), live)
+        pixels = MEASURED_SIDE**2
+        held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
+        _footprints[network] = Footprint(held, live.peak / pixels, 4 * out.numel() / pixels, out.shape[1])
+    return _footprints[network]
+
+
+def meta_forward(
+    network: nn.Module, shape: tuple[int, ...], watch: AbstractContextManager[Any] | None = None
+) -> Tensor:
+    """The logits of a forward on meta tensors, in eval mode: a shape and a dtype, no values.
+
+    Args:
+        network: see `footprint`.
+        shape: of its input.
+        watch: a dispatch mode that sees the operations.
+
+    Raises:
+        InputError: the network does not run on meta tensors.
+    """
+    # A compiled network would show no operations. Where nothing was compiled, asking takes seconds: it loads Dynamo.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    # Outside inference mode composite operations show their parts; fused ones have no form without values.
+    with torch.inference_mode(False), torch.no_grad(), plain_ops(), eager:
+        try:
+            copy = _on_meta(network)
+            dtype = next((tensor.dtype for tensor in copy.parameters() if tensor.is_floating_point()), torch.float32)
+            with watch or nullcontext():
+                out: Tensor = copy(torch.empty(shape, dtype=dtype, device="meta"))["out"]
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise InputError(
+                f"memory: {type(network).__name__} cannot be measured without values ({reason}); its course must not "
+                "depend on them"
+            ) from error
+    return out
+
+
+def _on_meta(network: nn.Module) -> nn.Module:
+    """A copy in eval mode without values: `deepcopy` takes what its memo holds for a tensor, and copies none."""
+    memo: dict[int, Any] = {}
+    for parameter in network.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+    for buffer in network.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return deepcopy(network, memo).eval()
+
+
+def default_budget(*devices: torch.device | str) -> int:
+    """`SHARE` of the bytes that are free now on the one of the devices that has the least."""
+    return int(SHARE * min(free_bytes(torch.device(device)) for device in devices))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that are free now: of the GPU (with what PyTorch keeps in reserve), or of the machine or the container."""
+    if device.type == "cuda":
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserve
+    return int(min([_free_of_machine(), *(_free_of_container(*files) for files in _CGROUPS)]))
+
+
+def parse_bytes(text: str) -> int:
+    """`"8GB"`, `"500 MB"`, `"16GiB"` or `"8000000000"` as bytes; k, M, G and T are powers of 1000, Ki, ... of 1024.
+
+    Raises:
+        InputError: it is no such text, or less than one byte.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", text.lower())
+    value = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if value < 1:
+        raise InputError(f"memory: {text!r} is not an amount of memory; give for example 8GB, 500MB or 16GiB")
+    return value
+
+
+def format_bytes(count: float) -> str:
+    """`7.5 GB`, or `320 MB` below one GB, or `85 kB` below one MB: powers of 1000."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Bytes of all tensors that operations made and that are still held, and the most that there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._held: dict[int, int] = {}  # by the storage's id: views share it, and it is released with the last
+        self._now = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [one for one in (result if isinstance(result, tuple | list) else (result,)) if _is_tensor(one)]
+        for tensor in tensors:
+            self._hold(tensor.untyped_storage())
+        copies = 0
+        if func is torch.ops.aten.convolution.default:  # libraries rearrange what it reads and what it writes
+            copies = args[0].nbytes + tensors[0].nbytes
+        self.peak = max(self.peak, self._now + copies)
+        return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        if key not in self._held:
+            self._held[key] = storage.nbytes()
+            self._now += storage.nbytes()
+            weakref.finalize(storage, self._release, key)
+
+    def _release(self, key: int) -> None:
+        self._now -= self._held.pop(key)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _free_of_machine() -> int:
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in names else "SC_PHYS_PAGES"  # macOS counts no free pages
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if pages in names else 8 * 2**30
+
+
+def _free_of_container(limit: str, usage: str) -> int | float:
+    """What the container's limit leaves; infinite where there is none ("max" is how version 2 writes that)."""
+    try:
+        return int(Path(limit).read_text(encoding="ascii")) - int(Path(usage).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return float("inf")

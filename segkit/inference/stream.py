@@ -1,0 +1,137 @@
+"""Labels of many pictures: reading, moving and writing overlap the network, and pictures of one size share a forward.
+
+On CUDA nothing waits for the GPU until the pictures after the next ones are on their way.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.inference.segmenter import Segmenter, as_rgb
+
+READERS = 2  # threads; decoding and resizing release Python's lock
+AHEAD = 8  # pictures read before they are wanted
+BATCH_PIXELS = 2**21  # of equal-sized pictures in one forward of a GPU; a CPU gains nothing from more than one
+
+
+class Labelled(NamedTuple):
+    """One picture and what was found in it."""
+
+    path: Path
+    image: np.ndarray  # uint8 (H, W, 3)
+    labels: np.ndarray  # uint8 (H, W)
+
+
+def predict_files(
+    segmenter: Segmenter, paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int = AHEAD
+) -> Iterator[Labelled]:
+    """Label pictures in the order of their paths.
+
+    Args:
+        segmenter: the network.
+        paths: of pictures; read as `Segmenter.predict` reads them.
+        failed: is told of each picture that cannot be read or does not fit into memory; the others go on.
+        ahead: how many pictures are read before they are wanted.
+
+    Yields:
+        Each picture that worked.
+    """
+    waiting: deque[_Batch] = deque()
+    for group in _groups(_read_ahead(paths, failed, ahead), _at_once(segmenter.device)):
+        batch = _start(segmenter, group, failed)
+        if batch is not None:
+            waiting.append(batch)
+        if len(waiting) > 1:
+            yield from waiting.popleft().finish()
+    while waiting:
+        yield from waiting.popleft().finish()
+
+
+class _Batch:
+    """Pictures of one size whose labels are on their way to host memory."""
+
+    def __init__(self, group: Sequence[tuple[Path, np.ndarray]], labels: Tensor) -> None:
+        self._group, self._event = group, None
+        self._labels = labels
+        if labels.is_cuda:
+            self._labels = torch.empty_like(labels, device="cpu", pin_memory=True)
+            self._labels.copy_(labels, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def finish(self) -> Iterator[Labelled]:
+        if self._event is not None:
+            self._event.synchronize()
+        for (path, image), labels in zip(self._group, self._labels.numpy(), strict=True):
+            yield Labelled(path, image, labels)
+
+
+def _start(
+    segmenter: Segmenter, group: Sequence[tuple[Path, np.ndarray]], failed: Callable[[Path, Exception], None]
+) -> _Batch | None:
+    """Label pictures of one size; one by one where they do not fit into memory together."""
+    try:
+        return _Batch(group, segmenter.predict_batch([image for _, image in group]))
+    except InputError as error:
+        if len(group) == 1:
+            failed(group[0][0], error)
+            return None
+    fitting = []
+    for path, image in group:
+        try:
+            fitting.append(((path, image), segmenter.predict_batch([image])))
+        except InputError as error:
+            failed(path, error)
+    return _Batch([one for one, _ in fitting], torch.cat([labels for _, labels in fitting])) if fitting else None
+
+
+def _read_ahead(
+    paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Pictures in order, read by threads; those that cannot be read are told and left out."""
+    with ThreadPoolExecutor(READERS) as pool:
+        reading: deque[tuple[Path, Future[np.ndarray]]] = deque()
+
+        def next_read() -> Iterator[tuple[Path, np.ndarray]]:
+            path, future = reading.popleft()
+            try:
+                yield path, future.result()
+            except (InputError, OSError) as error:
+                failed(path, error)
+
+        try:
+            for path in paths:
+                reading.append((path, pool.submit(as_rgb, path)))
+                if len(reading) > ahead:
+                    yield from next_read()
+            while reading:
+                yield from next_read()
+        finally:  # whoever consumes these may stop early
+            pool.shutdown(cancel_futures=True)
+
+
+def _groups(
+    pictures: Iterator[tuple[Path, np.ndarray]], at_once: Callable[[tuple[int, ...]], int]
+) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """Runs of neighbouring pictures of one size, as many as fit into one forward."""
+    group: list[tuple[Path, np.ndarray]] = []
+    for path, image in pictures:
+        if group and (image.shape != group[0][1].shape or len(group) >= at_once(image.shape)):
+            yield group
+            group = []
+        group.append((path, image))
+    if group:
+        yield group
+
+
+def _at_once(device: torch.device) -> Callable[[tuple[int, ...]], int]:
+    if device.type == "cpu":
+        return lambda shape: 1
+    return lambda shape: max(1, BATCH_PIXELS // (shape[0] * shape[1]))

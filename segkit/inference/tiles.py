@@ -1,0 +1,186 @@
+"""A picture that does not fit into memory, seen in overlapping tiles whose logits are put together.
+
+A tile begins at a multiple of the network's coarsest stride, so that its cells are cells of the picture, and reaches
+over its own cells by the receptive field, so that they see what they see in the picture. Its own cells are put into
+the logits of the whole picture: what follows (upsampling, fusion) does not know of tiles.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from segkit.errors import InputError
+from segkit.inference.memory import format_bytes, meta_forward
+from segkit.inference.receptive_field import ReceptiveField, receptive_field
+
+LEAST_STEPS = 8  # of the coarsest stride, along a side of the smallest tile: four are its own, two overlap each side
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tile along one axis: it sees the pixels [start, stop), and the cells [first, last) of the logits are its."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """All tiles of one picture: every row of `rows` with every one of `columns`.
+
+    Attributes:
+        rows: from top to bottom.
+        columns: from left to right.
+        overlap: pixels by which a tile reaches over its own cells, inside the picture.
+        field: the network's.
+    """
+
+    rows: tuple[Part, ...]
+    columns: tuple[Part, ...]
+    overlap: int
+    field: ReceptiveField
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the largest tile, pixels."""
+        return _largest(self.rows), _largest(self.columns)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the logits are those of the whole picture but for rounding."""
+        return not self.field.sees_all and self.overlap >= max(self.field.before, self.field.after)
+
+    def __iter__(self) -> Iterator[tuple[Part, Part]]:
+        """(row, column) of each tile, row by row."""
+        return ((row, column) for row in self.rows for column in self.columns)
+
+
+def plan_tiles(
+    network: nn.Module, size: tuple[int, int], most_pixels: int, channels: int = 3, most_rows: int | None = None
+) -> Tiles:
+    """The tiles that cost least of those that fit.
+
+    The overlap is the receptive field; where this would be more than a quarter of a tile, it is a quarter.
+
+    Args:
+        network: maps float (1, channels, H, W) to {"out": (1, K, h, w)}; must run on meta tensors.
+        size: (H, W) of the picture.
+        most_pixels: of one tile.
+        channels: of the picture.
+        most_rows: pixels; how high a tile may be at the most.
+
+    Raises:
+        InputError: not even the smallest tile fits, or the network cannot see parts of a picture.
+    """
+    field = receptive_field(network, channels)
+    height, width = meta_forward(network, (1, channels, *size)).shape[-2:]
+    rows = size[0] if most_rows is None else min(most_rows, size[0])
+    least = LEAST_STEPS * field.step
+    if most_pixels < min(least**2, size[0] * size[1]) or rows < min(least, size[0]):
+        raise InputError(
+            f"memory: a picture of {size[0]} x {size[1]} leaves room for {most_pixels} pixels in one forward, and a "
+            f"tile of this network has at least {least} x {least}: allow more memory, or give a smaller picture"
+        )
+    reach = _up(max(field.before, field.after), field.step)
+    quarter = min(rows, math.isqrt(most_pixels)) // 4 // field.step * field.step
+    for overlap in (reach, min(reach, quarter)):
+        tiles = _cheapest(size, (height, width), field, overlap, most_pixels, rows)
+        if tiles is not None:
+            return tiles
+    raise InputError(
+        f"memory: a picture of {size[0]} x {size[1]} has no tiles of {most_pixels} pixels; allow more memory"
+    )
+
+
+def tiled_logits(network: nn.Module, image: Tensor, tiles: Tiles) -> Tensor:
+    """The logits of a batch (B, C, H, W) on the whole picture's grid, (B, K, h, w); one tile of one picture a time."""
+    stride, cells = tiles.field.stride, (tiles.rows[-1].last, tiles.columns[-1].last)
+    whole = torch.empty(0)
+    for row, column in tiles:
+        own_rows = slice(row.first - row.start // stride, row.last - row.start // stride)
+        own_columns = slice(column.first - column.start // stride, column.last - column.start // stride)
+        for index in range(len(image)):
+            seen = image[index : index + 1, :, row.start : row.stop, column.start : column.stop]
+            logits = network(seen)["out"][0]  # (K, ., .)
+            if whole.ndim == 1:
+                whole = logits.new_empty(len(image), len(logits), *cells)
+            whole[index, :, row.first : row.last, column.first : column.last] = logits[:, own_rows, own_columns]
+    return whole
+
+
+def tell(tiles: Tiles, size: tuple[int, int], memory: int) -> None:
+    """Log, once for each size of a picture, that it is seen in tiles and what that changes."""
+    height, width = tiles.shape
+    text = (
+        f"a picture of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}: the network sees it in "
+        f"{len(tiles.rows)} x {len(tiles.columns)} tiles of up to {height} x {width} pixels with an overlap of "
+        f"{tiles.overlap}"
+    )
+    reach = max(tiles.field.before, tiles.field.after)
+    if tiles.overlap < reach:
+        text += f", less than its receptive field of {reach} pixels each way"
+    if tiles.field.sees_all:
+        text += "; split attention and global pooling then see one tile each"
+    _log_once(text, size)
+
+
+@lru_cache(maxsize=1000)
+def _log_once(text: str, size: tuple[int, int]) -> None:
+    _log.warning(text)
+
+
+def _cheapest(
+    size: tuple[int, int],
+    cells: tuple[int, int],
+    field: ReceptiveField,
+    overlap: int,
+    most_pixels: int,
+    most_rows: int,
+) -> Tiles | None:
+    """Of all widths, with the greatest height that fits beside each, the one with the least pixels in all tiles."""
+    best, least = None, math.inf
+    unit = field.step // field.stride or 1  # cells from one place where a tile may begin to the next
+    narrowest = max(unit, _up(math.ceil(2 * overlap / field.stride), unit))  # half of a tile is its own
+    widths = [_up(math.ceil(cells[1] / count), unit) for count in range(1, cells[1] // narrowest + 1)]
+    for own in dict.fromkeys([cells[1], *widths, narrowest]):
+        columns = _parts(size[1], cells[1], own, field, overlap)
+        side = min(most_pixels // _largest(columns), most_rows)
+        tall = (side - 2 * overlap) // field.stride // unit * unit if side < size[0] else cells[0]
+        if tall < min(narrowest, cells[0]):
+            continue
+        even = _up(math.ceil(cells[0] / math.ceil(cells[0] / tall)), unit)
+        rows = _parts(size[0], cells[0], even, field, overlap)
+        pixels = sum(row.stop - row.start for row in rows) * sum(part.stop - part.start for part in columns)
+        if pixels < least:
+            best, least = Tiles(rows, columns, overlap, field), pixels
+    return best
+
+
+def _parts(side: int, cells: int, own: int, field: ReceptiveField, overlap: int) -> tuple[Part, ...]:
+    """Parts of `own` cells each along an axis; `own` cells and the overlap are multiples of the coarsest stride."""
+    parts = []
+    for first in range(0, cells, own):
+        last = min(first + own, cells)
+        stop = side if last == cells else min(side, field.stride * last + overlap)
+        parts.append(Part(max(0, field.stride * first - overlap), stop, first, last))
+    return tuple(parts)
+
+
+def _largest(parts: tuple[Part, ...]) -> int:
+    return max(part.stop - part.start for part in parts)
+
+
+def _up(value: int, step: int) -> int:
+    """`value` rounded up to a multiple of `step`."""
+    return -(-value // step) * step
