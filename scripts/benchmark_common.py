@@ -24,6 +24,29 @@ def measure(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[s
     return seconds
 
 
+def peak_memory(run: Callable[[], object], device: str = "cpu") -> float:
+    """Bytes that one run holds at most, above what is held before it.
+
+    On the CPU that is the process's resident memory (Linux): use a fresh process, for freed memory stays resident.
+    """
+    import torch  # the other scripts set the number of threads before they import it
+
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return float(torch.cuda.max_memory_allocated() - before)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
+    before = _resident("VmRSS")
+    run()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith(name))
+
+
 def header(names: Sequence[str]) -> str:
     """What the numbers are a property of."""
     found = versions()

@@ -48,7 +48,7 @@ class RowUpsampler:
         lower, upper, weight = neighbours(source[0], size[0], align_corners)
         self._first, self._last = lower.tolist(), upper.tolist()  # on the CPU: `needed` asks no GPU
         self._lower, self._upper = lower.to(device), upper.to(device)
-        self._weight = weight[:, None].to(device)  # (H, 1) of the upper row
+        self._weights, self._weight = weight.tolist(), weight[:, None].to(device)  # (H,), (H, 1) of the upper row
 
     def needed(self, start: int, stop: int) -> tuple[int, int]:
         """The source rows [first, last) that output rows [start, stop) are made of."""
@@ -63,10 +63,22 @@ class RowUpsampler:
         if self.source[0] == self.size[0]:
             return rows
         first = self._first[start]
+        if rows.device.type == "cpu":
+            return self._row_by_row(rows, start, stop)
         weight = self._weight[start:stop]
         above = rows.index_select(2, self._lower[start:stop] - first)  # (B, K, n, W)
         below = rows.index_select(2, self._upper[start:stop] - first)
         return below.mul_(weight).addcmul_(above, 1 - weight)
+
+    def _row_by_row(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        """The same without a copy of the rows above and below, twice as fast where launching an operation is cheap."""
+        result = rows.new_empty(*rows.shape[:2], stop - start, rows.shape[3])  # (B, K, n, W)
+        first = self._first[start]
+        for i in range(start, stop):
+            below, above, weight = self._last[i] - first, self._first[i] - first, self._weights[i]
+            torch.mul(rows[:, :, below], weight, out=result[:, :, i - start])
+            result[:, :, i - start].add_(rows[:, :, above], alpha=1 - weight)
+        return result
 
 
 def neighbours(source: int, size: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
