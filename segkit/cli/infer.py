@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         "--memory",
         metavar="SIZE",
         help="what a picture may take, its network included, such as 8GB, 500MB or 16GiB; PyTorch itself takes about "
-        "1 GB besides; default: 0.7 of what is free",
+        "1 GB besides, and a CPU's memory manager keeps up to a third more; default: 0.7 of what is free",
     )
     parser.add_argument(
         "--precision",

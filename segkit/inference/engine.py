@@ -16,7 +16,7 @@ from segkit.inference.resample import PictureResizer
 from segkit.inference.tiles import plan_tiles, tell, tiled_logits
 from segkit.inference.windows import Window, cut, network_inputs, window_grid
 from segkit.models.norms import eval_mode
-from segkit.ops.normalize import IMAGENET, Normalization
+from segkit.ops.normalize import IMAGENET, Normalization, by_channel
 from segkit.ops.upsample import label_dtype
 from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confidence
 
@@ -168,7 +168,7 @@ def _network_views(
         logits are already added to the others, at the network's stride: upsampling is linear and symmetric.
     """
     views = []
-    black = torch.tensor(normalization.black, device=image.device, dtype=image.dtype).view(1, -1, 1, 1)
+    black = by_channel(normalization.black, image.device).to(image.dtype)
     flips = (False, True) if protocol.flip else (False,)
     resize = PictureResizer(image, protocol.resample, bool(protocol.align_corners), normalization)
     with eval_mode(network):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from segkit.ops.normalize import Normalization, normalize
+from segkit.ops.normalize import Normalization, by_channel, normalize
 from segkit.ops.upsample import upsample
 
 Resample = Literal["tensor", "opencv", "pillow"]
@@ -57,9 +57,7 @@ def denormalize(image: Tensor, normalization: Normalization) -> Tensor:
     Exactly what `segkit.ops.normalize` was given, in float32, float16 and bfloat16 with ImageNet's statistics.
     Pictures that were never 8-bit are rounded to whole grey levels, and cut off at 0 and 255.
     """
-    channels = len(normalization.mean)
-    mean = torch.tensor(normalization.mean, device=image.device).view(1, channels, 1, 1)
-    std = torch.tensor(normalization.std, device=image.device).view(1, channels, 1, 1)
+    mean, std = (by_channel(values, image.device) for values in (normalization.mean, normalization.std))
     return image.float().mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 

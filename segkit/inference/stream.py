@@ -1,6 +1,7 @@
 """Labels of many pictures: reading, moving and writing overlap the network, and pictures of one size share a forward.
 
-On CUDA nothing waits for the GPU until the pictures after the next ones are on their way.
+On CUDA the labels of a batch are fetched when the next one has been handed to the GPU. Only protocols that fuse by
+`exp_sum` wait for it in between: they ask for the largest logit.
 """
 
 from collections import deque

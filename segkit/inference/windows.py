@@ -46,7 +46,7 @@ class Grid:
         """In how many windows each row (height, 1) and each column (width,) lies; float32, their product per pixel."""
         down = _coverage(self.rows, self.picture[0])
         across = _coverage(self.columns, self.picture[1])
-        return down[:, None].to(device), across.to(device)
+        return down[:, None].to(device, non_blocking=True), across.to(device, non_blocking=True)
 
 
 def window_grid(protocol: Protocol, picture: tuple[int, int]) -> Grid:

@@ -1,8 +1,9 @@
 """The inference form of a network: what training needs is gone, what is left is arranged for speed.
 
 Batch norms become part of the convolution before them, dropout and the auxiliary head are left out, weights and
-features lie channels-last, and the convolutions may run in bfloat16. Only rounding differs from the network it was
-made of, and `inference_form` checks that.
+features lie channels-last, and the convolutions may run in bfloat16; those of float32 on the CPU multiply less where
+`segkit.ops.winograd` is faster, for which it keeps up to 5.4 times their weights besides. Only rounding differs from
+the network it was made of, and `inference_form` checks the norms.
 """
 
 import copy
@@ -16,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from segkit.errors import InputError
 from segkit.models.norms import FrozenBatchNorm2d
 from segkit.models.shape_bucket import ShapeBuckets
+from segkit.ops.winograd import WinogradConv2d, suits
 
 Precision = Literal["auto", "exact", "float32", "bfloat16"]
 
@@ -77,7 +79,10 @@ def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compi
     for name, module in list(plain.named_modules()):
         if isinstance(module, _LEFT_OUT):
             plain.set_submodule(name, nn.Identity())
-    return InferenceForm(_folded(plain), dtype, compiled).eval()
+    folded = _folded(plain)
+    if dtype == torch.float32:
+        _multiply_less(folded)
+    return InferenceForm(folded, dtype, compiled).eval()
 
 
 def convolution_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
@@ -167,6 +172,13 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     conv.bias = bias.requires_grad_(False)
     conv.weight.requires_grad_(False)
     network.set_submodule(norm, nn.Identity())
+
+
+def _multiply_less(network: nn.Module) -> None:
+    """Take Winograd's way in the convolutions that are faster by it; each keeps its transformed weights besides."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and suits(module):
+            network.set_submodule(name, WinogradConv2d(module))
 
 
 def _classifiers(network: nn.Module) -> list[nn.Conv2d]:

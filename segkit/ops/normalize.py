@@ -76,6 +76,10 @@ def normalize(image: Tensor, normalization: Normalization = IMAGENET, dtype: tor
     channels = len(normalization.mean)
     if image.ndim != 4 or image.shape[1] != channels:
         raise InputError(f"normalize: the batch has shape {tuple(image.shape)}, but (B, {channels}, H, W) is needed")
-    mean = torch.tensor(normalization.mean, device=image.device).view(1, channels, 1, 1)
-    std = torch.tensor(normalization.std, device=image.device).view(1, channels, 1, 1)
+    mean, std = (by_channel(values, image.device) for values in (normalization.mean, normalization.std))
     return image.to(torch.float32).div_(255).sub_(mean).div_(std).to(dtype)
+
+
+def by_channel(values: Sequence[float], device: torch.device) -> Tensor:
+    """One float32 value a channel, (1, C, 1, 1), brought to the device without waiting for it."""
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(device, non_blocking=True)

@@ -47,8 +47,9 @@ class RowUpsampler:
         self.source, self.size, self.align_corners = source, size, align_corners
         lower, upper, weight = neighbours(source[0], size[0], align_corners)
         self._first, self._last = lower.tolist(), upper.tolist()  # on the CPU: `needed` asks no GPU
-        self._lower, self._upper = lower.to(device), upper.to(device)
-        self._weights, self._weight = weight.tolist(), weight[:, None].to(device)  # (H,), (H, 1) of the upper row
+        self._lower, self._upper = (index.to(device, non_blocking=True) for index in (lower, upper))
+        self._weights = weight.tolist()  # of the upper row
+        self._weight = weight[:, None].to(device, non_blocking=True)  # (H, 1)
 
     def needed(self, start: int, stop: int) -> tuple[int, int]:
         """The source rows [first, last) that output rows [start, stop) are made of."""

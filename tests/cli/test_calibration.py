@@ -43,7 +43,7 @@ def test_labels_and_confidence_are_of_the_same_scores(
 ) -> None:
     assert main(["test", *arguments, "--protocol", protocol]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    segmenter = load(checkpoint, "cpu", protocol)
+    segmenter = load(checkpoint, "cpu", protocol, precision="exact")
     right, sure = [], []
     for path in sorted((benchmark_folder / "data/images/test").iterdir()):
         image = normalize(torch.from_numpy(read_image(path)).permute(2, 0, 1)[None], segmenter.normalization)

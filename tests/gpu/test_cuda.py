@@ -9,6 +9,7 @@ from segkit.evaluation.confusion import confusion_counts
 from segkit.inference.engine import predict, scores
 from segkit.inference.protocols import get
 from segkit.models.segmentation import DeepLabV3
+from segkit.ops.normalize import normalize
 from segkit.training.losses import LossConfig, segmentation_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -40,6 +41,18 @@ def test_scores_agree_with_the_cpu(name: str) -> None:
     torch.testing.assert_close(scores(network, image.cuda(), protocol).cpu(), on_cpu, rtol=1e-3, atol=1e-4)
     labels = predict(network, image.cuda(), protocol)
     assert labels.shape == (1, 97, 129) and labels.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("name", ["whole", "window", "ms-flip"])
+def test_labels_are_made_without_a_sync(name: str) -> None:
+    network, image = DeepLabV3("resnest14_tiny", 19).eval().cuda(), torch.zeros(1, 3, 97, 129, dtype=torch.uint8).cuda()
+    predict(network, normalize(image), get(name))  # kernels are compiled, buffers made
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        predict(network, normalize(image), get(name))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_bf16_training_step_is_finite() -> None:

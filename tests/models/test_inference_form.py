@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.models.inference_form import InferenceForm, convolution_dtype, inference_form
 from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN, SegmentationModel
+from segkit.ops.dispatch import plain_ops
+from segkit.ops.winograd import WinogradConv2d
 
 NETWORKS = {
     "deeplabv3": lambda: DeepLabV3("resnest14_tiny", 5),
@@ -102,6 +104,38 @@ def test_a_norm_that_cannot_be_folded_stays() -> None:
     form = inference_form(network)
     assert norms(form) == ["network.norm"]
     torch.testing.assert_close(form(picture(network))["out"], network(picture(network))["out"])
+
+
+class Wide(SegmentationModel):
+    """A convolution with enough channels for Winograd's way, with a norm after it."""
+
+    def __init__(self) -> None:
+        wide = nn.Conv2d(128, 128, 3, padding=2, dilation=2, bias=False)
+        encoder = nn.Sequential(nn.Conv2d(3, 128, 3, padding=1), nn.ReLU(), wide, nn.BatchNorm2d(128), nn.ReLU())
+        encoder.output_stride = 1  # type: ignore[assignment]
+        config = {"init_args": {"in_channels": 3}}
+        super().__init__(encoder, nn.Conv2d(128, 5, 1), None, num_classes=5, config=config)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"out": self.head(self.encoder(x))}
+
+
+@torch.no_grad()
+def test_float32_multiplies_less_in_wide_convolutions() -> None:
+    network = with_statistics(Wide())
+    form, x = inference_form(network), picture(network)
+    assert [name for name, module in form.named_modules() if isinstance(module, WinogradConv2d)] == [
+        "network.encoder.2"
+    ]
+    expected, found = network(x)["out"], form(x)["out"]
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+    with plain_ops():
+        direct = form(x)["out"]
+    assert not torch.equal(found, direct)
+    assert (direct - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert not any(isinstance(module, WinogradConv2d) for module in inference_form(network, torch.bfloat16).modules())
+    assert "network.encoder.2.weight" in form.state_dict() and "network.encoder.2.filters" not in form.state_dict()
 
 
 def test_attributes_are_the_networks() -> None:
