@@ -6,7 +6,9 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from segkit.evaluation.results import versions
@@ -56,6 +58,9 @@ def header(names: Sequence[str]) -> str:
     except (OSError, StopIteration):
         cpu = platform.processor() or platform.machine()
     command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    for name in set(names) - found.keys():
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     said = ", ".join(f"{name} {found[name]}" for name in names if name in found)
     load = f"load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     return f"`{command}`, {datetime.now(UTC):%Y-%m-%d}; {cpu}, {os.cpu_count()} cores, {load}; {said}"

@@ -1,0 +1,459 @@
+"""How fast segkit is beside other toolkits and beside the machine's limit: prints Markdown tables.
+
+    python scripts/benchmark_speed.py                      all tables; on 2 cores half an hour
+    python scripts/benchmark_speed.py --only picture ops   some of them
+    python scripts/benchmark_speed.py --device cuda
+
+Every contestant of a table runs once in each round, one after the other, after a round that warms up; times are medians
+over the rounds, ratios are ratios of medians. "agrees" is the share of pixels whose label is that of the table's
+reference. Memory is the most that a fresh process held while it ran once, above what it held before. Networks have
+random weights with statistics of a trained one's kind, unless --checkpoint gives a trained one to the tables `views`
+and `precision`.
+
+  ceiling    best rates of matrix products and convolutions of this machine: what no network can pass
+  picture    one normalised picture of 480 x 480 to labels: DeepLabV3, ResNeSt-50, stride 8, 150 classes
+  views      a whole picture by `encoding-ms`, against PyTorch-Encoding's evaluation, restated
+  precision  labels and mIoU of a trained network by precision; needs --checkpoint, --pictures and --masks
+  ops        segkit.ops against the PyTorch that it replaces
+  matrix     confusion matrices
+  training   one optimisation step
+"""
+
+import argparse
+import gc
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from benchmark_common import header, measure, peak_memory
+from benchmark_score import disturbed, draw, mmseg_areas
+from speed_peers import can_import, multi_eval, smp_network, torchvision_network
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from segkit.evaluation.confusion import confusion_counts
+from segkit.evaluation.conventions import convention_scores
+from segkit.inference.engine import predict
+from segkit.inference.protocols import get
+from segkit.inference.segmenter import load
+from segkit.io import read_image, read_label
+from segkit.models.inference_form import convolution_dtype, inference_form
+from segkit.models.segmentation import DeepLabV3, MMSegDeepLabV3
+from segkit.ops.dispatch import plain_ops
+from segkit.ops.normalize import normalize
+from segkit.ops.split_attention import split_attention
+from segkit.ops.upsample_argmax import upsample_argmax
+from segkit.training.losses import LossConfig, segmentation_loss
+
+PACKAGES = ("segkit", "python", "torch", "torchvision", "segmentation-models-pytorch", "timm", "torchmetrics")
+CLASSES = 150
+CROP = 480
+GFLOP = 293.2  # of DeepLabV3, ResNeSt-50, stride 8, 480 x 480, as `segkit benchmark` counts it
+
+
+@dataclass
+class Table:
+    """Contestants of one table; the first is what the others are compared with.
+
+    Attributes:
+        make: Each contestant's maker, so that one of them can be made alone, in a fresh process.
+        agree: Whether they return labels that are compared with `reference`'s.
+        memory: Whether their peak memory is measured too.
+    """
+
+    title: str
+    make: dict[str, Callable[[], Callable[[], object]]]
+    agree: bool = False
+    reference: str = ""
+    memory: bool = False
+    rounds: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse()
+    if options.peak_of:
+        table, name = options.peak_of
+        print(peak_memory(find(tables(options), table).make[name](), options.device))
+        return
+    print(header(PACKAGES), flush=True)
+    if options.device == "cuda":
+        print(f"on {torch.cuda.get_device_name()}")
+    if not can_import("mmseg"):
+        print("mmsegmentation cannot be imported with this torch; its heads are segkit's `MMSegDeepLabV3`.")
+    if "ceiling" in options.only:
+        print(ceiling(options), flush=True)
+    for title in tables(options):
+        print(show(title, options), flush=True)
+    if "precision" in options.only and options.checkpoint:
+        print(precision(options), flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """What is measured, on what."""
+    names = ("ceiling", "picture", "views", "precision", "ops", "matrix", "training")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--views-rounds", type=int, default=3, help="of the table `views`: a round takes minutes")
+    parser.add_argument("--checkpoint", type=Path, help="a trained network, for `views` and `precision`")
+    parser.add_argument("--pictures", type=Path, help="a folder of pictures; without it, noise of 683 x 512")
+    parser.add_argument("--masks", type=Path, help="a folder of their masks, of the same names, train ids")
+    parser.add_argument("--peak-of", nargs=2, metavar=("TABLE", "CONTESTANT"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def tables(options: argparse.Namespace) -> Iterator[Table]:
+    """The tables that are wanted, each made when its turn comes."""
+    makers = {"picture": picture, "views": views, "ops": ops, "matrix": matrix, "training": training}
+    for name, make in makers.items():
+        if name in options.only or options.peak_of:
+            yield from make(options)
+
+
+def find(made: Iterator[Table], title: str) -> Table:
+    """One table by its title."""
+    return next(table for table in made if table.title == title)
+
+
+# --- the tables
+
+
+def ceiling(options: argparse.Namespace) -> str:
+    """Best rates of five runs, GFLOP/s."""
+    lines = ["\n| Ceiling, GFLOP/s | float32 | bfloat16 |", "|---|---|---|"]
+    size = 4096 if options.device == "cpu" else 8192
+    for what in (f"matrix product, {size} x {size}", "convolution 3x3, 512 to 512 channels, 60 x 60, channels-last"):
+        cells = []
+        for dtype in (torch.float32, torch.bfloat16):
+            run, flop = _rate(what, size, dtype, options.device)
+            seconds = measure({"": _synchronised(run, options.device)}, rounds=5)[""]
+            cells.append(f"{flop / min(seconds) / 1e9:.0f}")
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _rate(what: str, size: int, dtype: torch.dtype, device: str) -> tuple[Callable[[], object], float]:
+    if what.startswith("matrix"):
+        a = torch.randn(size, size, device=device).to(dtype)
+        return (lambda: a @ a), 2.0 * size**3
+    batch = 1 if device == "cpu" else 16
+    layer = nn.Conv2d(512, 512, 3, padding=1).to(device, dtype, memory_format=torch.channels_last)
+    x = torch.randn(batch, 512, 60, 60, device=device).to(dtype, memory_format=torch.channels_last)
+    return torch.no_grad()(lambda: layer(x)), 2.0 * batch * 3600 * 512 * 512 * 9
+
+
+def picture(options: argparse.Namespace) -> Iterator[Table]:
+    """One normalised picture of 480 x 480 to labels."""
+    device = torch.device(options.device)
+    image = torch.randn(1, 3, CROP, CROP, generator=torch.Generator().manual_seed(0)).to(device)
+    whole = get("whole")
+
+    def ours(network: nn.Module, precision: str, compiled: bool = False) -> Callable[[], Tensor]:
+        dtype = convolution_dtype(precision, device)  # type: ignore[arg-type]
+        form = network if dtype is None else inference_form(network, dtype, compiled)
+        return lambda: predict(form, image, whole)
+
+    def theirs(
+        network: nn.Module | Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float32, last: bool = False
+    ) -> Callable[[], Tensor]:
+        memory_format = torch.channels_last if last else torch.contiguous_format
+        if isinstance(network, nn.Module):
+            network.to(device, dtype, memory_format=memory_format)  # type: ignore[call-overload]
+        x = image.to(dtype, memory_format=memory_format)
+        return torch.inference_mode()(lambda: network(x).argmax(1))
+
+    deep, mmseg = DeepLabV3, MMSegDeepLabV3
+    yield Table(
+        f"One picture of {CROP} x {CROP} to labels, DeepLabV3, ResNeSt-50, {CLASSES} classes",
+        {
+            "segkit, by default": lambda: ours(trained(deep("resnest50", CLASSES), device), "auto"),
+            "segkit, float32": lambda: ours(trained(deep("resnest50", CLASSES), device), "float32"),
+            "segkit, exact": lambda: ours(trained(deep("resnest50", CLASSES), device), "exact"),
+            "segkit, default, compiled": lambda: ours(trained(deep("resnest50", CLASSES), device), "auto", True),
+            "smp, by default": lambda: theirs(smp_network(CLASSES)),
+            "smp, channels-last": lambda: theirs(smp_network(CLASSES), last=True),
+            "smp, bfloat16, channels-last": lambda: theirs(smp_network(CLASSES), torch.bfloat16, last=True),
+            "torchvision's ResNet-50, by default": lambda: theirs(torchvision_network(CLASSES)),
+            "mmsegmentation's heads, exact": lambda: ours(trained(mmseg("resnest50", CLASSES), device), "exact"),
+            "mmsegmentation's heads, segkit by default": lambda: ours(
+                trained(mmseg("resnest50", CLASSES), device), "auto"
+            ),
+        },
+        memory=True,
+        notes=[f"The first network is {GFLOP} GFLOP as counted, padding included; oneDNN does not multiply padding."],
+    )
+
+
+def views(options: argparse.Namespace) -> Iterator[Table]:
+    """A whole picture by the authors' protocol."""
+    device = torch.device(options.device)
+    image = normalize(_pictures(options)[0][1][None].to(device))
+    protocol = get("encoding-ms")
+
+    def exact() -> nn.Module:
+        if options.checkpoint:
+            return load(options.checkpoint, device, precision="exact").network
+        return trained(DeepLabV3("resnest50", CLASSES), device)
+
+    def ours(precision: str) -> Callable[[], Tensor]:
+        dtype = convolution_dtype(precision, device)  # type: ignore[arg-type]
+        form = exact() if dtype is None else inference_form(exact(), dtype)
+        return lambda: predict(form, image, protocol)
+
+    def theirs() -> Callable[[], Tensor]:
+        network = exact()
+        return torch.no_grad()(lambda: multi_eval(lambda x: network(x)["out"], image).argmax(1))
+
+    yield Table(
+        f"One picture of {image.shape[3]} x {image.shape[2]} by encoding-ms",
+        {
+            "PyTorch-Encoding's evaluation, float32": theirs,
+            "segkit, float32": lambda: ours("float32"),
+            "segkit, by default": lambda: ours("auto"),
+        },
+        agree=True,
+        reference="PyTorch-Encoding's evaluation, float32",
+        memory=True,
+        rounds=options.views_rounds,
+    )
+
+
+def ops(options: argparse.Namespace) -> Iterator[Table]:
+    """Each fused operation against the PyTorch that it replaces."""
+    device = options.device
+    for classes, cells, size in ((150, (60, 60), (480, 480)), (150, (375, 500), (3000, 4000))):
+        logits = blobs(classes, *cells).to(device)
+        yield Table(
+            f"upsample_argmax, {classes} classes, {cells[0]} x {cells[1]} to {size[0]} x {size[1]}",
+            {
+                "interpolate, argmax": lambda logits=logits, size=size: (
+                    lambda: F.interpolate(logits, size, mode="bilinear", align_corners=True).argmax(1)
+                ),
+                "segkit": lambda logits=logits, size=size: lambda: upsample_argmax(logits, size, align_corners=True),
+            },
+            agree=True,
+            reference="interpolate, argmax",
+            memory=True,
+            rounds=3 if size[0] > CROP else None,
+        )
+    batch = torch.randn(16, CLASSES, 60, 60, device=device)
+    mask = torch.randint(0, CLASSES, (16, CROP, CROP), device=device)
+    fused = {"PyTorch": False, "segkit": True}
+    for name, threshold in (("cross entropy", 0.0), ("cross entropy of hard pixels (OHEM)", 0.7)):
+        config = {key: LossConfig(ohem_threshold=threshold, fused=value) for key, value in fused.items()}
+        yield Table(
+            f"upsampled {name}, forward and backward, batch 16, {CLASSES} classes, {CROP} x {CROP}",
+            {key: lambda config=value: lambda: _step(batch, mask, config) for key, value in config.items()},
+            memory=True,
+        )
+    splits = torch.randn(2, 1024, 60, 60, device=device).to(memory_format=torch.channels_last)
+    attention = torch.randn(2, 1024, 1, 1, device=device)
+    yield Table(
+        "split attention, radix 2, 2 x 512 channels of 60 x 60, forward and backward",
+        {
+            "PyTorch": lambda: lambda: _split(splits, attention, True),
+            "segkit": lambda: lambda: _split(splits, attention, False),
+        },
+        memory=True,
+    )
+
+
+def _step(logits: Tensor, mask: Tensor, config: LossConfig) -> None:
+    leaf = logits.detach().requires_grad_()
+    segmentation_loss({"out": leaf}, mask, config).backward()
+
+
+def _split(splits: Tensor, attention: Tensor, plain: bool) -> None:
+    leaves = splits.detach().requires_grad_(), attention.detach().requires_grad_()
+    with _maybe_plain(plain):
+        split_attention(*leaves, radix=2, cardinality=1).sum().backward()
+
+
+@contextmanager
+def _maybe_plain(plain: bool) -> Iterator[None]:
+    if plain:
+        with plain_ops():
+            yield
+    else:
+        yield
+
+
+def matrix(options: argparse.Namespace) -> Iterator[Table]:
+    """Confusion matrices of label maps, all threads."""
+    sizes = argparse.Namespace(height=512, width=683, classes=CLASSES)
+    rng = np.random.default_rng(0)
+    mask = draw(rng, sizes)
+    labels = disturbed(rng, mask, CLASSES)
+    m, p = torch.from_numpy(mask).to(options.device), torch.from_numpy(labels).to(options.device)
+    wide_m, wide_p = m.long(), p.long()
+    checked, unchecked = (
+        MulticlassJaccardIndex(CLASSES, ignore_index=255, validate_args=check).to(options.device)
+        for check in (True, False)
+    )
+    yield Table(
+        f"Confusion matrix of one picture of 683 x 512, {CLASSES} classes",
+        {
+            "segkit": lambda: lambda: confusion_counts(m, p, CLASSES),
+            "mmsegmentation's formula": lambda: lambda: mmseg_areas(wide_p, wide_m, CLASSES),
+            "torchmetrics": lambda: lambda: checked.update(wide_p, wide_m),
+            "torchmetrics, validate_args=False": lambda: lambda: unchecked.update(wide_p, wide_m),
+        },
+    )
+
+
+def training(options: argparse.Namespace) -> Iterator[Table]:
+    """One optimisation step, bfloat16 on a GPU."""
+    cuda = options.device == "cuda"
+    batch, crop = (16, CROP) if cuda else (2, 240)
+
+    def step(network: nn.Module, ours: bool) -> Callable[[], object]:
+        network.train().to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
+        image = torch.randn(batch, 3, crop, crop, device=options.device).to(memory_format=torch.channels_last)
+        mask = torch.randint(0, CLASSES, (batch, crop, crop), device=options.device)
+
+        def run() -> None:
+            with torch.autocast(options.device, torch.bfloat16):
+                outputs = network(image)
+            loss = segmentation_loss(outputs, mask, LossConfig()) if ours else F.cross_entropy(outputs.float(), mask)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return run
+
+    yield Table(
+        f"One training step, DeepLabV3, ResNeSt-50, batch {batch}, {crop} x {crop}, bfloat16, channels-last",
+        {
+            "segkit": lambda: step(DeepLabV3("resnest50", CLASSES, aux=False), True),
+            "segkit, with its auxiliary head": lambda: step(DeepLabV3("resnest50", CLASSES), True),
+            "smp, cross entropy": lambda: step(smp_network(CLASSES), False),
+        },
+        memory=True,
+        notes=["smp has no auxiliary head."],
+    )
+
+
+def precision(options: argparse.Namespace) -> str:
+    """Labels and mIoU of a trained network, by precision."""
+    assert options.pictures and options.masks, "--pictures and --masks say what the trained network is scored on"
+    segmenters = {name: load(options.checkpoint, options.device, precision=name) for name in ("exact", "float32")}  # type: ignore[arg-type]
+    segmenters["bfloat16"] = load(options.checkpoint, options.device, precision="bfloat16")
+    classes = segmenters["exact"].label_space.num_classes
+    counts = {name: torch.zeros(0) for name in segmenters}
+    same, pixels = dict.fromkeys(segmenters, 0), 0
+    for path, image in _pictures(options):
+        mask = torch.from_numpy(np.array(read_label(options.masks / f"{path.stem}.png")))
+        found = {name: segmenter.predict(image.permute(1, 2, 0).numpy()) for name, segmenter in segmenters.items()}
+        pixels += mask.numel()
+        for name, labels in found.items():
+            new = confusion_counts(mask, torch.from_numpy(labels), classes)
+            counts[name] = new if not counts[name].numel() else counts[name] + new
+            same[name] += int((labels == found["exact"]).sum())
+    lines = [f"\n| {options.checkpoint.name}, whole | same label as exact, % | mIoU, % |", "|---|---|---|"]
+    for name in segmenters:
+        score = 100 * float(convention_scores(counts[name], "segkit").miou)
+        lines.append(f"| {name} | {100 * same[name] / pixels:.4f} | {score:.3f} |")
+    return "\n".join(lines)
+
+
+# --- what they share
+
+
+def trained(network: nn.Module, device: torch.device) -> nn.Module:
+    """Eval mode, with norms that are not the identity, so that logits have the size of a trained network's."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return network.eval().to(device)
+
+
+def blobs(classes: int, height: int, width: int) -> Tensor:
+    """Logits as a trained network's: large smooth areas of one class each, (1, K, h, w)."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, classes, max(height // 12, 2), max(width // 12, 2), generator=generator)
+    fine = torch.randn(1, classes, height, width, generator=generator)
+    return 8 * F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False) + 0.3 * fine
+
+
+def _pictures(options: argparse.Namespace) -> list[tuple[Path, Tensor]]:
+    """uint8 (3, H, W) with their paths."""
+    if options.pictures is None:
+        noise = np.random.default_rng(0).integers(0, 256, (3, 512, 683), np.uint8)
+        return [(Path("noise"), torch.from_numpy(noise))]
+    found = sorted(path for path in options.pictures.iterdir() if path.suffix in (".png", ".jpg"))
+    return [(path, torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)) for path in found]
+
+
+def _synchronised(run: Callable[[], object], device: str) -> Callable[[], object]:
+    if device == "cpu":
+        return run
+
+    def finished() -> object:
+        result = run()
+        torch.cuda.synchronize()
+        return result
+
+    return finished
+
+
+class _Kept:
+    """Keeps what the last run returned, so that labels are compared without another run."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self._run = run
+        self.result: object = None
+
+    def __call__(self) -> object:
+        self.result = self._run()
+        return self.result
+
+
+def show(table: Table, options: argparse.Namespace) -> str:
+    """Measure a table and lay it out."""
+    runs = {name: _Kept(_synchronised(make(), options.device)) for name, make in table.make.items()}
+    seconds = measure(runs, table.rounds or options.rounds)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    first = next(iter(medians.values()))
+    columns = ["ms, median", "least .. most", "time, relative to the first"]
+    columns += ["agrees, %"] * table.agree + ["peak memory, MB"] * table.memory
+    lines = [f"\n| {table.title} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    reference = runs[table.reference].result if table.agree else None
+    for name, times in seconds.items():
+        cells = [f"{1e3 * medians[name]:.1f}", f"{1e3 * min(times):.1f} .. {1e3 * max(times):.1f}"]
+        cells += [f"{medians[name] / first:.2f}"]
+        if table.agree:
+            labels, expected = runs[name].result, reference
+            assert isinstance(labels, Tensor) and isinstance(expected, Tensor)
+            cells.append(f"{100 * (labels == expected).float().mean().item():.4f}")
+        if table.memory:
+            cells.append(_peak_elsewhere(table.title, name, options))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    del runs
+    gc.collect()
+    return "\n".join([*lines, *([""] if table.notes else []), *table.notes])
+
+
+def _peak_elsewhere(title: str, name: str, options: argparse.Namespace) -> str:
+    """Peak memory of one run in a process of its own, MB."""
+    command = [sys.executable, __file__, "--device", options.device, "--peak-of", title, name]
+    for key in ("checkpoint", "pictures"):
+        if getattr(options, key):
+            command += [f"--{key}", str(getattr(options, key))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{float(done.stdout.split()[-1]) / 1e6:.0f}" if done.returncode == 0 else "failed"
+
+
+if __name__ == "__main__":
+    main()
