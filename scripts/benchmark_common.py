@@ -1,5 +1,7 @@
 """What the speed benchmarks share: timing in alternating rounds, and what a table is a property of."""
 
+import ctypes
+import gc
 import os
 import platform
 import shlex
@@ -38,6 +40,9 @@ def peak_memory(run: Callable[[], object], device: str = "cpu") -> float:
         before = torch.cuda.memory_allocated()
         run()
         return float(torch.cuda.max_memory_allocated() - before)
+    gc.collect()
+    with suppress(OSError, AttributeError):  # what was freed before is given back, so that it does not hide the peak
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
     before = _resident("VmRSS")
     run()

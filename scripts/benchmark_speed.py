@@ -45,7 +45,7 @@ from segkit.inference.protocols import get
 from segkit.inference.segmenter import load
 from segkit.io import read_image, read_label
 from segkit.models.inference_form import convolution_dtype, inference_form
-from segkit.models.segmentation import DeepLabV3, MMSegDeepLabV3
+from segkit.models.segmentation import DeepLabV3, MMSegDeepLabV3, SegmentationModel
 from segkit.ops.dispatch import plain_ops
 from segkit.ops.normalize import normalize
 from segkit.ops.split_attention import split_attention
@@ -370,13 +370,22 @@ def precision(options: argparse.Namespace) -> str:
 # --- what they share
 
 
-def trained(network: nn.Module, device: torch.device) -> nn.Module:
-    """Eval mode, with norms that are not the identity, so that logits have the size of a trained network's."""
+@torch.no_grad()
+def trained(network: SegmentationModel, device: torch.device) -> SegmentationModel:
+    """Eval mode, norms that are not the identity, and logits as a trained network's, in which classes alternate."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
             module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return network.eval().to(device)
+    network.eval()
+    logits = network(torch.randn(1, 3, 128, 128, generator=generator))["out"]
+    classifier = [module for module in network.head.modules() if isinstance(module, nn.Conv2d)][-1]
+    mean = logits.mean((0, 2, 3))  # (K,)
+    scale = 3 / (logits - mean[:, None, None]).std()
+    classifier.weight.mul_(scale)
+    assert classifier.bias is not None
+    classifier.bias.sub_(mean).mul_(scale)  # no class is everywhere
+    return network.to(device)
 
 
 def blobs(classes: int, height: int, width: int) -> Tensor:

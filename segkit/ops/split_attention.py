@@ -35,7 +35,8 @@ def split_attention(splits: Tensor, attention: Tensor, radix: int, cardinality: 
 
     Returns:
         (B, C, h, w) in the memory format of `splits`, of the type that both are promoted to; half precision is computed
-        in float32 and rounded once. Differentiable once, by both; what has forward-mode tangents is done plainly.
+        in float32 and rounded once, but for two bfloat16 splits on the CPU, whose weights are rounded too.
+        Differentiable once, by both; what has forward-mode tangents is done plainly.
 
     Raises:
         InputError: Shapes other than these.
@@ -58,7 +59,7 @@ def split_attention(splits: Tensor, attention: Tensor, radix: int, cardinality: 
 def split_pool(splits: Tensor, radix: int) -> Tensor:
     """The mean over the cells of the sum of R splits: (B, R*C, h, w), radix-major, to (B, C, 1, 1) of its type.
 
-    Half precision is computed in float32 and rounded once.
+    Half precision is summed in float32.
 
     Raises:
         InputError: Splits of another shape.
@@ -77,6 +78,8 @@ def _attend(splits: Tensor, attention: Tensor, radix: int, cardinality: int) -> 
         from segkit.ops.kernels import split_attention as kernels
 
         return kernels.forward(splits, attention, output, radix, cardinality)
+    if radix == 2 and splits.device.type == "cpu" and splits.dtype == output.dtype == torch.bfloat16:
+        return _attend_two(splits, attention, cardinality)
     return _attend_in_strips(splits, attention, output, radix, cardinality)
 
 
@@ -94,7 +97,11 @@ def _attend_backward(
 
 @operator("segkit::split_pool")
 def _pool(splits: Tensor, radix: int) -> Tensor:
-    return _pool_at_once(splits, radix) if splits.is_cuda else _pool_in_strips(splits, radix)
+    if splits.is_cuda:
+        return _pool_at_once(splits, radix)
+    if splits.dtype == torch.bfloat16 and splits.is_contiguous(memory_format=torch.channels_last):
+        return _pool_by_product(splits, radix)
+    return _pool_in_strips(splits, radix)
 
 
 @_attend.register_fake
@@ -152,6 +159,13 @@ def _attend_in_strips(splits: Tensor, attention: Tensor, output: Tensor, radix: 
     return output
 
 
+def _attend_two(splits: Tensor, attention: Tensor, cardinality: int) -> Tensor:
+    """Of two splits, whose weights add up to 1: one vectorised pass; the weights are rounded to bfloat16."""
+    first, second = splits.chunk(2, dim=1)  # (B, C, h, w)
+    weight = _weights(attention.float(), 2, cardinality)[:, : first.shape[1]]  # (B, C, 1, 1)
+    return torch.lerp(second, first, weight.to(splits.dtype))
+
+
 def _attend_backward_in_strips(
     gradient: Tensor, splits: Tensor, attention: Tensor, radix: int, cardinality: int
 ) -> tuple[Tensor, Tensor]:
@@ -173,6 +187,14 @@ def _pool_at_once(splits: Tensor, radix: int) -> Tensor:
     parts = splits.view(batch, radix, channels // radix, height, width)
     total = parts.sum((1, 3, 4), dtype=_raised(splits.dtype))  # (B, C)
     return (total / (height * width)).to(splits.dtype)[:, :, None, None]
+
+
+def _pool_by_product(splits: Tensor, radix: int) -> Tensor:
+    """A product with ones, which oneDNN sums in float32: of channels-last, cells and splits are rows of one matrix."""
+    batch, channels, height, width = splits.shape
+    rows = splits.permute(0, 2, 3, 1).view(batch, height * width * radix, channels // radix)
+    total = rows.new_ones(batch, 1, rows.shape[1]) @ rows  # (B, 1, C)
+    return (total.float() / (height * width)).to(splits.dtype).view(batch, -1, 1, 1)
 
 
 def _pool_in_strips(splits: Tensor, radix: int) -> Tensor:
