@@ -203,6 +203,7 @@ def views(options: argparse.Namespace) -> Iterator[Table]:
     def exact() -> nn.Module:
         if options.checkpoint:
             return load(options.checkpoint, device, precision="exact").network
+        torch.manual_seed(0)  # the same weights for all
         return trained(DeepLabV3("resnest50", CLASSES), device)
 
     def ours(precision: str) -> Callable[[], Tensor]:
@@ -290,25 +291,28 @@ def _maybe_plain(plain: bool) -> Iterator[None]:
 
 def matrix(options: argparse.Namespace) -> Iterator[Table]:
     """Confusion matrices of label maps, all threads."""
-    sizes = argparse.Namespace(height=512, width=683, classes=CLASSES)
-    rng = np.random.default_rng(0)
-    mask = draw(rng, sizes)
-    labels = disturbed(rng, mask, CLASSES)
-    m, p = torch.from_numpy(mask).to(options.device), torch.from_numpy(labels).to(options.device)
-    wide_m, wide_p = m.long(), p.long()
+    for height, width, classes in ((1024, 2048, 19), (512, 683, CLASSES)):
+        sizes, rng = argparse.Namespace(height=height, width=width, classes=classes), np.random.default_rng(0)
+        mask = draw(rng, sizes)
+        narrow = tuple(torch.from_numpy(ids).to(options.device) for ids in (mask, disturbed(rng, mask, classes)))
+        yield Table(
+            f"Confusion matrix of one picture of {width} x {height}, {classes} classes",
+            _counting(*narrow, classes),
+        )
+
+
+def _counting(mask: Tensor, labels: Tensor, classes: int) -> dict[str, Callable[[], Callable[[], object]]]:
+    wide = mask.long(), labels.long()  # as the others' argmax gives them
     checked, unchecked = (
-        MulticlassJaccardIndex(CLASSES, ignore_index=255, validate_args=check).to(options.device)
+        MulticlassJaccardIndex(classes, ignore_index=255, validate_args=check).to(mask.device)
         for check in (True, False)
     )
-    yield Table(
-        f"Confusion matrix of one picture of 683 x 512, {CLASSES} classes",
-        {
-            "segkit": lambda: lambda: confusion_counts(m, p, CLASSES),
-            "mmsegmentation's formula": lambda: lambda: mmseg_areas(wide_p, wide_m, CLASSES),
-            "torchmetrics": lambda: lambda: checked.update(wide_p, wide_m),
-            "torchmetrics, validate_args=False": lambda: lambda: unchecked.update(wide_p, wide_m),
-        },
-    )
+    return {
+        "segkit": lambda: lambda: confusion_counts(mask, labels, classes),
+        "mmsegmentation's formula": lambda: lambda: mmseg_areas(wide[1], wide[0], classes),
+        "torchmetrics": lambda: lambda: checked.update(wide[1], wide[0]),
+        "torchmetrics, validate_args=False": lambda: lambda: unchecked.update(wide[1], wide[0]),
+    }
 
 
 def training(options: argparse.Namespace) -> Iterator[Table]:
