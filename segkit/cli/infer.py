@@ -107,49 +107,66 @@ def _run(options: argparse.Namespace) -> int:
         options.checkpoint, options.device, options.protocol, memory, options.precision, compiled=options.compile
     )
     start = time.perf_counter()
+    work = _Work(segmenter, {path: options.output / name for path, name in pictures}, options.alpha)
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
-        failed = _segment_all(segmenter, pictures, options)
-    _summarise(len(pictures) - failed, failed, time.perf_counter() - start, options.output, segmenter)
-    return 1 if failed else 0
+        work.run()
+    seconds = time.perf_counter() - start
+    _summarise(len(pictures) - work.failed, work.failed, seconds, options.output, segmenter)
+    return 1 if work.failed else 0
 
 
-def _segment_all(segmenter: "Segmenter", pictures: list[tuple[Path, Path]], options: argparse.Namespace) -> int:
-    """Segment what fits into memory while others are read and written, then what does not; how many failed."""
-    from segkit.inference.memory import default_budget
-    from segkit.inference.stream import predict_files
+class _Work:
+    """All pictures of one command: what fits into memory while others are read and written, then what does not.
 
-    memory = segmenter.memory or default_budget(segmenter.device, "cpu")
-    stems = {path: options.output / name for path, name in pictures}
-    large = [path for path in stems if is_large(path, memory)]
-    failures: list[Path] = []
+    Attributes:
+        failed: how many pictures could not be read or written.
+    """
 
-    def failed(path: Path, error: Exception) -> None:
-        failures.append(path)
-        bar.update()
-        _complain(error)
+    def __init__(self, segmenter: "Segmenter", stems: dict[Path, Path], alpha: float) -> None:
+        from segkit.inference.memory import default_budget
 
-    def written(path: Path, write: Callable[[], None]) -> None:
+        self.segmenter, self.stems, self.alpha, self.failed = segmenter, stems, alpha, 0
+        self._memory = segmenter.memory or default_budget(segmenter.device, "cpu")
+        self._large: list[Path] = []
+        self._bar = tqdm(total=len(stems), unit="picture", disable=len(stems) == 1)
+
+    def run(self) -> None:
+        from segkit.inference.stream import predict_files
+
+        with self._bar, ThreadPoolExecutor(WRITERS) as writers:
+            writing: deque[tuple[Path, Future[None]]] = deque()
+            for done in predict_files(self.segmenter, self._small(), self._complain):
+                work = writers.submit(write_results, self.segmenter, done, self.stems[done.path], self.alpha)
+                writing.append((done.path, work))
+                if len(writing) > WRITERS:  # no more pictures are held than are being written
+                    path, work = writing.popleft()
+                    self._finish(path, work.result)
+            for path, work in writing:
+                self._finish(path, work.result)
+            for path in self._large:
+                stem = self.stems[path]
+                self._finish(path, partial(segment_large, self.segmenter, path, stem, self.alpha, self._memory))
+
+    def _small(self) -> Iterator[Path]:
+        """The pictures that are read at once; the others are put aside."""
+        for path in self.stems:
+            if is_large(path, self._memory):
+                self._large.append(path)
+            else:
+                yield path
+
+    def _finish(self, path: Path, write: Callable[[], None]) -> None:
         try:
             write()
         except (InputError, OSError) as error:
-            failed(path, error)
+            self._complain(path, error)
         else:
-            bar.update()
+            self._bar.update()
 
-    with tqdm(total=len(pictures), unit="picture", disable=len(pictures) == 1) as bar:
-        small = [path for path in stems if path not in large]
-        with ThreadPoolExecutor(WRITERS) as writers:
-            writing: deque[tuple[Path, Future[None]]] = deque()
-            for done in predict_files(segmenter, small, failed):
-                work = writers.submit(write_results, segmenter, done, stems[done.path], options.alpha)
-                writing.append((done.path, work))
-                while len(writing) > WRITERS:  # no more pictures are held than are being written
-                    written(writing[0][0], writing.popleft()[1].result)
-            for path, work in writing:
-                written(path, work.result)
-        for path in large:
-            written(path, partial(segment_large, segmenter, path, stems[path], options.alpha, memory))
-    return len(failures)
+    def _complain(self, path: Path, error: Exception) -> None:
+        self.failed += 1
+        self._bar.update()
+        _complain(error)
 
 
 def write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: float) -> None:
