@@ -74,15 +74,12 @@ def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compi
     Returns:
         An `InferenceForm` on the network's device. Norms are left as they are where the check below fails.
     """
-    plain = copy.deepcopy(network).eval().requires_grad_(False)
-    plain.aux_head = None  # type: ignore[assignment]
-    for name, module in list(plain.named_modules()):
-        if isinstance(module, _LEFT_OUT):
-            plain.set_submodule(name, nn.Identity())
-    folded = _folded(plain)
+    plain = _without_training(network)
+    if not _fold_norms(plain):
+        plain = _without_training(network)
     if dtype == torch.float32:
-        _multiply_less(folded)
-    return InferenceForm(folded, dtype, compiled).eval()
+        _multiply_less(plain)
+    return InferenceForm(plain, dtype, compiled).eval()
 
 
 def convolution_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
@@ -110,23 +107,31 @@ def _fast_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def _without_training(network: nn.Module) -> nn.Module:
+    """A copy without what only training needs."""
+    plain = copy.deepcopy(network).eval().requires_grad_(False)
+    plain.aux_head = None  # type: ignore[assignment]
+    for name, module in list(plain.named_modules()):
+        if isinstance(module, _LEFT_OUT):
+            plain.set_submodule(name, nn.Identity())
+    return plain
+
+
 @torch.no_grad()
-def _folded(network: nn.Module) -> nn.Module:
-    """The network with its batch norms in its convolutions, or the network itself if that changes its logits."""
+def _fold_norms(network: nn.Module) -> bool:
+    """Put the batch norms into the convolutions, in place; whether the logits stay what they were but for rounding."""
     like = next(network.parameters())
     channels = network.config.get("init_args", {}).get("in_channels", 3)  # type: ignore[union-attr, operator]
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, channels, _PROBE, _PROBE, generator=generator).to(like)
-    folded = copy.deepcopy(network)
-    for convolution, norm in _pairs(folded, probe):
-        _fold(folded, convolution, norm)
-    expected, found = network(probe)["out"], folded(probe)["out"]
-    same = (found - expected).abs().max() <= _TOLERANCE * expected.abs().max()
-    return folded if bool(same) else network
+    pairs, expected = _pairs(network, probe)
+    for convolution, norm in pairs:
+        _fold(network, convolution, norm)
+    return bool((network(probe)["out"] - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
-def _pairs(network: nn.Module, probe: Tensor) -> list[tuple[str, str]]:
-    """Names of (convolution, norm) where a norm's input is the very tensor that a convolution has just returned."""
+def _pairs(network: nn.Module, probe: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+    """Names of (convolution, norm) where a norm's input is the very tensor that a convolution returned; the logits."""
     made: dict[int, tuple[str, Tensor]] = {}  # by id; the tensor is kept, so that no other gets its id
     pairs: list[tuple[str, str]] = []
     calls: dict[str, int] = {}
@@ -153,11 +158,11 @@ def _pairs(network: nn.Module, probe: Tensor) -> list[tuple[str, str]]:
         elif type(module) in _FOLDED:
             handles.append(module.register_forward_pre_hook(before(name)))
     try:
-        network(probe)
+        logits: Tensor = network(probe)["out"]
     finally:
         for handle in handles:
             handle.remove()
-    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1]
+    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1], logits
 
 
 def _fold(network: nn.Module, convolution: str, norm: str) -> None:
