@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import write_checkpoint
 from PIL import Image
 
 from segkit.cli.infer import find_pictures, main
@@ -29,14 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.ckpt"
     torch.manual_seed(0)
     network = DeepLabV3("resnest14_tiny", num_classes=4)
-    hyper_parameters = {
-        "network": network.config,
-        "label_space": SPACE.to_dict(),
-        "normalization": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]},
-    }
-    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"hyper_parameters": hyper_parameters, "state_dict": weights}, path)
-    return path
+    return write_checkpoint(path, network, SPACE)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from checkpoints import write_checkpoint
 
 from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
@@ -78,13 +78,8 @@ def test_help(command: str) -> None:
 def test_infer(tmp_path: Path) -> None:
     """PyTorch and nothing of its compiler, which torchvision drags in: half of the time that it takes to start."""
     network = DeepLabV3("resnest14_tiny", num_classes=4)
-    parts = {
-        "network": network.config,
-        "label_space": LabelSpace(("road", "tree", "sky", "car"), distinct_palette(4), identity_table(4)).to_dict(),
-        "normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
-    }
-    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"hyper_parameters": parts, "state_dict": weights}, tmp_path / "tiny.ckpt")
+    space = LabelSpace(("road", "tree", "sky", "car"), distinct_palette(4), identity_table(4))
+    write_checkpoint(tmp_path / "tiny.ckpt", network, space)
     write_png(tmp_path / "a.png", np.zeros((20, 30, 3), np.uint8))
     files = [str(tmp_path / name) for name in ("a.png", "tiny.ckpt", "out")]
     _, modules = run("infer", files[0], "--checkpoint", files[1], "--output", files[2], "--device", "cpu")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import MEAN, STD, write_checkpoint
 from PIL import Image
 from torch.nn import functional as F
 
@@ -15,7 +16,6 @@ from segkit.inference.segmenter import Segmenter, as_rgb, load
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
 
-MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]  # not ImageNet's: the checkpoint's must be used
 SPACE = LabelSpace(("road", "tree", "sky"), distinct_palette(3), identity_table(3))
 
 
@@ -27,14 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def save_checkpoint(path: Path, space: LabelSpace | None) -> Path:
     torch.manual_seed(0)
     network = FCN("resnest14_tiny", num_classes=3)
-    hyper_parameters = {
-        "network": network.config,
-        "label_space": space and space.to_dict(),
-        "normalization": {"mean": MEAN, "std": STD},
-    }
-    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"hyper_parameters": hyper_parameters, "state_dict": weights}, path)
-    return path
+    return write_checkpoint(path, network, space)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,22 @@
+"""Checkpoints as `segkit fit` writes them, of networks that were not trained."""
+
+from pathlib import Path
+
+import torch
+
+from segkit.metadata.label_space import LabelSpace
+from segkit.models.segmentation import SegmentationModel
+
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]  # not ImageNet's: the checkpoint's must be used
+
+
+def write_checkpoint(path: Path, network: SegmentationModel, space: LabelSpace | None) -> Path:
+    """Write what inference needs of a checkpoint; return its path."""
+    hyper_parameters = {
+        "network": network.config,
+        "label_space": space and space.to_dict(),
+        "normalization": {"mean": MEAN, "std": STD},
+    }
+    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"hyper_parameters": hyper_parameters, "state_dict": weights}, path)
+    return path
