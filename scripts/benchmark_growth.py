@@ -40,8 +40,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from segkit.evaluation.plots import BLUE, GREY, VERMILION, save_figure
-from segkit.inference.budget import default_strip
-from segkit.inference.engine import predict
+from segkit.inference.budget import default_strip, held_bytes
+from segkit.inference.engine import predict, resolve
 from segkit.inference.memory import default_budget, footprint, format_bytes, parse_bytes
 from segkit.inference.protocols import Protocol, get
 from segkit.models.inference_form import convolution_dtype, inference_form
@@ -248,7 +248,7 @@ def watched(network: nn.Module) -> set[tuple[int, int, int]]:
 
 
 def bound(network: nn.Module, point: Point, largest: int, budget: int) -> float:
-    """Bytes that one call may take above the parameters: the formula of `segkit.inference.budget`, term by term.
+    """Bytes that one call may take above the parameters, by the formula of `segkit.inference.budget`.
 
     Args:
         network: what runs.
@@ -257,10 +257,8 @@ def bound(network: nn.Module, point: Point, largest: int, budget: int) -> float:
         budget: what all of it is kept below.
     """
     of_network, strip = footprint(network), default_strip(next(network.parameters()).device)
-    pixels = point.batch * point.size[0] * point.size[1]
-    views = [point.batch * height * width for height, width in point.views]
-    logits = of_network.logits_per_pixel * (1 + point.flip) * (sum(views) + max(views))
-    held = (18 + 6) * pixels + logits + (24 * max(views) if point.flip else 0)
+    batch = torch.Size((point.batch, 3, *point.size))
+    held = held_bytes(of_network, batch, resolve(point.protocol, network), point.size) - of_network.parameters
     fusion = 8 * strip if point.flip else argmax_bytes(point.classes, point.batch, point.size)
     return held + max(of_network.per_pixel * largest, min(fusion, budget - of_network.parameters - held))
 

@@ -96,7 +96,7 @@ def limited(
     except InputError as error:
         _log.warning("%s: the budget of %s is not kept", error, format_bytes(asked.memory))
         return replace(asked, memory=None)
-    held = _held(measured, batch, protocol, size, all_classes)
+    held = held_bytes(measured, batch, protocol, size, all_classes)
     room = asked.memory - held
     most_pixels = int(room / measured.per_pixel)
     least = min(shape[0] * shape[1] for _, shape in inputs)
@@ -123,8 +123,10 @@ def _surely_enough(
     return 2 * sum(tensor.nbytes for tensor in network.parameters()) + _SURELY * pixels + _STRIPS * strip_bytes
 
 
-def _held(measured: Footprint, batch: torch.Size, protocol: Protocol, size: tuple[int, int], all_classes: bool) -> int:
-    """Bytes that are there during the whole call."""
+def held_bytes(
+    measured: Footprint, batch: torch.Size, protocol: Protocol, size: tuple[int, int], all_classes: bool = False
+) -> int:
+    """Bytes that are there during the whole call; the arguments are those of `limited`."""
     picture = (batch[2], batch[3])
     views = [protocol.scaled_size(scale, picture) for scale in protocol.scales]
     resized = max((h * w for h, w in views if protocol.flip or (h, w) != picture), default=0)
