@@ -247,7 +247,10 @@ def _describe_values(picture: Image.Image) -> str:
 def _cure(mode: str) -> str:
     if mode.startswith(("I", "F")):
         return "save it with 8 bits per pixel, class numbers 0..255"
-    return "replace each colour by its class number and save one channel"
+    return (
+        "replace each colour by its class number and save one channel, or in a folder of one's own set masks=colors "
+        "(--data.masks colors; `segkit data`: --option masks=colors) and write the colours into palette.csv"
+    )
 
 
 def _one_line(error: BaseException) -> str:

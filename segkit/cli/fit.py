@@ -19,6 +19,7 @@ from segkit.training.guards.checkpoint_io import LAST
 from segkit.training.guards.nonfinite import NonFiniteGuard
 from segkit.training.guards.preemption import Preemption
 from segkit.training.guards.resume import LoaderPosition, RunRecord, StepSeeds
+from segkit.training.views.classes import SeenClasses
 from segkit.training.views.overlays import ValidationOverlays
 from segkit.training.views.summary import RunSummary
 from segkit.training.views.throughput import DataWait, Throughput
@@ -46,6 +47,7 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
         RunRecord(_record(config), config["reschedule"]),
         LoaderPosition(),
         NonFiniteGuard(config["skip_nonfinite"]),
+        SeenClasses(),
         Throughput(),
         DataWait(data.faster_loading),
         ValidationOverlays(config["overlays"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 from segkit.errors import InputError
 from segkit.files import check_new_file, free_path, write_json
 from segkit.io import picture_size
-from segkit.predictions.label_files import Ids, find_predictions, write_raw
+from segkit.predictions.label_files import IdError, Ids, find_predictions, write_raw
 from segkit.predictions.submission import (
     Entry,
     check_submission,
@@ -61,8 +61,8 @@ def make(options: argparse.Namespace) -> int:
         entries = [Entry(path.name, path.read_bytes) for path in sorted(Path(folder).iterdir())]
         left = None if sizes is None else {key: size for key, size in sizes.items() if key not in failures}
         problems = check_submission(entries, benchmark, options.split, left)
-        for failure in failures.values():
-            problems.add("unreadable", failure)
+        for kind, failure in failures.values():
+            problems.add(kind, failure)
         for key, paths in wanted.items():
             if len(paths) > 1:
                 problems.add("duplicate", f"{key}: {paths[0]} and {paths[1]}")
@@ -105,18 +105,35 @@ def score(options: argparse.Namespace) -> int:
     return 0
 
 
-def _convert(found: Mapping[str, list[Path]], folder: Path, benchmark: Benchmark, ids: Ids) -> dict[str, str]:
-    """Write the first label map of each picture into `folder`, in the benchmark's ids; what went wrong, by picture."""
+def _convert(
+    found: Mapping[str, list[Path]], folder: Path, benchmark: Benchmark, ids: Ids
+) -> dict[str, tuple[str, str]]:
+    """Write the first label map of each picture into `folder`, in the benchmark's ids.
 
-    def convert(key: str) -> str | None:
+    Returns:
+        By picture, the kind of problem (`segkit.predictions.submission.KINDS`) and its line.
+    """
+
+    def convert(key: str) -> tuple[str, str] | None:
+        path = found[key][0]
         try:
-            write_raw(found[key][0], folder / f"{key}{benchmark.ending}", benchmark, ids)
+            write_raw(path, folder / f"{key}{benchmark.ending}", benchmark, ids)
+        except IdError as error:
+            return "wrong ids", str(error)
         except InputError as error:
-            return str(error)
+            return ("format" if _is_picture(path) else "unreadable"), str(error)
         return None
 
     failures = in_threads(convert, list(found), "convert")
     return {key: failure for key, failure in zip(found, failures, strict=True) if failure is not None}
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        picture_size(path)
+    except InputError:
+        return False
+    return True
 
 
 def _sizes(benchmark: Benchmark, root: Path | None, split: str) -> Mapping[str, Size] | None:

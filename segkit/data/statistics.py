@@ -53,6 +53,11 @@ class Statistics:
         """In which each class occurs, int64 (K)."""
         return np.asarray(np.count_nonzero(self._matrix[:, :-1], axis=0), np.int64)
 
+    @property
+    def ids(self) -> list[int]:
+        """Train ids that occur, 255 = ignored among them."""
+        return [*np.flatnonzero(self.pixels).tolist(), *([IGNORE_INDEX] if self.ignored else [])]
+
     def areas(self, names: Sequence[str]) -> Int64Array:
         """Pixels of each class in these pictures, int64 (N, K)."""
         return np.stack([self.by_picture[name][:-1] for name in names])

@@ -81,6 +81,8 @@ class Comparison:
     def sentence(self, a: str = "A", b: str = "B") -> str:
         """The conclusion in words, in points of mIoU, with the names of the models."""
         d = self.miou.difference
+        if np.isnan(d.value):
+            return f"{a} and {b} cannot be compared: no pixel of the truth or of the predictions is of a class"
         better, worse, sign = (b, a, 1) if d.value >= 0 else (a, b, -1)
         low, high = sorted((sign * d.low, sign * d.high))
         proof = f"({100 * self.level:g} % CI {100 * low:.2f} to {100 * high:.2f}, {p_value(self.miou.p)}, "

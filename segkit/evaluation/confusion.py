@@ -66,6 +66,13 @@ def confusion_counts(mask: Tensor, labels: Tensor, num_classes: int, ignore_inde
     return _histogram(index.flatten(), (num_classes + 2) * (num_classes + 1)).view(num_classes + 2, num_classes + 1)
 
 
+def true_ids(counts: Tensor) -> list[int]:
+    """Train ids that occur in the truth of `confusion_counts`, 255 = ignored among them."""
+    num_classes = counts.shape[1] - 1
+    pixels = counts[: num_classes + 1].sum(dim=1).tolist()
+    return [label for label, count in zip([*range(num_classes), IGNORE_INDEX], pixels, strict=True) if count]
+
+
 def confusion_matrix(mask: Tensor, labels: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """The int64 (K, K) part of `confusion_counts`: rows are true classes, columns predicted ones.
 

@@ -48,6 +48,7 @@ def result_dict(
     partial: bool = False,
     metric: str = DEFAULT,
     precision: str | None = None,
+    note: str | None = None,
 ) -> dict[str, Any]:
     """Everything about one evaluation, as plain data whose NaNs are None.
 
@@ -61,6 +62,7 @@ def result_dict(
         partial: only a part of the split was seen, so that the scores are not those of the split.
         metric: the convention of "scores" and "classes"; "conventions" has the means by all of them.
         precision: the form and type in which the network ran, where one ran.
+        note: what whoever reads the scores must know, such as `LabelSpace.note_of_absence` of the truth.
 
     Raises:
         InputError: there are not K names, the masks held undeclared ids, or there is no such convention.
@@ -77,6 +79,7 @@ def result_dict(
         "dataset": dict(dataset or {}),
         "weights": dict(weights or {}),
         "partial": partial,
+        "note": note,
         "num_images": confusion.num_images,
         "num_pixels": confusion.num_pixels,
         "metric": metric,
@@ -184,13 +187,13 @@ def _check_names(class_names: Sequence[str], num_classes: int) -> None:
 
 
 def number_or_null(value: float) -> float | None:
-    """NaN is no JSON."""
-    return None if math.isnan(value) else float(value)
+    """NaN and infinity are no JSON."""
+    return float(value) if math.isfinite(value) else None
 
 
 def percent(value: float | None) -> str:
-    """Two decimals of a fraction in percent; a dash where there is none."""
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+    """Two decimals of a fraction in percent; a dash where there is none: None, NaN or infinity."""
+    return f"{100 * value:.2f}" if value is not None and math.isfinite(value) else "-"
 
 
 def _row(name: str, iou: str, accuracy: str, width: int) -> str:

@@ -1,7 +1,7 @@
 """What the numbers in a label map mean: class names, colours, and one table from raw values to train ids."""
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,12 @@ from segkit.errors import InputError
 
 IGNORE_INDEX = 255
 UNDECLARED = -1
+
+# `masks` of a folder of one's own, as each command takes it.
+MASKS_OPTION = (
+    "masks=binary (--data.masks binary; `segkit data`: --option masks=binary; `segkit benchmark score`: --masks binary)"
+)
+_LISTED = 5  # classes that a note names
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -86,6 +92,35 @@ class LabelSpace:
                 inverse[self.table[raw_value]] = raw_value
         return inverse[ids]
 
+    def looks_binary(self, ids: Iterable[int]) -> bool:
+        """Whether masks that have these train ids in all (255 too) are probably 0/255 masks of two classes.
+
+        As they hold nothing but the raw values 0 and 255, and 255 is ignored here.
+        """
+        wanted = set(ids)
+        raw = {value for value, entry in enumerate(self.table) if entry in wanted}
+        return self.num_classes > 1 and IGNORE_INDEX in wanted and raw <= {0, IGNORE_INDEX}
+
+    def note_of_absence(self, ids: Iterable[int]) -> str | None:
+        """What to say of masks that have these train ids in all (255 too), if one of several classes is there, or none.
+
+        Nothing is learned from such masks, and a score says nothing of the classes that they lack.
+        """
+        found = sorted(set(ids))
+        present = [label for label in found if 0 <= label < self.num_classes]
+        if len(present) > 1 or len(present) == self.num_classes:
+            return None
+        absent = [name for label, name in enumerate(self.class_names) if label not in present]
+        never = ", ".join(absent[:_LISTED]) + (f" and {len(absent) - _LISTED} more" if len(absent) > _LISTED else "")
+        if self.looks_binary(found):
+            values = "values 0 and 255 occur, and 255 is" if present else "value 255 occurs, which is"
+            return (
+                f"only the {values} ignored; never: {never}; masks of 0/255 are read as two classes by {MASKS_OPTION}"
+            )
+        if not present:
+            return f"no pixel is of a class, all are ignored; never: {never}"
+        return f"only one class occurs, {self.class_names[present[0]]}; never: {never}"
+
     def to_dict(self) -> dict[str, list[str] | list[list[int]] | list[int]]:
         """Plain lists, as a checkpoint or a JSON file holds them."""
         return {
@@ -134,14 +169,15 @@ class LabelSpace:
         if values <= {0, 1} and self.table[0] == 0 and self.table[255] == 1:
             return "a 0/1 mask where 0/255 is declared: set masks to ids"
         if values == {0, 255}:
-            return "a 0/255 mask: write class numbers 0 and 1 (a folder of one's own: set masks to binary)"
+            return f"a 0/255 mask: write class numbers 0 and 1, or in a folder of one's own set {MASKS_OPTION}"
         if unknown == [IGNORE_INDEX] and max(values - {IGNORE_INDEX}, default=0) < count:
             if is_identity:
                 return "255 mostly marks pixels to ignore: declare it so in the table"
             return "these look like train ids: give the files with raw ids (of Cityscapes *_labelIds.png)"
         if unknown == [count] and is_identity:
             return (
-                "one class more than declared: perhaps 0 is a background to be ignored, or the last class lacks a name"
+                "one class more than declared: perhaps 0 is a background to be ignored, the last class lacks a name, "
+                f"or {count} is void: write 255, which is ignored in a truth and counts as no class in a prediction"
             )
         if len(unknown) > 20:
             return "so many values suggest a grey picture, or labels resized with interpolation: use nearest"
@@ -159,6 +195,17 @@ class LabelSpace:
 def identity_table(num_classes: int) -> tuple[int, ...]:
     """Raw values that already are train ids: 0..K-1 kept, 255 ignored, anything else undeclared."""
     return tuple(raw if raw < num_classes or raw == IGNORE_INDEX else UNDECLARED for raw in range(256))
+
+
+def binary_table(num_classes: int, source: str) -> tuple[int, ...]:
+    """Raw values 0 and 255 are the two classes, anything else is undeclared.
+
+    Raises:
+        InputError: There are not two classes in `source`, their file.
+    """
+    if num_classes != 2:
+        raise InputError(f"{source}: {num_classes} classes; binary masks have two, 0 and 255")
+    return tuple({0: 0, 255: 1}.get(raw, UNDECLARED) for raw in range(256))
 
 
 def distinct_palette(num_colours: int) -> tuple[tuple[int, int, int], ...]:

@@ -28,6 +28,10 @@ _COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "paletted", 4: "grey with alpha", 6: "R
 _READ_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
+class IdError(InputError):
+    """A label map holds ids of another kind than it was said to hold."""
+
+
 @dataclass(frozen=True)
 class LabelPng:
     """Pixels of each value that occurs, or the (kind, text) of why there are none."""
@@ -114,7 +118,8 @@ def write_raw(source: Path, target: Path, benchmark: Benchmark, ids: Ids) -> set
         The values that occur in `source`.
 
     Raises:
-        InputError: The file is not a label map, or has a value that is no such id.
+        InputError: The file is not a label map.
+        IdError: It has a value that is no such id.
     """
     labels = read_label(source)
     counts = np.bincount(labels.ravel(), minlength=256)
@@ -123,7 +128,7 @@ def write_raw(source: Path, target: Path, benchmark: Benchmark, ids: Ids) -> set
     allowed = {*range(classes), 255} if ids == "train" else {0, *benchmark.ids}
     if not values <= allowed:
         wrong = min(values - allowed)
-        raise InputError(
+        raise IdError(
             f"{source}: value {wrong} ({counts[wrong]} pixels) is no {ids} id of {benchmark.name} "
             + (f"(0..{classes - 1}, 255); if this is no train id but one to upload, give --ids label" if ids == "train"
                else f"(0..{max(benchmark.ids)}); if the files hold train ids, give --ids train")

@@ -31,6 +31,7 @@ KINDS = {
     "wrong name": "files whose name the server does not look for",
     "unreadable": "files that cannot be read; write them again",
     "format":     "not an 8-bit PNG with one grey channel; save one channel, 8 bits, no palette",
+    "wrong ids":  "label maps that hold other ids than --ids says",
     "wrong size": "not of the picture's size; predict at the picture's own size",
     "unknown id": "values that are no id of this benchmark",
     "train ids":  "files that seem to hold train ids; `segkit submission make` turns them into the ids to upload",

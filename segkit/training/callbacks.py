@@ -113,6 +113,7 @@ class ResultWriter(Callback):
             partial=partial,
             metric=metric,
             precision=module.ran_in,
+            note=module.note,
         )
         if module.calibration is not None:
             result["calibration"] = module.calibration.result().to_dict()
@@ -120,9 +121,10 @@ class ResultWriter(Callback):
         write_result(path, result)
         if self.compares:
             rank_zero_info(f"\n{comparison_table(module.confusion.counts)}")
+        note = f"note: in the truth {module.note}\n" if module.note else ""
         of_all = f" of {dataset['num_images']} pictures (partial)" if partial else " pictures"
         rank_zero_info(
-            f"\n{format_table(module.confusion.scores(metric), names)}\nmetric {metric}: {self.convention.rule}\n"
+            f"\n{format_table(module.confusion.scores(metric), names)}\n{note}metric {metric}: {self.convention.rule}\n"
             f"{module.confusion.num_images}{of_all}, "
             f"protocol {module.protocol.name}, {module.ran_in}; {path}"
         )

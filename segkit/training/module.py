@@ -3,6 +3,7 @@
 The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/train_dist.py): `optim.py`, `losses.py`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Self, TypedDict
@@ -14,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from segkit.evaluation.calibration import Calibration
-from segkit.evaluation.confusion import ConfusionMatrix, Scores
+from segkit.evaluation.confusion import ConfusionMatrix, Scores, true_ids
 from segkit.inference.engine import predict, predict_with_confidence
 from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
@@ -99,6 +100,7 @@ class SegmentationModule(pl.LightningModule):
         self.confusion: ConfusionMatrix | None = None
         self.calibration: Calibration | None = None  # set by who wants it measured
         self.scores: Scores | None = None
+        self.note: str | None = None  # on the scores: of a truth that holds one class, or none
         self._group_options: list[dict[str, Any]] = []
         self._lr_factors: list[Callable[[int], float]] = []
         self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
@@ -307,8 +309,10 @@ class SegmentationModule(pl.LightningModule):
         assert self.confusion is not None
         self.confusion.all_reduce()
         self.scores = self.confusion.scores()
+        self.note = self.classes.note_of_absence(true_ids(self.confusion.counts))
         # The matrix is already that of all processes, so each logs the same floats and none needs to synchronise.
-        self.log(f"{prefix}/mIoU", self.scores.miou, prog_bar=True, rank_zero_only=False, sync_dist=False)
+        shown = math.isfinite(self.scores.miou)  # a bar would show "nan"
+        self.log(f"{prefix}/mIoU", self.scores.miou, prog_bar=shown, rank_zero_only=False, sync_dist=False)
         self.log(f"{prefix}/pixel_accuracy", self.scores.pixel_accuracy, sync_dist=False)
         self.log(f"{prefix}/mean_accuracy", self.scores.mean_accuracy, sync_dist=False)
         if self._fitting:

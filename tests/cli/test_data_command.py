@@ -97,14 +97,28 @@ def test_check_groups_and_counts(root, capsys, tmp_path):
 
 
 def test_warnings_and_notes_are_not_wrong(root, capsys):
+    (root / "classes.txt").write_text("road\ntree\nboat\n")
     for i in range(8):
-        write_png(root / f"labels/train/{i}.png", np.full(SIZE, 255 if i == 3 else 0, np.uint8))
+        write_png(root / f"labels/train/{i}.png", np.full(SIZE, 255 if i == 3 else i % 2, np.uint8))
     assert main(["data", "check", "folder", str(root), "--split", "train"]) == 0
     out = capsys.readouterr().out
-    assert "warning: empty mask (1)" in out and "note: absent class (1)" in out and "  train (8 masks): tree" in out
+    assert "warning: empty mask (1)" in out and "note: absent class (1)" in out and "  train (8 masks): boat" in out
     assert out.endswith("nothing wrong, 1 warning\n") and "\n  val" not in out
     assert main(["data", "check", "folder", str(root), "--limit", "2"]) == 0
     assert "2 opened" in (out := capsys.readouterr().out) and "nothing wrong in the part that was opened" in out
+
+
+def test_masks_of_0_and_255_left_at_ids_are_a_problem_with_its_cure(root, capsys):
+    for i in range(8):
+        write_png(root / f"labels/train/{i}.png", np.resize(np.array([0, 0, 255], np.uint8), SIZE))
+    assert main(["data", "check", "folder", str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "0/255 masks (1)" in out and "  train (8 masks): only the values 0 and 255 occur" in out
+    assert "never: tree" in out and "--option masks=binary" in out and out.endswith("1 problem\n")
+    assert main(["data", "stats", "folder", str(root)]) == 0
+    assert "warning: only the values 0 and 255 occur, and 255 is ignored; never: tree" in capsys.readouterr().out
+    assert main(["data", "check", "folder", str(root), "--option", "masks=binary", "--split", "train"]) == 0
+    assert capsys.readouterr().out.endswith("nothing wrong\n")
 
 
 def test_an_interrupted_check_prints_what_it_has(root, capsys, monkeypatch, tmp_path):

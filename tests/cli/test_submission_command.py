@@ -121,6 +121,7 @@ def test_a_wrong_archive_is_not_written_and_all_causes_are_listed(cityscapes, ci
     (berlin / f"{FRAMES[0]}_leftImg8bit.png").write_bytes(b"no picture")
     write_png(berlin / f"{FRAMES[1]}_leftImg8bit.png", np.zeros((32, 60), np.uint8))
     (cityscapes_predictions / "mainz" / f"{FRAMES[2]}_leftImg8bit.png").unlink()
+    write_png(cityscapes_predictions / "mainz_000000_000020.png", np.zeros((32, 64, 3), np.uint8))
     assert make("cityscapes", cityscapes_predictions, "--data", cityscapes, "-o", output) == 1
     printed = capsys.readouterr().out
     assert not output.exists() and "not written" in printed
@@ -138,6 +139,7 @@ def test_label_ids_given_as_train_ids_are_refused_and_taken_with_the_option(
         archive.extractall(tmp_path / "label_ids")
     assert make("cityscapes", tmp_path / "label_ids", "--data", cityscapes, "-o", second) == 1
     assert "value 19 (" in (printed := capsys.readouterr().out) and "--ids label" in printed
+    assert "wrong ids (3): label maps that hold other ids than --ids says" in printed and "unreadable" not in printed
     assert make("cityscapes", tmp_path / "label_ids", "--data", cityscapes, "-o", second, "--ids", "label") == 0
     assert first.read_bytes() == second.read_bytes()
 

@@ -302,3 +302,22 @@ def test_masks_of_several_parts(tmp_path):
 def test_kinds_are_told_apart():
     assert set(KINDS) == set(PROBLEMS) | set(WARNINGS) | set(NOTES)
     assert len(KINDS) == len(PROBLEMS) + len(WARNINGS) + len(NOTES)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "words"),
+    [
+        ((0, 255), "0/255 masks", "only the values 0 and 255 occur, and 255 is ignored; never: b, c; masks of 0/255"),
+        ((255,), "0/255 masks", "only the value 255 occurs, which is ignored; never: a, b, c; masks of 0/255"),
+        ((1, 255), "one class", "only one class occurs, b; never: a, c"),
+        ((0,), "one class", "only one class occurs, a; never: b, c"),
+    ],
+)
+def test_a_split_of_one_class_or_none(root, values, kind, words):
+    for path in (root / "labels/train").iterdir():
+        mask(path, values)
+    report = checked(FolderLayout(root))
+    (text,) = found(report)[kind]
+    assert text.startswith(f"train (4 masks): {words}")
+    assert report.findings.count(PROBLEMS) == (kind == "0/255 masks")
+    assert "absent class" not in found(report) and ("--data.masks binary" in text) == (kind == "0/255 masks")

@@ -184,6 +184,11 @@ def test_a_model_is_not_better_than_itself():
     assert result.miou.p == 1 and result.miou.difference.value == 0 and {c.verdict for c in result.classes} == {"="}
 
 
+def test_what_has_no_score_is_not_compared_in_numbers():
+    nothing = named(np.zeros((5, 3, 3), np.int64))
+    assert paired_comparison(nothing, nothing).sentence("old", "new").startswith("old and new cannot be compared: ")
+
+
 def test_what_cannot_be_compared_is_refused():
     truth = truth_areas(5, 3)
     a, b = model(truth, 0.6, seed=1), model(truth, 0.6, seed=2)

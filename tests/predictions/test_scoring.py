@@ -105,7 +105,11 @@ def test_only_as_many_pictures_as_needed_are_read_ahead(tmp_path: Path) -> None:
     [
         (lambda p: label_map(p, [0], (13, 18)), "wrong size", ("is 18x13 but the truth", "is 17x13", "resized")),
         (lambda p: cv2.imwrite(str(p), np.zeros((13, 17), np.uint16)), "unreadable file", ("16", "8 bits")),
-        (lambda p: Image.new("RGB", (17, 13)).save(p), "unreadable file", ("RGB", "replace each colour")),
+        (
+            lambda p: Image.new("RGB", (17, 13)).save(p),
+            "unreadable file",
+            ("RGB", "replace each colour", "masks=colors"),
+        ),
         (lambda p: Image.new("RGBA", (17, 13)).save(p), "unreadable file", ("RGBA", "replace each colour")),
         (lambda p: Image.new("L", (17, 13)).save(p, "JPEG"), "unreadable file", ("JPEG, which changes",)),
         (lambda p: p.write_bytes(b""), "unreadable file", ("empty file",)),

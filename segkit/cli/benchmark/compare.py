@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from segkit import __version__
@@ -11,6 +12,7 @@ from segkit.cli.benchmark.score_options import compare_parser, label_space
 from segkit.errors import InputError
 from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
 from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.results import percent
 from segkit.files import free_path, write_json
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.manifest import read_manifest
@@ -33,6 +35,9 @@ def main(args: Sequence[str]) -> int:
     comparison = paired_comparison(a, b, options.samples, options.permutations, options.seed, options.level)
     print(f"\n{comparison_rows(comparison, space.class_names, names)}\n")
     print(comparison.sentence(*names))
+    note = space.note_of_absence(np.flatnonzero(a.areas[:, 1].sum(axis=0)).tolist())
+    if note is not None:
+        print(f"note: in the truth {note}")
     _write(options, comparison, space, names)
     return 0
 
@@ -51,7 +56,7 @@ def comparison_rows(comparison: Comparison, class_names: Sequence[str], names: t
 
 
 def _row(name: str, row: Difference, names: tuple[str, str]) -> tuple[str, ...]:
-    a, b = _points(row.a), _points(row.b)
+    a, b = percent(row.a), percent(row.b)
     if not row.verdict:
         return name, a, b, "-", "-", "-", "no truth"
     interval = f"{100 * row.difference.low:+.2f} to {100 * row.difference.high:+.2f}"
@@ -64,15 +69,11 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _points(value: float) -> str:
-    return "-" if value != value else f"{100 * value:.2f}"  # NaN is not equal to itself
-
-
 def _space(options: argparse.Namespace) -> LabelSpace:
     folders = [path for path in options.predicted if path.suffix != ".npz"]
     manifests = [read_manifest(folder) for folder in folders]
     manifest = next((m for m in manifests if m is not None), None)
-    return label_space(options.labels, options.num_classes, manifest, options.predicted[0])
+    return label_space(options, manifest, options.predicted[0])
 
 
 def _names(options: argparse.Namespace) -> tuple[str, str]:

@@ -13,10 +13,10 @@ from segkit.cli.benchmark.plan import Row
 from segkit.cli.benchmark.progress import Progress, Settings, num_classes
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.samplers import EvalSampler
-from segkit.evaluation.confusion import confusion_counts
+from segkit.evaluation.confusion import confusion_counts, true_ids
 from segkit.evaluation.conventions import convention_scores
 from segkit.evaluation.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
-from segkit.evaluation.results import number_or_null, versions
+from segkit.evaluation.results import number_or_null, percent, versions
 from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict
 from segkit.inference.segmenter import Segmenter, load
@@ -70,6 +70,7 @@ def _scored(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]
     return {
         "data": data_name(row.data),
         **_plain_scores(scores, row.data),
+        "note": row.data.label_space.note_of_absence(true_ids(counts)),
         **_comparison(row, segmenter, scores, count),
         **_network_cost(segmenter, settings, forwards),
         "protocol fields": segmenter.protocol.to_dict(),
@@ -122,7 +123,7 @@ def _label(segmenter: Segmenter, image: Tensor) -> Tensor:
 def _show(bar: "tqdm[Any]", progress: Progress, metric: str) -> None:
     counts = progress.seen[1]
     assert counts is not None
-    bar.set_postfix_str(f"mIoU {100 * convention_scores(counts.cpu(), metric).miou:.2f}", refresh=False)
+    bar.set_postfix_str(f"mIoU {percent(convention_scores(counts.cpu(), metric).miou)}", refresh=False)
 
 
 def _cost_only(row: Row, settings: Settings) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from segkit.cli.benchmark.score_extras import ExtraScores, check_extras
 from segkit.cli.benchmark.score_options import ALL_METRICS, label_space, score_parser
 from segkit.errors import InputError
-from segkit.evaluation.confusion import ConfusionMatrix
+from segkit.evaluation.confusion import ConfusionMatrix, true_ids
 from segkit.evaluation.conventions import (
     CONVENTIONS,
     DEFAULT,
@@ -70,7 +70,7 @@ def main(args: Sequence[str]) -> int:
     """
     options = score_parser().parse_args(list(args))
     manifest = read_manifest(options.pred_dir)
-    space = label_space(options.labels, options.num_classes, manifest, options.pred_dir)
+    space = label_space(options, manifest, options.pred_dir)
     _check(options, manifest, space)
     pairing = find_pairs(
         options.pred_dir,
@@ -143,6 +143,7 @@ def _report(
     """Write the result file; print tables, notes and problems."""
     confusion, expected = outcome.confusion, len(pairing.pairs) + len(pairing.problems)
     partial = outcome.interrupted or confusion.num_images < expected
+    note = space.note_of_absence(true_ids(confusion.counts))
     result = result_dict(
         confusion,
         space.class_names,
@@ -151,6 +152,7 @@ def _report(
         weights=None if manifest is None else manifest.weights,
         partial=partial,
         metric=_tables(options.metric)[0],
+        note=note,
     )
     result["predictions"] = {
         "folder": str(options.pred_dir),
@@ -174,8 +176,7 @@ def _report(
         written += extras.write(path)
     if pairing.unused:
         print(f"not scored: {len(pairing.unused)} predictions without a truth (first: {pairing.unused[0]})")
-    hint = suspicion(confusion.counts)
-    if hint:
+    for hint in filter(None, (note and f"in the truth {note}", suspicion(confusion.counts))):
         print(f"note: {hint}")
     _complain(outcome.problems)
     print(

@@ -1,6 +1,7 @@
 """`segkit benchmark score --boundary --bootstrap N --plot`: outlines, how sure each IoU is, and what is confused."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from segkit.evaluation.boundary import DILATION_RATIO, RULE
 from segkit.evaluation.confused_pairs import ConfusedPair, most_confused_pairs, pairs_table
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.picture_areas import PictureAreas
-from segkit.evaluation.results import number_or_null
+from segkit.evaluation.results import number_or_null, percent
 from segkit.evaluation.statistics import Bootstrap, Interval, bootstrap_miou, class_iou, mean_iou
 from segkit.files import free_path
 from segkit.metadata.label_space import LabelSpace
@@ -137,15 +138,13 @@ def _scores(areas: PictureAreas) -> tuple[list[float], float]:
 def _column(title: str, areas: PictureAreas, found: Bootstrap | None) -> list[str]:
     iou, mean = _scores(areas)
     if found is None:
-        return [title, *(_points(value) for value in [*iou, mean])]
+        return [title, *(percent(value) for value in [*iou, mean])]
     level = f"{title} ({100 * found.level:g} % CI)"
     return [level, *(_with_ends(interval) for interval in [*found.classes, found.miou])]
 
 
 def _with_ends(interval: Interval) -> str:
-    low, high = (f"{100 * value:.2f}" for value in (interval.low, interval.high))
-    return "-" if interval.value != interval.value else f"{_points(interval.value)} ({low:>5} to {high:>5})"
-
-
-def _points(value: float) -> str:
-    return "-" if value != value else f"{100 * value:.2f}"  # NaN is not equal to itself
+    if math.isnan(interval.value):
+        return "-"
+    low, high = percent(interval.low), percent(interval.high)
+    return f"{percent(interval.value)} ({low:>5} to {high:>5})"

@@ -12,7 +12,7 @@ from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.metadata.class_files import read_classes
-from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table, numbered_space
+from segkit.metadata.label_space import LabelSpace, binary_table, distinct_palette, identity_table, numbered_space
 from segkit.predictions.manifest import NAME, Manifest
 
 ALL_METRICS = "all"
@@ -66,26 +66,33 @@ def compare_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def label_space(labels: str | None, num_classes: int | None, manifest: Manifest | None, folder: Path) -> LabelSpace:
+def label_space(options: argparse.Namespace, manifest: Manifest | None, folder: Path) -> LabelSpace:
     """Classes, and what the raw values of the truth mean.
 
     Args:
-        labels: "cityscapes", "ade20k", a classes.txt, "none", or None: what `segkit predict` wrote down.
-        num_classes: with "none", K; label values are train ids then.
+        options: `labels`: "cityscapes", "ade20k", a classes.txt, "none", or None: what `segkit predict` wrote down;
+            `num_classes`: with "none", K; label values are train ids then; `masks`: with a classes.txt, what the raw
+            values are.
         manifest: of the predictions.
         folder: theirs, for the message.
 
     Raises:
         InputError: It cannot be told.
     """
+    labels, num_classes = options.labels, options.num_classes
+    is_file = labels not in (None, "none", *_SPACES)
+    if options.masks != "ids" and not is_file:
+        raise InputError(
+            f"--masks {options.masks}: is for --labels classes.txt; of other data it is known what values mean"
+        )
     if (labels == "none") != (num_classes is not None):
         raise InputError("--labels none and --num_classes K go together: classes without names, numbered from 0")
     if num_classes is not None:
         return numbered_space(num_classes)
     if labels in _SPACES:
         return _SPACES[labels]
-    if labels is not None:
-        return _own_space(Path(labels))
+    if is_file:
+        return _own_space(Path(labels), options.masks)
     if manifest is None:
         raise InputError(
             f"{folder}: has no {NAME} that names the classes; give --labels cityscapes, ade20k, a classes.txt, or none"
@@ -93,12 +100,13 @@ def label_space(labels: str | None, num_classes: int | None, manifest: Manifest 
     return manifest.space
 
 
-def _own_space(path: Path) -> LabelSpace:
+def _own_space(path: Path, masks: str) -> LabelSpace:
     path = path / "classes.txt" if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"--labels {path}: no such file; allowed: {', '.join(_SPACES)}, a classes.txt, or none")
     names = read_classes(path)
-    return LabelSpace(names, distinct_palette(len(names)), identity_table(len(names)))
+    table = binary_table(len(names), str(path)) if masks == "binary" else identity_table(len(names))
+    return LabelSpace(names, distinct_palette(len(names)), table)
 
 
 def _raw(program: str, description: str) -> argparse.ArgumentParser:
@@ -112,6 +120,7 @@ def _add_label_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     ids = ("train_ids", "raw")
     add("--labels", help=f"cityscapes, ade20k, a classes.txt (or its folder), or none; default: as {NAME} says")
+    add("--masks", choices=("ids", "binary"), default="ids", help="with a classes.txt: class numbers, or 0 and 255")
     add("--num_classes", type=int, help="with --labels none: classes numbered from 0, 255 ignored")
     add("--predictions", choices=ids, default="train_ids", help="what the predicted values are (raw: as in the truth)")
     add("--truth", choices=ids, default="raw", help="what the true values are: the data set's own, or train ids")

@@ -125,7 +125,14 @@ class Table:
         lines = [_line(line, columns, widths) for line in (cells[0], rule, *cells[1:])]
         metrics = dict.fromkeys(row["metric"] for row in self.rows if "mIoU" in row)
         rules = [f"metric {name}: {CONVENTIONS[name].rule}." for name in metrics if name in CONVENTIONS]
-        notes = [*_published_notes(self.rows), *rules, *_RULES, *(f"failed: {message}" for message in self.failed)]
+        truths = {f"{row['data']}: in the truth {row['note']}." for row in self.rows if row.get("note")}
+        notes = [
+            *_published_notes(self.rows),
+            *sorted(truths),
+            *rules,
+            *_RULES,
+            *(f"failed: {message}" for message in self.failed),
+        ]
         return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
     def _place(self, key: Values, name: str, metric: str) -> int | None:

@@ -32,6 +32,9 @@ def run(options: argparse.Namespace) -> int:
         path = statistics_path(layout, split) if options.output is None else options.output
         print(f"{layout.title} {split}: {len(found.by_picture)} masks")
         print("\n".join(_table(found)))
+        note = layout.label_space.note_of_absence(found.ids)
+        if note is not None:
+            print(f"warning: {note}")
         print(said[-1] if said else f"kept from an earlier count: {path}", flush=True)
     return 0
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 from tqdm import tqdm
 
 from segkit.cores import cores
@@ -17,6 +18,7 @@ from segkit.data.check.report import Report, SplitReport, absent_classes
 from segkit.data.layouts.base import SPLITS, Layout, Part, Split
 from segkit.data.layouts.files import Source
 from segkit.errors import InputError
+from segkit.metadata.label_space import UNDECLARED, LabelSpace
 
 
 def splits_of(layout: Layout) -> list[Split]:
@@ -147,9 +149,19 @@ def _open_files(report: Report, pairs: Sequence[Pair], workers: int | None) -> N
         for notes, counts in results:
             _take_in(report, found, notes, counts)
             bar.update()
-    names = absent_classes(found, layout.label_space)
-    if found.masks and names:
-        report.findings.add("absent class", f"{found.split} ({found.opened} masks): {', '.join(names)}")
+    if found.masks:
+        _note_absences(report, found, layout.label_space)
+
+
+def _note_absences(report: Report, found: SplitReport, space: LabelSpace) -> None:
+    """Classes that no mask of the split has, and whether one at most is left."""
+    where, names = f"{found.split} ({found.opened} masks): ", absent_classes(found, space)
+    ids = {space.table[value] for value in np.flatnonzero(found.pixels)}
+    note = space.note_of_absence(ids) if ids and UNDECLARED not in ids else None
+    if note is not None:
+        report.findings.add("0/255 masks" if space.looks_binary(ids) else "one class", where + note)
+    elif names:
+        report.findings.add("absent class", where + ", ".join(names))
 
 
 def _take_in(report: Report, found: SplitReport, notes: Notes, counts: Int64Array | None) -> None:

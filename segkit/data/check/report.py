@@ -23,11 +23,13 @@ PROBLEMS = {
     "unreadable":    "files that are truncated or damaged; copy or export them again",
     "mask format":   "masks that are no 8-bit PNG of class numbers (JPEG, RGB, 16 bits, ...)",
     "undeclared":    "masks with values that the label table does not declare",
+    "0/255 masks":   "splits whose masks hold 0 and 255 alone, and 255 is ignored; nothing is learned from one class",
     "size":          "pictures and masks of different sizes; export both at the same size",
 }  # fmt: skip
 WARNINGS = {
     "exif":          "pictures with an EXIF orientation; masks must fit the unrotated picture, as segkit reads it",
     "empty mask":    "masks without a valid pixel; nothing is learned or scored there",
+    "one class":     "splits whose masks hold at most one class; nothing is learned from it, and scores say little",
 }  # fmt: skip
 NOTES = {
     "absent class":  "classes that no mask of the split has",

@@ -16,7 +16,7 @@ from segkit.data.layouts.lists import read_names
 from segkit.errors import InputError
 from segkit.io import read_colors, read_label
 from segkit.metadata.class_files import Colour, read_classes, read_colour_table, read_palette, read_table, read_text
-from segkit.metadata.label_space import UNDECLARED, LabelSpace, distinct_palette, identity_table
+from segkit.metadata.label_space import LabelSpace, binary_table, distinct_palette, identity_table
 
 UInt8Array = npt.NDArray[np.uint8]
 MaskKind: TypeAlias = Literal["ids", "binary", "colors"]
@@ -68,9 +68,7 @@ class FolderLayout(Layout):
         palette = read_palette(palette_file, names) if palette_file.is_file() else distinct_palette(len(names))
         table = identity_table(len(names))
         if self.masks == "binary":
-            if len(names) != 2:
-                raise InputError(f"{self.root / 'classes.txt'}: {len(names)} classes; binary masks have two, 0 and 255")
-            table = tuple({0: 0, 255: 1}.get(raw, UNDECLARED) for raw in range(256))
+            table = binary_table(len(names), str(self.root / "classes.txt"))
         elif table_file.is_file() and self.masks == "ids":
             table = read_table(table_file, len(names))
         return LabelSpace(names, palette, table)

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from tqdm import tqdm
 
 from segkit.errors import InputError
+from segkit.evaluation.results import percent
 from segkit.inference.budget import default_pixels
 from segkit.inference.engine import forwards
 from segkit.inference.protocols import Protocol
@@ -236,7 +237,7 @@ def _running_miou(module: SegmentationModule) -> list[str]:
     """In percent; nothing while predicting, before the first label, or where undeclared ids spoil the matrix."""
     with suppress(InputError):
         if module.confusion is not None and module.confusion.num_images:
-            return [f"mIoU {100 * module.confusion.scores().miou:.2f}"]
+            return [f"mIoU {percent(module.confusion.scores().miou)}"]
     return []
 
 

@@ -35,11 +35,12 @@ class RunSummary(Callback):
         self._mark = 0.0  # what follows it is training
         self._seconds, self._samples = 0.0, 0  # of training, without validation; samples of this process
         self._score: float | None = None
+        self._note: str | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._begin = time.perf_counter()
-        self._seconds, self._samples, self._score = 0.0, 0, None
+        self._seconds, self._samples, self._score, self._note = 0.0, 0, None, None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave out what was between two epochs."""
@@ -58,7 +59,8 @@ class RunSummary(Callback):
         """Leave out what validation took, and keep its score."""
         self._mark = time.perf_counter()
         if not trainer.sanity_checking and SCORE in trainer.callback_metrics:
-            self._score = float(trainer.callback_metrics[SCORE])
+            self._score = _plain(trainer.callback_metrics[SCORE])
+            self._note = getattr(pl_module, "note", None)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write and print the summary."""
@@ -99,6 +101,7 @@ class RunSummary(Callback):
             "best_mIoU": None if best is None else _plain(best.best_model_score),
             "best_epoch": _epoch(files["best"]) if "best" in files else None,
             "last_mIoU": _plain(self._score),
+            "note": self._note,
             "files": {what: _relative(path, Path(trainer.default_root_dir)) for what, path in files.items()},
         }
 
@@ -117,7 +120,8 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "run": f"{folder}: {summary['epochs']} epochs, {summary['steps']} steps in {summary['wall_time']}",
         "speed": f"{rate:.1f} samples/s in training" if rate else None,
         "peak memory": f"{memory:.2f} GB ({summary['device']})" if memory else None,
-        "best mIoU": _score_text(summary["best_mIoU"], epoch, summary["last_mIoU"]),
+        "best mIoU": _score_text(summary["best_mIoU"], epoch, summary["last_mIoU"]) or (summary["note"] and "none"),
+        "note": summary["note"] and f"in the validation masks {summary['note']}",
         "best": files.get("best"),
         "last": files.get("last"),
         "curves": _listed([path for path in drawn if path.suffix == ".png"]),

@@ -85,6 +85,7 @@ def test_a_whole_run_is_summed_up(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         "best_mIoU": 0.75,
         "best_epoch": 1,
         "last_mIoU": 0.5,
+        "note": None,
         "files": {
             "best": "checkpoints/epoch001-mIoU0.7500.ckpt",
             "last": "checkpoints/last.ckpt",
