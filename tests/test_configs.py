@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from parsed import parse
 
 from segkit.cli.benchmark.recipe import read_recipe
-from segkit.cli.lightning import SegmentationCLI, main
+from segkit.cli.lightning import main
 from segkit.inference.protocols import get
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -23,19 +24,6 @@ MMSEG = {  # mmsegmentation 1.2.2, configs/resnest/metafile.yaml: mIoU, mIoU(ms+
 MODERN = CONFIGS / "overlays" / "modern.yaml"
 TRAIN_PICTURES = {"ADE20KDataModule": 20210, "CityscapesDataModule": 2975, "CamVidDataModule": 367}
 PARTS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name in ("data", "overlays"))
-
-
-class Parsed(SegmentationCLI):
-    """Parses and stops before anything is built."""
-
-    def before_instantiate_classes(self) -> None:
-        raise StopIteration(self.config[self.config.subcommand])
-
-
-def parse(*arguments: str):
-    with pytest.raises(StopIteration) as stopped:
-        Parsed(None, ["fit", *arguments])
-    return stopped.value.value
 
 
 def test_the_published_networks_are_there() -> None:

@@ -1,21 +1,58 @@
 """Parsing errors of the Lightning commands: one line with the valid names, in place of jsonargparse's nested report."""
 
 import inspect
+import operator
 import pydoc
 import re
+import sys
+import typing
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
+from segkit.cli.items import with_whole_lists
 from segkit.errors import InputError, did_you_mean
 
 
 class SegmentationParser(LightningArgumentParser):
-    """A parser that raises `InputError` and takes no abbreviated names: `--model.optim.l` is a typing error."""
+    """A parser that raises `InputError` and takes no abbreviated names: `--model.optim.l` is a typing error.
+
+    `--data.scale_range.1 2.0` replaces one item of a list or tuple, and an integer stays one where a float may stand.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        """As jsonargparse, but `--trainer.limit_val_batches 1` is the integer, one batch, and not 1.0, all of them.
+
+        Lightning writes `Optional[Union[int, float]]`. `typing` keeps the unions that it has made and takes those of
+        another order for the same, so that this one may come back as `Union[float, int, None]`; jsonargparse tries the
+        types in that order, and has no public way to change it. `int | float` is made anew each time.
+        """
+        added = super().add_class_arguments(*args, **kwargs)
+        action: Any
+        for action in self._actions:
+            kinds = typing.get_args(getattr(action, "_typehint", None))
+            if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+                action._typehint = reduce(operator.or_, (int, *(kind for kind in kinds if kind is not int)))
+        return added
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """As jsonargparse, with items of lists."""
+
+        def options(rest: list[str]) -> dict[str, Any]:
+            config = super(SegmentationParser, self).parse_args(rest, namespace, **kwargs)
+            return (config.get(config.get("subcommand") or "") or config).as_dict()
+
+        given = sys.argv[1:] if args is None else list(args)
+        if namespace is None:  # that of a subcommand, whose arguments have been seen to
+            whole = with_whole_lists(given, options)
+            args = args if whole == given else whole
+        return super().parse_args(args, namespace, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Hand jsonargparse's message on; `explain` shortens it where the valid names are known."""
