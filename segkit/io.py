@@ -1,17 +1,19 @@
-"""Reading pictures and label maps, writing results: one decoder rule for the whole toolkit.
+"""Reading images and label maps, writing results: one decoder rule for the whole toolkit.
 
-Pictures are decoded by OpenCV (within a tenth of the fastest decoders, and already a dependency), and so are label maps
-that are 8-bit PNGs, after their check sums are looked at; other label maps by Pillow. Files are written by
-`segkit.files`: a killed run leaves no half file.
+Images are decoded by OpenCV (within a tenth of the fastest decoders, and already a dependency), and so are label maps
+that are 8-bit PNGs, after their check sums are looked at; other label maps by Pillow. Nothing is decoded before its
+header has been read (`segkit.image_header`): an image of more than 500 million pixels is refused, or of more than the
+environment's SEGKIT_MAX_PIXELS. Files are written by `segkit.files`: a killed run leaves no half file.
 """
 
 import io
+import math
 import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import BinaryIO, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -20,6 +22,16 @@ from PIL import Image, UnidentifiedImageError
 
 from segkit.errors import InputError
 from segkit.files import write_bytes
+from segkit.image_decoding import decode_rgb, one_line, turn
+from segkit.image_header import (
+    JPEG_START,
+    PNG_START,
+    TIFF_STARTS,
+    Header,
+    check_pixels,
+    parse_header,
+    upright_tiff,
+)
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -34,36 +46,35 @@ class Stored(Protocol):
 
 File: TypeAlias = str | os.PathLike[str] | Stored
 
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 # Label maps without row filters: written and read twice as fast, and no larger. (Older OpenCV always filters.)
 _LABEL_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     _LABEL_PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_DESCRIBED = 1_000_000  # pixels of a refused label map that are looked at to say what is in it
 
 
 def read_image(path: File, apply_exif: bool = False) -> UInt8Array:
-    """Read any picture as uint8 RGB of shape (H, W, 3).
+    """Read any image as uint8 RGB of shape (H, W, 3).
 
-    Grey is repeated, alpha dropped, a palette resolved, of 16 bits the high byte kept.
+    Grey is repeated, alpha dropped, a palette resolved, of 16 bits the high byte kept, of several pages or frames the
+    first one read.
 
     Args:
-        path: The picture.
-        apply_exif: Turn the picture as its EXIF tag says. Leave it off where a mask exists: masks carry no tag.
+        path: The image.
+        apply_exif: Turn the image as its EXIF orientation says, a TIFF's tag included. Leave it off where a mask exists
+            that was drawn on the image as it is stored.
 
     Raises:
-        InputError: The file is absent, a folder, empty, not a picture, or truncated.
+        InputError: The file is absent, a folder, empty, not an image, truncated, or too large (`SEGKIT_MAX_PIXELS`);
+            its values are signed, floats, or 16-bit ones below a quarter of the range, which would all be black. Not
+            found is damage that leaves the file decodable: changed bytes of a JPEG, which has no check sum, or bytes
+            lost from the middle of a progressive one or of one with restart markers.
     """
     data = _read_bytes(path, "picture")
-    _check_complete(data, path)
-    flags = cv2.IMREAD_COLOR_RGB if apply_exif else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise InputError(f"{path}: OpenCV cannot decode this picture ({_one_line(error)}); save it again") from error
-    if image is None:
-        raise InputError(f"{path}: not a picture that can be decoded; allowed are JPEG, PNG, TIFF, WebP and BMP")
-    return np.asarray(image, np.uint8)
+    header = _header(io.BytesIO(data), path)
+    check_pixels(header.width, header.height, path)
+    image = decode_rgb(data, header, path)
+    return turn(image, header.orientation) if apply_exif else image
 
 
 def read_label(path: File) -> UInt8Array:
@@ -76,16 +87,16 @@ def read_label(path: File) -> UInt8Array:
     fast = _decode_label_png(data, path)
     if fast is not None:
         return fast
+    header = _header(io.BytesIO(data), path)
+    check_pixels(header.width, header.height, path)
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            mode, kind = picture.mode, picture.format
-            values = np.array(picture, np.uint8) if mode in ("L", "P", "1") else None
-            held = _describe_values(picture) if values is None or kind == "JPEG" else ""
+        with Image.open(io.BytesIO(upright_tiff(data) if data.startswith(TIFF_STARTS) else data)) as image:
+            mode, kind = image.mode, image.format
+            is_readable = mode in ("L", "P", "1") and kind != "JPEG"
+            values = np.array(image, np.uint8) if is_readable else None
+            held = "" if is_readable else _describe_values(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path}: unreadable label map ({_one_line(error)}); write it again as an 8-bit PNG"
-        ) from error
+        raise InputError(f"{path}: unreadable label map ({one_line(error)}); write it again as an 8-bit PNG") from error
     if kind == "JPEG":
         raise InputError(
             f"{path}: label map is a JPEG, which changes label values ({held}); export the labels as 8-bit PNG"
@@ -97,18 +108,34 @@ def read_label(path: File) -> UInt8Array:
     return values // _grey_step(data)
 
 
-def picture_size(path: File) -> tuple[int, int]:
-    """(width, height) of any picture, from its header alone; EXIF orientation is not applied.
+def read_header(path: File) -> Header:
+    """What an image says of itself, without decoding it.
 
     Raises:
-        InputError: It is no picture, or cannot be read.
+        InputError: It is no image, or cannot be read.
     """
-    on_disk = isinstance(path, (str, os.PathLike))
+    if not isinstance(path, (str, os.PathLike)):
+        return _header(io.BytesIO(_read_bytes(path, "picture")), path)
     try:
-        with Image.open(path if on_disk else io.BytesIO(_read_bytes(path, "picture"))) as picture:  # type: ignore[arg-type]
-            return picture.size
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: unreadable picture ({_one_line(error)}); copy it again") from error
+        with Path(path).open("rb") as file:
+            return _header(file, path)
+    except OSError as error:
+        raise InputError(f"{path}: unreadable picture ({one_line(error)}); copy it again") from error
+
+
+def picture_size(path: File, apply_exif: bool = False) -> tuple[int, int]:
+    """(width, height) of any image, from its header alone.
+
+    Args:
+        path: The image.
+        apply_exif: Whether it is to be read so, which swaps them where the image lies on its side.
+
+    Raises:
+        InputError: It is no image, or cannot be read.
+    """
+    header = read_header(path)
+    is_swapped = apply_exif and header.orientation >= 5  # orientations that show columns as rows
+    return (header.height, header.width) if is_swapped else (header.width, header.height)
 
 
 def read_colors(path: File) -> UInt8Array:
@@ -117,7 +144,7 @@ def read_colors(path: File) -> UInt8Array:
     Raises:
         InputError: The file is unreadable, or a JPEG, which changes colours.
     """
-    if _read_bytes(path, "mask").startswith(_JPEG_START):
+    if _read_bytes(path, "mask").startswith(JPEG_START):
         raise InputError(f"{path}: mask is a JPEG, which changes its colours; export the masks as PNG")
     return read_image(path)
 
@@ -155,24 +182,14 @@ def _read_bytes(path: File, what: str) -> bytes:
     return data
 
 
-def _check_complete(data: bytes, path: File) -> None:
-    """Refuse a truncated file, whose missing rows OpenCV would fill with grey without a word.
-
-    A JPEG or PNG that ends with its end marker is complete, which costs nothing. Anything else (bytes after the
-    marker, other formats) is decoded once by Pillow, which is strict.
-    """
-    if data.startswith(_JPEG_START) and data.endswith(_JPEG_END):
-        return
-    if data.startswith(_PNG_START) and data.endswith(_PNG_END):
-        return
+def _header(file: BinaryIO, path: File) -> Header:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        # Pillow does not know the format, or finds it large: OpenCV decides.
-        return
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: truncated or damaged picture ({_one_line(error)}); copy it again") from error
+        return parse_header(file)
+    except (OSError, SyntaxError, ValueError, OverflowError, struct.error, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{path}: not a picture that can be decoded, or damaged ({one_line(error)}); allowed are JPEG, PNG, TIFF, "
+            "WebP and BMP"
+        ) from error
 
 
 def _decode_label_png(data: bytes, path: File) -> UInt8Array | None:
@@ -184,7 +201,7 @@ def _decode_label_png(data: bytes, path: File) -> UInt8Array | None:
     Raises:
         InputError: the file is a PNG and is damaged. Pillow would give some damaged files' values wrongly, in silence.
     """
-    if not data.startswith(_PNG_START):
+    if not data.startswith(PNG_START):
         return None
     chunks = dict[bytes, list[bytes]]()
     for kind, body in png_chunks(data, path):
@@ -192,12 +209,14 @@ def _decode_label_png(data: bytes, path: File) -> UInt8Array | None:
     header = chunks.get(b"IHDR", [b""])[0]
     if len(header) != 13 or header[8] != 8 or header[9] not in (0, 3):  # bits; 0 grey, 3 palette
         return None
+    width, height = struct.unpack(">II", header[:8])
+    check_pixels(width, height, path)
     grey = [(b"IHDR", header[:9] + b"\0" + header[10:]), *((b"IDAT", body) for body in chunks.get(b"IDAT", ()))]
-    png = b"".join([_PNG_START, *(_png_chunk(kind, body) for kind, body in [*grey, (b"IEND", b"")])])
+    png = b"".join([PNG_START, *(_png_chunk(kind, body) for kind, body in [*grey, (b"IEND", b"")])])
     try:
         values = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise InputError(f"{path}: OpenCV cannot decode this label map ({_one_line(error)})") from error
+        raise InputError(f"{path}: OpenCV cannot decode this label map ({one_line(error)})") from error
     if values is None or values.ndim != 2:
         raise InputError(f"{path}: damaged label map (its compressed data is wrong); write or copy it again")
     return np.asarray(values, np.uint8)
@@ -209,7 +228,7 @@ def png_chunks(data: bytes, path: File) -> Iterator[tuple[bytes, bytes]]:
     Raises:
         InputError: A check sum is wrong, or the end is missing; `path` is what the message calls the file.
     """
-    position = len(_PNG_START)
+    position = len(PNG_START)
     while position < len(data):
         length, kind = struct.unpack(">I4s", data[position : position + 8].ljust(8, b"\0"))
         body = data[position + 8 : position + 8 + length]
@@ -229,19 +248,23 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 
 def _grey_step(data: bytes) -> int:
     """Pillow stretches 2-bit and 4-bit grey PNGs to 0..255: the step between two raw values."""
-    is_png_grey = data.startswith(_PNG_START) and data[25] == 0
+    is_png_grey = data.startswith(PNG_START) and data[25] == 0
     return {2: 85, 4: 17}.get(data[24], 1) if is_png_grey else 1
 
 
-def _describe_values(picture: Image.Image) -> str:
-    """How many values or colours a refused label map has, and where the first one is."""
-    pixels = np.asarray(picture)
-    if pixels.ndim == 2:
-        count, same = len(np.unique(pixels)), int((pixels == pixels[0, 0]).sum())
-        return f"{count} value{'s' * (count > 1)}, {pixels[0, 0]} at row 0, column 0 and in {same} pixels"
-    codes = pixels.astype(np.int64) @ (1 << 8 * np.arange(pixels.shape[2]))  # (H, W, C) -> (H, W): a number a colour
-    count, same = len(np.unique(codes)), int((codes == codes[0, 0]).sum())
-    return f"{count} colour{'s' * (count > 1)}, {tuple(pixels[0, 0].tolist())} at row 0, column 0 and in {same} pixels"
+def _describe_values(image: Image.Image) -> str:
+    """How many values or colours a refused label map has, and where the first one is; of a large one, from a sample."""
+    step = -(-max(image.size) // math.isqrt(_DESCRIBED))
+    pixels = np.asarray(image)[::step, ::step]
+    if pixels.ndim == 3:  # (H, W, C) -> (H, W): a number a colour
+        first = str(tuple(pixels[0, 0].tolist()))
+        pixels = pixels.astype(np.int64) @ (1 << 8 * np.arange(pixels.shape[2]))
+        what = "colour"
+    else:
+        first, what = str(pixels[0, 0]), "value"
+    count, same = len(np.unique(pixels)), int((pixels == pixels[0, 0]).sum())
+    of = "" if step == 1 else f" of {pixels.size} that were looked at"
+    return f"{count} {what}{'s' * (count > 1)}, {first} at row 0, column 0 and in {same} pixels{of}"
 
 
 def _cure(mode: str) -> str:
@@ -251,9 +274,3 @@ def _cure(mode: str) -> str:
         "replace each colour by its class number and save one channel, or in a folder of one's own set masks=colors "
         "(--data.masks colors; `segkit data`: --option masks=colors) and write the colours into palette.csv"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its text names an object in memory
-        return "no picture format"
-    return " ".join(str(error).split())[:120]

@@ -19,7 +19,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from segkit.cli.infer_large import areas, is_large, segment_large
 from segkit.errors import InputError
 from segkit.files import check_writable, write_json
-from segkit.io import write_png
+from segkit.image_header import UPRIGHT
+from segkit.io import read_header, write_png
 from segkit.visualization import colorize, overlay, with_legend
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
@@ -39,10 +40,12 @@ For each picture, written to DIR (folders inside a given folder are kept):
   NAME_overlay.png  the colours over the picture, with a legend
   NAME_area.json    pixels and share of each class that occurs
 
-The EXIF orientation is applied; transparency is dropped. Files of an earlier run are replaced.
+The EXIF orientation is applied; transparency is dropped. Of 16 bits the upper 8 are read, and of several pages or
+frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused. Files of an earlier run are replaced.
 
 A picture that needs more than --memory is seen in overlapping tiles, and stderr says so. One that is too large to be
-held at all (20,000 x 20,000) is read in tiles, too, by rasterio (pip install 'segkit[large]'), and gives instead:
+held at all (of --memory, or more than SEGKIT_MAX_PIXELS of the environment, 500 million by default) is read in tiles,
+too, by rasterio (pip install 'segkit[large]'), and gives instead:
   NAME_labels.tif   a tiled GeoTIFF with the picture's georeference and the classes' colours
   NAME_overlay.png  at most 2048 pixels a side
   NAME_area.json    as above
@@ -150,7 +153,9 @@ class _Work:
     def _small(self) -> Iterator[Path]:
         """The pictures that are read at once; the others are put aside."""
         for path in self.stems:
-            if is_large(path, self._memory):
+            is_put_aside = is_large(path, self._memory)
+            _say_losses(path, is_put_aside)
+            if is_put_aside:
                 self._large.append(path)
             else:
                 yield path
@@ -278,6 +283,18 @@ def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: 
     failures = f", {failed} failed" if failed else ""
     how = f"protocol {segmenter.protocol.name}, {segmenter.precision}, {segmenter.device}"
     tqdm.write(f"{pictures} in {seconds:.1f} s{failures} ({how}): {output}")
+
+
+def _say_losses(path: Path, is_large: bool) -> None:
+    """What of an image is not segmented, or not seen as it is stored; of one that is damaged, its reader says more."""
+    try:
+        header = read_header(path)
+    except InputError:
+        return
+    turned = header.orientation != UPRIGHT and is_large
+    ignored = [f"has the EXIF orientation {header.orientation}, which is not applied in tiles"] if turned else []
+    for note in [*header.losses(), *ignored]:
+        tqdm.write(f"segkit infer: note: {path} {note}", file=sys.stderr)
 
 
 def _complain(error: Exception) -> None:

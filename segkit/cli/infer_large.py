@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from segkit.errors import InputError
 from segkit.files import replacing, write_json
-from segkit.io import write_png
+from segkit.image_decoding import high_byte
+from segkit.image_header import max_pixels
+from segkit.io import read_header, write_png
 from segkit.visualization import overlay, with_legend
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
@@ -29,28 +30,13 @@ _WHOLE = 40  # bytes a pixel that are held of a picture that is not: it, its lab
 
 
 def is_large(path: Path, memory: int) -> bool:
-    """Whether a picture is to be read in tiles: more pixels than Pillow opens, or half the budget for itself alone."""
+    """Whether an image is to be read in tiles: more pixels than are read at once, or half the budget for it alone."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                pixels = picture.width * picture.height
-    except Image.DecompressionBombError:
-        return True
-    except UnidentifiedImageError:
-        pixels = _pixels_by_gdal(path)  # Pillow knows no RGB of 16 bits
-    except (OSError, SyntaxError, ValueError):
-        return False  # whoever reads it says what is wrong
-    return pixels * _WHOLE > _HELD * memory
-
-
-def _pixels_by_gdal(path: Path) -> int:
-    """0 where rasterio is absent or does not know the file either."""
-    try:
-        with _opened(path) as source:
-            return int(source.width * source.height)
+        header = read_header(path)
     except InputError:
-        return 0
+        return False  # whoever reads it says what is wrong
+    pixels = header.width * header.height
+    return pixels > max_pixels() or pixels * _WHOLE > _HELD * memory
 
 
 def segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, memory: int) -> None:
@@ -71,6 +57,7 @@ def segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, 
     from segkit.inference.tiles import tell
 
     with _opened(path) as source:
+        _check_range(source, path)
         large = plan_large(
             segmenter.network,
             lambda first, last: read_rows(source, path, first, last),
@@ -130,12 +117,23 @@ def _read(source: Any, path: Path, **where: Any) -> np.ndarray:
     return bands
 
 
+def _check_range(source: Any, path: Path) -> None:
+    """Refuse 16 bits that hold 10, 12 or 14, as `segkit.io.read_image` does; every n-th pixel is looked at.
+
+    Raises:
+        InputError: Almost nothing would be left of the values.
+    """
+    step = -(-max(source.height, source.width) // PREVIEW_SIDE)
+    if source.dtypes[0] == "uint16":
+        high_byte(_read(source, path, out_shape=(-(-source.height // step), -(-source.width // step))), path)
+
+
 def _as_rgb(source: Any, bands: np.ndarray) -> np.ndarray:
     """Bands (1 or 3, h, w) as uint8 RGB (h, w, 3): grey repeated, a palette resolved, of 16 bits the high byte."""
     from rasterio.enums import ColorInterp
 
     if bands.dtype == np.uint16:
-        bands = (bands >> 8).astype(np.uint8)
+        bands = (bands >> 8).astype(np.uint8)  # `_check_range` has looked at their range
     if source.colorinterp[0] == ColorInterp.palette:
         table = np.zeros((256, 3), np.uint8)
         for index, colour in source.colormap(1).items():

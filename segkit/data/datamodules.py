@@ -11,7 +11,7 @@ from segkit.data.layouts.ade20k import ADE20KLayout
 from segkit.data.layouts.camvid import CamVidLayout
 from segkit.data.layouts.cityscapes import CityscapesLayout
 from segkit.data.layouts.coco_stuff import CocoStuffLayout
-from segkit.data.layouts.folder import FolderLayout, MaskKind
+from segkit.data.layouts.folder import Exif, FolderLayout, MaskKind
 from segkit.data.layouts.mapillary import MapillaryLayout
 from segkit.data.layouts.pascal_context import PascalContextLayout
 from segkit.data.layouts.voc import VOCLayout
@@ -136,8 +136,12 @@ class FolderDataModule(SegmentationDataModule):
     Args:
         root: The folder.
         masks: What the masks hold: ids, binary (0 and 255), or colors (of palette.csv).
+        exif: What the masks were drawn on: ignore = the images as they are stored; apply = as they are shown, turned by
+            their EXIF orientation.
         **options: As in the base class.
     """
 
-    def __init__(self, root: str | os.PathLike[str], masks: MaskKind = "ids", **options: Any) -> None:
-        super().__init__(FolderLayout(root, masks), **options)
+    def __init__(
+        self, root: str | os.PathLike[str], masks: MaskKind = "ids", exif: Exif = "ignore", **options: Any
+    ) -> None:
+        super().__init__(FolderLayout(root, masks, exif), **options)

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from segkit.errors import InputError
+from segkit.image_decoding import high_byte
 from segkit.inference import protocols
 from segkit.inference.engine import predict, resolve
 from segkit.inference.memory import default_budget
@@ -254,7 +255,7 @@ def _rgb_from_array(array: np.ndarray) -> np.ndarray:
             "the channels last"
         )
     if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+        array = high_byte(array[..., :3], "array")
     return np.broadcast_to(array[..., :3], (*array.shape[:2], 3))
 
 

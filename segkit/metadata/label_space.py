@@ -155,7 +155,7 @@ class LabelSpace:
         counts = np.bincount(raw.ravel(), minlength=256)
         unknown = [value for value in range(256) if counts[value] and self.table[value] == UNDECLARED]
         value = unknown[0]
-        row, col = (int(position) for position in np.argwhere(raw == value)[0])
+        row, col = divmod(int((raw == value).argmax()), raw.shape[1])
         more = f" (and {len(unknown) - 1} other undeclared values)" if len(unknown) > 1 else ""
         return (
             f"{source}: raw label value {value} is not declared: {counts[value]} pixels, first at row {row}, "
@@ -177,7 +177,8 @@ class LabelSpace:
         if unknown == [count] and is_identity:
             return (
                 "one class more than declared: perhaps 0 is a background to be ignored, the last class lacks a name, "
-                f"or {count} is void: write 255, which is ignored in a truth and counts as no class in a prediction"
+                f"or {count} is void: write 255, which is ignored in a truth and counts as no class in a prediction "
+                f"(in a folder of your own, table.csv may map {count} to 255)"
             )
         if len(unknown) > 20:
             return "so many values suggest a grey picture, or labels resized with interpolation: use nearest"

@@ -102,6 +102,24 @@ def test_every_kind_of_picture(run: Run, tmp_path: Path) -> None:
     assert all(read(out / f"{name}_labels.png").shape == (24, 40) for name in ("grey", "alpha", "deep", "palette"))
 
 
+def test_what_is_not_read_of_a_picture_is_said(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    page = Image.fromarray(np.zeros((24, 40, 3), np.uint8))
+    page.save(pictures / "a.tif", save_all=True, append_images=[page, page])
+    deep = np.arange(960, dtype=np.uint16).reshape(24, 40)
+    Image.fromarray(deep * 68).save(pictures / "b.png")
+    for name in ("c.png", "d.tif"):
+        Image.fromarray(deep * 4).save(pictures / name)
+    assert run(pictures) == 1
+    assert tree(tmp_path / "out") == results("a", "b")
+    said = capsys.readouterr().err
+    for name in ("c.png", "d.tif"):
+        assert f"error: {pictures / name}: 16 bits per channel with values 0..3836: only the upper 8 bits" in said
+    assert f"note: {pictures / 'a.tif'} has 3 pages or frames, of which only the first is read" in said
+    assert f"note: {pictures / 'b.png'} has 16 bits per channel, of which the upper 8 are read" in said
+
+
 def test_folders_are_kept_and_equal_names_told_apart(run: Run, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     for name in ("a.jpg", "a.png", "b.png", "inner/a.png", "inner/._a.png", ".hidden/a.png"):

@@ -181,7 +181,29 @@ def test_what_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
     assert not infer_large.is_large(tmp_path / "a.png", 10**6)
     assert infer_large.is_large(tmp_path / "a.png", 10**5)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    monkeypatch.setenv("SEGKIT_MAX_PIXELS", "9999")
     assert infer_large.is_large(tmp_path / "a.png", 10**9)
     (tmp_path / "b.png").write_text("no picture")
     assert not infer_large.is_large(tmp_path / "b.png", 1) and not infer_large.is_large(tmp_path / "absent.png", 1)
+
+
+def test_an_image_beyond_the_limit_of_pixels_is_read_in_tiles(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(3)[:, :80, :60].transpose(1, 2, 0)).save(tmp_path / "a.png", exif=exif)
+    monkeypatch.setenv("SEGKIT_MAX_PIXELS", "1000")
+    assert run(checkpoint, tmp_path / "a.png", "--memory", "1GB", "--precision", "float32") == 0
+    assert f"{tmp_path / 'a.png'} has the EXIF orientation 6, which is not applied in tiles" in capsys.readouterr().err
+    with rasterio.open(tmp_path / "out/a_labels.tif") as labels:
+        assert (labels.height, labels.width) == (80, 60)
+
+
+def test_12_bits_in_16_are_refused_in_tiles_too(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "a.tif", noise(3, np.uint16) >> 4)
+    assert run(checkpoint, tmp_path / "a.tif", "--precision", "float32") == 1
+    assert "16 bits per channel with values 0..409" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*"))

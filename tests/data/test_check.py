@@ -76,6 +76,14 @@ def rotated(path):
     path.unlink()
 
 
+def deep(path, most):
+    Image.fromarray((np.arange(48).reshape(SIZE) * most // 47).astype(np.uint16)).save(path)
+
+
+def paged(path):
+    Image.open(path).save(path, save_all=True, append_images=[Image.open(path)])
+
+
 FAULTS: dict[str, tuple[Callable, str, str]] = {
     "no mask": (lambda r: (r / "labels/train/1.png").unlink(), "no mask", "1.png: expected is "),
     "no picture": (lambda r: (r / "images/train/1.png").unlink(), "no picture", "labels/train/1.png"),
@@ -89,6 +97,10 @@ FAULTS: dict[str, tuple[Callable, str, str]] = {
     "undeclared": (lambda r: mask(r / "labels/train/1.png", (0, 3)), "undeclared", "value 3 is not declared"),
     "empty mask": (lambda r: mask(r / "labels/train/1.png", (255,)), "empty mask", "labels/train/1.png"),
     "EXIF": (lambda r: rotated(r / "images/train/1.png"), "exif", "1.jpg: orientation 6"),
+    "12 bits in 16": (lambda r: deep(r / "images/train/1.png", 4095), "unreadable", "values 0..4095: only the upper 8"),
+    "16 bits": (lambda r: deep(r / "images/train/1.png", 65535), "partly read", "has 16 bits per channel"),
+    "two frames": (lambda r: paged(r / "images/train/1.png"), "partly read", "1.png has 2 pages or frames"),
+    "two masks": (lambda r: paged(r / "labels/train/1.png"), "partly read", "labels/train/1.png has 2 pages or frames"),
 }
 
 
@@ -116,7 +128,7 @@ def test_all_faults_at_once_hide_none(root):
     counts = {kind: len(texts) for kind, texts in found(report).items()}
     wanted = {kind: sum(k == kind for _, k, _ in FAULTS.values()) for _, kind, _ in FAULTS.values()}
     assert counts == wanted
-    assert report.findings.count(WARNINGS) == 2 and report.findings.count(PROBLEMS) == len(FAULTS) - 2
+    assert report.findings.count(WARNINGS) == 5 and report.findings.count(PROBLEMS) == len(FAULTS) - 5
 
 
 def test_absent_classes_are_a_note(root):

@@ -56,6 +56,7 @@ FEW = LabelSpace(("a", "b"), distinct_palette(2), (0, 1) + (-1,) * 254)
         (BINARY, [0, 1], 1, "a 0/1 mask where 0/255 is declared: set masks to ids"),
         (THREE, [0, 1, 2, 3, 255], 3, "one class more than declared: perhaps 0 is a background to be ignored"),
         (THREE, [0, 1, 2, 3], 3, "or 3 is void: write 255, which is ignored in a truth and counts as no class"),
+        (THREE, [0, 1, 2, 3], 3, "in a folder of your own, table.csv may map 3 to 255"),
         (THREE, [0, 3, 4], 3, "likely a wrong class count, or raw ids where train ids are expected"),
         (THREE, list(range(40)), 3, "so many values suggest a grey picture, or labels resized with interpolation"),
     ],

@@ -162,9 +162,9 @@ class _Writer:
             return read_index(self.part, self.key)
         except InputError:
             pass  # there is none, or it was being written when the power failed
-        sizes = []
+        sizes, apply_exif = [], self.layout.apply_exif
         with self._bar("sizes", 0) as bar:
-            for width, height in self.pool.map(lambda sample: picture_size(sample.image), self.samples):
+            for width, height in self.pool.map(lambda sample: picture_size(sample.image, apply_exif), self.samples):
                 sizes.append((height, width))
                 bar.update()
         index = Index(self.key, root_of(self.layout), tuple(sample.name for sample in self.samples), tuple(sizes))

@@ -1,31 +1,27 @@
 """What is wrong with one picture and its mask."""
 
-import io
-import struct
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.files import Source
 from segkit.errors import InputError
-from segkit.io import picture_size, read_image
+from segkit.image_header import UPRIGHT
+from segkit.io import File, read_header, read_image
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
 
 Int64Array = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
 Notes: TypeAlias = list[tuple[str, str]]  # kind, of those in `check_report.KINDS`, and text
 
-_ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF tag, and its value for a picture that need not be turned
-
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture, and its mask where it is there and public."""
+    """An image, and its mask where it is there and public."""
 
     image: Source
     mask: Source | None
@@ -62,45 +58,41 @@ class _Loaded:
 
 
 def _inspect(layout: Layout, pair: Pair) -> tuple[Notes, Int64Array | None]:
+    image = _Loaded(pair.image)
     if pair.mask is None:
-        return _inspect_header(pair.image), None
-    notes, size = _inspect_picture(_Loaded(pair.image))
+        return _inspect_header(image, layout.apply_exif), None
+    notes, size = _inspect_image(image, layout.apply_exif)
     try:
         raw = layout.read_mask(pair.mask)
     except InputError as error:
         return [*notes, (_kind_of(pair.mask, str(error)), str(error))], None
+    notes += _inspect_header(pair.mask, is_turned=True)  # masks never are, whatever they say
     counts = np.bincount(raw.ravel(), minlength=256)  # (256)
     if size is not None and size != raw.shape:
-        notes.append(("size", f"{pair.image} is {size[1]}x{size[0]}, {pair.mask} is {raw.shape[1]}x{raw.shape[0]}"))
+        text = f"{pair.image} is {size[1]}x{size[0]}, {pair.mask} is {raw.shape[1]}x{raw.shape[0]}"
+        notes.append(("size", f"{text}: {layout.size_cure(image, size, raw.shape)}"))
     return notes + _inspect_values(layout, raw, counts, pair.mask), counts
 
 
-def _inspect_header(image: Source) -> Notes:
+def _inspect_image(image: _Loaded, apply_exif: bool) -> tuple[Notes, tuple[int, ...] | None]:
+    """Also its (height, width), as it is read."""
     try:
-        picture_size(image)
-    except InputError as error:
-        return [("unreadable", str(error))]
-    return []
-
-
-def _inspect_picture(image: _Loaded) -> tuple[Notes, tuple[int, ...] | None]:
-    """Also its (height, width)."""
-    try:
-        shape = read_image(image).shape
+        shape = read_image(image, apply_exif).shape
     except InputError as error:
         return [("unreadable", str(error))], None
-    orientation = _orientation(image)
-    notes = [("exif", f"{image}: orientation {orientation}")] if orientation != _UPRIGHT else []
-    return notes, shape[:2]
+    return _inspect_header(image, apply_exif), shape[:2]
 
 
-def _orientation(image: _Loaded) -> int:
-    """What the EXIF tag says; upright where there is none, or Pillow cannot read it."""
+def _inspect_header(file: File, is_turned: bool) -> Notes:
+    """What is not read of a file, and its orientation unless it `is_turned` by it."""
     try:
-        with Image.open(io.BytesIO(image.read_bytes())) as picture:
-            return int(picture.getexif().get(_ORIENTATION, _UPRIGHT))
-    except (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError):
-        return _UPRIGHT
+        header = read_header(file)
+    except InputError as error:
+        return [("unreadable", str(error))]
+    notes = [("partly read", f"{file} {text}") for text in header.losses()]
+    if header.orientation != UPRIGHT and not is_turned:
+        notes.append(("exif", f"{file}: orientation {header.orientation}"))
+    return notes
 
 
 def _inspect_values(layout: Layout, raw: UInt8Array, counts: Int64Array, mask: Source) -> Notes:

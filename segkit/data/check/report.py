@@ -20,14 +20,15 @@ PROBLEMS = {
     "not found":     "names in a list of the split without a picture; correct the list or add the pictures",
     "no mask":       "pictures without a mask; add the masks or remove the pictures",
     "no picture":    "masks without a picture; add the pictures or remove the masks",
-    "unreadable":    "files that are truncated or damaged; copy or export them again",
+    "unreadable":    "files that are damaged, or of a kind that is not read; copy or export them again",
     "mask format":   "masks that are no 8-bit PNG of class numbers (JPEG, RGB, 16 bits, ...)",
     "undeclared":    "masks with values that the label table does not declare",
     "0/255 masks":   "splits whose masks hold 0 and 255 alone, and 255 is ignored; nothing is learned from one class",
     "size":          "pictures and masks of different sizes; export both at the same size",
 }  # fmt: skip
 WARNINGS = {
-    "exif":          "pictures with an EXIF orientation; masks must fit the unrotated picture, as segkit reads it",
+    "exif":          "images with an EXIF orientation; masks must fit the image as it is stored, else set exif=apply",
+    "partly read":   "files with several pages or frames, or more than 8 bits",
     "empty mask":    "masks without a valid pixel; nothing is learned or scored there",
     "one class":     "splits whose masks hold at most one class; nothing is learned from it, and scores say little",
 }  # fmt: skip

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from segkit.data.layouts.files import IMAGE_SUFFIXES, Files, Source, fingerprint
 from segkit.errors import InputError
-from segkit.io import read_image, read_label
+from segkit.image_header import UPRIGHT
+from segkit.io import File, read_header, read_image, read_label
 from segkit.metadata.label_space import LabelSpace
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -74,6 +75,7 @@ class Layout(ABC):
         archives: Names of the zip files that it is published as; they may stay packed.
         homes: Folders of those archives in which the data set begins.
         scored_as: For a split without public labels, the one that is scored in its place.
+        apply_exif: Whether images are turned as their EXIF orientation says; masks never are.
     """
 
     title: ClassVar[str] = ""
@@ -81,6 +83,7 @@ class Layout(ABC):
     archives: ClassVar[Sequence[str]] = ()
     homes: ClassVar[Sequence[str]] = ("",)
     scored_as: ClassVar[Mapping[str, Split]] = MappingProxyType({})
+    apply_exif: bool = False
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
@@ -152,21 +155,31 @@ class Layout(ABC):
     def read(self, sample: Sample) -> tuple[UInt8Array, UInt8Array | None]:
         """Picture uint8 (H, W, 3) RGB, and train ids uint8 (H, W), 255 = ignore; None where the sample has no mask.
 
-        EXIF orientation is not applied, because masks carry none.
-
         Raises:
             InputError: A file is unreadable, sizes disagree, or a raw label value is undeclared.
         """
-        image = read_image(sample.image)
+        image = read_image(sample.image, self.apply_exif)
         if sample.mask is None:
             return image, None
         mask = self.label_space.map_labels(self.read_mask(sample.mask), str(sample.mask))
         if image.shape[:2] != mask.shape:
             raise InputError(
                 f"{sample.image} is {image.shape[1]}x{image.shape[0]} but its mask {sample.mask} is "
-                f"{mask.shape[1]}x{mask.shape[0]}; export both at the same size"
+                f"{mask.shape[1]}x{mask.shape[0]}; {self.size_cure(sample.image, image.shape, mask.shape)}"
             )
         return image, mask
+
+    def size_cure(self, image: File, shape: Sequence[int], mask_shape: Sequence[int]) -> str:
+        """What to do about an image and a mask of different (height, width)."""
+        orientation = read_header(image).orientation
+        if orientation == UPRIGHT or (shape[1], shape[0]) != tuple(mask_shape):
+            return "export both at the same size"
+        if self.apply_exif:
+            return "the mask lies as the image is stored, before it is turned: leave --data.exif at ignore"
+        return (
+            f"the mask was drawn on the image as it is shown, turned by its EXIF orientation {orientation}: "
+            "a folder of your own reads it so by --data.exif apply"
+        )
 
     def _samples(self, part: Part, with_masks: bool) -> list[Sample]:
         images = self.pictures(part)

@@ -1,6 +1,7 @@
 """A user's own data: pictures, masks of one of several kinds, and a list of class names."""
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,8 +21,10 @@ from segkit.metadata.label_space import LabelSpace, binary_table, distinct_palet
 
 UInt8Array = npt.NDArray[np.uint8]
 MaskKind: TypeAlias = Literal["ids", "binary", "colors"]
+Exif: TypeAlias = Literal["ignore", "apply"]
 
 VAL_PERCENT = 20
+_AT_ONCE = 1 << 20  # pixels of a mask of colours that are looked up together: what they need stays small
 _UNKNOWN = 254  # a colour of no class, in the look-up table; so masks of colours have at most 254 classes
 
 
@@ -42,15 +45,20 @@ class FolderLayout(Layout):
         masks: What the PNGs in `labels/` hold. "ids": numbers, also as the indices of a palette; line i of
             classes.txt (from 0) is class i and 255 is ignored, unless table.csv says otherwise. "binary": 0 and 255,
             the two lines of classes.txt. "colors": RGB colours, those of palette.csv.
+        exif: What to do with the images' EXIF orientation. "ignore": the masks fit the images as they are stored.
+            "apply": they were drawn on the images as they are shown, by a tool that turns them.
     """
 
     title = "folder"
 
-    def __init__(self, root: str | os.PathLike[str], masks: MaskKind = "ids") -> None:
+    def __init__(self, root: str | os.PathLike[str], masks: MaskKind = "ids", exif: Exif = "ignore") -> None:
         super().__init__(root)
         if masks not in ("ids", "binary", "colors"):
             raise InputError(f"masks is {masks!r}; allowed are ids, binary and colors")
+        if exif not in ("ignore", "apply"):
+            raise InputError(f"exif is {exif!r}; allowed are ignore and apply")
         self.masks = masks
+        self.apply_exif = exif == "apply"
 
     @property
     def label_space(self) -> LabelSpace:
@@ -98,15 +106,18 @@ class FolderLayout(Layout):
     def mask_key(self) -> str:
         """As in the base class."""
         path = self.root / "palette.csv"
-        return self.masks + (read_text(path) if self.masks == "colors" and path.is_file() else "")
+        colours = read_text(path) if self.masks == "colors" and path.is_file() else ""
+        return self.masks + colours + ("exif" if self.apply_exif else "")
 
     def _ids_of_colors(self, file: Source) -> UInt8Array:
-        red, green, blue = np.moveaxis(read_colors(file).astype(np.int32), 2, 0)
-        codes = (red << 16) | (green << 8) | blue  # (H, W)
-        ids = np.asarray(self._ids_by_code[codes])
-        unknown = ids == _UNKNOWN
-        if unknown.any():
-            raise InputError(f"{file}: {_describe_unknown(codes, unknown)} in {self.root / 'palette.csv'}")
+        colours = read_colors(file)
+        height, width = colours.shape[:2]
+        ids = np.empty((height, width), np.uint8)
+        rows = max(1, _AT_ONCE // width)
+        for start in range(0, height, rows):
+            ids[start : start + rows] = self._ids_by_code[_codes(colours[start : start + rows])]
+        if _UNKNOWN in ids:
+            raise InputError(f"{file}: {_describe_unknown(colours, ids == _UNKNOWN)} in {self.root / 'palette.csv'}")
         return ids
 
     @cached_property
@@ -149,15 +160,21 @@ def is_validation(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100 < VAL_PERCENT
 
 
-def _describe_unknown(codes: npt.NDArray[np.int32], unknown: npt.NDArray[np.bool_]) -> str:
-    row, col = (int(position) for position in np.argwhere(unknown)[0])
-    code = int(codes[row, col])
-    others = len(np.unique(codes[unknown])) - 1
+def _codes(colours: UInt8Array) -> npt.NDArray[np.int32]:
+    """A number for each colour: (..., 3) -> (...)."""
+    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+    return np.asarray((red << 16) | (green << 8) | blue)
+
+
+def _describe_unknown(colours: UInt8Array, unknown: npt.NDArray[np.bool_]) -> str:
+    row, col = divmod(int(unknown.argmax()), unknown.shape[1])
+    first = colours[row, col]
+    step = -(-max(unknown.shape) // math.isqrt(_AT_ONCE))
+    seen = unknown[::step, ::step]  # (H, W, 3) has too many colours to sort all of them
+    others = len(set(np.unique(_codes(colours[::step, ::step][seen])).tolist()) - {int(_codes(first))})
     more = f" (and {others} other undeclared colours)" if others else ""
     cause = "give it a row (a class's id, or 255 to ignore it)"
     if others > 20:
         cause = "so many suggest blended edges: draw masks without antialiasing, with the colours"
-    return (
-        f"colour ({code >> 16}, {code >> 8 & 255}, {code & 255}) is not declared: {int((codes == code).sum())} pixels, "
-        f"first at row {row}, column {col}{more}; {cause}"
-    )
+    count, name = int((colours == first).all(axis=2).sum()), tuple(first.tolist())
+    return f"colour {name} is not declared: {count} pixels, first at row {row}, column {col}{more}; {cause}"

@@ -1,0 +1,163 @@
+"""From the bytes of an image file to uint8 RGB, by OpenCV; and what must be checked because OpenCV does not say it.
+
+OpenCV fills what a truncated file lacks with grey, reads signed numbers as zeros, and 10 or 12 bits that lie in 16 as
+almost black: all without a word.
+"""
+
+import io
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from segkit.errors import InputError
+from segkit.image_header import JPEG_START, PNG_START, TIFF_STARTS, Header, upright_tiff
+
+UInt8Array = npt.NDArray[np.uint8]
+
+# OpenCV prints several lines for each damaged file, of which the exception or the missing result says enough.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
+_COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_DEEP = cv2.IMREAD_UNCHANGED  # of 16-bit TIFFs OpenCV 5.0 makes garbage when it is asked for RGB
+_LEAST_RANGE = 2**14  # values below a quarter of 16 bits: the image was stored with 10, 12 or 14 bits
+
+_TURNS = {  # EXIF orientation -> how the image is shown upright
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
+    4: lambda image: cv2.flip(image, 0),
+    5: lambda image: cv2.transpose(image),
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda image: cv2.flip(cv2.transpose(image), -1),
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+
+
+def decode_rgb(data: bytes, header: Header, path: object) -> UInt8Array:
+    """Decode an image as it is stored, whatever its EXIF orientation.
+
+    Args:
+        data: The file.
+        header: Its own.
+        path: What a message calls it.
+
+    Returns:
+        uint8 RGB (H, W, 3).
+
+    Raises:
+        InputError: The file is truncated or damaged as far as that can be told, or of a kind that is not read.
+    """
+    data = upright_tiff(data) if data.startswith(TIFF_STARTS) else data
+    check_complete(data, path)
+    if header.bits > 8 or header.samples != "unsigned":
+        return _decode_deep(data, header, path)
+    image = _decode(data, _COLOR, path)
+    if image is None and data.startswith(TIFF_STARTS):  # tiles of 16 pixels, 2 or 4 bits of grey, ...
+        image = _decode_by_pillow(data)
+    if image is None:
+        raise InputError(f"{path}: not a picture that can be decoded; allowed are JPEG, PNG, TIFF, WebP and BMP")
+    if data.startswith(JPEG_START) and _ended_early(data, image, path):
+        raise InputError(f"{path}: damaged picture (a part of the JPEG's data is missing); copy it again")
+    return np.asarray(image, np.uint8)
+
+
+def turn(image: UInt8Array, orientation: int) -> UInt8Array:
+    """Turn an image (H, W, 3) as its EXIF orientation 1..8 says that it is shown."""
+    return np.asarray(_TURNS[orientation](image), np.uint8) if orientation in _TURNS else image
+
+
+def high_byte(values: npt.NDArray[np.uint16], path: object) -> UInt8Array:
+    """The upper 8 bits of an image's uint16 values.
+
+    Raises:
+        InputError: The values use less than a quarter of the range, so that almost nothing would be left of them.
+    """
+    high = (values >> 8).astype(np.uint8)
+    most = int(values.max(initial=0))
+    if most < _LEAST_RANGE:
+        low = values & 255
+        if low.any() and (low != high).any():  # else it was made from 8 bits, by a shift or by * 257: nothing is lost
+            raise InputError(
+                f"{path}: 16 bits per channel with values {int(values.min())}..{most}: only the upper 8 bits are read, "
+                f"which would leave {(most >> 8) + 1} of 256 levels, almost black; scale it to 0..255 and save 8 bits"
+            )
+    return high
+
+
+def check_complete(data: bytes, path: object) -> None:
+    """Refuse a truncated file, whose missing rows OpenCV would fill with grey without a word.
+
+    A JPEG or PNG that ends with its end marker is complete, which costs nothing. Anything else (bytes after the
+    marker, other formats) is decoded once by Pillow, which is strict.
+    """
+    if data.startswith(JPEG_START) and data.endswith(JPEG_END):
+        return
+    if data.startswith(PNG_START) and data.endswith(PNG_END):
+        return
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        # Pillow does not know the format, or finds it large: OpenCV decides.
+        return
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: truncated or damaged picture ({one_line(error)}); copy it again") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What a decoder says, for a message."""
+    if isinstance(error, UnidentifiedImageError):  # its text names an object in memory
+        return "no image format"
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _decode(data: bytes, flags: int, path: object) -> npt.NDArray[np.generic] | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise InputError(f"{path}: OpenCV cannot decode this picture ({one_line(error)}); save it again") from error
+
+
+def _decode_by_pillow(data: bytes) -> UInt8Array | None:
+    """None where it cannot either."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _decode_deep(data: bytes, header: Header, path: object) -> UInt8Array:
+    values = _decode(data, _DEEP, path)
+    channels = 0 if values is None else 1 if values.ndim == 2 else values.shape[2]
+    is_odd = header.channels > 1 and (header.planes or channels != header.channels)  # OpenCV mixes their values up
+    if values is None or is_odd:
+        kind = f"{header.bits} bits {header.samples}" + (f", {header.channels} channels" if header.channels else "")
+        raise InputError(f"{path}: an image of this kind is not read ({kind}); save it as RGB with 8 bits per channel")
+    if values.dtype != np.uint16:
+        with np.errstate(invalid="ignore"):
+            low, high = np.nanmin(values), np.nanmax(values)
+        raise InputError(
+            f"{path}: has values of {values.dtype}, here {low:g}..{high:g}, whose range is not known; scale it to "
+            "0..255 and save 8 bits"
+        )
+    deep = np.asarray(values, np.uint16)
+    if deep.ndim == 2:
+        deep = deep[..., None]  # (H, W) -> (H, W, 1)
+    high = high_byte(deep[..., 2::-1], path)  # grey, or BGR or BGRA -> RGB
+    return np.ascontiguousarray(np.broadcast_to(high, (*high.shape[:2], 3)))
+
+
+def _ended_early(data: bytes, image: npt.NDArray[np.generic], path: object) -> bool:
+    """Whether the data of a JPEG ended before its last block, of which libjpeg then makes mid-grey without a word.
+
+    Bytes that are put before the end marker change the image only if the decoder still wanted some. It is decoded
+    again only where the corner looks so: this costs nothing.
+    """
+    if (image[-8:, -8:] != 128).any():
+        return False
+    end = data.rfind(JPEG_END)
+    again = _decode(data[:end] + b"\x55" * 4096 + data[end:], _COLOR, path)
+    return again is None or not np.array_equal(again, image)

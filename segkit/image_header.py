@@ -1,0 +1,249 @@
+"""What an image file says of itself, read without decoding it: size, bits, pages, orientation.
+
+JPEG, PNG and TIFF are read here, after their specifications (ITU-T T.81, the W3C's PNG, TIFF 6.0 and BigTIFF): Pillow
+knows no RGB TIFF of 16 bits, turns TIFFs of itself, and decodes a whole PNG to find its orientation. It reads the rest.
+"""
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Literal, TypeAlias
+
+from PIL import Image
+
+from segkit.errors import InputError
+
+MAX_PIXELS = 500_000_000  # 1.5 GB as RGB: a 20,000 x 20,000 image is read, 109 kB that claim 30,000 x 30,000 are not
+MAX_PIXELS_VARIABLE = "SEGKIT_MAX_PIXELS"
+
+UPRIGHT = 1  # the EXIF orientation of an image that need not be turned; 2..8 are the others
+ORIENTATIONS = range(1, 9)
+
+JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big end first; "+" is BigTIFF
+
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _ORIENTATION = 254, 256, 257, 258, 274  # TIFF's tags
+_CHANNELS, _PLANES, _FORMAT = 277, 284, 339
+_SUBFILE_SMALLER, _SUBFILE_MASK = 1, 4  # bits of a page that is a preview, or a mask, of another one
+_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF values, and struct's letters for them
+_MOST_PAGES = 10_000  # counted; a chain of directories that is longer is damage or malice
+
+Samples: TypeAlias = Literal["unsigned", "signed", "float"]
+Tags: TypeAlias = dict[int, tuple[int, int]]  # tag -> its first value, and the byte at which its entry begins
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known before decoding.
+
+    Attributes:
+        width: Pixels, as stored: before the image is turned as its EXIF orientation says.
+        height: Likewise.
+        bits: Of one sample of one channel, 1..64.
+        samples: What these bits are.
+        channels: Of a TIFF; 0 for other files.
+        planes: Whether a TIFF has its channels one after another.
+        frames: Pages of a TIFF, frames of an animation.
+        orientation: EXIF's number 1..8; 1 is upright.
+    """
+
+    width: int
+    height: int
+    bits: int = 8
+    samples: Samples = "unsigned"
+    channels: int = 0
+    planes: bool = False
+    frames: int = 1
+    orientation: int = UPRIGHT
+
+    def losses(self) -> list[str]:
+        """What reading this image as one uint8 RGB array leaves out, in words that follow the file's name."""
+        notes = []
+        if self.frames > 1:
+            more = f"{_MOST_PAGES} or more" if self.frames >= _MOST_PAGES else self.frames
+            notes.append(f"has {more} pages or frames, of which only the first is read")
+        if self.bits > 8:
+            notes.append(f"has {self.bits} bits per channel, of which the upper 8 are read")
+        return notes
+
+
+def parse_header(file: BinaryIO) -> Header:
+    """Read the header of an open image file.
+
+    Raises:
+        OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError: It is no image, or damaged.
+    """
+    start = file.read(8)
+    if start.startswith(JPEG_START):
+        return _parse_jpeg(file)
+    if start == PNG_START:
+        return _parse_png(file)
+    file.seek(0)
+    return _parse_tiff(file) if start.startswith(TIFF_STARTS) else _parse_other(file)
+
+
+def check_pixels(width: int, height: int, path: object) -> None:
+    """Refuse an image of more pixels than are allowed, before anything of its size is allocated.
+
+    Raises:
+        InputError: It is too large; or the environment's limit is no number.
+    """
+    limit = max_pixels()
+    if width * height > limit:
+        raise InputError(
+            f"{path}: is {width} x {height}, {width * height / 1e6:.0f} million pixels; at most {limit / 1e6:g} "
+            f"million are read into memory: cut or shrink it, or set {MAX_PIXELS_VARIABLE} to a larger number"
+        )
+
+
+def max_pixels() -> int:
+    """The largest image that is read into memory: the environment's SEGKIT_MAX_PIXELS, or 500 million pixels."""
+    text = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{MAX_PIXELS_VARIABLE} is {text!r}; allowed is a whole number of pixels, from 1")
+    return int(text)
+
+
+def upright_tiff(data: bytes) -> bytes:
+    """The same TIFF without an orientation: OpenCV and Pillow turn a TIFF by it, whatever they are asked for."""
+    tags = next(_directories(io.BytesIO(data)), {})
+    if tags.get(_ORIENTATION, (UPRIGHT, 0))[0] == UPRIGHT:
+        return data
+    order, position = _order(data), tags[_ORIENTATION][1]
+    entry = struct.pack(f"{order}HH", _ORIENTATION, 3)  # 3: a number of 16 bits
+    count = struct.pack(f"{order}Q" if _is_big(data) else f"{order}I", 1)
+    value = struct.pack(f"{order}H", UPRIGHT)
+    changed = entry + count + value
+    return data[:position] + changed + data[position + len(changed) :]
+
+
+def _parse_jpeg(file: BinaryIO) -> Header:
+    orientation = UPRIGHT
+    file.seek(2)
+    while True:
+        mark, code = _exactly(file, 2)
+        while code == 0xFF:  # fill bytes
+            (code,) = _exactly(file, 1)
+        if mark != 0xFF:
+            raise ValueError(f"no JPEG marker at byte {file.tell() - 2}")
+        if code == 0x01 or 0xD0 <= code <= 0xD8:  # markers without a length
+            continue
+        (length,) = struct.unpack(">H", _exactly(file, 2))
+        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            bits, height, width = struct.unpack(">BHH", _exactly(file, 5))
+            return Header(width, height, bits, orientation=orientation)
+        if code == 0xDA or length < 2:
+            raise ValueError("a JPEG without a size")
+        following = file.tell() + length - 2
+        if code == 0xE1 and file.read(6) == b"Exif\0\0":
+            orientation = _exif_orientation(file.read(length - 8))
+        file.seek(following)
+
+
+def _parse_png(file: BinaryIO) -> Header:
+    length, kind, width, height, bits = struct.unpack(">I4sIIB", _exactly(file, 17))
+    if kind != b"IHDR" or length != 13 or not width or not height:
+        raise ValueError("a PNG without a size")
+    frames, orientation, position = 1, UPRIGHT, 33
+    while len(head := _read_at(file, position, 8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"acTL":
+            frames = int.from_bytes(file.read(4), "big")
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(file.read(length))
+        position += 12 + length
+    return Header(width, height, bits, frames=max(1, frames), orientation=orientation)
+
+
+def _parse_tiff(file: BinaryIO) -> Header:
+    pages = _directories(file)
+    first = next(pages, {})
+    frames = 1 + sum(not page.get(_SUBFILE, (0, 0))[0] & (_SUBFILE_SMALLER | _SUBFILE_MASK) for page in pages)
+    width, height = (first.get(tag, (0, 0))[0] for tag in (_WIDTH, _HEIGHT))
+    if not width or not height:
+        raise ValueError("a TIFF without a size")
+    samples: dict[int, Samples] = {2: "signed", 3: "float"}
+    return Header(
+        width,
+        height,
+        bits=first.get(_BITS, (1, 0))[0],
+        samples=samples.get(first.get(_FORMAT, (1, 0))[0], "unsigned"),
+        channels=first.get(_CHANNELS, (1, 0))[0],
+        planes=first.get(_PLANES, (1, 0))[0] == 2,
+        frames=frames,
+        orientation=_valid(first.get(_ORIENTATION, (UPRIGHT, 0))[0]),
+    )
+
+
+def _parse_other(file: BinaryIO) -> Header:
+    with Image.open(file) as image:
+        deep: dict[str, tuple[int, Samples]] = {"I;16": (16, "unsigned"), "I": (32, "signed"), "F": (32, "float")}
+        bits, samples = deep.get(image.mode, (8, "unsigned"))
+        orientation = _valid(image.getexif().get(_ORIENTATION, UPRIGHT))
+        frames = getattr(image, "n_frames", 1)
+        return Header(*image.size, bits=bits, samples=samples, frames=frames, orientation=orientation)
+
+
+def _directories(file: BinaryIO) -> Iterator[Tags]:
+    """The whole numbers in each directory (page) of a TIFF, or of an EXIF block, which is one."""
+    start = file.read(16)
+    order, is_big = _order(start), _is_big(start)
+    number, entry, inline = ("Q", 20, 8) if is_big else ("I", 12, 4)
+    (position,) = struct.unpack(order + number, start[8:16] if is_big else start[4:8])
+    seen: set[int] = set()
+    while position and position not in seen and len(seen) < _MOST_PAGES:
+        seen.add(position)
+        counter = order + ("Q" if is_big else "H")
+        (count,) = struct.unpack(counter, _read_at(file, position, struct.calcsize(counter)))
+        begin = position + struct.calcsize(counter)
+        table = _read_at(file, begin, entry * min(count, 65_535))
+        following = _read_at(file, begin + entry * count, inline)
+        tags: Tags = {}
+        for at in range(0, len(table) - entry + 1, entry):
+            tag, kind, many = struct.unpack_from(order + "HH" + number, table, at)
+            letter = _INTEGERS.get(kind)
+            if letter is None or not many:
+                continue
+            value = table[at + entry - inline : at + entry]
+            if many * struct.calcsize("=" + letter) > inline:
+                value = _read_at(file, struct.unpack(order + number, value)[0], 8)
+            if len(value) >= struct.calcsize("=" + letter):
+                tags[tag] = struct.unpack_from(order + letter, value)[0], begin + at
+        yield tags
+        position = struct.unpack(order + number, following)[0] if len(following) == inline else 0
+
+
+def _exif_orientation(block: bytes) -> int:
+    """Of a block that is damaged: upright, as every reader has it."""
+    try:
+        return _valid(next(_directories(io.BytesIO(block)), {}).get(_ORIENTATION, (UPRIGHT, 0))[0])
+    except (ValueError, struct.error, OverflowError):
+        return UPRIGHT
+
+
+def _valid(orientation: object) -> int:
+    return int(orientation) if isinstance(orientation, int) and orientation in ORIENTATIONS else UPRIGHT
+
+
+def _order(data: bytes) -> str:
+    if not data.startswith(TIFF_STARTS):
+        raise ValueError("no TIFF header")
+    return "<" if data.startswith(b"II") else ">"
+
+
+def _is_big(data: bytes) -> bool:
+    return b"+" in data[2:4]
+
+
+def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
+    file.seek(position)
+    return file.read(count)
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise ValueError("the file ends in its header")
+    return data
