@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
+
 _plain: ContextVar[bool] = ContextVar("segkit_plain_ops", default=os.environ.get("SEGKIT_FUSED_OPS", "1") == "0")
 
 
@@ -63,7 +65,7 @@ class Operator:
     def __call__(self, *arguments: Any) -> Any:
         """Call the operator where someone looks at it, else the function."""
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if tracing or torch.compiler.is_compiling() or _wants_gradient(arguments):
+        if tracing or torch.compiler.is_compiling() or _wants_gradient(arguments) or _is_subclass(arguments):
             return self._operator(*arguments)
         return self._function(*arguments)
 
@@ -75,3 +77,8 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
 
 def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+
+
+def _is_subclass(arguments: tuple[Any, ...]) -> bool:
+    """Whether a tensor is more than a tensor: PyTorch's fake tensors, which have no values, know operators only."""
+    return any(isinstance(a, Tensor) and type(a) not in _PLAIN_TENSORS for a in arguments)

@@ -34,7 +34,7 @@ class LossConfig:
         ohem_threshold: Online hard example mining: the main cross entropy is that of the pixels whose true class has
             a probability below this, or of `ohem_min_kept` where these are fewer; 0 turns it off. See `ohem.py`.
         ohem_min_kept: Pixels a picture.
-        dice: Weight of the Dice loss. This and the next three are segmentation_models_pytorch's, of the main head.
+        dice: Weight of the Dice loss. This and the next three are as in segmentation_models_pytorch, of the main head.
         lovasz: Weight of the Lovász-Softmax loss.
         focal: Weight of the focal loss.
         tversky: Weight of the Tversky loss.
@@ -215,4 +215,4 @@ def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
             f"model.loss.class_weights has {len(config.class_weights)} numbers, the network {logits.shape[1]} classes"
         )
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return logits.new_tensor(config.class_weights, dtype=dtype)
+    return torch.tensor(config.class_weights, dtype=dtype).to(logits.device, non_blocking=True)

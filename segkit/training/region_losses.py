@@ -2,10 +2,12 @@
 
 All take float32 or float64 logits `(B, K, H, W)` and int64 train ids `(B, H, W)`, of which 255 is ignored, and return a
 scalar of the logits' dtype: 0, with zero gradients, if all pixels are ignored. Focal is a sum over pixels; the others
-compare regions of the whole batch and cannot be summed over processes.
+compare regions of the whole batch and cannot be summed over processes. None waits for a GPU, as smp's own Lovász and
+focal losses do at every class: they pick the valid pixels by a boolean mask.
 """
 
-from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, FocalLoss, LovaszLoss, TverskyLoss
+import torch
+from segmentation_models_pytorch.losses import MULTICLASS_MODE, DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor
 
 from segkit.metadata.label_space import IGNORE_INDEX
@@ -26,14 +28,35 @@ def tversky_loss(logits: Tensor, target: Tensor, alpha: float, beta: float) -> T
 def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Lovász-Softmax (Berman et al. 2018, section 3.1) of the batch, the mean over the classes present in it.
 
-    Computed in float32 whatever the dtype: smp's weights of the sorted errors are float32, and its product of them
-    with float64 errors fails.
+    Computed in float32 whatever the dtype, as smp's weights of the sorted errors are.
     """
-    loss: Tensor = LovaszLoss(MULTICLASS_MODE, ignore_index=IGNORE_INDEX)(logits.float(), target)
-    return loss.sum().to(logits.dtype)  # the sum of a scalar; without a valid pixel smp returns an empty (0, K)
+    probability, valid = logits.float().softmax(1), (target != IGNORE_INDEX).flatten()
+    losses, present = [], []
+    for k in range(logits.shape[1]):
+        true = (target == k).flatten().float()  # (B H W)
+        errors = (true - probability[:, k].flatten()).abs()
+        ordered, order = torch.where(valid, errors, -1.0).sort(descending=True)  # ignored pixels come last
+        losses.append(torch.dot(ordered.clamp(min=0), _jaccard_steps(true[order])))
+        present.append(true.any())
+    counts = torch.stack(present)  # (K)
+    return (torch.stack(losses) * counts).sum().to(logits.dtype) / counts.sum().clamp(min=1)
 
 
 def focal_loss_sum(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     """Focal loss (Lin et al. 2017) of each class against the rest, its mean over K classes summed over valid pixels."""
-    loss: Tensor = FocalLoss(MULTICLASS_MODE, gamma=gamma, ignore_index=IGNORE_INDEX, reduction="sum")(logits, target)
+    valid = (target != IGNORE_INDEX)[:, None]
+    # An ignored pixel is surely none of the classes, and none is its target: its loss is exactly 0.
+    sure = torch.where(valid, logits, torch.finfo(logits.dtype).min / 2)
+    loss: Tensor = FocalLoss(MULTICLASS_MODE, gamma=gamma, reduction="sum")(sure, target)
     return loss
+
+
+def _jaccard_steps(true: Tensor) -> Tensor:
+    """How much each pixel adds to a class's Jaccard loss, if the errors fall from pixel to pixel; Berman's algorithm 1.
+
+    Args:
+        true: 1 where a pixel is of the class, else 0; float (N).
+    """
+    total = true.sum()
+    jaccard = 1 - (total - true.cumsum(0)) / (total + (1 - true).cumsum(0))
+    return jaccard.diff(prepend=jaccard.new_zeros(1))

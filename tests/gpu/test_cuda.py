@@ -1,6 +1,7 @@
 """What must be the same on CUDA as on the CPU; skipped without a GPU."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from segkit.inference.engine import predict, scores
 from segkit.inference.protocols import get
 from segkit.models.segmentation import DeepLabV3
 from segkit.ops.normalize import normalize
-from segkit.training.losses import LossConfig, segmentation_loss
+from segkit.training.losses import LossConfig, loss_terms, segmentation_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -64,3 +65,24 @@ def test_a_bf16_training_step_is_finite() -> None:
     loss.backward()
     assert loss.dtype == torch.float32 and loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+EVERY_TERM = {"dice": 1.0, "lovasz": 1.0, "focal": 1.0, "tversky": 1.0, "class_weights": (1.0, 2.0, 0.5, 4.0)}
+
+
+@pytest.mark.parametrize("options", [{}, {"ohem_threshold": 0.7}, {"fused": False}], ids=["", "OHEM", "unfused"])
+def test_losses_and_their_gradients_are_made_without_a_sync(options: dict[str, Any]) -> None:
+    logits = torch.randn(2, 4, 12, 16, device="cuda", requires_grad=True)
+    mask = torch.randint(0, 4, (2, 96, 128), dtype=torch.uint8, device="cuda")
+
+    def step() -> None:
+        terms = loss_terms({"out": logits, "aux": logits}, mask, LossConfig(**EVERY_TERM, **options))
+        torch.stack(list(terms.values())).sum().backward()
+
+    step()  # kernels are compiled, buffers made
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -5,6 +5,7 @@ import sys
 from threading import Thread
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segkit.ops.dispatch import fused_ops, operator, plain_ops
 
@@ -41,6 +42,13 @@ def test_the_compiler_sees_one_operator() -> None:
 
     assert torch.compile(lambda x: double(x), fullgraph=True, backend=backend)(torch.ones(2)).tolist() == [2, 2]
     assert any("segkit_test.double" in target for target in seen)
+
+
+def test_tensors_without_values_go_through_the_operator() -> None:
+    CALLS.clear()
+    with FakeTensorMode():
+        assert double(torch.ones(2)).shape == (2,)
+    assert not CALLS
 
 
 def test_a_plain_call_does_not_import_the_compiler() -> None:
