@@ -1,7 +1,25 @@
 """The one exception that segkit raises for what a user gave: no traceback is needed to understand it."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+_STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, ends of lines and paragraphs
+_TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # right to left
+
+
+def printable(text: str) -> str:
+    r"""`text` in one line, its control characters as escapes such as \x1b and \n.
+
+    Names of files, archive members and classes are anybody's words: printed as they are, they could write over what a
+    terminal shows, or pretend to be a line of ours.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _STEERING or char in _TURNING else char
+        for char in text
+    )
 
 
 class InputError(ValueError):

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from segkit import __version__
-from segkit.errors import InputError, did_you_mean
+from segkit.cli.words import say
+from segkit.errors import InputError, did_you_mean, printable
 
 # command      its file in segkit/cli    what it does
 COMMANDS = {
@@ -28,18 +29,18 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 done, 1 partly failed, 2 wrong input, 130 interrupted."""
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        say(_help())
         return 0
     if arguments[0] in ("-V", "--version"):
-        print(f"segkit {__version__}")
+        say(f"segkit {__version__}")
         return 0
     try:
         return _run(arguments)
     except InputError as error:
-        print(f"segkit {arguments[0]}: error: {error}", file=sys.stderr)
+        say(f"segkit {arguments[0]}: error: {printable(str(error))}", to=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"segkit {arguments[0]}: interrupted", file=sys.stderr)
+        say(f"segkit {arguments[0]}: interrupted", to=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output (`head`, a pager) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not flushed into it either

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import free_path, write_text
 
@@ -66,13 +67,13 @@ def main(args: list[str] | None = None) -> int:
     from segkit.cli import lightning
 
     checkpoint = run / "checkpoints" / "last.ckpt"
-    _say(f"1/3  training: segkit fit --config {recipe} --run_dir {run}")
+    say(f"1/3  training: segkit fit --config {recipe} --run_dir {run}")
     lightning.main(["fit", "--config", str(recipe), "--run_dir", str(run)])
-    _say(f"2/3  testing:  segkit test --config {recipe} --ckpt_path {checkpoint} --run_dir {run}")
+    say(f"2/3  testing:  segkit test --config {recipe} --ckpt_path {checkpoint} --run_dir {run}")
     lightning.main(["test", "--config", str(recipe), "--ckpt_path", str(checkpoint), "--run_dir", str(run)])
-    _say(f"3/3  drawing:  {run / 'pictures'}")
+    say(f"3/3  drawing:  {run / 'pictures'}")
     _draw_panels(output / "data", recipe, checkpoint, run / "pictures", options.pictures)
-    _say(_summary(output, run, checkpoint, time.perf_counter() - start))
+    say(_summary(output, run, checkpoint, time.perf_counter() - start))
     return 0
 
 
@@ -121,8 +122,3 @@ test mIoU {100 * miou:.2f}, {seconds:.0f} s in all. Look at
   {run / "result.json"}  protocol, every class, versions
 and go on with
   segkit infer {output / "data" / "leftImg8bit" / "test"} --checkpoint {checkpoint} --output {output / "labels"}"""
-
-
-def _say(line: str) -> None:
-    """On the standard output; what Lightning reports goes to the standard error."""
-    print(line, flush=True)

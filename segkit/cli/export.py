@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from segkit import __version__
 from segkit.cli.run_results import results_of_run, score_of
+from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file
 
@@ -54,7 +55,7 @@ def main(args: Sequence[str]) -> int:
     checkpoint = replace(checkpoint, hyper_parameters=parts, card=card)
     write_model_file(output, checkpoint)
     parameters = sum(p.numel() for p in network.parameters())
-    print(summary(output, checkpoint, parameters))
+    say(summary(output, checkpoint, parameters))
     return 0
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segkit.cli.infer_large import areas, is_large, segment_large
+from segkit.cli.words import say_above_bar
 from segkit.errors import InputError
 from segkit.files import check_writable, write_json
 from segkit.image_header import UPRIGHT
@@ -282,7 +283,7 @@ def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: 
     pictures = f"{done} picture{'' if done == 1 else 's'}"
     failures = f", {failed} failed" if failed else ""
     how = f"protocol {segmenter.protocol.name}, {segmenter.precision}, {segmenter.device}"
-    tqdm.write(f"{pictures} in {seconds:.1f} s{failures} ({how}): {output}")
+    say_above_bar(f"{pictures} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)
 
 
 def _say_losses(path: Path, is_large: bool) -> None:
@@ -298,5 +299,4 @@ def _say_losses(path: Path, is_large: bool) -> None:
 
 
 def _complain(error: Exception) -> None:
-    message = " ".join(str(error).split())
-    tqdm.write(f"segkit infer: error: {message}", file=sys.stderr)  # above a progress bar that is being drawn
+    say_above_bar(f"segkit infer: error: {' '.join(str(error).split())}")

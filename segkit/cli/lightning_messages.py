@@ -5,7 +5,7 @@ import warnings
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from segkit.errors import InputError
+from segkit.errors import InputError, printable
 
 
 def input_error(error: BaseException) -> InputError | None:
@@ -34,7 +34,14 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_is_no_advertisement)
+        logging.getLogger(name).addFilter(_printable)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
+
+
+def _printable(record: logging.LogRecord) -> bool:
+    """Also: the record's lines as they may be shown on a terminal."""
+    record.msg, record.args = "\n".join(map(printable, record.getMessage().split("\n"))), ()
+    return True

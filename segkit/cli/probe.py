@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.inference.engine import predict
@@ -37,13 +38,13 @@ def probe(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDat
     data.setup("fit")
     module.to(device)
     height, width = data.crop_size
-    print(f"probe on {device}, precision {trainer.precision}, crops {height}x{width}: three steps a batch size\n")
-    print("batch  s/step  pictures/s  peak memory")
+    say(f"probe on {device}, precision {trainer.precision}, crops {height}x{width}: three steps a batch size\n")
+    say("batch  s/step  pictures/s  peak memory")
     limit = int(SHARE * available_memory(device, trainer.num_devices if device.type == "cpu" else 1))
     prober = Prober(module, data.crop_size, trainer.precision_plugin.train_step_context)
     rows = []
     for row in (search_gpu if device.type == "cuda" else search_cpu)(prober, limit):
-        print(_row(row), flush=True)
+        say(_row(row))
         rows.append(row)
     if not rows:
         raise InputError(
@@ -70,10 +71,10 @@ def _print_largest(rows: list[Probed], limit: int, configured: int, on_gpu: bool
         largest, how = max(row.batch_size for row in rows), "tried"
     else:
         largest, how = largest_on_line(rows, limit), "on the line through the last two"
-    print(f"\nlargest batch within {limit / 2**30:.1f} GB: {largest} ({how}); configured: {configured}")
+    say(f"\nlargest batch within {limit / 2**30:.1f} GB: {largest} ({how}); configured: {configured}")
     if configured > largest > 0:
         fits = max(n for n in range(1, largest + 1) if configured % n == 0)
-        print(f"set --data.batch_size {fits} --trainer.accumulate_grad_batches {configured // fits}")
+        say(f"set --data.batch_size {fits} --trainer.accumulate_grad_batches {configured // fits}")
 
 
 def _print_times(
@@ -90,10 +91,10 @@ def _print_times(
     pictures = -(-len(data.datasets["val"]) // trainer.world_size)
     validating = validations * pictures * _seconds_a_picture(trainer, module, data)
     bound = "loading is the limit" if loading > computing else "computing is the limit"
-    print(f"a batch of {data.batch_size}: {computing:.3f} s to compute, {loading:.3f} s to load; {bound}")
-    print(f"training     {clock(training)}  {in_all} batches, {trainer.world_size} process(es)")
-    print(f"validation   {clock(validating)}  {validations} times {pictures} pictures a process")
-    print(f"in all about {clock(training + validating)}")
+    say(f"a batch of {data.batch_size}: {computing:.3f} s to compute, {loading:.3f} s to load; {bound}")
+    say(f"training     {clock(training)}  {in_all} batches, {trainer.world_size} process(es)")
+    say(f"validation   {clock(validating)}  {validations} times {pictures} pictures a process")
+    say(f"in all about {clock(training + validating)}")
 
 
 def _seconds_a_batch(data: SegmentationDataModule) -> float:

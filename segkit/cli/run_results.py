@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segkit.cli.words import say
 from segkit.errors import InputError
 
 _KEPT = ("num_images", "partial", "date")  # of a result, beside its scores
@@ -25,7 +26,7 @@ def results_of_run(checkpoint: Path, sha256: str) -> list[Path]:
         if (_read(path).get("weights") or {}).get("sha256") == sha256:
             own.append(path)
         else:
-            print(f"{path}: left out: made with other weights than {checkpoint.name}'s", file=sys.stderr)
+            say(f"{path}: left out: made with other weights than {checkpoint.name}'s", to=sys.stderr)
     return own
 
 

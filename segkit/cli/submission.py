@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file, free_path, write_json
 from segkit.io import picture_size
@@ -67,12 +68,12 @@ def make(options: argparse.Namespace) -> int:
             if len(paths) > 1:
                 problems.add("duplicate", f"{key}: {paths[0]} and {paths[1]}")
         if problems:
-            print(f"{options.output}: not written\n{problems.report(options.limit)}")
+            say(f"{options.output}: not written\n{problems.report(options.limit)}")
             return 1
         write_archive(options.output, entries)
     if len(wanted) < len(found):
-        print(f"left out: {len(found) - len(wanted)} predictions of no picture of the {options.split} split")
-    print(f"{options.output}: {_all_right(entries, options)}")
+        say(f"left out: {len(found) - len(wanted)} predictions of no picture of the {options.split} split")
+    say(f"{options.output}: {_all_right(entries, options)}")
     return 0
 
 
@@ -83,9 +84,9 @@ def check(options: argparse.Namespace) -> int:
     with open_submission(options.submission) as entries:
         problems = check_submission(entries, benchmark, options.split, sizes)
     if problems:
-        print(f"{options.submission}: wrong\n{problems.report(options.limit)}")
+        say(f"{options.submission}: wrong\n{problems.report(options.limit)}")
         return 1
-    print(f"{options.submission}: {_all_right(entries, options)}")
+    say(f"{options.submission}: {_all_right(entries, options)}")
     return 0
 
 
@@ -97,11 +98,11 @@ def score(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         copies = label_id_copies(pairs, Path(folder), options.ids)
         found = official_scores(copies, options.instances)
-    print(f"{format_official(found)}\n{found['num_images']} pictures")
+    say(f"{format_official(found)}\n{found['num_images']} pictures")
     if options.output is not None:
         path = free_path(options.output)
         write_json(path, found | {"predictions": str(options.predictions), "truth": str(options.truth)})
-        print(path)
+        say(path)
     return 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from segkit.errors import InputError
+from segkit.errors import InputError, printable
 
 IGNORE_INDEX = 255
 UNDECLARED = -1
@@ -26,7 +26,7 @@ class LabelSpace:
     """The classes of a data set and how its raw label values become train ids.
 
     Attributes:
-        class_names: K names; the position is the train id.
+        class_names: K names; the position is the train id. Control characters become escapes, for names are printed.
         palette: K RGB colours, 0..255.
         table: 256 entries, raw value -> train id 0..K-1, or 255 (ignore), or -1 (undeclared: an error when seen).
 
@@ -40,6 +40,7 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         """Refuse sizes that disagree, at once rather than at the first batch."""
+        object.__setattr__(self, "class_names", tuple(map(printable, self.class_names)))
         count = len(self.class_names)
         if not 1 <= count <= 255:
             raise InputError(f"label space has {count} classes; allowed are 1 to 255 (255 marks ignored pixels)")

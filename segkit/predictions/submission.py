@@ -14,7 +14,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from segkit.cores import cores
-from segkit.errors import InputError
+from segkit.errors import InputError, printable
 from segkit.files import write_bytes
 from segkit.predictions.label_files import LabelPng, inspect_label_png
 from segkit.predictions.submission_rules import Benchmark, Size
@@ -60,8 +60,12 @@ class Problems:
         for kind, meaning in KINDS.items():
             cases = self.found.get(kind, [])
             if cases:
-                more = [f"... and {len(cases) - limit} more"] if len(cases) > limit else []
-                lines += [f"{kind} ({len(cases)}): {meaning}", *(f"  {case}" for case in [*cases[:limit], *more])]
+                more = [f"  ... and {len(cases) - limit} more"] if len(cases) > limit else []
+                lines += [
+                    f"{kind} ({len(cases)}): {meaning}",
+                    *(f"  {printable(case)}" for case in cases[:limit]),
+                    *more,
+                ]
         return "\n".join(lines)
 
 

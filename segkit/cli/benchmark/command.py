@@ -5,12 +5,12 @@ network: `score` scores folders of label PNGs, `compare` asks whether two models
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from segkit.cli.benchmark.options import help_parser
 from segkit.cli.benchmark.score_options import compare_parser, score_parser
+from segkit.cli.words import say, say_above_bar
 from segkit.errors import InputError
 
 if TYPE_CHECKING:  # they need PyTorch and Lightning, which take seconds to import, and `score` does not
@@ -59,14 +59,16 @@ def _run(options: "Options") -> int:
         for number, row in enumerate(options.rows, start=1):
             _one(table, row, settings, f"row {number} of {len(options.rows)} ({row.title})")
     except KeyboardInterrupt:
-        _say(f"segkit benchmark: {len(table.rows)} rows are in {options.output}; the same command goes on from here")
+        say_above_bar(
+            f"segkit benchmark: {len(table.rows)} rows are in {options.output}; the same command goes on from here"
+        )
         raise
     if table.failed:
         table.write()
     if table.rows:
-        print(f"\n{table.markdown()}\n\n{options.output / 'benchmark'}.md, .csv, .json", flush=True)
+        say(f"\n{table.markdown()}\n\n{options.output / 'benchmark'}.md, .csv, .json")
     for message in table.failed:
-        _say(f"segkit benchmark: error: {message}")
+        say_above_bar(f"segkit benchmark: error: {message}")
     return 0 if not table.failed else 1 if len(table.failed) < len(options.rows) else 2
 
 
@@ -78,17 +80,10 @@ def _one(table: "Table", row: "Row", settings: "Settings", where: str) -> None:
     try:
         key, asked = key_of(row, settings), asked_of(row, settings)
         if table.has(key, row.name, row.metric, asked):
-            _say(f"{where}: already in {table.folder / 'benchmark.json'}")
+            say_above_bar(f"{where}: already in {table.folder / 'benchmark.json'}")
             return
         table.put({"key": key, "asked": asked, **compute(row, key, settings)})
     except (InputError, OSError, RuntimeError) as error:  # the last: out of memory, and what a device refuses
         message = " ".join(str(error).split())
         table.failed.append(f"{where}: {message}")
-        _say(f"segkit benchmark: error: {where}: {message}")
-
-
-def _say(line: str) -> None:
-    """On the standard error, above a progress bar that is being drawn."""
-    from tqdm import tqdm
-
-    tqdm.write(line, file=sys.stderr)
+        say_above_bar(f"segkit benchmark: error: {where}: {message}")

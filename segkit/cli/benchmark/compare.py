@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from segkit import __version__
 from segkit.cli.benchmark.score_options import compare_parser, label_space
-from segkit.errors import InputError
+from segkit.cli.words import say
+from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
 from segkit.evaluation.picture_areas import PictureAreas
 from segkit.evaluation.results import percent
@@ -33,11 +34,11 @@ def main(args: Sequence[str]) -> int:
     if options.allow_missing:
         a, b = a.only(b.names), b.only(a.names)
     comparison = paired_comparison(a, b, options.samples, options.permutations, options.seed, options.level)
-    print(f"\n{comparison_rows(comparison, space.class_names, names)}\n")
-    print(comparison.sentence(*names))
+    say(f"\n{comparison_rows(comparison, space.class_names, names)}\n")
+    say(comparison.sentence(*names))
     note = space.note_of_absence(np.flatnonzero(a.areas[:, 1].sum(axis=0)).tolist())
     if note is not None:
-        print(f"note: in the truth {note}")
+        say(f"note: in the truth {note}")
     _write(options, comparison, space, names)
     return 0
 
@@ -99,7 +100,7 @@ def _areas(path: Path, name: str, options: argparse.Namespace, space: LabelSpace
     raw = options.predictions == "raw" and read_manifest(path) is None  # `segkit predict` writes train ids
     pairs = _pairs(path, options)
     counts = score_pairs(pairs, truth, space if raw else train_id_space(space), options.workers)
-    return PictureAreas.from_counts(tqdm(counts, total=len(pairs), unit="picture", desc=name))
+    return PictureAreas.from_counts(tqdm(counts, total=len(pairs), unit="picture", desc=printable(name)))
 
 
 def _pairs(path: Path, options: argparse.Namespace) -> list[Pair]:
@@ -128,4 +129,4 @@ def _write(options: argparse.Namespace, comparison: Comparison, space: LabelSpac
     picture = free_path(path.with_suffix(".png"))
     write_json(path, result)
     save_figure(comparison_figure(comparison, space.class_names, *names), picture)
-    print(f"{path}, {picture}")
+    say(f"{path}, {picture}")

@@ -13,6 +13,7 @@ from segkit.cli.benchmark.plan import Row
 from segkit.cli.benchmark.progress import Progress, Settings, num_classes
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.samplers import EvalSampler
+from segkit.errors import printable
 from segkit.evaluation.confusion import confusion_counts, true_ids
 from segkit.evaluation.conventions import convention_scores
 from segkit.evaluation.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
@@ -158,7 +159,7 @@ def _time_one(segmenter: Segmenter, picture: Tensor, watch: Stopwatch) -> None:
 
 def _short_title(row: Row) -> str:
     """For a bar, which needs the room itself."""
-    return f"{PurePath(row.name).name}, {row.protocol.name}"
+    return printable(f"{PurePath(row.name).name}, {row.protocol.name}")
 
 
 def data_name(data: SegmentationDataModule) -> str:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from segkit.cli.benchmark.score_extras import ExtraScores, check_extras
 from segkit.cli.benchmark.score_options import ALL_METRICS, label_space, score_parser
-from segkit.errors import InputError
+from segkit.cli.words import say
+from segkit.errors import InputError, printable
 from segkit.evaluation.confusion import ConfusionMatrix, true_ids
 from segkit.evaluation.conventions import (
     CONVENTIONS,
@@ -172,14 +173,14 @@ def _report(
     _print_tables(options.metric, confusion, space)
     written = [path]
     if extras is not None:
-        print(extras.text(), end="")
+        say(extras.text(), end="")
         written += extras.write(path)
     if pairing.unused:
-        print(f"not scored: {len(pairing.unused)} predictions without a truth (first: {pairing.unused[0]})")
+        say(f"not scored: {len(pairing.unused)} predictions without a truth (first: {printable(pairing.unused[0])})")
     for hint in filter(None, (note and f"in the truth {note}", suspicion(confusion.counts))):
-        print(f"note: {hint}")
+        say(f"note: {hint}")
     _complain(outcome.problems)
-    print(
+    say(
         f"{confusion.num_images}{f' of {expected} pictures (partial)' if partial else ' pictures'}, "
         f"{outcome.pixels / 1e6:.0f} Mpx in {outcome.seconds:.1f} s; {', '.join(map(str, written))}"
     )
@@ -188,9 +189,9 @@ def _report(
 def _print_tables(metrics: Sequence[str], confusion: ConfusionMatrix, space: LabelSpace) -> None:
     for name in _tables(metrics):
         table = format_table(convention_scores(confusion.counts, name), space.class_names)
-        print(f"\nmetric {name} ({CONVENTIONS[name].rule})\n{table}")
+        say(f"\nmetric {name} ({CONVENTIONS[name].rule})\n{table}")
     if ALL_METRICS in metrics:
-        print(f"\n{comparison_table(confusion.counts)}")
+        say(f"\n{comparison_table(confusion.counts)}")
 
 
 def _tables(metrics: Sequence[str]) -> list[str]:
@@ -206,6 +207,6 @@ def _complain(problems: Sequence[Problem]) -> None:
     each = max(1, min(3, LINES // max(1, len(kinds))))
     for kind, some in kinds.items():
         for problem in some[:each]:
-            print(f"{kind}: {problem.message}", file=sys.stderr)
+            say(f"{kind}: {printable(problem.message)}", to=sys.stderr)
         if len(some) > each:
-            print(f"{kind}: ... {len(some)} pictures in all", file=sys.stderr)
+            say(f"{kind}: ... {len(some)} pictures in all", to=sys.stderr)

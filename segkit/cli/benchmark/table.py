@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segkit.errors import InputError
+from segkit.errors import InputError, printable
 from segkit.evaluation.conventions import CONVENTIONS
 from segkit.evaluation.cost import FLOPS_RULE
 from segkit.files import write_json, write_text
@@ -131,7 +131,7 @@ class Table:
             *sorted(truths),
             *rules,
             *_RULES,
-            *(f"failed: {message}" for message in self.failed),
+            *(f"failed: {printable(message)}" for message in self.failed),
         ]
         return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 

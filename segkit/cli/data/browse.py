@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.cli.parser import Parser
+from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file, write_text
 
@@ -53,11 +54,11 @@ def main(args: Sequence[str]) -> int:
 
     cure = f"write `segkit data browse {options.data} ROOT`"
     described = describe_module(options.data, options.root, [*of_data, *_READING], cure)
-    print(f"reading {options.data} ({options.split}) ...", flush=True)
+    say(f"reading {options.data} ({options.split}) ...")
     data = make_module(described, "segkit data browse")
     samples, title = _draw(data, options)
     _write(options.output, samples, data, title)
-    print(f"{title}: {options.output}")
+    say(f"{title}: {options.output}")
     return 0
 
 

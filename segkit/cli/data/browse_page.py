@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from segkit.contact_sheet import IGNORED, Sample, Share, chart_title, fit, shares, tile_overlay
+from segkit.errors import printable
 from segkit.visualization import Palette
 
 _LONGEST = 1024  # pixels of a picture's longer side in the page
@@ -75,7 +76,7 @@ def page(samples: Sequence[Sample], class_names: Sequence[str], palette: Palette
 
 def _figure(sample: Sample, palette: Palette) -> str:
     image, mask = fit(sample.image, sample.mask, _LONGEST)
-    caption = html.escape(sample.caption)
+    caption = html.escape(printable(sample.caption))
     shown = (("picture", image), ("labels", tile_overlay(image, mask, palette)))
     images = "".join(f'<img alt="{what} of {caption}" src="{_data_url(array)}">' for what, array in shown)
     return f"<figure><div>{images}</div><figcaption>{caption}</figcaption></figure>"

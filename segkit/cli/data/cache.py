@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from segkit.cli.data.source import open_layout
+from segkit.cli.words import say, say_above_bar
 from segkit.data.cache.cache import Cache, find_cache, other_caches
 from segkit.data.cache.writing import make_cache
 from segkit.data.layouts.base import Layout, Sample
@@ -32,13 +33,11 @@ def run(options: argparse.Namespace) -> int:
             cache = find_cache(options.cache_dir, layout, split, samples)
             code |= _show(cache, f"{layout.title} {split}", options.cache_dir)
         else:
-            cache = make_cache(options.cache_dir, layout, split, samples, options.workers, _say)
+            cache = make_cache(options.cache_dir, layout, split, samples, options.workers, say_above_bar)
             _show(cache, f"{layout.title} {split}", options.cache_dir)
         for folder, size in other_caches(options.cache_dir, layout, split, samples).items():
             kind = "unfinished cache" if folder.suffix == ".part" else "cache"
-            print(
-                f"{folder}: {size / 1e9:.2f} GB, {kind} of other files, labels or options of this data; may be removed"
-            )
+            say(f"{folder}: {size / 1e9:.2f} GB, {kind} of other files, labels or options of this data; may be removed")
     return code
 
 
@@ -47,30 +46,25 @@ def _verify(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) 
     try:
         cache = find_cache(cache_dir, layout, split, samples)
     except InputError as error:
-        print(error)
+        say(error)
         return 1
     if cache is None:
-        print(f"{cache_dir}: no cache of {layout.title} {split} as it is now; `segkit data cache` makes one")
+        say(f"{cache_dir}: no cache of {layout.title} {split} as it is now; `segkit data cache` makes one")
         return 1
     damaged = 0
     for position in tqdm(range(len(samples)), f"verify {layout.title} {split}", unit="picture"):
         try:
             cache.verify([position])
         except InputError as error:
-            tqdm.write(str(error), file=sys.stdout)
+            say_above_bar(error, sys.stdout)
             damaged += 1
-    print(f"{cache.folder}: {len(samples)} pictures, {damaged or 'none'} damaged")
+    say(f"{cache.folder}: {len(samples)} pictures, {damaged or 'none'} damaged")
     return 1 if damaged else 0
 
 
 def _show(cache: Cache | None, title: str, cache_dir: Path) -> int:
     if cache is None:
-        print(f"{title}: no complete cache in {cache_dir}")
+        say(f"{title}: no complete cache in {cache_dir}")
         return 1
-    print(f"{title}: {len(cache.index.names)} pictures, {cache.index.num_bytes / 1e9:.2f} GB in {cache.folder}")
+    say(f"{title}: {len(cache.index.names)} pictures, {cache.index.num_bytes / 1e9:.2f} GB in {cache.folder}")
     return 0
-
-
-def _say(line: str) -> None:
-    """On the standard error, above a progress bar that is being drawn."""
-    tqdm.write(line, file=sys.stderr)

@@ -4,8 +4,10 @@ import argparse
 from collections.abc import Iterator
 
 from segkit.cli.data.source import open_layout
+from segkit.cli.words import say
 from segkit.data.check.check import check, splits_of
 from segkit.data.check.report import NOTES, PROBLEMS, WARNINGS, Report, SplitReport, rows_of
+from segkit.errors import printable
 from segkit.files import check_new_file, write_json
 from segkit.metadata.label_space import LabelSpace
 
@@ -30,10 +32,10 @@ def run(options: argparse.Namespace) -> int:
         check(report, options.split or splits_of(report.layout), options.workers, options.limit)
     finally:
         if report.splits or report.findings.found:
-            print("\n".join(_lines(report)), flush=True)
+            say("\n".join(_lines(report)))
             if options.json is not None:
                 write_json(options.json, report.to_dict())
-                print(options.json)
+                say(options.json)
     return 1 if report.findings.count(PROBLEMS) else 0
 
 
@@ -52,7 +54,7 @@ def _lines(report: Report) -> Iterator[str]:
             level = "warning: " if kind in WARNINGS else "note: " if kind in NOTES else ""
             yield ""
             yield f"{level}{kind} ({len(cases)}): {meaning}"
-            yield from (f"  {_clipped(case) if kind in NOTES else case}" for case in cases[:_SHOWN])
+            yield from (f"  {printable(_clipped(case) if kind in NOTES else case)}" for case in cases[:_SHOWN])
             if len(cases) > _SHOWN:
                 yield f"  ... and {len(cases) - _SHOWN} more (all of them: --json FILE)"
     yield ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from segkit.cli.data.source import open_layout
+from segkit.cli.words import say
 from segkit.data.statistics import KINDS, Statistics, class_weights, statistics, statistics_path
 from segkit.errors import InputError
 from segkit.files import check_new_file
@@ -30,12 +31,12 @@ def run(options: argparse.Namespace) -> int:
         said: list[str] = []
         found = statistics(layout, split, options.output, options.workers, said.append)
         path = statistics_path(layout, split) if options.output is None else options.output
-        print(f"{layout.title} {split}: {len(found.by_picture)} masks")
-        print("\n".join(_table(found)))
+        say(f"{layout.title} {split}: {len(found.by_picture)} masks")
+        say("\n".join(_table(found)))
         note = layout.label_space.note_of_absence(found.ids)
         if note is not None:
-            print(f"warning: {note}")
-        print(said[-1] if said else f"kept from an earlier count: {path}", flush=True)
+            say(f"warning: {note}")
+        say(said[-1] if said else f"kept from an earlier count: {path}")
     return 0
 
 

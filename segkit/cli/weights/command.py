@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from segkit.cli.parser import Parser
 from segkit.cli.weights.convert import check_output, write_inspected
 from segkit.cli.weights.report import SHOWN, report
+from segkit.cli.words import say
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.toolkits.foreign import Choices
@@ -65,11 +66,11 @@ def _inspect(options: argparse.Namespace) -> int:
 
     choices = _choices(options)
     inspection = inspect(options.file, choices)
-    print(report(options.file, inspection, options.all))
+    say(report(options.file, inspection, options.all))
     inspection.keys.require_match(str(options.file), choices.allow_unmatched)
     if options.action == "convert":
         write_inspected(options.output, inspection, options.file, choices.allow_unmatched)
-        print(f"\nwritten       {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
+        say(f"\nwritten       {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 

@@ -16,6 +16,7 @@ from segkit.cli.benchmark.rows import data_name
 from segkit.cli.data.source import describe_module, make_module
 from segkit.cli.weights.convert import write_network
 from segkit.cli.weights.report import recalibrated
+from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace, check_same_classes, numbered_space
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     space = numbered_space(network.num_classes) if plain is None else LabelSpace.from_dict(plain)
     check_same_classes(space.class_names, data.class_names, str(options.file), f"{data_name(data)} ({data.root})")
     done = {"batches": options.batches, "batch_size": data.batch_size, "data": data_name(data), "split": "train"}
-    print(f"reading {options.data} ...", flush=True)
+    say(f"reading {options.data} ...")
     normalization = Normalization.from_dict(checkpoint.normalization)
     result = _recalibrate(network.to(device), normalization, data, options.batches)
     new = replace(
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         card={**checkpoint.card, "scores": []},  # they were of the old statistics
     )
     write_network(options.output, new, options.file, {"recalibrated": done})
-    print(_report(options, result, recalibrated(done)))
+    say(_report(options, result, recalibrated(done)))
     return 0
 
 
