@@ -1,7 +1,7 @@
 """Loaders: how long a reader has waited for one, where one stands in its epoch, and what worker processes are given."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import torch
@@ -15,17 +15,21 @@ class TimedLoader(DataLoader[Item]):
     """A DataLoader; `seconds_waited` is the time that fetching batches has taken so far, in all epochs.
 
     With workers that is what they do not manage while the network computes; without, all of loading.
+
+    Attributes:
+        clock: Gives seconds from any beginning.
     """
 
     seconds_waited = 0.0
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
         """The batches, as of a DataLoader."""
         batches = super().__iter__()
         while True:
-            start = time.perf_counter()
+            start = self.clock()
             batch = next(batches, None)
-            self.seconds_waited += time.perf_counter() - start
+            self.seconds_waited += self.clock() - start
             if batch is None:
                 return
             yield batch

@@ -14,7 +14,7 @@ import ctypes
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -78,25 +78,27 @@ class Stopwatch:
 
     Args:
         device: where the work is done; it is waited for at both ends of each picture.
+        clock: gives seconds from any beginning.
 
     Attributes:
         pictures: how many were timed.
         seconds: how long they took together.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.device, self.pictures, self.seconds, self._warm = torch.device(device), 0, 0.0, False
+    def __init__(self, device: torch.device | str, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.device, self.clock = torch.device(device), clock
+        self.pictures, self.seconds, self._warm = 0, 0.0, False
 
     @contextmanager
     def picture(self) -> Iterator[None]:
         """Time the block as one picture; one that fails is not counted."""
         self._wait()
-        start = time.perf_counter()
+        start = self.clock()
         yield
         self._wait()
         if self._warm:
             self.pictures += 1
-            self.seconds += time.perf_counter() - start
+            self.seconds += self.clock() - start
         self._warm = True
 
     def _wait(self) -> None:

@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from segkit.errors import InputError
 from segkit.models.norms import FrozenBatchNorm2d
 from segkit.models.shape_bucket import ShapeBuckets
+from segkit.ops.processor import multiplies_bfloat16
 from segkit.ops.winograd import WinogradConv2d, suits
 
 Precision = Literal["auto", "exact", "float32", "bfloat16"]
@@ -85,8 +86,8 @@ def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compi
 def convolution_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """What the convolutions run in; None for "exact", the network as it was trained.
 
-    "auto" takes bfloat16 where the device multiplies it faster than float32: a CPU with AVX-512 BF16 or AMX, a GPU of
-    compute capability 8 or more.
+    "auto" takes bfloat16 where the device multiplies it faster than float32: a CPU with AVX-512 BF16 or AMX
+    (`segkit.ops.processor`), a GPU of compute capability 8 or more.
 
     Raises:
         InputError: Another word.
@@ -101,10 +102,7 @@ def convolution_dtype(precision: Precision, device: torch.device) -> torch.dtype
 def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return device.type == "cpu" and multiplies_bfloat16()
 
 
 def _without_training(network: nn.Module) -> nn.Module:

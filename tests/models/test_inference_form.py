@@ -146,14 +146,11 @@ def test_attributes_are_the_networks() -> None:
     assert form.config == network.config and not form.training
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)],
-)
-def test_auto_takes_bfloat16_where_the_cpu_has_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype
+@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, fast: bool, expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr("segkit.models.inference_form.multiplies_bfloat16", lambda: fast)
     assert convolution_dtype("auto", torch.device("cpu")) == expected
 
 

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -69,12 +70,12 @@ class Watchdog(Callback):
 class _Watch(threading.Thread):
     """Sends signs of life and looks for those of the others."""
 
-    def __init__(self, store: TCPStore, rank: int, world: int, timeout: float) -> None:
+    def __init__(
+        self, store: TCPStore, rank: int, world: int, timeout: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__(daemon=True, name="segkit-watchdog")
-        self.store, self.rank, self.timeout = store, rank, timeout
-        self._beats: dict[int, tuple[bytes, float]] = {
-            other: (b"", time.monotonic()) for other in range(world) if other != rank
-        }
+        self.store, self.rank, self.timeout, self.clock = store, rank, timeout, clock
+        self._beats: dict[int, tuple[bytes, float]] = {other: (b"", clock()) for other in range(world) if other != rank}
         self._stop = threading.Event()
         self._lock = threading.Lock()  # one thread at a time talks to the store
 
@@ -147,7 +148,7 @@ class _Watch(threading.Thread):
         return self._missing({int(key.split("/")[1]): bytes(value) for key, value in found.items()})
 
     def _missing(self, beats: dict[int, bytes]) -> str | None:
-        now = time.monotonic()
+        now = self.clock()
         for other, value in beats.items():
             last, since = self._beats[other]
             if value != last or value == _DONE.encode():

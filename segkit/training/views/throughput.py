@@ -18,9 +18,14 @@ _log = logging.getLogger(__name__)
 
 
 class Throughput(Callback):
-    """Logs `samples/s` over all processes: pictures since the last batch by the time, smoothed over ~10 steps."""
+    """Logs `samples/s` over all processes: images since the last batch by the time, smoothed over ~10 steps.
 
-    def __init__(self) -> None:
+    Args:
+        clock: Gives seconds from any beginning.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
         self._last: float | None = None
         self._rate: float | None = None
 
@@ -32,7 +37,7 @@ class Throughput(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the rate."""
-        now = time.perf_counter()
+        now = self.clock()
         if self._last is not None:
             rate = len(batch["image"]) * trainer.world_size / (now - self._last)
             self._rate = rate if self._rate is None else 0.9 * self._rate + 0.1 * rate
@@ -50,10 +55,11 @@ class DataWait(Callback):
 
     Args:
         cure: Tells, when it is asked, what would make loading faster in this run.
+        clock: Gives seconds from any beginning.
     """
 
-    def __init__(self, cure: Callable[[], str]) -> None:
-        self.cure = cure
+    def __init__(self, cure: Callable[[], str], clock: Callable[[], float] = time.perf_counter) -> None:
+        self.cure, self.clock = cure, clock
         self._warned = False
         self._begin = 0.0  # when the batch of this step was there
         self._fetched = 0.0  # what the loader had counted at the end of the last step, in seconds
@@ -79,13 +85,13 @@ class DataWait(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The batch is here."""
-        self._begin = time.perf_counter()
+        self._begin = self.clock()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The next one is waited for from now on."""
-        now = time.perf_counter()
+        now = self.clock()
         fetched: float | None = getattr(trainer.train_dataloader, "seconds_waited", None)
         self._steps += 1
         if self._end is not None and self._steps > _WARM_UP:

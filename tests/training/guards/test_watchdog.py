@@ -1,10 +1,8 @@
 """Who is missed, and which errors only follow from another process's; whole runs are in tests/cli."""
 
-import threading
-import time
-
 import pytest
 import torch.distributed as dist
+from clock import Clock
 from torch.distributed import TCPStore
 
 from segkit.training.guards.watchdog import _follows, _Watch
@@ -16,13 +14,16 @@ def store() -> TCPStore:
 
 
 def test_a_process_without_a_beat_is_missed_and_one_that_is_done_is_not(store: TCPStore) -> None:
-    watch = _Watch(store, 0, 3, timeout=0.2)
+    clock = Clock()
+    watch = _Watch(store, 0, 3, timeout=20, clock=clock)
     store.set("beat/1", "5"), store.set("beat/2", "done")
     assert watch._look("1") is None
-    time.sleep(0.3)
-    assert watch._look("2") == "rank 1 gave no sign of life for 0.2 s: it was killed or its machine is lost"
+    clock.sleep(20)
+    assert watch._look("2") is None
+    clock.sleep(1)
+    assert watch._look("3") == "rank 1 gave no sign of life for 20 s: it was killed or its machine is lost"
     store.set("beat/1", "6")
-    assert watch._look("3") is None
+    assert watch._look("4") is None
 
 
 def test_an_error_is_handed_on_once(store: TCPStore) -> None:
@@ -41,18 +42,28 @@ def test_what_only_follows() -> None:
 
 def test_rank_0_ends_after_those_that_still_work(store: TCPStore) -> None:
     """Its end is the store's, and the others would take it for lost."""
-    watch = _Watch(store, 0, 2, timeout=30)
     store.set("beat/1", "1")
-    ending = threading.Thread(target=watch.finish)
-    ending.start()
-    ending.join(timeout=1)
-    assert ending.is_alive()
-    store.set("beat/1", "done")
-    ending.join(timeout=5)
-    assert not ending.is_alive()
-    lost = _Watch(store, 0, 2, timeout=0.2)
+    looks = []
+
+    def still_working_at_three_looks() -> float:
+        looks.append("done" if len(looks) == 3 else "working")
+        store.set("beat/1", looks[-1])
+        return 0.0
+
+    _Watch(store, 0, 2, 30, still_working_at_three_looks).finish()
+    assert looks == ["working", "working", "working", "done"]
+
+
+def test_rank_0_does_not_wait_for_a_lost_one(store: TCPStore) -> None:
+    clock = Clock()
     store.set("beat/1", "2")
-    lost.finish()  # one that is lost is not waited for
+
+    def a_minute_later() -> float:
+        clock.sleep(60)
+        return clock()
+
+    _Watch(store, 0, 2, 100, a_minute_later).finish()
+    assert clock() > 100
 
 
 def test_the_others_do_not_wait(store: TCPStore) -> None:

@@ -1,10 +1,10 @@
 import csv
 import logging
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from clock import Clock
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 
 from segkit.data.loader import TimedLoader
 from segkit.training.views.throughput import DataWait, Throughput
+
+CLOCK = Clock()  # takes what the classes below say that they take
 
 
 class Slow(torch.utils.data.Dataset):
@@ -24,8 +26,18 @@ class Slow(torch.utils.data.Dataset):
     def __getitem__(self, index: int):
         if index >= self.length:
             raise IndexError
-        time.sleep(self.seconds)
+        CLOCK.sleep(self.seconds)
         return {"image": torch.zeros(1)}
+
+
+class SlowAtLast(Slow):
+    def __getitem__(self, index: int):
+        CLOCK.sleep(0.1 * (index > 60))
+        return super().__getitem__(index)
+
+
+class Timed(TimedLoader):
+    clock = CLOCK
 
 
 class Module(LightningModule):
@@ -35,11 +47,11 @@ class Module(LightningModule):
         self.seconds = seconds
 
     def training_step(self, batch, batch_idx):
-        time.sleep(self.seconds)
+        CLOCK.sleep(self.seconds)
         return (self.weight * batch["image"]).sum()
 
     def validation_step(self, batch, batch_idx):
-        time.sleep(0.2)
+        CLOCK.sleep(0.2)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -47,10 +59,18 @@ class Module(LightningModule):
 
 class SlowSaving(Callback):
     def on_save_checkpoint(self, trainer, pl_module, checkpoint) -> None:
-        time.sleep(0.2)
+        CLOCK.sleep(0.2)
 
 
-def run(tmp_path: Path, load, step, length, epochs=1, validate=False, save=False, loader=DataLoader):
+class BusyBetweenSteps(Callback):
+    """What a progress bar does that waits for the device: time between two steps, but not for data."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        CLOCK.sleep(0.02)
+
+
+def run(tmp_path: Path, data: Slow, step, epochs=1, validate=False, save=False, loader=DataLoader, others=()):
+    """The logged shares and rates, and how often the cure was asked for."""
     asked = []
 
     def cure() -> str:
@@ -62,7 +82,7 @@ def run(tmp_path: Path, load, step, length, epochs=1, validate=False, save=False
         accelerator="cpu",
         max_epochs=epochs,
         logger=CSVLogger(tmp_path, name="", version=""),
-        callbacks=[Throughput(), DataWait(cure), *checkpoints],
+        callbacks=[Throughput(CLOCK), DataWait(cure, CLOCK), *checkpoints, *others],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=save,
@@ -71,42 +91,41 @@ def run(tmp_path: Path, load, step, length, epochs=1, validate=False, save=False
         limit_val_batches=2 if validate else 0,
         log_every_n_steps=5,
     )
-    trainer.fit(Module(step), loader(Slow(load, length)), DataLoader(Slow(0, 2)))
+    trainer.fit(Module(step), loader(data), DataLoader(Slow(0, 2)))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
-    return [float(row["data_wait"]) for row in rows if row.get("data_wait")], asked
+    shares, rates = ([float(row[name]) for row in rows if row.get(name)] for name in ("data_wait", "samples/s"))
+    return shares, rates, asked
 
 
-@pytest.mark.parametrize("loader", [DataLoader, TimedLoader])
+@pytest.mark.parametrize("loader", [DataLoader, Timed])
 def test_slow_data_are_measured_and_named_once(tmp_path, caplog, loader) -> None:
     with caplog.at_level(logging.WARNING):
-        shares, asked = run(tmp_path, 0.03, 0.01, 65, epochs=2, loader=loader)
-    assert shares and all(0.55 < share < 0.85 for share in shares)  # 30 of 40 ms
+        shares, rates, asked = run(tmp_path, Slow(0.03, 65), 0.01, epochs=2, loader=loader)
+    assert shares and set(shares) == {0.75}  # 30 of 40 ms
+    assert rates == pytest.approx([25] * len(rates))
     warnings = [record.getMessage() for record in caplog.records if "waited" in record.getMessage()]
-    assert len(warnings) == len(asked) == 1
-    assert warnings[0].startswith("training waited ") and warnings[0].endswith("buy a faster disk")
-    assert "\n" not in warnings[0]
+    assert warnings == ["training waited 75 % of the time for data: buy a faster disk"] and len(asked) == 1
 
 
 def test_short_epochs_are_judged_at_their_end(tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        run(tmp_path / "long_enough", 0.02, 0.005, 21)
+        run(tmp_path / "long_enough", Slow(0.02, 21), 0.005)
         assert "waited" in caplog.text
         caplog.clear()
-        run(tmp_path / "too_short", 0.02, 0.005, 15)
+        run(tmp_path / "too_short", Slow(0.02, 15), 0.005)
     assert "waited" not in caplog.text
 
 
-def test_a_few_slow_steps_after_a_judgement_are_no_reason(tmp_path, caplog, monkeypatch) -> None:
+def test_a_few_slow_steps_after_a_judgement_are_no_reason(tmp_path, caplog) -> None:
     """60 fast steps, judged and well; the two slow ones that end the epoch are too few to judge by."""
-    monkeypatch.setattr(Slow, "__getitem__", lambda self, i: time.sleep(0.1 * (i > 60)) or {"image": torch.zeros(1)})
     with caplog.at_level(logging.WARNING):
-        shares, _ = run(tmp_path, 0, 0.02, 63)
+        shares, _, _ = run(tmp_path, SlowAtLast(0, 63), 0.02)
     assert shares and "waited" not in caplog.text
 
 
 def test_epochs_too_short_to_judge_add_up(tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        run(tmp_path, 0.02, 0.005, 15, epochs=3)  # 5 are measured in each
+        run(tmp_path, Slow(0.02, 15), 0.005, epochs=3)  # 5 are measured in each
     assert caplog.text.count("waited") == 1
 
 
@@ -114,25 +133,14 @@ def test_epochs_too_short_to_judge_add_up(tmp_path, caplog) -> None:
 def test_fast_data_are_left_alone(tmp_path, caplog, other) -> None:
     """Neither validation in the middle of an epoch nor the writing of a checkpoint is waiting for data."""
     with caplog.at_level(logging.WARNING):
-        shares, asked = run(tmp_path, 0.0, 0.02, 64, validate=other == "validate", save=other == "save")
-    assert shares and max(shares) < 0.2 and not asked and "waited" not in caplog.text
+        shares, _, asked = run(tmp_path, Slow(0.0, 64), 0.02, validate=other == "validate", save=other == "save")
+    assert shares and max(shares) == 0 and not asked and "waited" not in caplog.text
 
 
-class BusyBetweenSteps(Callback):
-    """What a progress bar does that waits for the device: time between two steps, but not for data."""
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        time.sleep(0.02)
-
-
-def test_what_is_done_between_steps_is_no_waiting(tmp_path, caplog, monkeypatch) -> None:
-    before = Trainer.__init__
-    monkeypatch.setattr(
-        Trainer, "__init__", lambda self, **k: before(self, **{**k, "callbacks": [*k["callbacks"], BusyBetweenSteps()]})
-    )
+def test_what_is_done_between_steps_is_no_waiting(tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        shares, _ = run(tmp_path, 0.0, 0.01, 64, loader=TimedLoader)
-    assert shares and max(shares) < 0.1 and "waited" not in caplog.text
+        shares, _, _ = run(tmp_path, Slow(0.0, 64), 0.01, loader=Timed, others=[BusyBetweenSteps()])
+    assert shares and max(shares) == 0 and "waited" not in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 2])
