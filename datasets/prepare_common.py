@@ -7,7 +7,6 @@ with their right size and CRC-32 are left alone. No file is ever changed, and no
 
 import os
 import shutil
-import stat
 import sys
 import zipfile
 import zlib
@@ -21,7 +20,9 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from segkit.archives import ZIP_ERRORS, check_entries
 from segkit.errors import InputError
+from segkit.paths import walk_files
 
 T = TypeVar("T")
 Layout = Mapping[str, Mapping[str, int]]  # folder -> pattern of names in it, "*" being one name -> how many there are
@@ -31,7 +32,6 @@ UNPACKED = 1.2  # times the bytes of the zip, roughly: pictures do not shrink in
 
 _BLOCK = 4096  # bytes: the least that a file takes of a disk
 _CHUNK = 1 << 20  # bytes
-_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)  # what zipfile raises
 
 
 def run(work: Callable[[], None]) -> int:
@@ -131,7 +131,7 @@ def is_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path):
             return True
-    except (OSError, *_UNREADABLE):
+    except (OSError, *ZIP_ERRORS):
         return False
 
 
@@ -149,9 +149,9 @@ def _unpack_folder(archive: zipfile.ZipFile, path: Path, members: Members, folde
     for name, member in _progress(members.items(), f"unpacking {folder.name}"):
         if not _is_written(part / name, member):
             _write(archive, member, path, part / name, folder.with_name(f"{part.name}.tmp"))
-    others = set(_names_in(part)) ^ members.keys()
+    others = set(_names_in(part)) - members.keys()
     if others:
-        raise InputError(f"{part}: {min(others)} is in it or in {path}, not in both; remove this folder and run again")
+        raise InputError(f"{part}: {min(others)} is in it and not in {path}; remove this folder and run again")
     os.rename(part, folder)
 
 
@@ -172,7 +172,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Iter
         with archive.open(member) as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
-    except _UNREADABLE as error:
+    except ZIP_ERRORS as error:
         raise InputError(
             f"{path}: {member.filename} in it is damaged ({error}); remove this zip and run again to get another"
         ) from error
@@ -203,20 +203,11 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The zip, every name in it being one inside of the folder that it is unpacked to."""
     try:
         archive = zipfile.ZipFile(path)
-    except _UNREADABLE as error:
+    except ZIP_ERRORS as error:
         raise InputError(f"{path}: not a complete zip ({error}); remove it and run again to get it") from error
     with archive:
-        bad = next((member.filename for member in archive.infolist() if not _is_safe(member)), None)
-        if bad is not None:
-            raise InputError(f"{path}: {bad!r} in it leads out of the folder: not the data set's zip; get it anew")
+        check_entries(path, archive.infolist())
         yield archive
-
-
-def _is_safe(member: zipfile.ZipInfo) -> bool:
-    """No absolute path, no "..", no drive, no link."""
-    name = member.filename
-    steps_out = name.startswith("/") or ".." in name.split("/")
-    return not (steps_out or "\\" in name or ":" in name or stat.S_ISLNK(member.external_attr >> 16))
 
 
 def _all_members(archive: zipfile.ZipFile, path: Path, layout: Layout) -> dict[str, Members]:
@@ -238,8 +229,7 @@ def _top_members(archive: zipfile.ZipFile) -> Members:
 
 def _names_in(folder: Path) -> list[str]:
     """Names of all files below a folder, which may hold links to folders elsewhere."""
-    walk = os.walk(folder, followlinks=True)
-    return [(Path(home) / name).relative_to(folder).as_posix() for home, _, names in walk for name in names]
+    return [path.relative_to(folder).as_posix() for path in walk_files(folder)]
 
 
 def _check_counts(where: str, names: Iterable[str], expected: Mapping[str, int], cure: str) -> None:

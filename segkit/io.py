@@ -32,6 +32,7 @@ from segkit.image_header import (
     parse_header,
     upright_tiff,
 )
+from segkit.paths import check_regular
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -116,6 +117,7 @@ def read_header(path: File) -> Header:
     """
     if not isinstance(path, (str, os.PathLike)):
         return _header(io.BytesIO(_read_bytes(path, "picture")), path)
+    check_regular(Path(path))
     try:
         with Path(path).open("rb") as file:
             return _header(file, path)
@@ -169,6 +171,8 @@ def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence
 
 
 def _read_bytes(path: File, what: str) -> bytes:
+    if isinstance(path, (str, os.PathLike)):
+        check_regular(Path(path))
     try:
         data = (Path(path) if isinstance(path, (str, os.PathLike)) else path).read_bytes()
     except FileNotFoundError:

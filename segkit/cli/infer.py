@@ -2,11 +2,10 @@
 
 import argparse
 import logging
-import os
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,12 +15,14 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from segkit.cli.infer_inputs import find_pictures
 from segkit.cli.infer_large import areas, is_large, segment_large
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError
 from segkit.files import check_writable, write_json
 from segkit.image_header import UPRIGHT
 from segkit.io import read_header, write_png
+from segkit.paths import check_regular
 from segkit.visualization import colorize, overlay, with_legend
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
@@ -30,10 +31,10 @@ if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--hel
 
 WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
 _DESCRIPTION = """\
 Segment pictures of any size with a checkpoint that `segkit fit` wrote.
+
+A folder is searched with all folders inside it, links followed; hidden ones and those of file servers are left out.
 
 For each picture, written to DIR (folders inside a given folder are kept):
   NAME_labels.png   train ids, 8-bit grey, exactly the size of the picture
@@ -72,36 +73,14 @@ def main(args: list[str] | None = None) -> int:
         return 2
 
 
-def find_pictures(inputs: Iterable[Path], output: Path) -> list[tuple[Path, Path]]:
-    """Find pictures in files and folders, and name their results.
-
-    Args:
-        inputs: files are taken as they are, absent ones too; folders are searched, with the folders inside them, for
-            the suffixes of pictures. Hidden files and those below `output` are left out.
-        output: the folder of the results.
-
-    Returns:
-        (picture, name of its results relative to `output`), each picture once. The name is that of the picture without
-        its suffix. Pictures that would share a name get their suffix into it (`a_jpg`, `a_png`), and if that is not
-        enough a number.
-
-    Raises:
-        InputError: a folder holds no picture, or is the output folder itself.
-    """
-    named: dict[Path, Path] = {}  # resolved, so that a picture given twice counts once
-    shown: dict[Path, Path] = {}
-    for given in inputs:
-        found = [(path, path.relative_to(given)) for path in _walk(given, output)] if given.is_dir() else []
-        if given.is_dir() and not found:
-            raise InputError(f"{given}: no pictures in this folder ({', '.join(PICTURE_SUFFIXES)} are looked for)")
-        for path, name in found or [(given, Path(given.name))]:
-            shown.setdefault(path.resolve(), path)
-            named.setdefault(path.resolve(), name)
-    return list(zip(shown.values(), _unique(list(named.values())), strict=True))
-
-
 def _run(options: argparse.Namespace) -> int:
-    pictures = find_pictures(options.pictures, options.output)
+    unread: list[Path] = []  # what a folder holds and cannot be read
+
+    def failed(path: Path, error: InputError) -> None:
+        unread.append(path)
+        _complain(error)
+
+    pictures = find_pictures(options.pictures, options.output, failed, _note)
     check_writable(options.output)
     from segkit.inference.memory import parse_bytes
     from segkit.inference.segmenter import load
@@ -115,8 +94,9 @@ def _run(options: argparse.Namespace) -> int:
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
         work.run()
     seconds = time.perf_counter() - start
-    _summarise(len(pictures) - work.failed, work.failed, seconds, options.output, segmenter)
-    return 1 if work.failed else 0
+    failures = work.failed + len(unread)
+    _summarise(len(pictures) - work.failed, failures, seconds, options.output, segmenter)
+    return 1 if failures else 0
 
 
 class _Work:
@@ -154,6 +134,11 @@ class _Work:
     def _small(self) -> Iterator[Path]:
         """The pictures that are read at once; the others are put aside."""
         for path in self.stems:
+            try:
+                check_regular(path)  # to look at a pipe's size would wait for ever
+            except InputError as error:
+                self._complain(path, error)
+                continue
             is_put_aside = is_large(path, self._memory)
             _say_losses(path, is_put_aside)
             if is_put_aside:
@@ -238,43 +223,6 @@ def _alpha(text: str) -> float:
     return value
 
 
-def _walk(folder: Path, output: Path) -> Iterator[Path]:
-    """Pictures in a folder, sorted; without the results of an earlier run, where the output folder lies inside."""
-    if folder.resolve() == output.resolve():
-        raise InputError(f"{folder}: is both input and output; give --output another folder")
-    for root, folders, files in os.walk(folder):
-        here = Path(root)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != output.resolve())
-        yield from (here / f for f in sorted(files) if _is_picture(f))
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")  # "._a.jpg" is no picture, but macOS's
-
-
-def _unique(names: list[Path]) -> list[Path]:
-    """Drop the suffix where the rest tells the names apart, without regard to case (macOS and Windows have none)."""
-    short = [name.with_suffix("") for name in names]
-    short = _replace_shared(short, [name.with_name(name.name.replace(".", "_")) for name in names])
-    taken: dict[str, Path] = {}
-    for name in short:
-        number, candidate = 1, name
-        while _key(candidate) in taken:
-            number += 1
-            candidate = name.with_name(f"{name.name}_{number}")
-        taken[_key(candidate)] = candidate
-    return list(taken.values())
-
-
-def _replace_shared(names: list[Path], replacements: list[Path]) -> list[Path]:
-    counts = Counter(map(_key, names))
-    return [new if counts[_key(old)] > 1 else old for old, new in zip(names, replacements, strict=True)]
-
-
-def _key(name: Path) -> str:
-    return str(name).casefold()
-
-
 def _suffixed(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
@@ -295,7 +243,11 @@ def _say_losses(path: Path, is_large: bool) -> None:
     turned = header.orientation != UPRIGHT and is_large
     ignored = [f"has the EXIF orientation {header.orientation}, which is not applied in tiles"] if turned else []
     for note in [*header.losses(), *ignored]:
-        tqdm.write(f"segkit infer: note: {path} {note}", file=sys.stderr)
+        _note(f"{path} {note}")
+
+
+def _note(text: str) -> None:
+    tqdm.write(f"segkit infer: note: {text}", file=sys.stderr)
 
 
 def _complain(error: Exception) -> None:

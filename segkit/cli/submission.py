@@ -9,6 +9,7 @@ from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file, free_path, write_json
 from segkit.io import picture_size
+from segkit.paths import walk_files
 from segkit.predictions.label_files import IdError, Ids, find_predictions, write_raw
 from segkit.predictions.submission import (
     Entry,
@@ -81,8 +82,8 @@ def check(options: argparse.Namespace) -> int:
     """List everything that is wrong with an archive or folder."""
     benchmark = BENCHMARKS[options.benchmark]
     sizes = _sizes(benchmark, options.data, options.split)
-    with open_submission(options.submission) as entries:
-        problems = check_submission(entries, benchmark, options.split, sizes)
+    entries = open_submission(options.submission)
+    problems = check_submission(entries, benchmark, options.split, sizes)
     if problems:
         say(f"{options.submission}: wrong\n{problems.report(options.limit)}")
         return 1
@@ -145,7 +146,7 @@ def _sizes(benchmark: Benchmark, root: Path | None, split: str) -> Mapping[str, 
     folder = next((folder for folder in tried if folder.is_dir()), None)
     if folder is None:
         raise InputError(f"{root}: no {split} pictures here; looked for {', '.join(map(str, tried))}")
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in (".png", ".jpg"))
+    files = walk_files(folder, (".png", ".jpg"))
     pictures = {key: path for path in files if (key := benchmark.key(path.name)) is not None}
     if not pictures:
         raise InputError(f"{folder}: no picture named as those of {benchmark.name}; give another --data")

@@ -138,10 +138,16 @@ class FolderDataModule(SegmentationDataModule):
         masks: What the masks hold: ids, binary (0 and 255), or colors (of palette.csv).
         exif: What the masks were drawn on: ignore = the images as they are stored; apply = as they are shown, turned by
             their EXIF orientation.
+        mask_ending: What follows a picture's name in that of its mask: "_mask" for a.jpg and a_mask.png.
         **options: As in the base class.
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], masks: MaskKind = "ids", exif: Exif = "ignore", **options: Any
+        self,
+        root: str | os.PathLike[str],
+        masks: MaskKind = "ids",
+        exif: Exif = "ignore",
+        mask_ending: str = "",
+        **options: Any,
     ) -> None:
-        super().__init__(FolderLayout(root, masks, exif), **options)
+        super().__init__(FolderLayout(root, masks, exif, mask_ending), **options)

@@ -21,6 +21,7 @@ from segkit.errors import InputError
 from segkit.evaluation.results import number_or_null, percent
 from segkit.io import picture_size
 from segkit.metadata.cityscapes import CITYSCAPES
+from segkit.paths import walk_files
 from segkit.predictions.label_files import Ids, find_predictions, write_raw
 from segkit.predictions.submission import in_threads
 from segkit.predictions.submission_rules import BENCHMARKS
@@ -91,7 +92,7 @@ def find_pairs(predictions: Path, truth: Path) -> list[Pair]:
     Raises:
         InputError: There is no truth, or a picture has no prediction, or more than one.
     """
-    masks = sorted(truth.rglob(f"*{TRUTH_ENDING}"))
+    masks = [path for path in walk_files(truth, (".png",)) if path.name.endswith(TRUTH_ENDING)]
     if not masks:
         raise InputError(f"{truth}: no *{TRUTH_ENDING} below this folder; give gtFine/val of Cityscapes")
     found = find_predictions(predictions, _BENCHMARK)

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from PIL import Image
 
 from segkit.errors import InputError
 from segkit.io import png_chunks, read_label, write_png
+from segkit.paths import walk_files
 from segkit.predictions.submission_rules import Benchmark
 
 Ids = Literal["train", "label"]
@@ -24,8 +24,8 @@ _BESIDE_LABELS = ("_color", "_overlay")  # what `segkit infer` writes beside NAM
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "paletted", 4: "grey with alpha", 6: "RGB with alpha"}
 
-# What zipfile, the file system and Pillow raise for a damaged, encrypted or truncated file.
-_READ_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+# What the file system and Pillow raise for a damaged or truncated file; InputError is a ValueError.
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error)
 
 
 class IdError(InputError):
@@ -95,7 +95,7 @@ def find_predictions(folder: Path, benchmark: Benchmark) -> dict[str, list[Path]
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give the one that `segkit predict --output` wrote")
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.png")):
+    for path in walk_files(folder, (".png",)):
         key = benchmark.key(path.name)
         if key is not None and not _is_colours(path):
             found[key].append(path)

@@ -1,12 +1,12 @@
 """Which label maps of two folders, of any tool, belong together."""
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.errors import InputError
+from segkit.paths import walk_files
 from segkit.predictions.submission_rules import BENCHMARKS
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # JPEGs, so that the message can say what is wrong
@@ -57,7 +57,7 @@ def find_pairs(
 
     The name is the relative path without suffix. Where the truth is in the Cityscapes layout
     (`*_gtFine_labelIds.png`), it is city, sequence and frame, and predictions may lie in any folder and end in
-    anything, as for the official script. Hidden files are left out, and other formats where a PNG has the same name.
+    anything, as for the official script. Other formats are left out where a PNG has the same name.
 
     Args:
         predictions: folder of the predicted label maps.
@@ -97,8 +97,7 @@ def _has_frames(folder: Path) -> bool:
 def _files(folder: Path, ending: str) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of label maps")
-    found = (Path(where) / name for where, _, names in os.walk(folder) for name in names if not name.startswith("."))
-    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and path.name.endswith(ending))
+    paths = [path for path in walk_files(folder, SUFFIXES) if path.name.endswith(ending)]
     if not paths:
         raise InputError(f"{folder}: no label map here (*{ending or ', *'.join(SUFFIXES)}); give their folder")
     return paths

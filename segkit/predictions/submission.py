@@ -3,9 +3,8 @@
 import io
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from segkit.archives import read_members
 from segkit.cores import cores
 from segkit.errors import InputError, printable
 from segkit.files import write_bytes
+from segkit.paths import check_regular, walk_files
 from segkit.predictions.label_files import LabelPng, inspect_label_png
 from segkit.predictions.submission_rules import Benchmark, Size
 
@@ -77,26 +78,19 @@ class Entry:
     read: Callable[[], bytes]
 
 
-@contextmanager
-def open_submission(path: Path) -> Iterator[list[Entry]]:
+def open_submission(path: Path) -> list[Entry]:
     """The files of a zip archive or a folder, in the order of their names.
 
     Raises:
-        InputError: It is neither, or holds no file.
+        InputError: It is neither, or holds no file, or is a zip that no server should unpack (`read_members`).
     """
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        yield _not_empty([Entry(p.relative_to(path).as_posix(), p.read_bytes) for p in files], path)
-        return
+        files = walk_files(path)
+        return _not_empty([Entry(p.relative_to(path).as_posix(), partial(_read, p)) for p in files], path)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder; give the zip archive, or the folder that it is made of")
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path}: not a zip archive that can be read ({error}); write it again") from error
-    with archive:
-        infos = sorted((i for i in archive.infolist() if not i.is_dir()), key=lambda info: info.filename)
-        yield _not_empty([Entry(i.filename, partial(archive.read, i)) for i in infos], path)
+    members = sorted(read_members(path), key=lambda member: member.name)
+    return _not_empty([Entry(member.name, member.read_bytes) for member in members], path)
 
 
 def check_submission(
@@ -140,6 +134,11 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], description: str)
     """`function` of every item, in order, on all cores: decoding PNGs holds no lock; a progress bar on the way."""
     with ThreadPoolExecutor(min(16, cores())) as pool:
         return list(tqdm(pool.map(function, items), desc=description, total=len(items), unit="file"))
+
+
+def _read(path: Path) -> bytes:
+    check_regular(path)
+    return path.read_bytes()
 
 
 def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:

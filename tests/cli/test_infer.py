@@ -12,7 +12,8 @@ import torch
 from checkpoints import write_checkpoint
 from PIL import Image
 
-from segkit.cli.infer import find_pictures, main
+from segkit.cli.infer import main
+from segkit.cli.infer_inputs import find_pictures
 from segkit.errors import InputError
 from segkit.inference.segmenter import load
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table

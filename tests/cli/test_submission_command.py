@@ -256,7 +256,7 @@ def test_wrong_input_is_one_line(cityscapes, ade20k, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     cases = [
         (["check", "cityscapes", tmp_path / "gone.zip"], "no such file or folder"),
-        (["check", "cityscapes", tmp_path / "text.zip"], "not a zip archive"),
+        (["check", "cityscapes", tmp_path / "text.zip"], "cannot be read as a zip file"),
         (["check", "cityscapes", tmp_path / "empty"], "holds no file"),
         (["check", "cityscapes", tmp_path / "text.zip", "--data", ade20k], "no test pictures here"),
         (["check", "ade20k", tmp_path / "text.zip", "--data", cityscapes], "no test pictures here"),

@@ -165,7 +165,7 @@ def test_absent_things_are_named(tmp_path):
     fails(lambda: build(FolderDataModule, root).setup("fit"), "train_2.png", "2 of 4")
     shutil.rmtree(root / "images/val")
     (root / "images/val").mkdir()
-    fails(lambda: build(FolderDataModule, root).setup("validate"), "no pictures")
+    fails(lambda: build(FolderDataModule, root).setup("validate"), "no images")
     picture(root / "images/test/test_0.png")
     fails(lambda: build(FolderDataModule, root).setup("test"), "same name")
     fails(lambda: build(CityscapesDataModule, root).setup("fit"), "leftImg8bit")

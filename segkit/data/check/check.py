@@ -17,6 +17,7 @@ from segkit.data.check.pair import Int64Array, Notes, Pair, inspect_pair
 from segkit.data.check.report import Report, SplitReport, absent_classes
 from segkit.data.layouts.base import SPLITS, Layout, Part, Split
 from segkit.data.layouts.files import Source
+from segkit.data.layouts.masks import CONVERTED, MASK_SUFFIXES
 from segkit.errors import InputError
 from segkit.metadata.label_space import UNDECLARED, LabelSpace
 
@@ -112,27 +113,32 @@ def _named(report: Report, part: Part, images: dict[str, Source]) -> dict[str, S
 def _pairs(report: Report, part: Part, images: dict[str, Source], is_labelled: bool) -> list[Pair]:
     if not is_labelled:
         return [Pair(image, None) for image in images.values()]
-    files = report.layout.files
-    pairs = [Pair(image, files.file(part.mask_path(name))) for name, image in images.items()]
-    for name, pair in zip(images, pairs, strict=True):
-        if pair.mask is None:
-            report.findings.add("no mask", f"{pair.image}: expected is {files.describe(part.mask_path(name))}")
-    return pairs
+    layout = report.layout
+    try:
+        masks = layout.masks_of(part, list(images))
+    except InputError as error:
+        report.findings.add("data set", str(error))
+        return []
+    without = [name for name, mask in masks.items() if mask is None]
+    why = f" ({layout.why_no_mask(part, without[0])})" if without else ""  # of the first one: a folder is read for it
+    for name in without:
+        expected = layout.files.describe(part.mask_path(name))
+        report.findings.add("no mask", f"{images[name]}: expected is {expected}{why}")
+        why = ""
+    return [Pair(image, masks[name]) for name, image in images.items()]
 
 
 def _note_lone_masks(report: Report, part: Part, images: dict[str, Source]) -> None:
     """Of the whole folder: a mask whose picture is in another split's list is not lone."""
     assert part.masks is not None
-    suffix = "." + part.mask_ending.rsplit(".", 1)[-1]
-    wanted = {part.mask_path(name).removeprefix(f"{part.masks}/").removesuffix(suffix) for name in images}
-    try:
-        masks = report.layout.files.find(part.masks, (suffix,))
-    except InputError:  # no such folder: of each picture it is said that it has no mask
+    if not report.layout.files.has(part.masks):  # of each picture it is said that it has no mask
         return
-    for name, mask in masks.items():
-        if not name.endswith(part.mask_ending.removesuffix(suffix)) or name in wanted:
-            continue
-        if name.rsplit("_", 1)[0] not in wanted:  # else it was made from a mask: mmsegmentation's *_labelTrainIds.png
+    wanted = {part.mask_path(name).removesuffix(".png") for name in images}
+    # Cityscapes has other files beside its masks, and masks beside the pictures are told from them by their ending.
+    is_mixed = bool(part.image_ending) or part.masks == part.images
+    for relative, mask in report.layout.files.below(part.masks, MASK_SUFFIXES):
+        name = relative.with_suffix("").as_posix().removesuffix(CONVERTED)  # mmsegmentation's copies are not lone
+        if f"{part.masks}/{name}" not in wanted and not (is_mixed and not name.endswith(part.mask_stem)):
             report.findings.add("no picture", str(mask))
 
 

@@ -13,11 +13,14 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from segkit.data.layouts.files import IMAGE_SUFFIXES, Files, Source, fingerprint
+from segkit.data.layouts.files import Files, Source, fingerprint
+from segkit.data.layouts.lists import NEEDED, read_names
+from segkit.data.layouts.masks import find_masks, what_is_there
 from segkit.errors import InputError
 from segkit.image_header import UPRIGHT
 from segkit.io import File, read_header, read_image, read_label
 from segkit.metadata.label_space import LabelSpace
+from segkit.paths import IMAGE_SUFFIXES
 
 UInt8Array = npt.NDArray[np.uint8]
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -42,7 +45,7 @@ class Part:
         images: Folder of the pictures.
         masks: Folder of their masks; None where none are published.
         image_ending: What follows the common name in a picture's name, before the suffix.
-        mask_ending: What follows it in a mask's name, suffix included.
+        mask_ending: What follows it in a mask's name, suffix included; one of `MASK_SUFFIXES` in its place will do.
         suffixes: Of the pictures.
         names: Those of the folder's pictures that belong to the part, in this order; None for all.
         list_file: Where the names come from, for a message.
@@ -59,6 +62,11 @@ class Part:
     def mask_path(self, name: str) -> str:
         """Where the mask of a picture of this part must be."""
         return f"{self.masks}/{name.removesuffix(self.image_ending)}{self.mask_ending}"
+
+    @property
+    def mask_stem(self) -> str:
+        """`mask_ending` without suffix."""
+        return self.mask_ending.rpartition(".")[0]
 
 
 class Layout(ABC):
@@ -113,17 +121,46 @@ class Layout(ABC):
             InputError: The folder is absent, has none, or lacks one that the part names.
         """
         found = self.files.find(part.images, part.suffixes)
-        if part.image_ending:
-            found = {name: file for name, file in found.items() if name.endswith(part.image_ending)}
+        found = {name: file for name, file in found.items() if name.endswith(part.image_ending)}
+        if part.masks == part.images and part.mask_stem:
+            found = {name: file for name, file in found.items() if not name.endswith(part.mask_stem)}
         if not found:
             allowed = ", ".join(part.suffixes)
-            raise InputError(f"{self.files.describe(part.images)}: no pictures here; allowed endings are {allowed}")
+            raise InputError(f"{self.files.describe(part.images)}: no images here; allowed endings are {allowed}")
         if part.names is None:
             return found
         missing = [name for name in part.names if name not in found]
         if missing:
-            raise InputError(f"{part.list_file}: no picture for {missing[0]} ({len(missing)} names); correct the list")
+            raise InputError(
+                f"{part.list_file}: no image for {missing[0]} ({len(missing)} names) in "
+                f"{self.files.describe(part.images)}, which has {next(iter(found))}; correct the list: {NEEDED}"
+            )
         return {name: found[name] for name in part.names}
+
+    def masks_of(self, part: Part, names: Sequence[str]) -> dict[str, Source | None]:
+        """The masks of a part's pictures, by name; None where there is none.
+
+        Raises:
+            InputError: There are two for one picture.
+        """
+        assert part.masks is not None
+        found = find_masks(self.files, part.masks, [part.mask_path(name) for name in names])
+        return dict(zip(names, found, strict=True))
+
+    def why_no_mask(self, part: Part, name: str) -> str:
+        """What to say of a picture without a mask: what lies where it should be, and what is allowed."""
+        assert part.masks is not None
+        return what_is_there(self.files, part.masks, part.mask_path(name))
+
+    def read_list(self, file: Source, images: str, mask_ending: str = "") -> tuple[str, ...]:
+        """The names in a list of pictures of the folder `images`.
+
+        Raises:
+            InputError: As `read_names`.
+        """
+        parts = images.split("/")
+        begins = ["/".join(parts[i:]) for i in range(len(parts))]
+        return read_names(file, [begin for begin in begins if not self.files.has(f"{images}/{begin}")], mask_ending)
 
     def find_samples(self, split: Split, with_masks: bool = True) -> list[Sample]:
         """The samples of a split, in a fixed order; the masks are None without `with_masks`.
@@ -189,12 +226,13 @@ class Layout(ABC):
             raise InputError(
                 f"{self.files.describe(part.images)}: these pictures have no public masks; choose another split"
             )
-        masks = {name: self.files.file(part.mask_path(name)) for name in images}
+        masks = self.masks_of(part, list(images))
         missing = [name for name, mask in masks.items() if mask is None]
         if missing:
             raise InputError(
-                f"{self.files.describe(part.mask_path(missing[0]))}: no mask for picture {images[missing[0]]} "
-                f"({len(missing)} of {len(images)} pictures lack theirs); add the masks or remove the pictures"
+                f"{self.files.describe(part.mask_path(missing[0]))}: no mask for image {images[missing[0]]} "
+                f"({len(missing)} of {len(images)} images lack theirs); {self.why_no_mask(part, missing[0])}; add the "
+                "masks or remove the images"
             )
         return [Sample(images[name], mask, name) for name, mask in masks.items()]
 

@@ -15,7 +15,8 @@ _COARSE = 19998  # pictures of train_extra
 class CityscapesLayout(Layout):
     """`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`.
 
-    Labels of the test pictures are not public: they are scored as the validation split.
+    Labels of the test pictures are not public: they are scored as the validation split; predict reads them where they
+    are there, and val where they are not.
 
     Args:
         root: The folder of these folders, or of the published zip files, or of both.
@@ -47,6 +48,8 @@ class CityscapesLayout(Layout):
 
     def parts(self, split: Split) -> Sequence[Part]:
         """As in the base class."""
+        if split == "test" and not self.files.has("leftImg8bit/test"):
+            return self.parts("val")
         ending, suffixes = "_leftImg8bit", (".png",)
         fine = Part(f"leftImg8bit/{split}", f"gtFine/{split}", ending, "_gtFine_labelIds.png", suffixes)
         if split != "train" or not self.coarse:

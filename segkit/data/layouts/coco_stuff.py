@@ -9,12 +9,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from segkit.data.layouts.base import Layout, Part, Sample, Split
+from segkit.data.layouts.masks import CONVERTED
 from segkit.errors import InputError
 from segkit.metadata.coco_stuff import COCO_STUFF
 from segkit.metadata.label_space import LabelSpace
+from segkit.paths import is_left_out
 
 _MAPS = "stuffthingmaps_trainval2017.zip"
-_CONVERTED = "_labelTrainIds.png"  # what mmsegmentation's converter writes beside the published masks
+_CONVERTED = f"{CONVERTED}.png"
 
 
 class CocoStuffLayout(Layout):
@@ -78,7 +80,9 @@ def _kind_of_masks(folder: Path) -> str:
     kind = "no"
     if folder.is_dir():
         with os.scandir(folder) as entries:
-            for name in (entry.name for entry in entries if entry.name.endswith(".png")):
+            for name in (
+                entry.name for entry in entries if entry.name.endswith(".png") and not is_left_out(entry.name)
+            ):
                 if not name.endswith(_CONVERTED):
                     return "raw"
                 kind = "converted"

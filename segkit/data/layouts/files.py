@@ -1,89 +1,37 @@
-"""The files of a data set: in folders, or in the zip files that its owner publishes, which need not be unpacked.
+"""The files of a data set: in folders, or in the zip files that its owner publishes, which need not be unpacked."""
 
-A member of a zip is read by its place in the archive: two reads and a decompression, without the archive's directory,
-so that a loader worker opens nothing that it would have to share. Stored members are as fast as files; deflated ones
-take the time to inflate them on top.
-"""
-
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
+from segkit.archives import ZipMember, read_members
 from segkit.errors import InputError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-
-_LOCAL_HEADER = struct.Struct("<26x2H")  # its end: the lengths of the name and of the extra field that follow
-
-
-@dataclass(frozen=True)
-class ZipMember:
-    """A file inside a zip.
-
-    Attributes:
-        archive: The zip.
-        name: Path inside it, with '/'.
-        offset: Byte at which the member begins.
-        packed: Bytes of its stored content.
-        size: Bytes of its content.
-        crc: CRC-32 of its content.
-        method: How it is stored: `zipfile.ZIP_STORED` or `ZIP_DEFLATED`.
-    """
-
-    archive: Path
-    name: str
-    offset: int
-    packed: int
-    size: int
-    crc: int
-    method: int
-
-    def __str__(self) -> str:
-        """Archive and name, as an error shows them."""
-        return f"{self.archive}/{self.name}"
-
-    def read_bytes(self) -> bytes:
-        """The content.
-
-        Raises:
-            InputError: It is damaged, or not what the archive's directory said.
-            OSError: The archive cannot be read.
-        """
-        with self.archive.open("rb") as file:
-            file.seek(self.offset)
-            header = file.read(_LOCAL_HEADER.size)
-            if len(header) == _LOCAL_HEADER.size:
-                file.seek(sum(_LOCAL_HEADER.unpack(header)), 1)
-            data = file.read(self.packed)
-        if self.method == zipfile.ZIP_DEFLATED:
-            try:
-                data = zlib.decompress(data, -zlib.MAX_WBITS, self.size)
-            except zlib.error:
-                data = b""
-        if zlib.crc32(data) != self.crc or len(data) != self.size:
-            raise InputError(f"{self}: damaged in its zip file (wrong check sum); download {self.archive.name} again")
-        return data
-
+from segkit.paths import IMAGE_SUFFIXES, check_regular, is_left_out, walk_files
 
 Source: TypeAlias = Path | ZipMember
 
 
 def size_of(file: Source) -> int:
     """Bytes of the file's content."""
-    return file.size if isinstance(file, ZipMember) else file.stat().st_size
+    return file.size if isinstance(file, ZipMember) else _stat(file).st_size
 
 
 def fingerprint(file: Source) -> tuple[str, int, int]:
     """What tells a file from another one: its name, size, and time of change in ns (in a zip: its CRC-32)."""
     if isinstance(file, ZipMember):
         return str(file.archive.absolute()) + "/" + file.name, file.size, file.crc
-    stat = file.stat()
+    stat = _stat(file)
     return str(file.absolute()), stat.st_size, stat.st_mtime_ns
+
+
+def _stat(file: Path) -> os.stat_result:
+    check_regular(file)
+    try:
+        return file.stat()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check that it is there") from error
 
 
 class Files:
@@ -107,12 +55,28 @@ class Files:
         return self._on_disk(folder) is not None or self._in_archive(folder) is not None
 
     def find(self, folder: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Source]:
-        """Files anywhere below `folder`, by name: the relative path without suffix. Hidden files are left out.
+        """Files anywhere below `folder`, by name: the relative path without suffix; what is no data is left out.
+
+        On the disk as `walk_files` finds them, links to folders included; an archive has none.
 
         A folder on the disk without such files does not hide that of an archive: COCO's pictures and masks share one.
 
         Raises:
             InputError: There is no such folder, or two files have one name.
+        """
+        files: dict[str, Source] = {}
+        for relative, file in self.below(folder, suffixes):
+            name = relative.with_suffix("").as_posix()
+            if name in files:
+                raise InputError(f"{files[name]} and {file} have the same name; rename or remove one of them")
+            files[name] = file
+        return files
+
+    def below(self, folder: str, suffixes: Sequence[str] = ()) -> list[tuple[PurePosixPath, Source]]:
+        """The same with the relative path of each file, whatever their names; all files without `suffixes`.
+
+        Raises:
+            InputError: There is no such folder.
         """
         disk, prefix = self._on_disk(folder), self._in_archive(folder)
         if disk is None and prefix is None:
@@ -120,13 +84,11 @@ class Files:
                 f"{self.describe(folder)}: no such folder{self._nor_archive()}; check --data.root and the layout "
                 "(datasets/README.md)"
             )
-        files: dict[str, Source] = {}
+        files: list[tuple[PurePosixPath, Source]] = []
         if disk is not None:
-            relative = ((PurePosixPath(path.relative_to(disk).as_posix()), path) for path in sorted(disk.rglob("*")))
-            files = _by_name(relative, suffixes)
-        if not files and prefix is not None:
-            files = _by_name(self._below(prefix), suffixes)
-        return files
+            found = walk_files(disk, suffixes)
+            files = [(PurePosixPath(path.relative_to(disk).as_posix()), path) for path in found]
+        return files or ([] if prefix is None else self._below(prefix, suffixes))
 
     def file(self, path: str) -> Source | None:
         """The file at `path`; None where there is none."""
@@ -153,10 +115,12 @@ class Files:
         prefixes = (_join(home, folder) for home in self.homes)
         return next((prefix for prefix in prefixes if prefix in self._folders), None)
 
-    def _below(self, prefix: str) -> list[tuple[PurePosixPath, Source]]:
-        """In the order in which a folder would be walked."""
+    def _below(self, prefix: str, suffixes: Sequence[str]) -> list[tuple[PurePosixPath, Source]]:
+        """What a walk of that folder would find, in its order."""
         start = f"{prefix}/" if prefix else ""
-        found = [(PurePosixPath(n[len(start) :]), m) for n, m in self._members.items() if n.startswith(start)]
+        inside = [(PurePosixPath(n[len(start) :]), m) for n, m in self._members.items() if n.startswith(start)]
+        data = [item for item in inside if not any(map(is_left_out, item[0].parts))]
+        found = [item for item in data if not suffixes or item[0].name.lower().endswith(tuple(suffixes))]
         return sorted(found, key=lambda item: item[0].parts)
 
     def _nor_archive(self) -> str:
@@ -172,7 +136,7 @@ class Files:
         members: dict[str, ZipMember] = {}
         for archive in names:
             if archive.is_file():
-                members.update(_read_directory(archive))
+                members.update(_by_path(archive))
         return members
 
     @cached_property
@@ -180,37 +144,16 @@ class Files:
         return {parent.as_posix().removeprefix(".") for name in self._members for parent in PurePosixPath(name).parents}
 
 
-def _by_name(found: Iterable[tuple[PurePosixPath, Source]], suffixes: Sequence[str]) -> dict[str, Source]:
-    files: dict[str, Source] = {}
-    for relative, file in found:
-        if relative.suffix.lower() not in suffixes or relative.name.startswith("."):
-            continue
-        name = relative.with_suffix("").as_posix()
-        if name in files:
-            raise InputError(f"{files[name]} and {file} have the same name; rename or remove one of them")
-        files[name] = file
-    return files
-
-
-def _read_directory(archive: Path) -> dict[str, ZipMember]:
+def _by_path(archive: Path) -> dict[str, ZipMember]:
     """All members of a zip, by name.
 
     Raises:
-        InputError: It is not a zip, or has members that are encrypted or compressed in another way than by deflate.
+        InputError: It is not a zip that can be read, or has two members of one name.
     """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            entries = opened.infolist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{archive}: cannot be read as a zip file ({error}); download it again") from error
-    members = {}
-    for entry in entries:
-        if entry.is_dir():
-            continue
-        if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{archive}/{entry.filename}: encrypted, or compressed by an unusual method; unpack it")
-        place = (entry.header_offset, entry.compress_size, entry.file_size, entry.CRC, entry.compress_type)
-        members[entry.filename] = ZipMember(archive, entry.filename, *place)
+    members: dict[str, ZipMember] = {}
+    for member in read_members(archive):
+        if members.setdefault(member.name, member) is not member:
+            raise InputError(f"{member}: is in this zip twice; download {archive.name} again, or unpack it")
     return members
 
 

@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from segkit.data.layouts.base import Layout, Part, Split
 from segkit.data.layouts.files import Source
-from segkit.data.layouts.lists import read_names
+from segkit.data.layouts.masks import MASK_SUFFIXES, ending_of
 from segkit.errors import InputError
 from segkit.io import read_colors, read_label
 from segkit.metadata.class_files import Colour, read_classes, read_colour_table, read_palette, read_table, read_text
@@ -33,7 +34,7 @@ class FolderLayout(Layout):
 
     The split comes from the first of these that exists:
 
-    1. `splits/{train,val,test}.txt`, one name a line, without extension; pictures in `images/` or `images/SPLIT/`.
+    1. `splits/{train,val,test}.txt`, one name or path a line (`read_names`); pictures in `images/` or `images/SPLIT/`.
     2. `images/{train,val,test}/` and `labels/{train,val,test}/`.
     3. Neither: a picture whose SHA-256 of its name falls in the lowest 20 of 100 bins is validation, the others are
        training; a picture keeps its place when others are added.
@@ -42,23 +43,30 @@ class FolderLayout(Layout):
 
     Args:
         root: The folder.
-        masks: What the PNGs in `labels/` hold. "ids": numbers, also as the indices of a palette; line i of
+        masks: What the files in `labels/` hold. "ids": numbers, also as the indices of a palette; line i of
             classes.txt (from 0) is class i and 255 is ignored, unless table.csv says otherwise. "binary": 0 and 255,
             the two lines of classes.txt. "colors": RGB colours, those of palette.csv.
         exif: What to do with the images' EXIF orientation. "ignore": the masks fit the images as they are stored.
             "apply": they were drawn on the images as they are shown, by a tool that turns them.
+        mask_ending: What follows a picture's name in that of its mask: "_mask" for `a.jpg` and `a_mask.png`. Such masks
+            may also lie beside the pictures, where there is no folder `labels`.
     """
 
     title = "folder"
 
-    def __init__(self, root: str | os.PathLike[str], masks: MaskKind = "ids", exif: Exif = "ignore") -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], masks: MaskKind = "ids", exif: Exif = "ignore", mask_ending: str = ""
+    ) -> None:
         super().__init__(root)
         if masks not in ("ids", "binary", "colors"):
             raise InputError(f"masks is {masks!r}; allowed are ids, binary and colors")
         if exif not in ("ignore", "apply"):
             raise InputError(f"exif is {exif!r}; allowed are ignore and apply")
+        if "/" in mask_ending or mask_ending.lower().endswith(MASK_SUFFIXES):
+            raise InputError(f"mask_ending is {mask_ending!r}; give what follows the name, without suffix: _mask")
         self.masks = masks
         self.apply_exif = exif == "apply"
+        self.mask_ending = mask_ending
 
     @property
     def label_space(self) -> LabelSpace:
@@ -87,13 +95,10 @@ class FolderLayout(Layout):
             split = "val"
         list_file = self.root / "splits" / f"{split}.txt"
         by_folder = (self.root / "images" / split).is_dir()
-        names: tuple[str, ...] | None = None
+        part = self._part(f"/{split}" if by_folder else "", str(list_file))
         if list_file.is_file():
-            names = read_names(list_file)
-        elif not by_folder:
-            names = self._hashed(split)
-        folder = f"/{split}" if by_folder else ""
-        return (Part(f"images{folder}", f"labels{folder}", names=names, list_file=str(list_file)),)
+            return (replace(part, names=self.read_list(list_file, part.images, self.mask_ending)),)
+        return (part if by_folder else replace(part, names=self._hashed(part, split)),)
 
     def has_split(self, split: Split) -> bool:
         """Whether there are pictures of that split; of test, only if they are not those of val."""
@@ -108,6 +113,20 @@ class FolderLayout(Layout):
         path = self.root / "palette.csv"
         colours = read_text(path) if self.masks == "colors" and path.is_file() else ""
         return self.masks + colours + ("exif" if self.apply_exif else "")
+
+    def why_no_mask(self, part: Part, name: str) -> str:
+        """As in the base class; and which `mask_ending` would find it."""
+        found = super().why_no_mask(part, name)
+        places = [] if self.mask_ending else [folder for folder in (part.masks, part.images) if folder]
+        endings = (ending_of(self.files, folder, name) for folder in places)
+        ending = next((ending for ending in endings if ending), None)
+        return found + (f"; if {name}{ending} is its mask, set --data.mask_ending {ending}" if ending else "")
+
+    def _part(self, folder: str, list_file: str) -> Part:
+        """All pictures of a folder; the masks beside them where they can be told apart and have no own folder."""
+        images, masks = f"images{folder}", f"labels{folder}"
+        beside = self.mask_ending and not self.files.has(masks)
+        return Part(images, images if beside else masks, mask_ending=f"{self.mask_ending}.png", list_file=list_file)
 
     def _ids_of_colors(self, file: Source) -> UInt8Array:
         colours = read_colors(file)
@@ -140,12 +159,12 @@ class FolderLayout(Layout):
     def _is_declared(self, split: str) -> bool:
         return (self.root / "splits" / f"{split}.txt").is_file() or (self.root / "images" / split).is_dir()
 
-    def _hashed(self, split: Split) -> tuple[str, ...]:
+    def _hashed(self, part: Part, split: Split) -> tuple[str, ...]:
         if any(self._is_declared(other) for other in ("train", "val", "test")):
             raise InputError(
                 f"{self.root}: no {split} split here, though others exist; add images/{split}/ or splits/{split}.txt"
             )
-        names = list(self.pictures(Part("images")))
+        names = list(self.pictures(part))
         chosen = tuple(name for name in names if is_validation(name) == (split == "val"))
         if not chosen:
             raise InputError(

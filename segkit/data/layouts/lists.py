@@ -1,29 +1,79 @@
-"""Lists of picture names, as data sets come with them: one name a line, without extension."""
+"""Lists of image names, as data sets come with them: one image a line."""
 
-import os
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
-from segkit.data.layouts.files import IMAGE_SUFFIXES, Source
+from segkit.data.layouts.files import Source
 from segkit.errors import InputError
 from segkit.metadata.class_files import read_text
+from segkit.paths import IMAGE_SUFFIXES, leads_outside, shown
+
+_SUFFIX = f"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})"
+_TWO_PATHS = re.compile(rf"(?P<image>.+{_SUFFIX})\s*[\s,;]\s*(?P<mask>.+{_SUFFIX})", re.IGNORECASE)
+_TWO_WORDS = re.compile(r"(?P<image>[^\s,;]+)\s*[\s,;]\s*(?P<mask>[^\s,;]+)")
+
+NEEDED = "a line is an image's path below its folder, without suffix (town/a), or such paths of image and mask"
 
 
-def read_names(list_file: Source) -> tuple[str, ...]:
-    """The names in a list, in its order; an extension of a picture is left out.
+def read_names(list_file: Source, folders: Sequence[str] = (), mask_ending: str = "") -> tuple[str, ...]:
+    """The names in a list, in its order.
+
+    A line is a name, or a path with the suffix of an image, or one that begins with the folder of the images. A second
+    column must name the mask of the same image; where it lies is known to the layout.
+
+    Args:
+        list_file: One image a line; empty lines are left out.
+        folders: With which a path may begin, the longest first: "JPEGImages"; they are no part of the name.
+        mask_ending: What follows the image's name in that of its mask.
 
     Raises:
-        InputError: It is not UTF-8, names nothing, or names a picture twice.
+        InputError: It is not UTF-8, names nothing, or names an image twice; or a line leads out of the folder, or its
+            second column is of another image.
     """
-    names = [_without_image_suffix(line.strip()) for line in read_text(list_file).split("\n") if line.strip()]
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise InputError(f"{list_file}: names {name} twice; every picture counts once: remove one line")
-        seen.add(name)
+    names: dict[str, int] = {}
+    for number, line in enumerate(read_text(list_file).split("\n"), start=1):
+        if line.strip():
+            name = _name(line.strip(), f"{list_file}: line {number}", folders, mask_ending)
+            if name in names:
+                lines = f"lines {names[name]} and {number}"
+                raise InputError(f"{list_file}: names {name} twice, in {lines}; every image counts once: remove one")
+            names[name] = number
     if not names:
-        raise InputError(f"{list_file}: names no picture; write one name a line")
+        raise InputError(f"{list_file}: names no image; {NEEDED}")
     return tuple(names)
 
 
-def _without_image_suffix(name: str) -> str:
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else name
+def _name(line: str, where: str, folders: Sequence[str], mask_ending: str) -> str:
+    image, mask = _columns(line, mask_ending)
+    name = _without(image, folders)
+    if leads_outside(name) or not name.strip("./"):
+        raise InputError(f"{where} is {shown(line)!r}, which leads out of the folder of the images; {NEEDED}")
+    if mask and not _agree(image, mask, mask_ending):
+        raise InputError(f"{where} is {shown(line)!r}: the mask is named like another image; {NEEDED}")
+    return name
+
+
+def _columns(line: str, mask_ending: str) -> tuple[str, str]:
+    """Image and mask, which is empty where there is none; a name may have blanks in it."""
+    two = _TWO_PATHS.fullmatch(line)
+    if two is None:
+        two = _TWO_WORDS.fullmatch(line)
+        two = two if two and _agree(two["image"], two["mask"], mask_ending) else None
+    return (two["image"], two["mask"]) if two else (line, "")
+
+
+def _agree(image: str, mask: str, mask_ending: str) -> bool:
+    stem = PurePosixPath(_stem(image)).name
+    return PurePosixPath(_stem(mask)).name in (stem, stem + mask_ending)
+
+
+def _without(path: str, folders: Sequence[str]) -> str:
+    """Without the folder of the images, with which a path may begin even after a slash, and without suffix."""
+    stem = _stem(path).removeprefix("./")
+    inside = stem.removeprefix("/")  # DeepLab's lists have "/JPEGImages/..."
+    return next((inside.removeprefix(f"{f}/") for f in folders if inside.startswith(f"{f}/")), stem)
+
+
+def _stem(path: str) -> str:
+    return path[: path.rindex(".")] if path.lower().endswith(IMAGE_SUFFIXES) else path

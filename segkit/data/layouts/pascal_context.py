@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from segkit.data.layouts.base import Layout, Part, Split
-from segkit.data.layouts.lists import read_names
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace
 from segkit.metadata.pascal_context import CONTEXT_59
@@ -39,5 +38,5 @@ class PascalContextLayout(Layout):
                 f"{self.root}: no {path}, nor in VOC2010 or VOCdevkit/VOC2010 below; check --data.root, and convert "
                 "the annotations (datasets/README.md)"
             )
-        names = read_names(file)
+        names = self.read_list(file, "JPEGImages")
         return (Part("JPEGImages", "SegmentationClassContext", suffixes=(".jpg",), names=names, list_file=str(file)),)

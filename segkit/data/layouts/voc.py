@@ -10,7 +10,6 @@ from types import MappingProxyType
 
 from segkit.data.layouts.base import Layout, Part, Split
 from segkit.data.layouts.files import Source
-from segkit.data.layouts.lists import read_names
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace
 from segkit.metadata.voc import VOC
@@ -85,7 +84,7 @@ class VOCLayout(Layout):
                 f"{self.root}: no {_LISTS}/{lists}, nor in VOC2012 or VOCdevkit/VOC2012 below; check --data.root and "
                 "the layout (datasets/README.md)"
             )
-        return read_names(file)
+        return self.read_list(file, "JPEGImages")
 
     def _list(self, split: str) -> Source | None:
         return self.files.file(f"{_LISTS}/{split}.txt")

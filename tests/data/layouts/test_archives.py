@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from segkit.archives import ZipMember
 from segkit.data.dataset import SegmentationDataset, collate
 from segkit.data.layouts.ade20k import ADE20KLayout
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.cityscapes import CityscapesLayout
 from segkit.data.layouts.coco_stuff import CocoStuffLayout
-from segkit.data.layouts.files import ZipMember, fingerprint, size_of
+from segkit.data.layouts.files import fingerprint, size_of
 
 SPLITS: Any = ("train", "val", "test")
 METHODS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
@@ -174,7 +175,12 @@ def test_a_damaged_member_is_named(published: Published, zips: Path, which: str,
     first, other, *_ = layout.find_samples("train")
     member = getattr(first, which)
     flip(member)
-    refused(lambda: layout.read(first), f"{member.archive}/{member.name}", "damaged", f"download {member.archive.name}")
+    refused(
+        lambda: layout.read(first),
+        f"{member.archive}/{member.name}",
+        "damaged",
+        f"download {member.archive.name}",
+    )
     layout.read(other)
 
 

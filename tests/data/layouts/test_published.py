@@ -226,12 +226,22 @@ def test_pictures_without_masks_are_predicted_and_not_scored(case: Case, root: P
             refused(lambda part=part: layout._samples(part, True), "no public masks")
 
 
+def test_predict_reads_val_where_there_are_no_test_pictures(case: Case, root: Path) -> None:
+    for folder in ("leftImg8bit/test", "testing"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    (root / VOC_LISTS / "test.txt").unlink(missing_ok=True)
+    layout = case.layout(root, **case.options)
+    has_public_test = case.layout is CamVidLayout
+    assert found(layout, "test", with_masks=False) == case.names["test" if has_public_test else "val"]
+    assert found(layout, "test") == case.names["test"]
+
+
 def test_a_missing_mask_is_named(case: Case, root: Path, refused: Any) -> None:
     layout = case.layout(root, **case.options)
     mask = layout.find_samples("train")[-1].mask
     assert isinstance(mask, Path)
     mask.unlink()
-    refused(lambda: layout.find_samples("train"), mask.name, "no mask for picture", "1 of")
+    refused(lambda: layout.find_samples("train"), mask.name, "no mask for image", "1 of")
 
 
 def test_a_wrong_root_is_named_in_one_line(case: Case, tmp_path: Path, refused: Any) -> None:
@@ -257,7 +267,7 @@ def test_what_is_missing_for_the_augmented_voc(tmp_path: Path, plant: Any, refus
     (tmp_path / VOC_LISTS / "train.txt").write_text("2007_2\n2007_77\n")
     refused(lambda: VOCLayout(tmp_path).find_samples("train"), "train.txt", "2007_77")
     (tmp_path / VOC_LISTS / "train.txt").write_text("2007_2\n2007_2\n")
-    refused(lambda: VOCLayout(tmp_path).find_samples("train"), "train.txt", "twice")
+    refused(lambda: VOCLayout(tmp_path).find_samples("train"), "train.txt", "2007_2 twice")
 
 
 def test_converted_masks_of_coco_stuff_are_refused(tmp_path: Path, plant: Any, refused: Any) -> None:

@@ -1,0 +1,157 @@
+"""Zip files of strangers: a directory that is believed only where it agrees with itself, and members read by place.
+
+A member is read by two reads and a decompression, without the archive's directory, so that a loader worker opens
+nothing that it would have to share. Stored members are as fast as files; deflated ones take the time to inflate them.
+"""
+
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from segkit.errors import InputError
+from segkit.paths import leads_outside, shown
+
+# What zipfile raises for a file that is no zip, or a damaged one.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    IndexError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
+
+_LOCAL_HEADER = struct.Struct("<4s2xH18x2H")  # signature, flags; lengths of the name and of the extra field that follow
+_LOCAL_START = b"PK\x03\x04"
+_UTF8, _ENCRYPTED = 0x800, 0x1 | 0x40 | 0x2000  # of a member's flags
+_RATIO = 1033  # deflate makes nothing smaller than by this, so that a larger content is a lie
+_LARGEST = 1 << 30  # bytes of a member; an uncompressed mask of 32768 x 32768
+
+
+@dataclass(frozen=True)
+class ZipMember:
+    """A file inside a zip.
+
+    Attributes:
+        archive: The zip.
+        name: Path inside it, with '/'.
+        stored_name: The same as the zip has it.
+        offset: Byte at which the member begins.
+        packed: Bytes of its stored content.
+        size: Bytes of its content.
+        crc: CRC-32 of its content.
+        method: How it is stored: `zipfile.ZIP_STORED` or `ZIP_DEFLATED`.
+    """
+
+    archive: Path
+    name: str
+    stored_name: str
+    offset: int
+    packed: int
+    size: int
+    crc: int
+    method: int
+
+    def __str__(self) -> str:
+        """Archive and name, as an error shows them."""
+        return shown(self.archive / self.name)
+
+    def read_bytes(self) -> bytes:
+        """The content.
+
+        Raises:
+            InputError: It is damaged, or not what the archive's directory said.
+            OSError: The archive cannot be read.
+        """
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            header = file.read(_LOCAL_HEADER.size)
+            if len(header) == _LOCAL_HEADER.size and self._is_own(header, file.read(_name_length(header))):
+                file.seek(_LOCAL_HEADER.unpack(header)[-1], 1)
+                data = self._unpacked(file.read(self.packed))
+                if zlib.crc32(data) == self.crc and len(data) == self.size:
+                    return data
+        raise InputError(f"{self}: damaged in its zip file (wrong check sum); download {self.archive.name} again")
+
+    def _is_own(self, header: bytes, name: bytes) -> bool:
+        """Whether the header before the content is that of this member, not of another one."""
+        start, flags, _, _ = _LOCAL_HEADER.unpack(header)
+        encoding = "utf-8" if flags & _UTF8 else "cp437"
+        return bool(start == _LOCAL_START) and name.decode(encoding, "replace") == self.stored_name
+
+    def _unpacked(self, data: bytes) -> bytes:
+        """Never more than a byte over what the directory promised, whatever the data would become."""
+        if self.method == zipfile.ZIP_STORED:
+            return data
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
+        except zlib.error:
+            return b""
+
+
+def read_members(archive: Path) -> list[ZipMember]:
+    """All files of a zip, in the order of its directory; a name may be there twice.
+
+    Raises:
+        InputError: It is not a zip; or a member's name leads out of the folder it is unpacked to, or it is a link, is
+            encrypted, compressed in another way than by deflate, or lies where or as large as it cannot be.
+    """
+    try:
+        size = archive.stat().st_size
+        with zipfile.ZipFile(archive) as opened:
+            entries = opened.infolist()
+    except (OSError, *ZIP_ERRORS) as error:
+        raise InputError(f"{archive}: cannot be read as a zip file ({error}); download it again") from error
+    check_entries(archive, entries)
+    members = [_member(archive, entry) for entry in entries if not entry.is_dir()]
+    _check_places(members, size)
+    return members
+
+
+def check_entries(archive: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
+    """Refuse links, and names that lead out of the folder that the zip is unpacked to, or that are none.
+
+    Raises:
+        InputError: Names the first.
+    """
+    for entry in entries:
+        name = entry.orig_filename  # as it stands there; `filename` ends at a zero byte
+        if not name.strip("./") or leads_outside(name) or stat.S_ISLNK(entry.external_attr >> 16):
+            raise InputError(f"{archive}: {name!a} in it leads out of the folder, or is a link; get another archive")
+
+
+def _member(archive: Path, entry: zipfile.ZipInfo) -> ZipMember:
+    if entry.flag_bits & _ENCRYPTED or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        name = shown(archive / entry.filename)
+        raise InputError(f"{name}: encrypted, or compressed by an unusual method; unpack it")
+    place = (entry.header_offset, entry.compress_size, entry.file_size, entry.CRC, entry.compress_type)
+    name = PurePosixPath(entry.filename).as_posix()  # "./a//b" is a/b
+    member = ZipMember(archive, name, entry.orig_filename, *place)
+    most = member.packed if member.method == zipfile.ZIP_STORED else member.packed * _RATIO
+    if member.size > min(most, _LARGEST) or (member.method == zipfile.ZIP_STORED and member.size != member.packed):
+        raise InputError(
+            f"{member}: {member.packed} bytes that claim to become {member.size}: damaged, or too large to be read "
+            f"packed (at most {_LARGEST}); unpack it, or download {archive.name} again"
+        )
+    return member
+
+
+def _check_places(members: list[ZipMember], size: int) -> None:
+    """Refuse members that lie behind the end of the archive, or one over another."""
+    ordered = sorted(members, key=lambda member: member.offset)
+    ends = [*(member.offset for member in ordered[1:]), size]
+    for member, end in zip(ordered, ends, strict=True):
+        if not 0 <= member.offset <= end - _LOCAL_HEADER.size - member.packed:
+            raise InputError(f"{member}: lies over another file of its zip, or behind its end; download it again")
+
+
+def _name_length(header: bytes) -> int:
+    return int(_LOCAL_HEADER.unpack(header)[2])

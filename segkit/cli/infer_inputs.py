@@ -1,0 +1,101 @@
+"""Which pictures `segkit infer` is for: those that are named, those in folders, and what their results are called."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+from segkit.errors import InputError
+from segkit.paths import IMAGE_SUFFIXES, walk_files
+
+_RESULTS = ("_labels.png", "_color.png", "_overlay.png", "_labels.tif")
+
+
+def find_pictures(
+    inputs: Iterable[Path],
+    output: Path,
+    failed: Callable[[Path, InputError], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[tuple[Path, Path]]:
+    """Find pictures in files and folders, and name their results.
+
+    Args:
+        inputs: files are taken as they are, absent ones too; folders are searched by `walk_files`.
+        output: the folder of the results; what lies below it is left out.
+        failed: told of what in a folder cannot be read; without it the first one is raised.
+        say: told how many pictures are left out because they lie below `output` and are no results.
+
+    Returns:
+        (picture, name of its results relative to `output`), each picture once. The name is that of the picture without
+        its suffix. Pictures that would share a name get their suffix into it (`a_jpg`, `a_png`), and if that is not
+        enough a number.
+
+    Raises:
+        InputError: a folder holds no picture, or is the output folder itself.
+    """
+    named: dict[str, Path] = {}  # by real path, so that a picture given twice counts once
+    shown: dict[str, Path] = {}
+    for given in inputs:
+        found = [(path, path.relative_to(given)) for path in _search(given, output, failed, say)]
+        for path, name in found or [(given, Path(given.name))]:
+            real = os.path.realpath(path)
+            shown.setdefault(real, path)
+            named.setdefault(real, name)
+    return list(zip(shown.values(), _unique(list(named.values())), strict=True))
+
+
+def _search(
+    folder: Path, output: Path, failed: Callable[[Path, InputError], None] | None, say: Callable[[str], None]
+) -> list[Path]:
+    """Pictures in a folder, but for those in the output folder where that lies inside; none of a file."""
+    if not folder.is_dir():
+        return []
+    if os.path.realpath(folder) == os.path.realpath(output):
+        raise InputError(f"{folder}: is both input and output; give --output another folder")
+    found = walk_files(folder, IMAGE_SUFFIXES, failed)
+    left_out = set(_below(found, folder, output))
+    inputs = [path for path in sorted(left_out) if not path.name.endswith(_RESULTS)]
+    if inputs:
+        say(
+            f"{inputs[0]} and all else in {output} is left out ({len(inputs)} images), because results go there; give "
+            "--output a folder outside of the input to have them segmented"
+        )
+    pictures = [path for path in found if path not in left_out]
+    if not pictures:
+        raise InputError(f"{folder}: no pictures in this folder ({', '.join(IMAGE_SUFFIXES)} are looked for)")
+    return pictures
+
+
+def _below(found: Iterable[Path], folder: Path, output: Path) -> Iterable[Path]:
+    """Those whose way down from `folder` leads through the output folder, links followed."""
+    real_output = os.path.realpath(output)
+
+    @cache
+    def is_inside(parent: Path) -> bool:
+        return parent != folder and (os.path.realpath(parent) == real_output or is_inside(parent.parent))
+
+    return (path for path in found if is_inside(path.parent))
+
+
+def _unique(names: list[Path]) -> list[Path]:
+    """Drop the suffix where the rest tells the names apart, without regard to case (macOS and Windows have none)."""
+    short = [name.with_suffix("") for name in names]
+    short = _replace_shared(short, [name.with_name(name.name.replace(".", "_")) for name in names])
+    taken: dict[str, Path] = {}
+    for name in short:
+        number, candidate = 1, name
+        while _key(candidate) in taken:
+            number += 1
+            candidate = name.with_name(f"{name.name}_{number}")
+        taken[_key(candidate)] = candidate
+    return list(taken.values())
+
+
+def _replace_shared(names: list[Path], replacements: list[Path]) -> list[Path]:
+    counts = Counter(map(_key, names))
+    return [new if counts[_key(old)] > 1 else old for old, new in zip(names, replacements, strict=True)]
+
+
+def _key(name: Path) -> str:
+    return str(name).casefold()

@@ -1,0 +1,153 @@
+"""Paths that others wrote: what lies below a folder, what can be read as a file, and which names lead out of one."""
+
+import errno
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from segkit.errors import InputError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+# Beside hidden ones: what file servers and systems write into any folder.
+_NO_DATA = {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "system volume information", "lost+found"}
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def walk_files(
+    folder: Path, suffixes: Sequence[str] = (), failed: Callable[[Path, InputError], None] | None = None
+) -> list[Path]:
+    """Everything but folders, anywhere below a folder, in the order of the paths.
+
+    What `is_left_out` names, and all below it, is left out. Links to folders are followed: each folder is entered once,
+    by its own name rather than a link's, and a link that leads back up to a folder that holds it is left out.
+
+    Args:
+        folder: Where to begin; it may be hidden, or a link.
+        suffixes: Endings that count, in small letters; those of the files may be in capitals. None given: all.
+        failed: Told of each folder that cannot be read and each name that is not UTF-8, and the walk goes on; without
+            it the first one is raised.
+
+    Raises:
+        InputError: There is no such folder, or what `failed` would be told.
+    """
+    walk = _Walk(tuple(suffixes), failed or _raise)
+    walk.tree(folder, ())
+    while walk.links:  # after all real folders, so that what has a name of its own is found by it
+        walk.tree(*walk.links.popleft())
+    return sorted(walk.found)
+
+
+class _Walk:
+    """The state of one walk: the paths found, the real folders entered, and the links to folders put aside."""
+
+    def __init__(self, suffixes: tuple[str, ...], failed: Callable[[Path, InputError], None]) -> None:
+        self._suffixes, self._failed = suffixes, failed
+        self.found: list[Path] = []
+        self.links: deque[tuple[Path, tuple[Path, ...]]] = deque()
+        self._entered: set[Path] = set()
+
+    def tree(self, top: Path, holders: tuple[Path, ...]) -> None:
+        """Enter a folder and the real ones below it; `holders`: real folders of the links that led to it."""
+        real_top = Path(os.path.realpath(top))
+        if any(real_top == holder or real_top in holder.parents for holder in holders):
+            return
+        folders = [(top, real_top)]
+        while folders:
+            here, real = folders.pop()
+            if real in self._entered:
+                continue
+            self._entered.add(real)
+            for entry in self._entries(here):
+                path = here / entry.name
+                if not os.path.isdir(path):  # not the entry's own is_dir, which raises for a link to itself
+                    self.found.append(path)
+                elif entry.is_symlink():
+                    self.links.append((path, (*holders, real)))
+                else:
+                    folders.append((path, real / entry.name))
+
+    def _entries(self, folder: Path) -> list["os.DirEntry[str]"]:
+        try:
+            with os.scandir(folder) as entries:
+                wanted = sorted(filter(self._is_wanted, entries), key=lambda entry: entry.name)
+        except OSError as error:
+            self._failed(
+                folder,
+                InputError(f"{shown(folder)}: cannot read this folder ({error.strerror}); check its permissions"),
+            )
+            return []
+        return [entry for entry in wanted if self._is_text(folder / entry.name)]
+
+    def _is_wanted(self, entry: "os.DirEntry[str]") -> bool:
+        if is_left_out(entry.name):
+            return False
+        return not self._suffixes or entry.name.lower().endswith(self._suffixes) or os.path.isdir(entry)
+
+    def _is_text(self, path: Path) -> bool:
+        try:
+            _check_text(path)
+        except InputError as error:
+            self._failed(path, error)
+            return False
+        return True
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a file or folder of this name is no data: hidden, or written by a file server or system."""
+    return name.startswith(".") or name.lower() in _NO_DATA
+
+
+def leads_outside(name: str) -> bool:
+    """Whether a name in a list or archive, parts joined by '/', may lead out of the folder that it is relative to.
+
+    On any system: an absolute path, "..", a drive, backslashes.
+    """
+    steps_up = any(part.strip() == ".." for part in name.split("/"))
+    return steps_up or name.startswith("/") or "\\" in name or "\0" in name or _DRIVE.match(name) is not None
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is there and can be read neither as a file nor as a folder: opening a pipe would wait for ever.
+
+    Raises:
+        InputError: It is a pipe, a socket, a device, or a link that leads nowhere; or its name is not UTF-8.
+    """
+    _check_text(path)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path}: is a link that leads to itself; remove it") from None
+        if error.errno == errno.ENOENT and os.path.islink(path):
+            target = shown(os.readlink(path))
+            raise InputError(f"{path}: is a link to {target}, which is not there; correct the link") from None
+        return  # who reads it says what is wrong
+    if stat.S_IFMT(mode) in _KINDS:
+        raise InputError(f"{path}: is {_KINDS[stat.S_IFMT(mode)]}, not a file; remove it, or give a file")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    r"""A path as a message can show it: bytes that are not UTF-8 and what does not print as `\xff`."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _check_text(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{shown(path)}: this name is not UTF-8; rename it") from None
+
+
+def _raise(path: Path, error: InputError) -> None:
+    raise error
