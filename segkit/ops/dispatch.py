@@ -1,5 +1,6 @@
 """Which form of a fused operation runs: its Triton kernel on CUDA, its strips on the CPU, or plain PyTorch by request.
 
+A kernel that fails on a card, or differs from the plain form there, is not used (`kernels/first_use.py`).
 `SEGKIT_FUSED_OPS=0` in the environment, or `plain_ops()` around some code, turns every fused form off: what then runs
 is the reference that the tests compare the fused forms with.
 """
@@ -35,13 +36,18 @@ def fused_ops() -> bool:
     return not _plain.get()
 
 
-def uses_triton(tensor: Tensor) -> bool:
-    """Whether the kernel for CUDA is to run on this tensor."""
-    return tensor.is_cuda and fused_ops() and _has_triton()
+def uses_triton(tensor: Tensor, kernel: str) -> bool:
+    """Whether the kernel for CUDA of this name is to run on this tensor: it is compared with the plain form once."""
+    if not (tensor.is_cuda and fused_ops() and has_triton()):
+        return False
+    from segkit.ops.kernels.first_use import trusted
+
+    return trusted(kernel, tensor)
 
 
 @cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Whether Triton is installed."""
     return find_spec("triton") is not None
 
 

@@ -74,7 +74,7 @@ def split_pool(splits: Tensor, radix: int) -> Tensor:
 @operator("segkit::split_attention")
 def _attend(splits: Tensor, attention: Tensor, radix: int, cardinality: int) -> Tensor:
     output = _empty_result(splits, attention, radix)
-    if uses_triton(splits):
+    if uses_triton(splits, "split_attention"):
         from segkit.ops.kernels import split_attention as kernels
 
         return kernels.forward(splits, attention, output, radix, cardinality)
@@ -88,7 +88,7 @@ def _attend_backward(
     gradient: Tensor, splits: Tensor, attention: Tensor, radix: int, cardinality: int
 ) -> tuple[Tensor, Tensor]:
     """The gradients by `splits` and by `attention`; an operator without a derivative."""
-    if uses_triton(splits):
+    if uses_triton(splits, "split_attention_backward"):
         from segkit.ops.kernels import split_attention as kernels
 
         return kernels.backward(gradient, splits, attention, radix, cardinality)

@@ -65,7 +65,7 @@ def argmax_bytes(num_classes: int, batch: int, size: tuple[int, int], max_bytes:
 @operator("segkit::upsample_argmax")
 def _labels(logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None) -> Tensor:
     wanted = (size[0], size[1])
-    if uses_triton(logits):
+    if uses_triton(logits, "upsample_argmax"):
         from segkit.ops.kernels.upsample_argmax import launch
 
         return launch(logits, wanted, align_corners, with_confidence=False)[0]
@@ -84,7 +84,7 @@ def _confidence(
     logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None
 ) -> tuple[Tensor, Tensor]:
     wanted = (size[0], size[1])
-    if uses_triton(logits):
+    if uses_triton(logits, "upsample_argmax"):
         from segkit.ops.kernels.upsample_argmax import launch
 
         return launch(logits, wanted, align_corners, with_confidence=True)

@@ -96,7 +96,7 @@ def _cross_entropy(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     """The loss's sum and its gradient (B, K, h, w), or without (0,); one operation to torch.compile."""
-    if uses_triton(logits) and logits.dtype != torch.float64:
+    if logits.dtype != torch.float64 and uses_triton(logits, "upsample_cross_entropy"):
         from segkit.ops.kernels import upsample_cross_entropy as kernel
 
         weights = None if weight is None else weight.to(logits.device, torch.float32).contiguous()

@@ -46,7 +46,7 @@ def _true_probability(
     logits: Tensor, mask: Tensor, align_corners: bool, ignore_index: int, max_bytes: int | None
 ) -> Tensor:
     """One operation to torch.compile."""
-    if uses_triton(logits) and logits.dtype != torch.float64:
+    if logits.dtype != torch.float64 and uses_triton(logits, "upsample_true_probability"):
         from segkit.ops.kernels import upsample_cross_entropy as kernel
 
         return kernel.true_probability(logits, mask, align_corners, ignore_index, OF_IGNORED)

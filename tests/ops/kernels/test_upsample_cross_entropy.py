@@ -103,8 +103,8 @@ def test_probabilities_are_pytorchs(align_corners: bool) -> None:
 
 def test_the_operations_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As they do on CUDA: autograd scales the kernel's gradient and lowers it; float64 goes the other way."""
-    monkeypatch.setattr(operation, "uses_triton", lambda tensor: True)
-    monkeypatch.setattr(upsample_probability, "uses_triton", lambda tensor: True)
+    monkeypatch.setattr(operation, "uses_triton", lambda tensor, kernel: True)
+    monkeypatch.setattr(upsample_probability, "uses_triton", lambda tensor, kernel: True)
     logits, mask = example(3, (2, 3), (5, 4))
     weight = torch.tensor([0.5, 2, 1], dtype=torch.float64, device=DEVICE)
     total, by_kernel = kernel.cross_entropy(logits.half(), mask, weight.float(), True, 255, 0.1, True)
