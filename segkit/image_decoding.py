@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from segkit.errors import InputError
-from segkit.image_header import JPEG_START, PNG_START, TIFF_STARTS, Header, upright_tiff
+from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, TIFF_STARTS, Header, upright_tiff
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -50,7 +50,7 @@ def decode_rgb(data: bytes, header: Header, path: object) -> UInt8Array:
         InputError: The file is truncated or damaged as far as that can be told, or of a kind that is not read.
     """
     data = upright_tiff(data) if data.startswith(TIFF_STARTS) else data
-    check_complete(data, path)
+    check_complete(data, header, path)
     if header.bits > 8 or header.samples != "unsigned":
         return _decode_deep(data, header, path)
     image = _decode(data, _COLOR, path)
@@ -86,7 +86,7 @@ def high_byte(values: npt.NDArray[np.uint16], path: object) -> UInt8Array:
     return high
 
 
-def check_complete(data: bytes, path: object) -> None:
+def check_complete(data: bytes, header: Header, path: object) -> None:
     """Refuse a truncated file, whose missing rows OpenCV would fill with grey without a word.
 
     A JPEG or PNG that ends with its end marker is complete, which costs nothing. Anything else (bytes after the
@@ -99,10 +99,12 @@ def check_complete(data: bytes, path: object) -> None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        # Pillow does not know the format, or finds it large: OpenCV decides.
+    except Image.DecompressionBombError:  # large for Pillow: OpenCV decides
         return
-    except (OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        if header.samples == "unsigned":  # OpenCV makes white of a compression that it does not know
+            raise InputError(f"{path}: an image of a kind that is not read; save it as RGB with 8 bits") from error
+    except DECODER_ERRORS as error:
         raise InputError(f"{path}: truncated or damaged picture ({one_line(error)}); copy it again") from error
 
 
@@ -125,12 +127,12 @@ def _decode_by_pillow(data: bytes) -> UInt8Array | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except DECODER_ERRORS:
         return None
 
 
 def _decode_deep(data: bytes, header: Header, path: object) -> UInt8Array:
-    values = _decode(data, _DEEP, path)
+    values = None if header.bits % 8 else _decode(data, _DEEP, path)  # of packed bits OpenCV notices no damage
     channels = 0 if values is None else 1 if values.ndim == 2 else values.shape[2]
     is_odd = header.channels > 1 and (header.planes or channels != header.channels)  # OpenCV mixes their values up
     if values is None or is_odd:

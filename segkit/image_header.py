@@ -7,9 +7,10 @@ knows no RGB TIFF of 16 bits, turns TIFFs of itself, and decodes a whole PNG to 
 import io
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, TypeAlias
+from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
 from PIL import Image
 
@@ -25,13 +26,28 @@ JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big end first; "+" is BigTIFF
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _ORIENTATION = 254, 256, 257, 258, 274  # TIFF's tags
-_CHANNELS, _PLANES, _FORMAT = 277, 284, 339
+_STRIPS, _CHANNELS, _STRIP_ROWS, _PLANES = 273, 277, 278, 284
+_TILE_WIDTH, _TILE_HEIGHT, _TILES, _FORMAT = 322, 323, 324, 339
 _SUBFILE_SMALLER, _SUBFILE_MASK = 1, 4  # bits of a page that is a preview, or a mask, of another one
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF values, and struct's letters for them
 _MOST_PAGES = 10_000  # counted; a chain of directories that is longer is damage or malice
 
 Samples: TypeAlias = Literal["unsigned", "signed", "float"]
-Tags: TypeAlias = dict[int, tuple[int, int]]  # tag -> its first value, and the byte at which its entry begins
+
+# What Pillow and struct raise for damaged files; Pillow's readers are many and were not written for them.
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+                  EOFError, NotImplementedError, struct.error, Image.DecompressionBombError)  # fmt: skip
+
+
+class Tag(NamedTuple):
+    """An entry of a TIFF's directory: its first value, how many there are, and the byte at which it begins."""
+
+    value: int
+    many: int = 1
+    position: int = 0
+
+
+Tags: TypeAlias = dict[int, Tag]
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ def parse_header(file: BinaryIO) -> Header:
     """Read the header of an open image file.
 
     Raises:
-        OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError: It is no image, or damaged.
+        DECODER_ERRORS: It is no image, or damaged.
     """
     start = file.read(8)
     if start.startswith(JPEG_START):
@@ -108,10 +124,10 @@ def max_pixels() -> int:
 
 def upright_tiff(data: bytes) -> bytes:
     """The same TIFF without an orientation: OpenCV and Pillow turn a TIFF by it, whatever they are asked for."""
-    tags = next(_directories(io.BytesIO(data)), {})
-    if tags.get(_ORIENTATION, (UPRIGHT, 0))[0] == UPRIGHT:
+    tag = next(_directories(io.BytesIO(data)), {}).get(_ORIENTATION)
+    if tag is None or tag.value == UPRIGHT:
         return data
-    order, position = _order(data), tags[_ORIENTATION][1]
+    order, position = _order(data), tag.position
     entry = struct.pack(f"{order}HH", _ORIENTATION, 3)  # 3: a number of 16 bits
     count = struct.pack(f"{order}Q" if _is_big(data) else f"{order}I", 1)
     value = struct.pack(f"{order}H", UPRIGHT)
@@ -146,13 +162,21 @@ def _parse_png(file: BinaryIO) -> Header:
     length, kind, width, height, bits = struct.unpack(">I4sIIB", _exactly(file, 17))
     if kind != b"IHDR" or length != 13 or not width or not height:
         raise ValueError("a PNG without a size")
+    size = file.seek(0, io.SEEK_END)
     frames, orientation, position = 1, UPRIGHT, 33
     while len(head := _read_at(file, position, 8)) == 8:
         length, kind = struct.unpack(">I4s", head)
+        if position + 12 + length > size:  # OpenCV would make room for up to 4 GB
+            raise ValueError("a chunk of the PNG is longer than the file")
         if kind == b"acTL":
             frames = int.from_bytes(file.read(4), "big")
         elif kind == b"eXIf":
-            orientation = _exif_orientation(file.read(length))
+            block, check_sum = file.read(length), file.read(4)
+            if zlib.crc32(kind + block) != int.from_bytes(check_sum, "big"):
+                raise ValueError("the EXIF block is damaged")  # decoders ignore that, and would turn the image wrongly
+            orientation = _exif_orientation(block)
+        elif kind == b"IEND":
+            break
         position += 12 + length
     return Header(width, height, bits, frames=max(1, frames), orientation=orientation)
 
@@ -160,21 +184,25 @@ def _parse_png(file: BinaryIO) -> Header:
 def _parse_tiff(file: BinaryIO) -> Header:
     pages = _directories(file)
     first = next(pages, {})
-    frames = 1 + sum(not page.get(_SUBFILE, (0, 0))[0] & (_SUBFILE_SMALLER | _SUBFILE_MASK) for page in pages)
-    width, height = (first.get(tag, (0, 0))[0] for tag in (_WIDTH, _HEIGHT))
-    if not width or not height:
+
+    def value(tag: int, default: int) -> int:
+        return first[tag].value if tag in first else default
+
+    frames = 1 + sum(not page.get(_SUBFILE, Tag(0)).value & (_SUBFILE_SMALLER | _SUBFILE_MASK) for page in pages)
+    width, height, channels = value(_WIDTH, 0), value(_HEIGHT, 0), value(_CHANNELS, 1)
+    planes = value(_PLANES, 1) == 2
+    if not width or not height or not channels:
         raise ValueError("a TIFF without a size")
-    samples: dict[int, Samples] = {2: "signed", 3: "float"}
-    return Header(
-        width,
-        height,
-        bits=first.get(_BITS, (1, 0))[0],
-        samples=samples.get(first.get(_FORMAT, (1, 0))[0], "unsigned"),
-        channels=first.get(_CHANNELS, (1, 0))[0],
-        planes=first.get(_PLANES, (1, 0))[0] == 2,
-        frames=frames,
-        orientation=_valid(first.get(_ORIENTATION, (UPRIGHT, 0))[0]),
-    )
+    if _TILES in first:
+        wide, high, stored = value(_TILE_WIDTH, 0), value(_TILE_HEIGHT, 0), first[_TILES].many
+    else:
+        wide, high, stored = width, value(_STRIP_ROWS, height), first.get(_STRIPS, Tag(0, 0)).many
+    if not wide or not high or stored < -(-width // wide) * -(-height // high) * (channels if planes else 1):
+        raise ValueError("a TIFF that has too few strips or tiles for its size")  # decoders fill up with anything
+    kinds: dict[int, Samples] = {2: "signed", 3: "float"}
+    samples = kinds.get(value(_FORMAT, 1), "unsigned")
+    orientation = _valid(value(_ORIENTATION, UPRIGHT))
+    return Header(width, height, value(_BITS, 1), samples, channels, planes, frames, orientation)
 
 
 def _parse_other(file: BinaryIO) -> Header:
@@ -210,7 +238,7 @@ def _directories(file: BinaryIO) -> Iterator[Tags]:
             if many * struct.calcsize("=" + letter) > inline:
                 value = _read_at(file, struct.unpack(order + number, value)[0], 8)
             if len(value) >= struct.calcsize("=" + letter):
-                tags[tag] = struct.unpack_from(order + letter, value)[0], begin + at
+                tags[tag] = Tag(struct.unpack_from(order + letter, value)[0], many, begin + at)
         yield tags
         position = struct.unpack(order + number, following)[0] if len(following) == inline else 0
 
@@ -218,7 +246,7 @@ def _directories(file: BinaryIO) -> Iterator[Tags]:
 def _exif_orientation(block: bytes) -> int:
     """Of a block that is damaged: upright, as every reader has it."""
     try:
-        return _valid(next(_directories(io.BytesIO(block)), {}).get(_ORIENTATION, (UPRIGHT, 0))[0])
+        return _valid(next(_directories(io.BytesIO(block)), {}).get(_ORIENTATION, Tag(UPRIGHT)).value)
     except (ValueError, struct.error, OverflowError):
         return UPRIGHT
 

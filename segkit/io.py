@@ -18,12 +18,13 @@ from typing import BinaryIO, Protocol, TypeAlias
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from segkit.errors import InputError
 from segkit.files import write_bytes
 from segkit.image_decoding import decode_rgb, one_line, turn
 from segkit.image_header import (
+    DECODER_ERRORS,
     JPEG_START,
     PNG_START,
     TIFF_STARTS,
@@ -96,7 +97,7 @@ def read_label(path: File) -> UInt8Array:
             is_readable = mode in ("L", "P", "1") and kind != "JPEG"
             values = np.array(image, np.uint8) if is_readable else None
             held = "" if is_readable else _describe_values(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODER_ERRORS as error:
         raise InputError(f"{path}: unreadable label map ({one_line(error)}); write it again as an 8-bit PNG") from error
     if kind == "JPEG":
         raise InputError(
@@ -189,7 +190,7 @@ def _read_bytes(path: File, what: str) -> bytes:
 def _header(file: BinaryIO, path: File) -> Header:
     try:
         return parse_header(file)
-    except (OSError, SyntaxError, ValueError, OverflowError, struct.error, Image.DecompressionBombError) as error:
+    except DECODER_ERRORS as error:
         raise InputError(
             f"{path}: not a picture that can be decoded, or damaged ({one_line(error)}); allowed are JPEG, PNG, TIFF, "
             "WebP and BMP"

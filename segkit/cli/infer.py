@@ -157,7 +157,7 @@ class _Work:
     def _complain(self, path: Path, error: Exception) -> None:
         self.failed += 1
         self._bar.update()
-        _complain(error)
+        _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
 
 
 def write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: float) -> None:
