@@ -1,8 +1,9 @@
 """Metrics by convention: which rule of which toolkit turns one count matrix into mIoU, and how far they differ.
 
-The toolkits agree on the pixels: counts are summed over the data set, and pixels of ignored truth count for nobody.
-They differ in classes that are absent, in pixels predicted as no class, and in what they average. Everything here was
-read in the file that `Convention.source` names; the arithmetic is in `segkit.evaluation.scores`.
+The toolkits agree on the pixels: counts are summed over the data set, and pixels of ignored truth count for nobody
+(but by `void-class`, by which some numbers of CamVid are published). They differ in classes that are absent, in pixels
+predicted as no class, and in what they average. Everything here was read in the file that `Convention.source` names;
+the arithmetic is in `segkit.evaluation.scores`.
 """
 
 from __future__ import annotations
@@ -161,6 +162,18 @@ _ROWS = (
         no_class="missed; torchmetrics itself fails on them",
         averages="average='micro' and 'macro': 0 for a class that is predicted only, and 0 where nothing is labelled",
         score=scores.torchmetrics,
+    ),
+    Convention(
+        name="void-class",
+        source="ESPNet, train/IOUEval.py, as trained on CamVid's 12 values, the last of which is void",
+        rule="void (ignored truth) is one more class, predicted by no class (255), and wrong to predict on; mIoU: "
+        "mean of I / (U + 1e-8) over K + 1 classes, 0 for an absent one (ESPNet averages over batches; this is summed)",
+        absent="0",
+        predicted_only="0",
+        ignored="a class of their own, right where predicted as no class",
+        no_class="predicted as void",
+        averages="pixel and mean accuracy: right / true over K + 1 classes, void among them, + 1e-8",
+        score=scores.void_class,
     ),
 )
 

@@ -67,9 +67,9 @@ def result_dict(
     Raises:
         InputError: there are not K names, the masks held undeclared ids, or there is no such convention.
     """
-    _check_names(class_names, confusion.num_classes)
     scores, matrix = confusion.scores(metric), confusion.matrix.cpu()
-    missed = confusion.missed.cpu()
+    names, missed = row_names(class_names, scores), confusion.missed.cpu()
+    pixels = confusion.counts.sum(dim=1)[: len(names)].tolist()  # of void, too, where that is a row
     return {
         "segkit": __version__,
         "date": now(),
@@ -91,16 +91,17 @@ def result_dict(
                 "name": name,
                 "IoU": number_or_null(iou),
                 "accuracy": number_or_null(accuracy),
-                "pixels": int(pixels),
+                "pixels": count,
             }
-            for i, (name, iou, accuracy, pixels) in enumerate(
-                zip(class_names, scores.class_iou, scores.class_accuracy, matrix.sum(1) + missed, strict=True)
+            for i, (name, iou, accuracy, count) in enumerate(
+                zip(names, scores.class_iou, scores.class_accuracy, pixels, strict=True)
             )
         ],
-        "absent_classes": [class_names[i] for i in scores.absent],
+        "absent_classes": [names[i] for i in scores.absent],
         "conventions": {name: _means(confusion.scores(name)) for name in CONVENTIONS},
         "confusion_matrix": matrix.tolist(),
         "missed": missed.tolist(),
+        "void": confusion.counts[confusion.num_classes].tolist(),
         "versions": versions(),
     }
 
@@ -116,7 +117,7 @@ def format_table(scores: Scores, class_names: Sequence[str]) -> str:
     Raises:
         InputError: there are not K names.
     """
-    _check_names(class_names, len(scores.class_iou))
+    class_names = row_names(class_names, scores)
     width = max(len(name) for name in (*class_names, "frequency-weighted IoU"))
     rule = "-" * (width + 19)
     lines = [_row("class", "IoU", "accuracy", width), rule]
@@ -181,9 +182,17 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _check_names(class_names: Sequence[str], num_classes: int) -> None:
-    if len(class_names) != num_classes:
-        raise InputError(f"results: {len(class_names)} class names for {num_classes} classes; give one name per class")
+def row_names(class_names: Sequence[str], scores: Scores) -> tuple[str, ...]:
+    """Names of the rows of `scores`: the classes, and "void" where the convention counts it as one.
+
+    Raises:
+        InputError: there are not K names.
+    """
+    rows = len(scores.class_iou)
+    names = (*class_names, *(["void"] if scores.counts_void else []))
+    if len(names) != rows:
+        raise InputError(f"results: {len(class_names)} class names for {rows} classes; give one name per class")
+    return names
 
 
 def number_or_null(value: float) -> float | None:

@@ -27,7 +27,8 @@ class Scores:
     """Scores as fractions 0..1, float64; NaN where a division would be by zero, and where a toolkit has no such score.
 
     Attributes:
-        class_iou: (K,) intersection over union; NaN for classes that `miou` leaves out.
+        class_iou: (K,) intersection over union; NaN for classes that `miou` leaves out. Where void counts as a class,
+            this and `class_accuracy` are (K + 1,), void last.
         class_accuracy: (K,) share of a class's true pixels that were found (PaddleSeg: share of the predicted ones
             that are right); NaN for classes that `mean_accuracy` leaves out.
         miou: mean of `class_iou` over the classes that have one.
@@ -35,6 +36,7 @@ class Scores:
         mean_accuracy: mean of `class_accuracy` over the classes that have one.
         frequency_weighted_iou: mean of `class_iou` weighted by true pixels.
         absent: classes absent from truth and prediction.
+        counts_void: whether void is a class, the last one.
     """
 
     class_iou: NDArray[np.float64]
@@ -44,23 +46,26 @@ class Scores:
     mean_accuracy: float
     frequency_weighted_iou: float
     absent: tuple[int, ...]
+    counts_void: bool = False
 
 
 @dataclass(frozen=True)
 class Areas:
-    """Pixels of each class, int64 (K,), without the ignored ones.
+    """Pixels of each class, int64 (K,), without those whose truth is ignored, which `void` counts.
 
     Attributes:
         right: of the class, and predicted as it.
         true: of the class.
         predicted: predicted as the class.
         missed: of the class, and predicted as no class at all; part of `true`.
+        void: (K + 1,) whose truth is ignored: predicted as each class, and last, as no class at all.
     """
 
     right: NDArray[np.int64]
     true: NDArray[np.int64]
     predicted: NDArray[np.int64]
     missed: NDArray[np.int64]
+    void: NDArray[np.int64]
 
     @property
     def union(self) -> NDArray[np.int64]:
@@ -83,7 +88,7 @@ def areas_of(counts: Tensor | NDArray[Any]) -> Areas:
         raise InputError(f"scores: counts have shape {tuple(counts.shape)}; allowed is (K + 2, K + 1) for K classes")
     check_declared(counts)
     num_classes = counts.shape[1] - 1
-    return _areas(counts[:num_classes, :num_classes], counts[:num_classes, num_classes])
+    return _areas(counts[:num_classes, :num_classes], counts[:num_classes, num_classes], counts[num_classes])
 
 
 def check_declared(counts: Tensor | NDArray[Any], ignore_index: int = IGNORE_INDEX) -> None:
@@ -169,10 +174,24 @@ def torchmetrics(areas: Areas) -> Scores:
     return result if areas.true.any() else replace(result, pixel_accuracy=0.0, mean_accuracy=0.0)
 
 
-def _areas(matrix: Tensor | NDArray[Any], missed: Tensor | NDArray[Any] | None) -> Areas:
+def void_class(areas: Areas) -> Scores:
+    """Void is one more class of the truth, which is predicted by predicting no class; 1e-8 in each denominator."""
+    right = np.append(areas.right, areas.void[-1])  # (K + 1)
+    true = np.append(areas.true, areas.void.sum())
+    predicted = np.append(areas.predicted, areas.missed.sum()) + areas.void
+    whole = Areas(right, true, predicted, np.zeros_like(right), np.zeros(len(right) + 1, np.int64))
+    pixel = float(right.sum() / (true.sum() + 1e-8))
+    found = _scores(whole, right / (whole.union + 1e-8), right / (true + 1e-8), pixel=pixel)
+    return replace(found, counts_void=True)
+
+
+def _areas(
+    matrix: Tensor | NDArray[Any], missed: Tensor | NDArray[Any] | None, void: Tensor | NDArray[Any] | None = None
+) -> Areas:
     counts = _as_integers(matrix)
     nowhere = np.zeros(len(counts), np.int64) if missed is None else _as_integers(missed)
-    return Areas(counts.diagonal(), counts.sum(axis=1) + nowhere, counts.sum(axis=0), nowhere)
+    ignored = np.zeros(len(counts) + 1, np.int64) if void is None else _as_integers(void)
+    return Areas(counts.diagonal(), counts.sum(axis=1) + nowhere, counts.sum(axis=0), nowhere, ignored)
 
 
 def _scores(

@@ -24,7 +24,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import CONVENTIONS, comparison_table, convention_scores
+from segkit.evaluation.results import format_table, result_dict, row_names
 from segkit.evaluation.scores import Scores
+from segkit.inference.protocols import get
 
 official_args = copy(global_args)  # the script writes into them, and another test looks that nobody does
 
@@ -216,14 +218,54 @@ def test_by_hand():
         "paddleseg-2.8": ((3 / 4 + 1 / 2) / 4, 4 / 5, np.nan),
         "detectron2": ((3 / 4 + 1) / 2, 4 / 5, (3 / 4 + 1) / 2),
         "torchmetrics": ((3 / 4 + 1 / 2 + 0) / 3, 4 / 6, (3 / 4 + 1 / 2 + 0) / 3),
+        # 3 is predicted on void; void is missed once, and predicted once where it is not
+        "void-class": ((3 / 4 + 1 / 2 + 0 + 0 + 0) / 5, 4 / 7, (3 / 4 + 1 / 2 + 0 + 0 + 0) / 5),
     }
     assert expected.keys() == CONVENTIONS.keys()
     for name, values in expected.items():
         score = confusion.scores(name)
         found = (score.miou, score.pixel_accuracy, score.mean_accuracy)
-        np.testing.assert_allclose(found, values, rtol=1e-9, err_msg=name)
-        assert score.absent == (3,)
+        np.testing.assert_allclose(found, values, rtol=1e-8, err_msg=name)
+        assert score.absent == (() if name == "void-class" else (3,))
     assert confusion.scores().miou == confusion.scores("segkit").miou
+
+
+def test_void_is_the_twelfth_class_of_camvid():
+    """Two classes and void, by hand. Rows of the truth, columns predicted as 0, 1, no class: 4 1 1, 0 2 0, 2 1 5."""
+    pairs = [(0, 0, 4), (0, 1, 1), (0, 255, 1), (1, 1, 2), (255, 0, 2), (255, 1, 1), (255, 255, 5)]
+    mask, labels = ([pair[i] for pair in pairs for _ in range(pair[2])] for i in (0, 1))
+    confusion = ConfusionMatrix(2)
+    confusion.update(torch.tensor([mask], dtype=torch.uint8), torch.tensor([labels], dtype=torch.uint8))
+    score = confusion.scores("void-class")
+    np.testing.assert_allclose(score.class_iou, [4 / (4 + 2 + 2), 2 / (2 + 2), 5 / (5 + 3 + 1)], rtol=1e-8)
+    np.testing.assert_allclose(score.class_accuracy, [4 / 6, 2 / 2, 5 / 8], rtol=1e-8)
+    assert (score.miou, score.pixel_accuracy) == pytest.approx(((1 / 2 + 1 / 2 + 5 / 9) / 3, 11 / 16))
+    assert confusion.scores().miou == pytest.approx((4 / 6 + 2 / 3) / 2)  # void does not count
+    assert row_names(("sky", "road"), score) == ("sky", "road", "void")
+    table = format_table(score, ("sky", "road"))
+    assert [line.split() for line in table.splitlines()[2:5]][2] == ["void", "55.56", "62.50"]
+    result = result_dict(confusion, ("sky", "road"), get("whole"), metric="void-class")
+    assert result["classes"][2] == {
+        "id": 2,
+        "name": "void",
+        "IoU": score.class_iou[2],
+        "accuracy": score.class_accuracy[2],
+        "pixels": 8,
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_void_class_is_espnets_file_in_plain_loops(case):
+    """ESPNet, train/IOUEval.py, of one batch that is the whole data set; void is the last of its classes."""
+    num_classes = int(GOLDEN[f"{case}/num_classes"])
+    hist = np.zeros((num_classes + 1, num_classes + 1))
+    for mask, labels in pictures(case):
+        for true, predicted in zip(mask.flat, labels.flat, strict=True):
+            hist[min(int(true), num_classes), min(int(predicted), num_classes)] += 1
+    iou = [hist[k, k] / (hist[k].sum() + hist[:, k].sum() - hist[k, k] + 1e-8) for k in range(num_classes + 1)]
+    score = ours(case, "void-class")
+    assert_same(score, iou, np.mean(iou), rtol=1e-13)
+    np.testing.assert_allclose(score.pixel_accuracy, np.trace(hist) / (hist.sum() + 1e-8), rtol=1e-13)
 
 
 def test_what_is_said_in_words_is_what_is_done():
@@ -231,7 +273,7 @@ def test_what_is_said_in_words_is_what_is_done():
     confusion.update(torch.tensor([[0, 0]]), torch.tensor([[0, 1]]))  # 1 is predicted only, 2 is absent from both
     words = {0.0: "0", 1.0: "1"}
     for name, row in CONVENTIONS.items():
-        _, predicted_only, absent = (words.get(round(v, 9), "left out") for v in confusion.scores(name).class_iou)
+        _, predicted_only, absent = (words.get(round(v, 9), "left out") for v in confusion.scores(name).class_iou[:3])
         assert (row.name, row.predicted_only, row.absent) == (name, predicted_only, absent)
         assert row.source and row.rule and "\n" not in row.rule
 

@@ -120,7 +120,7 @@ def test_metric_option(command, tmp_path, capfd, caplog, subcommand, metric):
     assert f"metric {headline}: {result['rule']}\n" in said
     assert ("vs segkit" in said) == (metric == "all")
     matrix, missed = np.array(result["confusion_matrix"]), np.array(result["missed"])
-    counts = np.vstack([np.column_stack([matrix, missed]), np.zeros((2, 4))])
+    counts = np.vstack([np.column_stack([matrix, missed]), result["void"], np.zeros((1, 4))])
     for name in CONVENTIONS:
         score = convention_scores(counts, name)
         for key, value in (("mIoU", score.miou), ("pixel_accuracy", score.pixel_accuracy)):
@@ -134,5 +134,5 @@ def test_metric_option(command, tmp_path, capfd, caplog, subcommand, metric):
 def test_wrong_metric_is_one_line(command, tmp_path, capsys):
     assert main(["test", *command, "--metric", "miou", "--run_dir", str(tmp_path)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert "metric: no such convention 'miou'" in line and line.endswith("detectron2, torchmetrics, all")
+    assert "metric: no such convention 'miou'" in line and line.endswith("torchmetrics, void-class, all")
     assert not list(tmp_path.iterdir())

@@ -113,7 +113,7 @@ def test_only_as_many_pictures_as_needed_are_read_ahead(tmp_path: Path) -> None:
         (lambda p: Image.new("RGBA", (17, 13)).save(p), "unreadable file", ("RGBA", "replace each colour")),
         (lambda p: Image.new("L", (17, 13)).save(p, "JPEG"), "unreadable file", ("JPEG, which changes",)),
         (lambda p: p.write_bytes(b""), "unreadable file", ("empty file",)),
-        (lambda p: p.write_bytes(b"no picture"), "unreadable file", ("unreadable label map",)),
+        (lambda p: p.write_bytes(b"no picture"), "unreadable file", ("no image format",)),
         (lambda p: p.write_bytes(p.read_bytes()[:60]), "unreadable file", ("truncated label map",)),
         (lambda p: p.write_bytes(p.read_bytes()[:50] + b"?" + p.read_bytes()[51:]), "unreadable file", ("damaged",)),
         (lambda p: label_map(p, [7, 26]), "unknown id in the prediction", ("value 26", "--predictions raw reads")),

@@ -17,7 +17,7 @@ from segkit.errors import printable
 from segkit.evaluation.confusion import confusion_counts, true_ids
 from segkit.evaluation.conventions import convention_scores
 from segkit.evaluation.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
-from segkit.evaluation.results import number_or_null, percent, versions
+from segkit.evaluation.results import number_or_null, percent, row_names, versions
 from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict
 from segkit.inference.segmenter import Segmenter, load
@@ -179,7 +179,7 @@ def _plain_scores(scores: Scores, data: SegmentationDataModule) -> dict[str, Any
         "mIoU": number_or_null(scores.miou),
         "pixel accuracy": number_or_null(scores.pixel_accuracy),
         "mean accuracy": number_or_null(scores.mean_accuracy),
-        "class IoU": dict(zip(data.class_names, map(number_or_null, scores.class_iou), strict=True)),
+        "class IoU": dict(zip(row_names(data.class_names, scores), map(number_or_null, scores.class_iou), strict=True)),
     }
 
 
