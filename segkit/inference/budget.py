@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import nn
 
 from segkit.errors import InputError
-from segkit.inference.memory import Footprint, footprint, format_bytes
+from segkit.inference.memory import Footprint, footprint, format_bytes, gave_up_filters
 from segkit.inference.protocols import Protocol
 from segkit.inference.windows import network_inputs
 from segkit.ops.upsample_argmax import argmax_bytes
@@ -74,7 +75,8 @@ def limited(
 ) -> Limits:
     """What a call may do so that it keeps its budget.
 
-    A network that cannot be measured has no limits but the asked ones; the log says so.
+    A network that cannot be measured has no limits but the asked ones; the log says so. One that keeps transformed
+    filters (`segkit.ops.winograd`) gives them up where a picture does not fit beside them.
 
     Args:
         asked: without a budget it is returned as it is.
@@ -99,7 +101,11 @@ def limited(
     held = held_bytes(measured, batch, protocol, size, all_classes)
     room = asked.memory - held
     most_pixels = int(room / measured.per_pixel)
-    least = min(shape[0] * shape[1] for _, shape in inputs)
+    sizes = [shape[0] * shape[1] for _, shape in inputs]
+    too_large = f"a picture of {batch[2]} x {batch[3]} does not fit into {format_bytes(asked.memory)}"
+    if most_pixels < max(sizes) and gave_up_filters(network, too_large):
+        return limited(asked, network, batch, protocol, size, strip_bytes, all_classes)
+    least = min(sizes)
     if most_pixels < (least if protocol.window else 1):
         need = held + measured.per_pixel * (least if protocol.window else LEAST_PIXELS)
         raise InputError(
@@ -120,7 +126,8 @@ def _surely_enough(
 ) -> int:
     """Bytes that are enough without a measurement, which loads PyTorch's compiler, and that takes seconds."""
     pixels = batch[0] * sum(count * shape[0] * shape[1] for count, shape in inputs)
-    return 2 * sum(tensor.nbytes for tensor in network.parameters()) + _SURELY * pixels + _STRIPS * strip_bytes
+    held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
+    return 2 * held + _SURELY * pixels + _STRIPS * strip_bytes
 
 
 def held_bytes(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.inference.budget import default_strip
-from segkit.inference.memory import footprint, format_bytes
+from segkit.inference.memory import footprint, format_bytes, gave_up_filters
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiles import Part, Tiles, plan_tiles
 from segkit.models.norms import eval_mode
@@ -27,6 +27,7 @@ from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.upsample import RowUpsampler, label_dtype
 
 _READ = 12  # bytes a pixel: four bands of 16 bits, RGB of 8, and what lies between
+_SMALL = 8  # of the budget: transformed filters that take less leave the tiles nearly as large as they would be without
 
 ReadRows = Callable[[int, int], NDArray[np.uint8]]  # (first, last) rows of the picture -> (last - first, W, 3) RGB
 
@@ -134,6 +135,8 @@ def plan_large(
 ) -> LargePicture:
     """How a picture of (H, W) is seen within `memory` bytes; see `LargePicture` for the arguments.
 
+    A network that keeps transformed filters gives them up where they would make the tiles much smaller.
+
     Raises:
         InputError: the protocol has windows, or scales other than 1; the budget is too small for one row of tiles; or
             the network cannot be measured (`segkit.inference.memory`).
@@ -147,6 +150,8 @@ def plan_large(
             f"protocol: a picture of {size[0]} x {size[1]} that is read in tiles is seen at its own size without "
             f"windows, and {protocol.name!r} says otherwise; use whole"
         )
+    no_room = f"a picture of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}"
+    gave_up_filters(network, no_room, more_than=memory // _SMALL)
     measured = footprint(network)
     room = memory - measured.parameters
     strip = min(default_strip(device), room // 16)
@@ -156,6 +161,8 @@ def plan_large(
     try:
         tiles = plan_tiles(network, size, max(0, most_pixels), most_rows=max(0, most_rows))
     except InputError as error:
+        if gave_up_filters(network, no_room):
+            return plan_large(network, read, size, protocol, normalization, device, memory)
         raise InputError(f"{error} (now {format_bytes(memory)})") from error
     strip_rows = max(1, strip // (4 * measured.num_classes * size[1]))
     return LargePicture(network, read, size, protocol, normalization, device, tiles, strip_rows)

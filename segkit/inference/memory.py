@@ -7,6 +7,7 @@ activations grow with the pixels, so that one measurement holds for all sizes.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.errors import InputError
 from segkit.ops.dispatch import plain_ops
+from segkit.ops.winograd import WinogradConv2d
 
 SHARE = 0.7  # of the free memory is the default budget: the rest is for buffers that no tensor shows, and for others
 MEASURED_SIDE = 768  # pixels; a multiple of every stride, so that no rounding up of a feature's size is measured
@@ -34,6 +36,8 @@ _CGROUPS = (  # (limit, usage) of this process's container: version 2, version 1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,25 @@ def footprint(network: nn.Module, channels: int = 3) -> Footprint:
         held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
         _footprints[network] = Footprint(held, live.peak / pixels, 4 * out.numel() / pixels, out.shape[1])
     return _footprints[network]
+
+
+def gave_up_filters(network: nn.Module, why: str, more_than: int = 0) -> bool:
+    """Free the transformed filters of a float32 inference form on the CPU, for good; whether that was done.
+
+    Args:
+        network: see `footprint`, which measures it anew.
+        why: it is done: the beginning of the log's line, which is no warning: labels stay, speed is documented.
+        more_than: bytes; less is kept.
+    """
+    held = [module for module in network.modules() if isinstance(module, WinogradConv2d)]
+    freed = sum(module.filters.nbytes for module in held if module.filters is not None)
+    if freed <= more_than:
+        return False
+    for module in held:
+        module.filters = None
+    _footprints.pop(network, None)
+    _log.info("%s: the network gives up its transformed filters, %s, and is slower", why, format_bytes(freed))
+    return True
 
 
 def meta_forward(

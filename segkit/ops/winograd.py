@@ -42,10 +42,11 @@ class WinogradConv2d(nn.Module):
         convolution: One that `suits`; its parameters are shared, not copied.
 
     Attributes:
-        filters: The transformed weights, a buffer outside the state dict, 5.4 times as large as the weights.
+        filters: The transformed weights, a buffer outside the state dict, 5.4 times as large as the weights. Set to
+            None where memory is short, it is `conv2d` from then on.
     """
 
-    filters: Tensor
+    filters: Tensor | None
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class WinogradConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve float (B, C, H, W) to (B, O, H, W)."""
-        if self._pays(x):
+        if self.filters is not None and self._pays(x, self.filters):
             return winograd_conv2d(x, self.filters, self.bias, self.dilation, self.groups)
         return F.conv2d(x, self.weight, self.bias, 1, self.dilation, self.dilation, self.groups)
 
@@ -64,14 +65,14 @@ class WinogradConv2d(nn.Module):
         outputs, inputs = self.weight.shape[:2]
         return f"{inputs * self.groups}, {outputs}, dilation={self.dilation}, groups={self.groups}"
 
-    def _pays(self, x: Tensor) -> bool:
+    def _pays(self, x: Tensor, filters: Tensor) -> bool:
         if not (fused_ops() and x.dim() == 4 and x.device.type == "cpu"):
             return False
-        if not x.dtype == self.filters.dtype == torch.float32:
+        if not x.dtype == filters.dtype == torch.float32:
             return False
         if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             return False
-        _, inputs, outputs = self.filters.shape
+        _, inputs, outputs = filters.shape
         return relative_time(inputs, outputs, self.dilation, (x.shape[-2], x.shape[-1])) < _PAYS
 
 

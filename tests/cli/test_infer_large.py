@@ -83,6 +83,18 @@ def test_a_geotiff_beyond_the_budget(checkpoint: Path, tmp_path: Path, capfd: py
     assert "1 picture in" in printed.out
 
 
+def test_a_budget_with_little_room_beside_transformed_filters(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "segkit")
+    bands = save(tmp_path / "city.tif", noise(3))
+    assert run(checkpoint, tmp_path / "city.tif", "--precision", "float32") == 0
+    with rasterio.open(tmp_path / "out/city_labels.tif") as file:
+        assert (file.read(1) == whole(checkpoint, bands)).mean() > 0.99
+    assert "does not fit into 14 MB: the network gives up its transformed filters" in caplog.text
+    assert "tiles of up to " in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["grey", "alpha", "16 bits", "palette", "not tiled"])
 def test_other_kinds_of_files(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "kind.tif"

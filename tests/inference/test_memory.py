@@ -1,5 +1,6 @@
 """The measured footprint against what is known of tensors, and amounts of memory as text."""
 
+import copy
 import gc
 
 import pytest
@@ -8,8 +9,20 @@ from torch import nn
 
 from segkit.errors import InputError
 from segkit.inference import memory
-from segkit.inference.memory import default_budget, footprint, format_bytes, free_bytes, meta_forward, parse_bytes
-from segkit.models.segmentation import FCN
+from segkit.inference.budget import _surely_enough, held_bytes
+from segkit.inference.engine import predict, resolve
+from segkit.inference.memory import (
+    default_budget,
+    footprint,
+    format_bytes,
+    free_bytes,
+    gave_up_filters,
+    meta_forward,
+    parse_bytes,
+)
+from segkit.inference.protocols import get
+from segkit.models.inference_form import inference_form
+from segkit.models.segmentation import FCN, SegmentationModel
 
 
 class Net(nn.Module):
@@ -116,3 +129,78 @@ def test_free_memory_is_the_least_of_machine_and_container(tmp_path, monkeypatch
     assert free_bytes(cpu) == 30_000_000 and default_budget(cpu) == 21_000_000
     limit.write_text("max\n")
     assert free_bytes(cpu) > 10**8
+
+
+class Wide(SegmentationModel):
+    """Most of it is one convolution whose float32 form keeps transformed filters."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        wide = nn.Conv2d(128, 128, 3, padding=2, dilation=2)
+        encoder = nn.Sequential(nn.Conv2d(3, 128, 4, stride=4), nn.ReLU(), wide, nn.ReLU())
+        encoder.output_stride = 4  # type: ignore[assignment]
+        super().__init__(encoder, nn.Conv2d(128, 5, 1), None, num_classes=5, config={"init_args": {"in_channels": 3}})
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": self.head(self.encoder(x))}
+
+
+@pytest.fixture
+def form() -> nn.Module:
+    return inference_form(Wide())
+
+
+@pytest.fixture
+def without() -> nn.Module:
+    network = inference_form(Wide())
+    assert gave_up_filters(network, "to compare with") and not gave_up_filters(network, "again")
+    return network
+
+
+def needed(network: nn.Module, image: torch.Tensor) -> int:
+    """For the whole picture in one forward."""
+    measured = footprint(network)
+    held = held_bytes(measured, image.shape, resolve(get("whole"), network), (image.shape[2], image.shape[3]))
+    return held + int(measured.per_pixel * (image.shape[2] * image.shape[3] + 1))
+
+
+def test_a_budget_that_is_too_small_for_the_filters_alone_is_kept_without_them(
+    form: nn.Module, without: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", memory.__name__)
+    image = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(1))
+    filters = 4 * 49 * 128 * 128
+    assert needed(form, image) - needed(without, image) == filters
+    labels = predict(form, image, get("whole"), memory=needed(form, image))
+    assert footprint(form).parameters == footprint(without).parameters + filters and "gives up" not in caplog.text
+    budget = needed(form, image) - 1000
+    for _ in range(2):
+        found = predict(form, image, get("whole"), memory=budget)
+        assert torch.equal(found, predict(without, image, get("whole"))) and (found == labels).float().mean() > 0.999
+    assert footprint(form) == footprint(without)
+    assert caplog.text.count("gives up its transformed filters, 3.21 MB") == 1
+    assert "tiles" not in caplog.text
+
+
+@pytest.mark.parametrize("protocol", ["whole", "ms-flip", "window"])
+def test_what_is_refused_with_filters_is_what_is_refused_without(
+    form: nn.Module, without: nn.Module, protocol: str
+) -> None:
+    image = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(1))
+    accepted = []
+    for budget in range(500_000, 12_000_000, 1_500_000):
+        try:
+            expected = predict(without, image, get(protocol), memory=budget)
+        except InputError:
+            with pytest.raises(InputError, match=r"allow more"):
+                predict(copy.deepcopy(form), image, get(protocol), memory=budget)
+        else:
+            found = predict(copy.deepcopy(form), image, get(protocol), memory=budget)
+            assert (found == expected).float().mean() > 0.999
+            accepted.append(budget)
+    assert 500_000 < accepted[0] < 4 * 49 * 128 * 128 < accepted[-1]
+
+
+def test_the_filters_count_where_nothing_is_measured(form: nn.Module) -> None:
+    """What is surely enough holds them, too."""
+    assert _surely_enough(form, torch.Size((1, 3, 1, 1)), [(1, (1, 1))], 1) > 4 * 49 * 128 * 128
