@@ -102,7 +102,7 @@ def check_complete(data: bytes, header: Header, path: object) -> None:
     except Image.DecompressionBombError:  # large for Pillow: OpenCV decides
         return
     except UnidentifiedImageError as error:
-        if header.samples == "unsigned":  # OpenCV makes white of a compression that it does not know
+        if header.samples == "unsigned" and header.bits <= 16:  # OpenCV makes white of an unknown compression
             raise InputError(f"{path}: an image of a kind that is not read; save it as RGB with 8 bits") from error
     except DECODER_ERRORS as error:
         raise InputError(f"{path}: truncated or damaged picture ({one_line(error)}); copy it again") from error
