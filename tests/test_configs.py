@@ -196,7 +196,9 @@ def test_modern_overlay_goes_on_top_of_every_recipe(path: Path, monkeypatch: pyt
         ("ade20k/deeplabv3_resnest50", ["modern"]),
     ],
 )
-def test_smoke_overlay_runs_a_recipe(recipe: str, overlays: list[str], tmp_path: Path) -> None:
+def test_smoke_overlay_runs_a_recipe(
+    recipe: str, overlays: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The whole of `fit`, two steps, with a recipe of configs/ and the drawn data set in place of its own."""
     files = [f"{recipe}.yaml", *(f"overlays/{name}.yaml" for name in [*overlays, "smoke"])]
     arguments = [argument for name in files for argument in ("--config", str(CONFIGS / name))]
@@ -204,6 +206,8 @@ def test_smoke_overlay_runs_a_recipe(recipe: str, overlays: list[str], tmp_path:
     arguments += ["--data.base_size", "64", "--data.num_train", "4", "--data.num_val", "2", "--data.num_test", "1"]
     arguments += ["--data.batch_size", "2", "--model.network.encoder", "resnest14_tiny"]
     assert main(["fit", *arguments, "--run_dir", str(tmp_path / "run")]) == 0
+    said = capfd.readouterr()
+    assert "FLOPs" not in said.out + said.err and "Total Flops" not in said.out + said.err  # Lightning's are 0
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint: dict[str, Any] = torch.load(last, weights_only=True)
     assert checkpoint["global_step"] == 2

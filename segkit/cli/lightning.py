@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import ActionYesNo
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
@@ -195,6 +195,8 @@ class SegmentationCLI(LightningCLI):
             callbacks.append(OfficialCityscapes())
         if self._get(self.config, "calibration"):
             callbacks.append(CalibrationReport())
+        if config.get("enable_model_summary") is None:  # the optimiser's table has the parameters; FLOPs would read 0
+            kwargs["enable_model_summary"] = any(isinstance(c, ModelSummary) for c in given)
         a_bar = config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given)
         if a_bar and self.subcommand != "fit":
             callbacks.append(EvaluationProgress())

@@ -22,7 +22,7 @@ from segkit.training.probe import (
     search_cpu,
     search_gpu,
 )
-from segkit.training.views.summary import clock
+from segkit.training.views.summary import clock, rate_text
 
 _BATCHES = 8  # whose loading is timed
 
@@ -58,8 +58,8 @@ def probe(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDat
 
 
 def _row(row: Probed) -> str:
-    rate = row.batch_size / row.seconds
-    return f"{row.batch_size:5}  {row.seconds:6.3f}  {rate:10.2f}  {row.memory / 2**30:8.2f} GB"
+    rate = rate_text(row.batch_size / row.seconds)
+    return f"{row.batch_size:5}  {row.seconds:6.3f}  {rate:>10}  {row.memory / 2**30:8.2f} GB"
 
 
 def _nearest(rows: list[Probed], batch_size: int) -> Probed:

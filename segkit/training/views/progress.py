@@ -24,6 +24,7 @@ from segkit.inference.protocols import Protocol
 from segkit.inference.windows import network_inputs
 from segkit.models.norms import eval_mode
 from segkit.training.module import SegmentationModule
+from segkit.training.views.summary import rate_text
 
 PEEKED = 5  # pictures that are read to learn their sizes
 FEW = 20  # forwards: below it, timing one would take as long as the job
@@ -134,7 +135,7 @@ class EvaluationProgress(ProgressBar):
     def _look(self, bar: "tqdm[Any]", module: SegmentationModule) -> None:
         """Write the rate and the mIoU so far, of this process, behind the bar."""
         self._looked = time.perf_counter()
-        rate = f"{self._done / (self._looked - self._started):.1f} forwards/s"
+        rate = f"{rate_text(self._done / (self._looked - self._started))} forwards/s"
         bar.set_postfix_str(", ".join([rate, *_running_miou(module)]), refresh=False)
 
     def _close(self, module: pl.LightningModule) -> None:

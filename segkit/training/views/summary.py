@@ -95,7 +95,7 @@ class RunSummary(Callback):
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "wall_time": clock(seconds),
-            "samples_per_second": None if rate is None else round(rate, 2),
+            "samples_per_second": rate and float(f"{rate:.4g}"),
             "device": trainer.strategy.root_device.type,
             "peak_memory_GB": round(peak_memory(trainer.strategy.root_device) / 1e9, 3) or None,
             "best_mIoU": None if best is None else _plain(best.best_model_score),
@@ -118,7 +118,7 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
     drawn = [files[name] for name in _FILES if name in files]
     rows = {
         "run": f"{folder}: {summary['epochs']} epochs, {summary['steps']} steps in {summary['wall_time']}",
-        "speed": f"{rate:.1f} samples/s in training" if rate else None,
+        "speed": f"{rate_text(rate)} samples/s in training" if rate else None,
         "peak memory": f"{memory:.2f} GB ({summary['device']})" if memory else None,
         "best mIoU": _score_text(summary["best_mIoU"], epoch, summary["last_mIoU"]) or (summary["note"] and "none"),
         "note": summary["note"] and f"in the validation masks {summary['note']}",
@@ -135,6 +135,11 @@ def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def rate_text(value: float) -> str:
+    """How many a second, slow ones too: 0.031, 7.5, 120.4."""
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _score_text(best: float | None, epoch: int | None, last: float | None) -> str | None:

@@ -17,7 +17,7 @@ from segkit.models.segmentation import FCN
 from segkit.training.callbacks import CurvePlotter
 from segkit.training.module import SegmentationModule
 from segkit.training.views import summary
-from segkit.training.views.summary import RunSummary, clock, summary_lines
+from segkit.training.views.summary import RunSummary, clock, rate_text, summary_lines
 
 SCORES = (0.25, 0.75, 0.5)  # of the validations
 
@@ -97,7 +97,7 @@ def test_a_whole_run_is_summed_up(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     }
     assert rate > 0
     assert 0.05 < memory < 64
-    assert re.fullmatch(r"0:00:\d\d", duration)
+    assert re.fullmatch(r"\d+:\d\d:\d\d", duration)
     lines = said(caplog)
     checkpoint = f"{run}/checkpoints/epoch001-mIoU0.7500.ckpt"
     assert lines[0] == f"run          {run}: 3 epochs, 6 steps in {duration}"
@@ -124,14 +124,16 @@ def test_a_stopped_run_is_told_how_to_go_on(
     told = [r.getMessage().strip().split("\n") for r in caplog.records if "stopped by" in r.getMessage()]
     assert len(told) == 1
     first, second = told[0]
-    assert re.fullmatch(rf"stopped by {error.__name__} in epoch 1 after 3 steps and 0:00:0\d, last mIoU 25.00 %", first)
+    assert re.fullmatch(
+        rf"stopped by {error.__name__} in epoch 1 after 3 steps and \d:\d\d:\d\d, last mIoU 25.00 %", first
+    )
     assert second == f"continue: segkit fit --ckpt_path last --run_dir {tmp_path}"
     assert not (tmp_path / "summary.json").exists()
 
 
 @pytest.mark.parametrize("fn", ["fit", "test"])
 def test_without_a_checkpoint_there_is_no_way_to_go_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, fn: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, fn: str
 ) -> None:
     checkpoint = ModelCheckpoint(tmp_path)
     fake = SimpleNamespace(
@@ -142,6 +144,7 @@ def test_without_a_checkpoint_there_is_no_way_to_go_on(
         global_step=0,
     )
     callback = RunSummary()
+    monkeypatch.setattr(summary, "time", SimpleNamespace(perf_counter=lambda: 7.0))
     with caplog.at_level(logging.INFO):
         callback.on_exception(fake, None, ValueError())  # before anything began
         assert not caplog.records
@@ -151,10 +154,10 @@ def test_without_a_checkpoint_there_is_no_way_to_go_on(
     assert [record.getMessage().strip() for record in caplog.records] == (told if fn == "fit" else [])
 
 
-def test_what_is_not_there_is_not_named(tmp_path: Path) -> None:
-    fake = SimpleNamespace(
+def fake_trainer(folder: Path) -> SimpleNamespace:
+    return SimpleNamespace(
         is_global_zero=True,
-        default_root_dir=str(tmp_path),
+        default_root_dir=str(folder),
         checkpoint_callbacks=[],
         loggers=[],
         current_epoch=1,
@@ -162,6 +165,11 @@ def test_what_is_not_there_is_not_named(tmp_path: Path) -> None:
         world_size=1,
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
+
+
+def test_what_is_not_there_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = fake_trainer(tmp_path)
+    monkeypatch.setattr(summary, "time", SimpleNamespace(perf_counter=lambda: 7.0))
     callback = RunSummary()
     callback.on_fit_start(fake, None)
     callback.on_fit_end(fake, None)
@@ -185,6 +193,22 @@ def test_samples_of_all_processes_are_counted_without_validation(monkeypatch: py
     callback.on_train_epoch_start(None, None)
     callback.on_train_batch_end(None, None, None, {"image": torch.zeros(1)}, 0)
     assert (callback._samples, callback._seconds) == (16, 12.0)
+
+
+def test_a_slow_run_has_a_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sample in 400 s, as a large network on a small machine takes them."""
+    callback = RunSummary()
+    times = iter([1.0, 1.0, 401.0, 401.0])
+    monkeypatch.setattr(summary, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    fake = fake_trainer(tmp_path)
+    callback.on_fit_start(fake, None)
+    callback.on_train_epoch_start(fake, None)
+    callback.on_train_batch_end(fake, None, None, {"image": torch.zeros(1)}, 0)
+    callback.on_fit_end(fake, None)
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert found["samples_per_second"] == 0.0025
+    assert "speed        0.0025 samples/s in training" in summary_lines(found, tmp_path)
+    assert [rate_text(rate) for rate in (0.0312, 7.46, 120.4)] == ["0.031", "7.5", "120.4"]
 
 
 @pytest.mark.parametrize(
