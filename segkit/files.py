@@ -3,14 +3,38 @@
 And the refusals before work is spent on a file that cannot be written or must not be replaced.
 """
 
+import errno
 import json
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segkit.errors import InputError
+
+# errno               why a file cannot be written, and what to do
+_REFUSALS = {
+    errno.ENOSPC:       "the disk is full; free some of it, or name a place on another one",
+    errno.EDQUOT:       "the disk quota is used up; free some of it, or name a place on another disk",
+    errno.EFBIG:        "the file is larger than this disk, or this process (ulimit -f), may have; name another place",
+    errno.EROFS:        "the disk is read-only; name a place on another one",
+    errno.EIO:          "the disk fails (input/output error); name a place on another one",
+    errno.EACCES:       "no permission; change it, or name another place",
+    errno.EPERM:        "not permitted; change that, or name another place",
+    errno.ENOTDIR:      "a part of this path is a file, not a folder; name another place",
+    errno.EEXIST:       "a part of this path is a file, not a folder; name another place",
+    errno.EISDIR:       "is a folder; name a file",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.EMFILE:       "too many files are open; raise the limit (ulimit -n)",
+    errno.ENFILE:       "too many files are open on this machine; close some",
+}  # fmt: skip
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # whatever is written where
+# How PyTorch and safetensors say it, which raise no OSError.
+_NOT_TAKEN = re.compile(r"PytorchStreamWriter|file write failed|unexpected pos")
+_OS_ERROR = re.compile(r"os error (\d+)")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -31,16 +55,59 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name in the folder of `path` (which is made) to write to; renamed to `path` if nothing is raised."""
+    """A temporary name in the folder of `path` (which is made) to write to; renamed to `path` if nothing is raised.
+
+    Raises:
+        InputError: The file cannot be written: the disk is full or read-only, say. What `path` held is still there.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: its 0600 mode would survive the rename.
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, target)
+    except Exception as error:  # libraries have errors of their own for a full disk
+        of_this = getattr(error, "filename", None) in (None, str(temporary), *map(str, (target, *target.parents)))
+        refusal = write_refusal(error, target) if of_this else None
+        if refusal is None:
+            raise
+        raise refusal from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_refusal(error: BaseException, path: str | os.PathLike[str] | None = None) -> InputError | None:
+    """What an error of the file system, or of a library that met one, comes to in one line.
+
+    Args:
+        error: Of the system, of `torch.save`, or of safetensors.
+        path: What was being written; None: what the error names.
+
+    Returns:
+        None: it is about something else.
+    """
+    if isinstance(error, InputError):
+        return None
+    name = path if path is not None else getattr(error, "filename", None)
+    number = _number(error)
+    if number not in _REFUSALS or (name is None and number not in _OF_THE_DISK):
+        return None
+    return InputError(f"{'a file' if name is None else os.fspath(name)}: cannot be written: {_REFUSALS[number]}")
+
+
+def _number(error: BaseException) -> int | None:
+    """The errno of the first error of the system behind `error`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        said = _OS_ERROR.search(str(cause))
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno
+        if said is not None:
+            return int(said.group(1))
+        cause = cause.__cause__ or cause.__context__
+    return errno.ENOSPC if _NOT_TAKEN.search(str(error)) else None
 
 
 def check_new_file(path: Path, force: bool) -> None:
@@ -70,7 +137,15 @@ def check_writable(folder: Path, option: str = "--output") -> None:
     if not existing.is_dir():
         raise InputError(f"{existing}: is a file, so {folder} cannot be an output folder; give another {option}")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{existing}: no permission to write here; give another {option}")
+        why = "the disk is read-only" if _is_read_only(existing) else "no permission to write here"
+        raise InputError(f"{existing}: {why}; give another {option}")
+    disk = shutil.disk_usage(existing)
+    if disk.total and disk.used >= disk.total:
+        raise InputError(f"{existing}: the disk is full; free some of it, or give another {option}")
+
+
+def _is_read_only(folder: Path) -> bool:
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def free_path(path: Path) -> Path:

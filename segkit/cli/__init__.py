@@ -1,12 +1,12 @@
 """The command line: `segkit COMMAND ...`. It imports neither torch nor Lightning; a command imports what it needs."""
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from segkit import __version__
-from segkit.cli.words import say
+from segkit.cli.words import flush_streams, open_streams, say
 from segkit.errors import InputError, did_you_mean, printable
 
 # command      its file in segkit/cli    what it does
@@ -26,28 +26,45 @@ COMMANDS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0 done, 1 partly failed, 2 wrong input, 130 interrupted."""
+    """Run one command; return its exit code.
+
+    0 done, 1 partly failed, 2 wrong input or an output that cannot be written, 130 interrupted, 141 nobody reads on.
+    """
     arguments = list(sys.argv[1:] if args is None else args)
+    open_streams()
+    try:
+        return _run(arguments)
+    except InputError as error:
+        return _refuse(arguments, error)
+    except KeyboardInterrupt:
+        say(f"segkit {arguments[0]}: interrupted", to=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read our output (`head`, a pager) has seen enough
+        return 141
+    except OSError as error:  # of a library's file: a log, a figure
+        from segkit.files import write_refusal  # only here, as what it imports takes time
+
+        refusal = write_refusal(error)
+        if refusal is None:
+            raise
+        return _refuse(arguments, refusal)
+    finally:
+        flush_streams()
+
+
+def _refuse(arguments: list[str], error: InputError) -> int:
+    with suppress(InputError, BrokenPipeError):  # standard error may be full, too
+        say(f"segkit {' '.join(arguments[:1])}: error: {printable(str(error))}", to=sys.stderr)
+    return 2
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         say(_help())
         return 0
     if arguments[0] in ("-V", "--version"):
         say(f"segkit {__version__}")
         return 0
-    try:
-        return _run(arguments)
-    except InputError as error:
-        say(f"segkit {arguments[0]}: error: {printable(str(error))}", to=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        say(f"segkit {arguments[0]}: interrupted", to=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our output (`head`, a pager) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not flushed into it either
-        return 141
-
-
-def _run(arguments: list[str]) -> int:
     command = arguments[0]
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)

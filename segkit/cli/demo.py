@@ -12,7 +12,7 @@ import yaml
 
 from segkit.cli.words import say
 from segkit.errors import InputError
-from segkit.files import free_path, write_text
+from segkit.files import check_writable, free_path, write_text
 
 DESCRIPTION = "Draw a data set of street scenes, train a small ResNeSt + DeepLabV3 on it, test it, draw the results."
 
@@ -59,6 +59,7 @@ def main(args: list[str] | None = None) -> int:
     """Run `segkit demo`; see `--help`."""
     options = _parse(args)
     output = Path(options.output)
+    check_writable(output)
     run = _new_run(output)
     start = time.perf_counter()
     recipe = output / "demo.yaml"

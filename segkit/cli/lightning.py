@@ -39,6 +39,7 @@ from segkit.data.datamodules import (
 from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
+from segkit.files import check_writable
 from segkit.inference.protocols import Protocol
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
@@ -173,6 +174,7 @@ class SegmentationCLI(LightningCLI):
         """Add segkit's loggers, plugins and callbacks to what the config has."""
         config = self._get(self.config_init, "trainer")
         run = Path(self._get(self.config, "run_dir") or next_run())
+        check_writable(*self._output(run))
         kwargs["default_root_dir"] = run
         kwargs["logger"] = self._loggers(config.get("logger"), run)
         best = self._get(self.config_init, "checkpoint")
@@ -211,6 +213,12 @@ class SegmentationCLI(LightningCLI):
         )
         return trainer
 
+    def _output(self, run: Path) -> tuple[Path, str]:
+        """The folder that the command writes to, and the option that names it."""
+        if self.subcommand == "predict":
+            return Path(self._get(self.config, "output") or "predictions"), "--output"
+        return run, "--run_dir"
+
     def _loggers(self, given: Any, run: Path) -> Any:
         """Only training has something to log; a test leaves its result file, and the logs of a run alone."""
         if self.subcommand == "fit":
@@ -221,7 +229,7 @@ class SegmentationCLI(LightningCLI):
         """The writer; it tells the data which pictures are done, and the data tells it which there are."""
         data, checkpoint = self.datamodule, self._get(self.config, "ckpt_path")
         writer = PredictionWriter(
-            self._get(self.config, "output") or "predictions",
+            self._output(Path())[0],
             data.predict_pictures,
             {"name": type(data).__name__, "split": data.predict_split},
             Path(checkpoint).name if checkpoint else None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segkit.cli.words import say
 from segkit.errors import InputError
-from segkit.files import check_new_file, free_path, write_json
+from segkit.files import check_new_file, check_writable, free_path, write_json
 from segkit.io import picture_size
 from segkit.paths import walk_files
 from segkit.predictions.label_files import IdError, Ids, find_predictions, write_raw
@@ -95,6 +95,8 @@ def score(options: argparse.Namespace) -> int:
     """Print, and write on demand, the official Cityscapes scores of predictions."""
     from segkit.predictions.cityscapes import find_pairs, format_official, label_id_copies, official_scores
 
+    if options.output is not None:
+        check_writable(options.output.absolute().parent)
     pairs = find_pairs(options.predictions, options.truth)
     with tempfile.TemporaryDirectory() as folder:
         copies = label_id_copies(pairs, Path(folder), options.ids)

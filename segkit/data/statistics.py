@@ -143,9 +143,16 @@ def statistics(
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):  # of several processes one counts
         found = _read(target, key)
-        if found is None:
-            found = _count(layout, split, samples, workers)
+        if found is not None:
+            return found
+        found = _count(layout, split, samples, workers)
+        try:
             _write(target, key, found)
+        except InputError as error:
+            if path is not None:
+                raise
+            say(f"statistics of {layout.title} {split} are not kept: {error}")
+        else:
             say(f"statistics of {layout.title} {split}: {target}")
     return found
 

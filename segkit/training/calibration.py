@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.plots import reliability_figure, save_figure
+from segkit.evaluation.results import percent
 from segkit.files import free_path
 from segkit.training.module import SegmentationModule
 
@@ -42,11 +43,11 @@ class CalibrationReport(Callback):
         if trainer.is_global_zero:
             result = _calibration(pl_module).result()
             path = free_path(folder / "reliability.png")
-            save_figure(reliability_figure(result), path)
             rank_zero_info(
-                f"expected calibration error {100 * result.expected_error:.2f} %, largest gap of a bin "
-                f"{100 * result.maximum_error:.2f} %; {path}"
+                f"expected calibration error {percent(result.expected_error)} %, largest gap of a bin "
+                f"{percent(result.maximum_error)} %; {path}"
             )
+            save_figure(reliability_figure(result), path)
 
 
 def _calibration(module: pl.LightningModule) -> Calibration:

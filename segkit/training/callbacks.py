@@ -93,9 +93,9 @@ class ResultWriter(Callback):
                 f"{count} pictures were scored, the split has {expected}: a sampler repeats or drops some"
             )
         folder = trainer.log_dir  # asked on every rank: it is broadcast
+        self._reported = True
         if trainer.is_global_zero:
             self._write(Path(folder or "."), module, _dataset(trainer, loader), "result.json", partial)
-        self._reported = True
 
     def _write(
         self, folder: Path, module: pl.LightningModule, dataset: dict[str, Any], name: str, partial: bool = True
@@ -118,15 +118,22 @@ class ResultWriter(Callback):
         if module.calibration is not None:
             result["calibration"] = module.calibration.result().to_dict()
         path = free_path(folder / name)
-        write_result(path, result)
+        try:
+            write_result(path, result)
+        finally:  # hours of work are shown also where the disk does not take them
+            self._print(module, dataset["num_images"], partial, path)
+
+    def _print(self, module: SegmentationModule, expected: int, partial: bool, path: Path) -> None:
+        assert module.confusion is not None
+        metric, names = self.convention.name, module.classes.class_names
         if self.compares:
             rank_zero_info(f"\n{comparison_table(module.confusion.counts)}")
         note = f"note: in the truth {module.note}\n" if module.note else ""
-        of_all = f" of {dataset['num_images']} pictures (partial)" if partial else " pictures"
+        of_all = f" of {expected} pictures (partial)" if partial else " pictures"
         rank_zero_info(
             f"\n{format_table(module.confusion.scores(metric), names)}\n{note}metric {metric}: {self.convention.rule}\n"
             f"{module.confusion.num_images}{of_all}, "
-            f"protocol {module.protocol.name}, {module.ran_in}; {path}"
+            f"protocol {module.protocol.name}, {module.ran_in}{f'; {path}' if path.exists() else ''}"
         )
 
 

@@ -89,8 +89,9 @@ class OfficialCityscapes(Callback):
         found = official_scores(pairs)
         wrong = differences(found, class_iou)
         path = free_path(self.folder.with_name("official.json"))
+        rank_zero_info(f"\n{format_official(found, class_iou)}\n{len(pairs)} pictures")  # also where it is not kept
         write_json(path, found | {"equals_segkit": not wrong, "differences": wrong, "versions": versions()})
-        rank_zero_info(f"\n{format_official(found, class_iou)}\n{len(pairs)} pictures; {path}, {self.folder}")
+        rank_zero_info(f"{path}, {self.folder}")
         if wrong:
             raise RuntimeError(f"official scores differ from segkit's: {'; '.join(wrong)}; report this with {path}")
         rank_zero_info("all class scores and their mean equal segkit's to the last digit")

@@ -51,10 +51,12 @@ def _run(options: "Options") -> int:
 
     from segkit.cli.benchmark.progress import Settings
     from segkit.cli.benchmark.table import Table
+    from segkit.files import check_writable
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = Settings(device, options.limit, options.size, options.output)
     table = Table(options.output)
+    check_writable(options.output)
     try:
         for number, row in enumerate(options.rows, start=1):
             _one(table, row, settings, f"row {number} of {len(options.rows)} ({row.title})")
@@ -63,12 +65,15 @@ def _run(options: "Options") -> int:
             f"segkit benchmark: {len(table.rows)} rows are in {options.output}; the same command goes on from here"
         )
         raise
-    if table.failed:
-        table.write()
+    except InputError:  # the table cannot be written
+        say(table.markdown())
+        raise
     if table.rows:
         say(f"\n{table.markdown()}\n\n{options.output / 'benchmark'}.md, .csv, .json")
     for message in table.failed:
         say_above_bar(f"segkit benchmark: error: {message}")
+    if table.failed:
+        table.write()
     return 0 if not table.failed else 1 if len(table.failed) < len(options.rows) else 2
 
 
@@ -82,8 +87,10 @@ def _one(table: "Table", row: "Row", settings: "Settings", where: str) -> None:
         if table.has(key, row.name, row.metric, asked):
             say_above_bar(f"{where}: already in {table.folder / 'benchmark.json'}")
             return
-        table.put({"key": key, "asked": asked, **compute(row, key, settings)})
+        values = compute(row, key, settings)
     except (InputError, OSError, RuntimeError) as error:  # the last: out of memory, and what a device refuses
         message = " ".join(str(error).split())
         table.failed.append(f"{where}: {message}")
         say_above_bar(f"segkit benchmark: error: {where}: {message}")
+    else:
+        table.put({"key": key, "asked": asked, **values})

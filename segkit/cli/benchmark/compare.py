@@ -14,7 +14,7 @@ from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
 from segkit.evaluation.picture_areas import PictureAreas
 from segkit.evaluation.results import percent
-from segkit.files import free_path, write_json
+from segkit.files import check_writable, free_path, write_json
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.manifest import read_manifest
 from segkit.predictions.pairs import Pair, find_pairs
@@ -28,18 +28,23 @@ def main(args: Sequence[str]) -> int:
         InputError: The command is wrong, or a picture cannot be scored for both models.
     """
     options = compare_parser().parse_args(list(args))
+    check_writable(options.output.absolute().parent)
     space = _space(options)
     names = _names(options)
     a, b = (_areas(path, name, options, space) for path, name in zip(options.predicted, names, strict=True))
     if options.allow_missing:
         a, b = a.only(b.names), b.only(a.names)
     comparison = paired_comparison(a, b, options.samples, options.permutations, options.seed, options.level)
-    say(f"\n{comparison_rows(comparison, space.class_names, names)}\n")
-    say(comparison.sentence(*names))
-    note = space.note_of_absence(np.flatnonzero(a.areas[:, 1].sum(axis=0)).tolist())
-    if note is not None:
-        say(f"note: in the truth {note}")
-    _write(options, comparison, space, names)
+    written: list[Path] = []
+    try:
+        written = _write(options, comparison, space, names)
+    finally:  # shown also where the disk does not take it, and kept where nobody reads on
+        say(f"\n{comparison_rows(comparison, space.class_names, names)}\n")
+        say(comparison.sentence(*names))
+        note = space.note_of_absence(np.flatnonzero(a.areas[:, 1].sum(axis=0)).tolist())
+        if note is not None:
+            say(f"note: in the truth {note}")
+    say(", ".join(map(str, written)))
     return 0
 
 
@@ -113,7 +118,9 @@ def _pairs(path: Path, options: argparse.Namespace) -> list[Pair]:
     return found.pairs
 
 
-def _write(options: argparse.Namespace, comparison: Comparison, space: LabelSpace, names: tuple[str, str]) -> None:
+def _write(
+    options: argparse.Namespace, comparison: Comparison, space: LabelSpace, names: tuple[str, str]
+) -> list[Path]:
     from segkit.evaluation.plots import comparison_figure, save_figure  # and with it, matplotlib
 
     result = {
@@ -129,4 +136,4 @@ def _write(options: argparse.Namespace, comparison: Comparison, space: LabelSpac
     picture = free_path(path.with_suffix(".png"))
     write_json(path, result)
     save_figure(comparison_figure(comparison, space.class_names, *names), picture)
-    say(f"{path}, {picture}")
+    return [path, picture]

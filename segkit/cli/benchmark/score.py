@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -27,7 +28,7 @@ from segkit.evaluation.conventions import (
 )
 from segkit.evaluation.picture_areas import Int64Array, PictureAreas, picture_areas
 from segkit.evaluation.results import format_table, result_dict, write_result
-from segkit.files import free_path
+from segkit.files import check_writable, free_path
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.manifest import NAME, Manifest, read_manifest
 from segkit.predictions.pairs import Pairing, Problem, find_pairs
@@ -93,6 +94,7 @@ def main(args: Sequence[str]) -> int:
 
 def _check(options: argparse.Namespace, manifest: Manifest | None, space: LabelSpace) -> None:
     check_extras(options)
+    check_writable(options.output.absolute().parent)
     for name in options.metric:
         if name != ALL_METRICS:
             convention(name, others=(ALL_METRICS,))
@@ -166,24 +168,35 @@ def _report(
         areas = PictureAreas.from_areas(outcome.areas)
         extras = ExtraScores(options, space, areas, pairing.pairs, confusion)
         result |= extras.result()
+    written: list[Path] = []
+    try:
+        written = _write(options, outcome, result, extras)
+    finally:  # the scores are shown also where the disk does not take them, and kept where nobody reads on
+        _print_tables(options.metric, confusion, space)
+        if extras is not None:
+            say(extras.text(), end="")
+        if pairing.unused:
+            first = printable(pairing.unused[0])
+            say(f"not scored: {len(pairing.unused)} predictions without a truth (first: {first})")
+        for hint in filter(None, (note and f"in the truth {note}", suspicion(confusion.counts))):
+            say(f"note: {hint}")
+        _complain(outcome.problems)
+        say(
+            f"{confusion.num_images}{f' of {expected} pictures (partial)' if partial else ' pictures'}, "
+            f"{outcome.pixels / 1e6:.0f} Mpx in {outcome.seconds:.1f} s"
+            + "; " * bool(written)
+            + ", ".join(map(str, written))
+        )
+
+
+def _write(
+    options: argparse.Namespace, outcome: Outcome, result: dict[str, Any], extras: ExtraScores | None
+) -> list[Path]:
+    """Write the result file and what belongs beside it; return where."""
     stopped = outcome.interrupted or bool(outcome.problems)
-    path = options.output.with_stem(f"{options.output.stem}-partial") if stopped else options.output
-    path = free_path(path)
+    path = free_path(options.output.with_stem(f"{options.output.stem}-partial") if stopped else options.output)
     write_result(path, result)
-    _print_tables(options.metric, confusion, space)
-    written = [path]
-    if extras is not None:
-        say(extras.text(), end="")
-        written += extras.write(path)
-    if pairing.unused:
-        say(f"not scored: {len(pairing.unused)} predictions without a truth (first: {printable(pairing.unused[0])})")
-    for hint in filter(None, (note and f"in the truth {note}", suspicion(confusion.counts))):
-        say(f"note: {hint}")
-    _complain(outcome.problems)
-    say(
-        f"{confusion.num_images}{f' of {expected} pictures (partial)' if partial else ' pictures'}, "
-        f"{outcome.pixels / 1e6:.0f} Mpx in {outcome.seconds:.1f} s; {', '.join(map(str, written))}"
-    )
+    return [path, *(extras.write(path) if extras is not None else [])]
 
 
 def _print_tables(metrics: Sequence[str], confusion: ConfusionMatrix, space: LabelSpace) -> None:

@@ -32,9 +32,12 @@ def run(options: argparse.Namespace) -> int:
         check(report, options.split or splits_of(report.layout), options.workers, options.limit)
     finally:
         if report.splits or report.findings.found:
-            say("\n".join(_lines(report)))
+            try:
+                if options.json is not None:
+                    write_json(options.json, report.to_dict())
+            finally:  # shown also where it cannot be kept, and kept where nobody reads on
+                say("\n".join(_lines(report)))
             if options.json is not None:
-                write_json(options.json, report.to_dict())
                 say(options.json)
     return 1 if report.findings.count(PROBLEMS) else 0
 

@@ -35,7 +35,7 @@ from segkit.data.cache.cache import (
 )
 from segkit.data.layouts.base import Layout, Sample, sample_keys, samples_key
 from segkit.errors import InputError
-from segkit.files import check_writable, write_bytes, write_json
+from segkit.files import check_writable, write_bytes, write_json, write_refusal
 from segkit.io import picture_size
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -85,6 +85,8 @@ def make_cache(
             return found
         with ThreadPoolExecutor(workers or cores()) as pool:
             return _Writer(folder, key, layout, split, samples, pool, say).run()
+    except OSError as error:
+        raise write_refusal(error, error.filename or cache_dir) or error from error
     finally:
         lock.release()
 
