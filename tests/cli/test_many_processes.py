@@ -1,6 +1,5 @@
 """`segkit fit` in several gloo processes: SyncBN on the CPU, resuming, and what happens when one of them fails."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import torch
 import yaml
 from gloo import join, run_command, said, start_command
 from noise import write_noise
+
+SILENT = "10"  # seconds until a process is lost; those that live must answer in time on a busy machine, too
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +47,13 @@ def fit(recipe: Path, run: Path, world: int, *options: str) -> list[str]:
 
 def interrupted(
     recipe: Path, run: Path, world: int, at: int, signal: str, rank: int | None = None, *options: str
-) -> tuple[list[int | None], str, float]:
-    """Exit codes, what was said, and the seconds until all had ended."""
+) -> tuple[list[int | None], str]:
+    """Exit codes, None of a process that hung, and what was said."""
     environment = {"INTERRUPT_AT": str(at), "INTERRUPT_SIGNAL": signal}
     environment |= {} if rank is None else {"INTERRUPT_RANK": str(rank)}
-    start = time.monotonic()
     processes = start_command(world, fit(recipe, run, world, *options), run.with_suffix(".log"), environment)
-    codes = join(processes, timeout=90)
-    return codes, said(run.with_suffix(".log")), time.monotonic() - start
+    codes = join(processes, timeout=300)
+    return codes, said(run.with_suffix(".log"))
 
 
 def weights(run: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_two_processes_resume_to_the_bit_and_a_checkpoint_has_plain_norms(recipe
     run_command(2, fit(recipe, tmp_path / "whole", 2), tmp_path / "whole.log")
     whole = weights(tmp_path / "whole")
     assert whole["global_step"] == 12 and "network.encoder.bn1.running_var" in whole["state_dict"]
-    codes, text, _ = interrupted(recipe, tmp_path / "run", 2, 9, "SIGKILL")
+    codes, text = interrupted(recipe, tmp_path / "run", 2, 9, "SIGKILL")
     assert codes == [-9, -9], text
     run_command(2, ["fit", "--ckpt_path", "last", "--run_dir", str(tmp_path / "run")], tmp_path / "again.log")
     end = weights(tmp_path / "run")
@@ -75,14 +75,14 @@ def test_two_processes_resume_to_the_bit_and_a_checkpoint_has_plain_norms(recipe
 
 
 def test_a_killed_process_ends_the_others(recipe: Path, tmp_path: Path) -> None:
-    codes, text, seconds = interrupted(recipe, tmp_path / "run", 3, 2, "SIGKILL", 1, "--rank_timeout", "4")
+    codes, text = interrupted(recipe, tmp_path / "run", 3, 2, "SIGKILL", 1, "--rank_timeout", SILENT)
     assert codes[1] == -9 and all(code not in (0, None) for code in codes), text
-    assert text.count("ends: rank 1 gave no sign of life for 4 s: it was killed or its machine is lost") == 2, text
-    assert seconds < 60
+    lost = f"ends: rank 1 gave no sign of life for {SILENT} s: it was killed or its machine is lost"
+    assert text.count(lost) == 2, text
 
 
 def test_an_error_of_one_process_is_what_the_others_say(recipe: Path, tmp_path: Path) -> None:
-    codes, text, _ = interrupted(recipe, tmp_path / "run", 3, 2, "raise", 2, "--rank_timeout", "30")
+    codes, text = interrupted(recipe, tmp_path / "run", 3, 2, "raise", 2)
     assert all(code not in (0, None) for code in codes), text
     assert text.count("ends: rank 2 failed: ValueError: the disk of this machine is on fire") == 2, text
 
@@ -90,16 +90,16 @@ def test_an_error_of_one_process_is_what_the_others_say(recipe: Path, tmp_path: 
 def test_a_process_that_hangs_ends_the_others(recipe: Path, tmp_path: Path) -> None:
     """Nothing is raised anywhere then: the others wait in a collective operation, and only the watchdog helps."""
     environment = {"INTERRUPT_AT": "2", "INTERRUPT_SIGNAL": "SIGSTOP", "INTERRUPT_RANK": "1"}
-    arguments = fit(recipe, tmp_path / "run", 3, "--rank_timeout", "4")
+    arguments = fit(recipe, tmp_path / "run", 3, "--rank_timeout", SILENT)
     processes = start_command(3, arguments, tmp_path / "run.log", environment)
-    codes = join([processes[0], processes[2]], timeout=60)
+    codes = join([processes[0], processes[2]], timeout=300)
     processes[1].kill()
     processes[1].join()
     assert codes == [1, 1], said(tmp_path / "run.log")
-    assert "ends: rank 1 gave no sign of life for 4 s" in said(tmp_path / "run.log")
+    assert f"ends: rank 1 gave no sign of life for {SILENT} s" in said(tmp_path / "run.log")
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step(recipe: Path, tmp_path: Path) -> None:
-    codes, text, _ = interrupted(recipe, tmp_path / "run", 2, 3, "SIGTERM", 1)
+    codes, text = interrupted(recipe, tmp_path / "run", 2, 3, "SIGTERM", 1)
     assert codes == [143, 143], text
     assert weights(tmp_path / "run")["global_step"] == 6  # the end of the epoch, where they asked each other

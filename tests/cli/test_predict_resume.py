@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,18 +153,20 @@ def test_other_pictures_are_refused(root: Path, checkpoint: Path, tmp_path: Path
     assert [p.name for p in out.rglob("*.png")] == ["0.png"]
 
 
-def process(rank: int, world: int, port: int, arguments: list[str], log: str, pause: float) -> None:
-    """One process as torchrun starts it; it lists in `log` what it writes."""
+def process(rank: int, world: int, port: int, arguments: list[str], log: str, last: int | None) -> None:
+    """One process as torchrun starts it; it lists in `log` what it writes, and kills itself after `last` of them."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "test"}
     torch.set_num_threads(1)
-    real = prediction_writer.write_png
+    real, written = prediction_writer.write_png, []
 
     def write(path: Path, labels: np.ndarray) -> None:
-        time.sleep(pause)
         real(path, labels)
+        written.append(path)
         with open(f"{log}.written.{rank}", "a") as file:
             file.write(f"{path}\n")
+        if len(written) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     prediction_writer.write_png = write
     with open(f"{log}.{rank}", "w") as file:
@@ -173,7 +174,7 @@ def process(rank: int, world: int, port: int, arguments: list[str], log: str, pa
         raise SystemExit(main(arguments))
 
 
-def start(world: int, arguments: list[str], log: Path, pause: float = 0) -> list[multiprocessing.Process]:
+def start(world: int, arguments: list[str], log: Path, last: int | None = None) -> list[multiprocessing.Process]:
     context = multiprocessing.get_context("forkserver")  # its children share one import of torch and Lightning
     context.set_forkserver_preload(["segkit.cli.lightning"])
     with socket.socket() as free:
@@ -181,7 +182,7 @@ def start(world: int, arguments: list[str], log: Path, pause: float = 0) -> list
         port = free.getsockname()[1]
     arguments = [*arguments, "--trainer.devices", str(world), "--trainer.strategy", "ddp" if world > 1 else "auto"]
     processes = [
-        context.Process(target=process, args=(r, world, port, arguments, str(log), pause)) for r in range(world)
+        context.Process(target=process, args=(r, world, port, arguments, str(log), last)) for r in range(world)
     ]
     for p in processes:
         p.start()
@@ -191,7 +192,7 @@ def start(world: int, arguments: list[str], log: Path, pause: float = 0) -> list
 def finish(processes: list[multiprocessing.Process], log: Path) -> list[str]:
     """Wait, demand success, and return what was written, with repetitions."""
     for p in processes:
-        p.join(timeout=120)
+        p.join(timeout=300)
     hung = [p.kill() for p in processes if p.is_alive()]
     text = "\n".join(path.read_text()[-2000:] for path in sorted(log.parent.glob(f"{log.name}.[0-9]")))
     assert not hung and all(p.exitcode == 0 for p in processes), text
@@ -222,12 +223,9 @@ def test_killed_and_resumed_by_another_number_of_processes(
 ) -> None:
     out = tmp_path / "labels"
     arguments = command(root, checkpoint, out)
-    processes = start(1, arguments, tmp_path / "killed", pause=0.3)
-    deadline = time.monotonic() + 60
-    while len(list(out.rglob("[0-9].png"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(processes[0].pid, signal.SIGKILL)
-    processes[0].join()
+    (killed,) = start(1, arguments, tmp_path / "killed", last=2)
+    killed.join(timeout=300)
+    assert killed.exitcode == -signal.SIGKILL
     there = sorted(out.rglob("[0-9].png"))
     assert 2 <= len(there) < COUNT
     assert all(np.array_equal(cv2.imread(str(p), -1), wanted[p.relative_to(out).as_posix()]) for p in there)

@@ -121,7 +121,7 @@ def stop(recipe: Path, run: Path, at: int, signal: str = "SIGKILL", **environmen
     """A run that is stopped in step `at`; its exit code, and what it said."""
     log = run.with_suffix(".log")
     environment |= {"INTERRUPT_AT": str(at), "INTERRUPT_SIGNAL": signal}
-    (code,) = join(start_command(1, fit(recipe, run), log, environment), timeout=120)
+    (code,) = join(start_command(1, fit(recipe, run), log, environment), timeout=300)
     return code, said(log)
 
 
@@ -145,7 +145,7 @@ def test_killed_twice_in_one_epoch(recipe: Path, uninterrupted: Path, tmp_path: 
     stop(recipe, run, 9)
     environment = {"INTERRUPT_AT": "12", "INTERRUPT_SIGNAL": "SIGKILL"}
     again = start_command(1, ["fit", "--ckpt_path", "last", "--run_dir", str(run)], tmp_path / "again", environment)
-    assert join(again, timeout=120) == [-9], said(tmp_path / "again")
+    assert join(again, timeout=300) == [-9], said(tmp_path / "again")
     assert main(["fit", "--ckpt_path", "last", "--run_dir", str(run)]) == 0
     assert_same_end(run, uninterrupted)
 
@@ -188,7 +188,7 @@ def test_the_gradient_scaler_of_float16_goes_on(recipe: Path, tmp_path: Path) ->
     assert main(fit(recipe, tmp_path / "whole", *options)) == 0
     environment = {"INTERRUPT_AT": "9", "INTERRUPT_SIGNAL": "SIGKILL"}
     processes = start_command(1, fit(recipe, tmp_path / "run", *options), tmp_path / "log", environment)
-    assert join(processes, timeout=120) == [-9], said(tmp_path / "log")
+    assert join(processes, timeout=300) == [-9], said(tmp_path / "log")
     assert main(["fit", "--ckpt_path", "last", "--run_dir", str(tmp_path / "run")]) == 0
     end, expected = state(tmp_path / "run"), state(tmp_path / "whole")
     assert end["global_step"] == expected["global_step"] == 12

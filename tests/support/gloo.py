@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 
-def run_function(world: int, function: Callable[..., Any], *arguments: Any, folder: Path, timeout: float = 120) -> list:
+def run_function(world: int, function: Callable[..., Any], *arguments: Any, folder: Path, timeout: float = 300) -> list:
     """What `function(rank, world, *arguments)` returns in each of `world` connected processes.
 
     It is a function of a module, and what it returns is made of tensors and plain data.
@@ -35,7 +35,7 @@ def start_command(
     return start(world, _command, ranks)
 
 
-def run_command(world: int, arguments: Sequence[str], log: Path, timeout: float = 120) -> None:
+def run_command(world: int, arguments: Sequence[str], log: Path, timeout: float = 300) -> None:
     """Run a command and demand that all processes succeed."""
     codes = join(start_command(world, arguments, log), timeout)
     assert codes == [0] * world, f"exit codes {codes}\n{said(log)}"
