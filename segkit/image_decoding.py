@@ -12,7 +12,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from segkit.errors import InputError
-from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, TIFF_STARTS, Header, upright_tiff
+from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, Header
+from segkit.tiff_tags import TIFF_STARTS, upright_tiff
 
 UInt8Array = npt.NDArray[np.uint8]
 

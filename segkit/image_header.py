@@ -1,53 +1,45 @@
 """What an image file says of itself, read without decoding it: size, bits, pages, orientation.
 
-JPEG, PNG and TIFF are read here, after their specifications (ITU-T T.81, the W3C's PNG, TIFF 6.0 and BigTIFF): Pillow
-knows no RGB TIFF of 16 bits, turns TIFFs of itself, and decodes a whole PNG to find its orientation. It reads the rest.
+JPEG, PNG and TIFF are read here, after their specifications (ITU-T T.81, the W3C's PNG, `segkit.tiff_tags`): Pillow
+does not know all TIFFs, turns those that it knows, and decodes a whole PNG to find its orientation. It reads the rest.
 """
 
 import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, NamedTuple, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 from PIL import Image
 
 from segkit.errors import InputError
+from segkit.tiff_tags import (
+    MOST_PAGES,
+    TIFF_STARTS,
+    UPRIGHT,
+    Tag,
+    directories,
+    exif_orientation,
+    orientation_of,
+    read_at,
+)
 
 MAX_PIXELS = 500_000_000  # 1.5 GB as RGB: a 20,000 x 20,000 image is read, 109 kB that claim 30,000 x 30,000 are not
 MAX_PIXELS_VARIABLE = "SEGKIT_MAX_PIXELS"
 
-UPRIGHT = 1  # the EXIF orientation of an image that need not be turned; 2..8 are the others
-ORIENTATIONS = range(1, 9)
-
 JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big end first; "+" is BigTIFF
 
-_SUBFILE, _WIDTH, _HEIGHT, _BITS, _ORIENTATION = 254, 256, 257, 258, 274  # TIFF's tags
+_SUBFILE, _WIDTH, _HEIGHT, _BITS = 254, 256, 257, 258  # TIFF's tags
 _STRIPS, _CHANNELS, _STRIP_ROWS, _PLANES = 273, 277, 278, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _FORMAT = 322, 323, 324, 339
 _SUBFILE_SMALLER, _SUBFILE_MASK = 1, 4  # bits of a page that is a preview, or a mask, of another one
-_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF values, and struct's letters for them
-_MOST_PAGES = 10_000  # counted; a chain of directories that is longer is damage or malice
 
 Samples: TypeAlias = Literal["unsigned", "signed", "float"]
 
 # What Pillow and struct raise for damaged files; Pillow's readers are many and were not written for them.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
                   EOFError, NotImplementedError, struct.error, Image.DecompressionBombError)  # fmt: skip
-
-
-class Tag(NamedTuple):
-    """An entry of a TIFF's directory: its first value, how many there are, and the byte at which it begins."""
-
-    value: int
-    many: int = 1
-    position: int = 0
-
-
-Tags: TypeAlias = dict[int, Tag]
 
 
 @dataclass(frozen=True)
@@ -74,11 +66,16 @@ class Header:
     frames: int = 1
     orientation: int = UPRIGHT
 
+    @property
+    def is_upright(self) -> bool:
+        """Whether it is shown as it is stored."""
+        return self.orientation == UPRIGHT
+
     def losses(self) -> list[str]:
         """What reading this image as one uint8 RGB array leaves out, in words that follow the file's name."""
         notes = []
         if self.frames > 1:
-            more = f"{_MOST_PAGES} or more" if self.frames >= _MOST_PAGES else self.frames
+            more = f"{MOST_PAGES} or more" if self.frames >= MOST_PAGES else self.frames
             notes.append(f"has {more} pages or frames, of which only the first is read")
         if self.bits > 8:
             notes.append(f"has {self.bits} bits per channel, of which the upper 8 are read")
@@ -122,19 +119,6 @@ def max_pixels() -> int:
     return int(text)
 
 
-def upright_tiff(data: bytes) -> bytes:
-    """The same TIFF without an orientation: OpenCV and Pillow turn a TIFF by it, whatever they are asked for."""
-    tag = next(_directories(io.BytesIO(data)), {}).get(_ORIENTATION)
-    if tag is None or tag.value == UPRIGHT:
-        return data
-    order, position = _order(data), tag.position
-    entry = struct.pack(f"{order}HH", _ORIENTATION, 3)  # 3: a number of 16 bits
-    count = struct.pack(f"{order}Q" if _is_big(data) else f"{order}I", 1)
-    value = struct.pack(f"{order}H", UPRIGHT)
-    changed = entry + count + value
-    return data[:position] + changed + data[position + len(changed) :]
-
-
 def _parse_jpeg(file: BinaryIO) -> Header:
     orientation = UPRIGHT
     file.seek(2)
@@ -154,7 +138,7 @@ def _parse_jpeg(file: BinaryIO) -> Header:
             raise ValueError("a JPEG without a size")
         following = file.tell() + length - 2
         if code == 0xE1 and file.read(6) == b"Exif\0\0":
-            orientation = _exif_orientation(file.read(length - 8))
+            orientation = exif_orientation(file.read(length - 8))
         file.seek(following)
 
 
@@ -164,25 +148,26 @@ def _parse_png(file: BinaryIO) -> Header:
         raise ValueError("a PNG without a size")
     size = file.seek(0, io.SEEK_END)
     frames, orientation, position = 1, UPRIGHT, 33
-    while len(head := _read_at(file, position, 8)) == 8:
+    while len(head := read_at(file, position, 8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if position + 12 + length > size:  # OpenCV would make room for up to 4 GB
             raise ValueError("a chunk of the PNG is longer than the file")
-        if kind == b"acTL":
-            frames = int.from_bytes(file.read(4), "big")
-        elif kind == b"eXIf":
-            block, check_sum = file.read(length), file.read(4)
-            if zlib.crc32(kind + block) != int.from_bytes(check_sum, "big"):
-                raise ValueError("the EXIF block is damaged")  # decoders ignore that, and would turn the image wrongly
-            orientation = _exif_orientation(block)
-        elif kind == b"IEND":
+        if kind == b"IEND":
             break
+        if kind != b"IDAT":  # of which the decoder checks the sum; it ignores that of others, such as an orientation
+            body, check_sum = file.read(length), file.read(4)
+            if zlib.crc32(kind + body) != int.from_bytes(check_sum, "big"):
+                raise ValueError(f"the PNG chunk at byte {position} is damaged")
+            if kind == b"acTL":
+                frames = int.from_bytes(body[:4], "big")
+            elif kind == b"eXIf":
+                orientation = exif_orientation(body)
         position += 12 + length
     return Header(width, height, bits, frames=max(1, frames), orientation=orientation)
 
 
 def _parse_tiff(file: BinaryIO) -> Header:
-    pages = _directories(file)
+    pages = directories(file)
     first = next(pages, {})
 
     def value(tag: int, default: int) -> int:
@@ -197,77 +182,23 @@ def _parse_tiff(file: BinaryIO) -> Header:
         wide, high, stored = value(_TILE_WIDTH, 0), value(_TILE_HEIGHT, 0), first[_TILES].many
     else:
         wide, high, stored = width, value(_STRIP_ROWS, height), first.get(_STRIPS, Tag(0, 0)).many
-    if not wide or not high or stored < -(-width // wide) * -(-height // high) * (channels if planes else 1):
-        raise ValueError("a TIFF that has too few strips or tiles for its size")  # decoders fill up with anything
+    if not wide or not high:
+        raise ValueError("a TIFF whose strips or tiles have no size")
+    needed = -(-width // wide) * -(-height // high) * (channels if planes else 1)
+    if stored < needed or (stored > needed and _TILES in first):  # decoders fill up with anything, or mix tiles up
+        raise ValueError(f"a TIFF of {stored} strips or tiles, whose size needs {needed}")
     kinds: dict[int, Samples] = {2: "signed", 3: "float"}
     samples = kinds.get(value(_FORMAT, 1), "unsigned")
-    orientation = _valid(value(_ORIENTATION, UPRIGHT))
-    return Header(width, height, value(_BITS, 1), samples, channels, planes, frames, orientation)
+    return Header(width, height, value(_BITS, 1), samples, channels, planes, frames, orientation_of(first))
 
 
 def _parse_other(file: BinaryIO) -> Header:
     with Image.open(file) as image:
         deep: dict[str, tuple[int, Samples]] = {"I;16": (16, "unsigned"), "I": (32, "signed"), "F": (32, "float")}
         bits, samples = deep.get(image.mode, (8, "unsigned"))
-        orientation = _valid(image.getexif().get(_ORIENTATION, UPRIGHT))
+        orientation = exif_orientation(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
         frames = getattr(image, "n_frames", 1)
         return Header(*image.size, bits=bits, samples=samples, frames=frames, orientation=orientation)
-
-
-def _directories(file: BinaryIO) -> Iterator[Tags]:
-    """The whole numbers in each directory (page) of a TIFF, or of an EXIF block, which is one."""
-    start = file.read(16)
-    order, is_big = _order(start), _is_big(start)
-    number, entry, inline = ("Q", 20, 8) if is_big else ("I", 12, 4)
-    (position,) = struct.unpack(order + number, start[8:16] if is_big else start[4:8])
-    seen: set[int] = set()
-    while position and position not in seen and len(seen) < _MOST_PAGES:
-        seen.add(position)
-        counter = order + ("Q" if is_big else "H")
-        (count,) = struct.unpack(counter, _read_at(file, position, struct.calcsize(counter)))
-        begin = position + struct.calcsize(counter)
-        table = _read_at(file, begin, entry * min(count, 65_535))
-        following = _read_at(file, begin + entry * count, inline)
-        tags: Tags = {}
-        for at in range(0, len(table) - entry + 1, entry):
-            tag, kind, many = struct.unpack_from(order + "HH" + number, table, at)
-            letter = _INTEGERS.get(kind)
-            if letter is None or not many:
-                continue
-            value = table[at + entry - inline : at + entry]
-            if many * struct.calcsize("=" + letter) > inline:
-                value = _read_at(file, struct.unpack(order + number, value)[0], 8)
-            if len(value) >= struct.calcsize("=" + letter):
-                tags[tag] = Tag(struct.unpack_from(order + letter, value)[0], many, begin + at)
-        yield tags
-        position = struct.unpack(order + number, following)[0] if len(following) == inline else 0
-
-
-def _exif_orientation(block: bytes) -> int:
-    """Of a block that is damaged: upright, as every reader has it."""
-    try:
-        return _valid(next(_directories(io.BytesIO(block)), {}).get(_ORIENTATION, Tag(UPRIGHT)).value)
-    except (ValueError, struct.error, OverflowError):
-        return UPRIGHT
-
-
-def _valid(orientation: object) -> int:
-    return int(orientation) if isinstance(orientation, int) and orientation in ORIENTATIONS else UPRIGHT
-
-
-def _order(data: bytes) -> str:
-    if not data.startswith(TIFF_STARTS):
-        raise ValueError("no TIFF header")
-    return "<" if data.startswith(b"II") else ">"
-
-
-def _is_big(data: bytes) -> bool:
-    return b"+" in data[2:4]
-
-
-def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count)
 
 
 def _exactly(file: BinaryIO, count: int) -> bytes:

@@ -23,17 +23,9 @@ from PIL import Image
 from segkit.errors import InputError
 from segkit.files import write_bytes
 from segkit.image_decoding import decode_rgb, one_line, turn
-from segkit.image_header import (
-    DECODER_ERRORS,
-    JPEG_START,
-    PNG_START,
-    TIFF_STARTS,
-    Header,
-    check_pixels,
-    parse_header,
-    upright_tiff,
-)
+from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, Header, check_pixels, parse_header
 from segkit.paths import check_regular
+from segkit.tiff_tags import TIFF_STARTS, upright_tiff
 
 UInt8Array = npt.NDArray[np.uint8]
 

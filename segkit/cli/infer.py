@@ -20,7 +20,6 @@ from segkit.cli.infer_large import areas, is_large, segment_large
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError
 from segkit.files import check_writable, write_json
-from segkit.image_header import UPRIGHT
 from segkit.io import read_header, write_png
 from segkit.paths import check_regular
 from segkit.visualization import colorize, overlay, with_legend
@@ -240,7 +239,7 @@ def _say_losses(path: Path, is_large: bool) -> None:
         header = read_header(path)
     except InputError:
         return
-    turned = header.orientation != UPRIGHT and is_large
+    turned = is_large and not header.is_upright
     ignored = [f"has the EXIF orientation {header.orientation}, which is not applied in tiles"] if turned else []
     for note in [*header.losses(), *ignored]:
         _note(f"{path} {note}")

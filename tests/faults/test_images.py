@@ -4,6 +4,7 @@ import io
 import resource
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,9 @@ def by_pillow(data: bytes) -> np.ndarray | None:
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
             warnings.simplefilter("ignore")
-            image = ImageOps.exif_transpose(image)
+            image.load()
+            with suppress(Exception):  # an orientation that is damaged
+                image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I;16"):
                 return np.asarray(image).astype(np.uint16)[..., None].repeat(3, 2) >> 8
             return np.asarray(image.convert("RGB"))

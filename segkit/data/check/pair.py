@@ -10,7 +10,6 @@ import numpy.typing as npt
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.files import Source
 from segkit.errors import InputError
-from segkit.image_header import UPRIGHT
 from segkit.io import File, read_header, read_image
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
 
@@ -90,7 +89,7 @@ def _inspect_header(file: File, is_turned: bool) -> Notes:
     except InputError as error:
         return [("unreadable", str(error))]
     notes = [("partly read", f"{file} {text}") for text in header.losses()]
-    if header.orientation != UPRIGHT and not is_turned:
+    if not header.is_upright and not is_turned:
         notes.append(("exif", f"{file}: orientation {header.orientation}"))
     return notes
 

@@ -17,7 +17,6 @@ from segkit.data.layouts.files import Files, Source, fingerprint
 from segkit.data.layouts.lists import NEEDED, read_names
 from segkit.data.layouts.masks import find_masks, what_is_there
 from segkit.errors import InputError
-from segkit.image_header import UPRIGHT
 from segkit.io import File, read_header, read_image, read_label
 from segkit.metadata.label_space import LabelSpace
 from segkit.paths import IMAGE_SUFFIXES
@@ -208,13 +207,13 @@ class Layout(ABC):
 
     def size_cure(self, image: File, shape: Sequence[int], mask_shape: Sequence[int]) -> str:
         """What to do about an image and a mask of different (height, width)."""
-        orientation = read_header(image).orientation
-        if orientation == UPRIGHT or (shape[1], shape[0]) != tuple(mask_shape):
+        header = read_header(image)
+        if header.is_upright or (shape[1], shape[0]) != tuple(mask_shape):
             return "export both at the same size"
         if self.apply_exif:
             return "the mask lies as the image is stored, before it is turned: leave --data.exif at ignore"
         return (
-            f"the mask was drawn on the image as it is shown, turned by its EXIF orientation {orientation}: "
+            f"the mask was drawn on the image as it is shown, turned by its EXIF orientation {header.orientation}: "
             "a folder of your own reads it so by --data.exif apply"
         )
 

@@ -1,0 +1,128 @@
+"""The tags of a TIFF's pages, after TIFF 6.0 and BigTIFF; an EXIF block is a TIFF without an image."""
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, TypeAlias
+
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big end first; "+" is BigTIFF
+MOST_PAGES = 10_000  # read; a chain of directories that is longer is damage or malice
+
+ORIENTATION = 274  # the tag; its values are EXIF's
+UPRIGHT = 1  # the orientation of an image that need not be turned; 2..8 are the others
+
+_SHORT = 3  # the type of a number of 16 bits
+_INTEGERS = {1: "B", _SHORT: "H", 4: "I", 16: "Q"}  # types of values, and struct's letters for them
+
+
+class Tag(NamedTuple):
+    """An entry of a directory: its first value, how many there are, and the byte at which it begins."""
+
+    value: int
+    many: int = 1
+    position: int = 0
+
+
+Tags: TypeAlias = dict[int, Tag]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a TIFF writes its numbers: `order` and `number` (of an offset) are struct's letters."""
+
+    order: str
+    is_big: bool
+
+    @classmethod
+    def of(cls, start: bytes) -> "_Form":
+        if not start.startswith(TIFF_STARTS):
+            raise ValueError("no TIFF header")
+        return cls("<" if start.startswith(b"II") else ">", b"+" in start[2:4])
+
+    @property
+    def number(self) -> str:
+        return self.order + ("Q" if self.is_big else "I")
+
+    @property
+    def inline(self) -> int:
+        """Bytes of an offset, and of the values that an entry holds itself."""
+        return 8 if self.is_big else 4
+
+    @property
+    def counter(self) -> str:
+        """Of a directory's entries."""
+        return self.order + ("Q" if self.is_big else "H")
+
+
+def directories(file: BinaryIO) -> Iterator[Tags]:
+    """The tags of each page that are whole numbers; the chain of pages ends where it is damaged.
+
+    Raises:
+        ValueError: The file does not begin as a TIFF.
+        struct.error: It ends in its header.
+    """
+    start = file.read(16)
+    form = _Form.of(start)
+    (position,) = struct.unpack_from(form.number, start, form.inline)
+    seen: set[int] = set()
+    while position and position not in seen and len(seen) < MOST_PAGES:
+        seen.add(position)
+        counted = read_at(file, position, struct.calcsize(form.counter))
+        if len(counted) < struct.calcsize(form.counter):
+            return
+        (count,) = struct.unpack(form.counter, counted)
+        begin, length = position + len(counted), (4 + 2 * form.inline) * count
+        if length > 20 * 65_536:  # more tags than there are
+            return
+        yield _entries(file, form, begin, read_at(file, begin, length))
+        following = read_at(file, begin + length, form.inline)
+        position = struct.unpack(form.number, following)[0] if len(following) == form.inline else 0
+
+
+def orientation_of(tags: Tags) -> int:
+    """1..8; upright where it is absent or another number."""
+    value = tags.get(ORIENTATION, Tag(UPRIGHT)).value
+    return value if 1 <= value <= 8 else UPRIGHT
+
+
+def exif_orientation(block: bytes) -> int:
+    """That of an EXIF block; of one that is damaged upright, as every reader has it."""
+    try:
+        return orientation_of(next(directories(io.BytesIO(block)), {}))
+    except (ValueError, OverflowError, struct.error):
+        return UPRIGHT
+
+
+def upright_tiff(data: bytes) -> bytes:
+    """The same TIFF without an orientation: OpenCV and Pillow turn a TIFF by it, whatever they are asked for."""
+    tag = next(directories(io.BytesIO(data)), {}).get(ORIENTATION)
+    if tag is None or tag.value == UPRIGHT:
+        return data
+    form = _Form.of(data)
+    entry = struct.pack(f"{form.order}HH", ORIENTATION, _SHORT) + struct.pack(form.number, 1)
+    entry += struct.pack(f"{form.order}H", UPRIGHT)
+    return data[: tag.position] + entry + data[tag.position + len(entry) :]
+
+
+def read_at(file: BinaryIO, position: int, count: int) -> bytes:
+    """Up to `count` bytes from a position."""
+    file.seek(position)
+    return file.read(count)
+
+
+def _entries(file: BinaryIO, form: _Form, begin: int, table: bytes) -> Tags:
+    tags: Tags = {}
+    size = 4 + 2 * form.inline
+    for at in range(0, len(table) - size + 1, size):
+        tag, kind = struct.unpack_from(f"{form.order}HH", table, at)
+        (many,) = struct.unpack_from(form.number, table, at + 4)
+        letter = _INTEGERS.get(kind)
+        if letter is None or not many:
+            continue
+        width, value = struct.calcsize("=" + letter), table[at + size - form.inline : at + size]
+        if many * width > form.inline:
+            value = read_at(file, struct.unpack(form.number, value)[0], width)
+        if len(value) >= width:
+            tags[tag] = Tag(struct.unpack_from(form.order + letter, value)[0], many, begin + at)
+    return tags
