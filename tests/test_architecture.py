@@ -14,7 +14,8 @@ ALLOWED = {
     "errors":        set(),
     "cores":         set(),
     "download":      {"errors"},
-    "files":         {"errors"},
+    "temporary":     set(),
+    "files":         {"errors", "temporary"},
     "paths":         {"errors"},
     "archives":      {"errors", "paths"},
     "tiff_tags":     set(),
@@ -31,7 +32,7 @@ ALLOWED = {
     "predictions":   {"archives", "cores", "errors", "files", "io", "metadata", "paths", "evaluation"},
     "data":          {"archives", "cores", "errors", "files", "io", "metadata", "paths"},
     "training":      {"errors", "files", "io", "ops", "metadata", "models", "inference", "evaluation", "predictions",
-                      "visualization", "contact_sheet"},
+                      "temporary", "visualization", "contact_sheet"},
 }  # fmt: skip
 
 # room            never, not even through others

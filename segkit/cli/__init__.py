@@ -1,11 +1,13 @@
 """The command line: `segkit COMMAND ...`. It imports neither torch nor Lightning; a command imports what it needs."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
 from segkit import __version__
+from segkit.cli.interrupts import Interrupts
 from segkit.cli.words import flush_streams, open_streams, say
 from segkit.errors import InputError, did_you_mean, printable
 
@@ -32,24 +34,32 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     open_streams()
-    try:
-        return _run(arguments)
-    except InputError as error:
+    with Interrupts(ends=args is None) as interrupts:
+        try:
+            return _run(arguments, interrupts)
+        except BaseException as error:
+            if not interrupts.received and not isinstance(error, KeyboardInterrupt):
+                return _code(arguments, error)
+            interrupts.ignore()
+            say(f"segkit {arguments[0]}: interrupted", to=sys.stderr)
+            return 130
+        finally:
+            flush_streams()
+
+
+def _code(arguments: list[str], error: BaseException) -> int:
+    """The exit code of what a command has raised; raised again where nobody expected it."""
+    if isinstance(error, InputError):
         return _refuse(arguments, error)
-    except KeyboardInterrupt:
-        say(f"segkit {arguments[0]}: interrupted", to=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our output (`head`, a pager) has seen enough
+    if isinstance(error, BrokenPipeError):  # whoever read our output (`head`, a pager) has seen enough
         return 141
-    except OSError as error:  # of a library's file: a log, a figure
+    if isinstance(error, OSError):  # of a library's file: a log, a figure
         from segkit.files import write_refusal  # only here, as what it imports takes time
 
         refusal = write_refusal(error)
-        if refusal is None:
-            raise
-        return _refuse(arguments, refusal)
-    finally:
-        flush_streams()
+        if refusal is not None:
+            return _refuse(arguments, refusal)
+    raise error
 
 
 def _refuse(arguments: list[str], error: InputError) -> int:
@@ -58,7 +68,7 @@ def _refuse(arguments: list[str], error: InputError) -> int:
     return 2
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], interrupts: Interrupts) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         say(_help())
         return 0
@@ -69,11 +79,20 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)
         raise InputError(f"no such command; {hint}the commands are {', '.join(COMMANDS)}")
+    _check_working_folder()
     room = COMMANDS[command][0]
     module = importlib.import_module(f"segkit.cli.{room}")
+    interrupts.check()  # some module may have swallowed it
     # The Lightning commands share one file, which is told which of them it is.
     code: int = module.main(arguments if room == "lightning" else arguments[1:])
     return code
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the working folder does not exist any more; change to one that does") from None
 
 
 def _help() -> str:

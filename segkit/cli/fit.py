@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 
 from segkit.cli.arguments import flatten
 from segkit.cli.runs import CHECKPOINTS, goes_on, loggers
 from segkit.data.datamodule import SegmentationDataModule
-from segkit.errors import InputError
 from segkit.files import free_path
 from segkit.models.checkpoint import read_torch_file
 from segkit.training.callbacks import CurvePlotter
-from segkit.training.guards.checkpoint_io import LAST
+from segkit.training.guards.last_checkpoint import LastCheckpoint
 from segkit.training.guards.nonfinite import NonFiniteGuard
+from segkit.training.guards.position import RunPosition
 from segkit.training.guards.preemption import Preemption
-from segkit.training.guards.resume import LoaderPosition, RunRecord, StepSeeds
+from segkit.training.guards.resume import RunRecord, StepSeeds
 from segkit.training.views.classes import SeenClasses
 from segkit.training.views.overlays import ValidationOverlays
 from segkit.training.views.summary import RunSummary
@@ -41,11 +40,11 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
     Raises:
         InputError: An option is out of range.
     """
-    seed = config["seed_everything"]
+    seed, last = config["seed_everything"], LastCheckpoint(run / CHECKPOINTS, config["save_every"])
     return [
         StepSeeds(seed if isinstance(seed, int) and not isinstance(seed, bool) else None),
         RunRecord(_record(config), config["reschedule"]),
-        LoaderPosition(),
+        RunPosition(config["reschedule"]),
         NonFiniteGuard(config["skip_nonfinite"]),
         SeenClasses(),
         Throughput(),
@@ -53,8 +52,8 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
         ValidationOverlays(config["overlays"]),
         CurvePlotter(),
         RunSummary(),
-        Preemption(),
-        *_last_checkpoints(run / CHECKPOINTS, config["save_every"]),
+        Preemption(last),
+        last,
     ]
 
 
@@ -107,18 +106,3 @@ def _record(config: Mapping[str, Any]) -> dict[str, Any]:
         | {f"data.{name}": value for name, value in data.items() if name not in _OF_THE_MACHINE}
         | {"seed_everything": config["seed_everything"]}
     )
-
-
-def _last_checkpoints(folder: Path, save_every: int) -> list[ModelCheckpoint]:
-    """`last.ckpt` after every epoch (Lightning's `save_last` waits for a better one), and every so many steps.
-
-    Raises:
-        InputError: `save_every` is not positive.
-    """
-    if save_every < 1:
-        raise InputError(f"save_every is {save_every}; allowed is 1 or more optimiser steps")
-    common: dict[str, Any] = {"dirpath": folder, "filename": Path(LAST).stem, "enable_version_counter": False}
-    return [
-        ModelCheckpoint(**common, save_on_train_epoch_end=True),
-        ModelCheckpoint(**common, every_n_train_steps=save_every, save_on_train_epoch_end=False),
-    ]

@@ -7,6 +7,7 @@ defaults before the command line and the config files are read. How one tests is
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.cli.fit import FitConfig, as_list, fit_callbacks, fit_loggers
 from segkit.cli.lightning_messages import input_error, quiet
 from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
+from segkit.cli.run_lock import run_lock
 from segkit.cli.runs import CHECKPOINTS, next_run, with_run
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.datamodules import (
@@ -47,6 +49,7 @@ from segkit.models.segmentation import NETWORKS
 from segkit.training.calibration import CalibrationReport
 from segkit.training.callbacks import ALL_METRICS, ResultWriter
 from segkit.training.guards.checkpoint_io import AtomicCheckpointIO
+from segkit.training.guards.last_checkpoint import LastCheckpoint
 from segkit.training.guards.memory import is_out_of_memory, smaller_batch
 from segkit.training.guards.preemption import Preempted
 from segkit.training.guards.watchdog import OtherProcessError, Watchdog
@@ -101,6 +104,10 @@ class SegmentationCLI(LightningCLI):
         self.checkpoint: dict[str, Any] = {} if checkpoint is None else checkpoint.hyper_parameters
         self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty where Lightning restores them
         self.known_keys: list[str] = []
+        with ExitStack() as self._held:
+            self._main(args)
+
+    def _main(self, args: list[str] | None) -> None:
         super().__init__(
             SegmentationModule,
             SegmentationDataModule,
@@ -209,7 +216,7 @@ class SegmentationCLI(LightningCLI):
             cluster.auto_requeue = False  # from within a signal; `Preemption` does it between two steps
         # The best one first: `last.ckpt` must know of it.
         trainer.callbacks.sort(  # type: ignore[attr-defined]
-            key=lambda c: isinstance(c, ModelCheckpoint) and (1 if c.monitor else 2)
+            key=lambda c: 2 if isinstance(c, LastCheckpoint) else int(isinstance(c, ModelCheckpoint))
         )
         return trainer
 
@@ -220,8 +227,10 @@ class SegmentationCLI(LightningCLI):
         return run, "--run_dir"
 
     def _loggers(self, given: Any, run: Path) -> Any:
-        """Only training has something to log; a test leaves its result file, and the logs of a run alone."""
+        """Only training has something to log, in a folder of its own; a test leaves its result file beside the logs."""
         if self.subcommand == "fit":
+            if not self._get(self.config, "probe"):
+                self._held.enter_context(run_lock(run))
             return fit_loggers(given, run, self._get(self.config, "ckpt_path"))
         return False if given in (None, True) else given
 

@@ -3,11 +3,13 @@
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from segkit.cli.restore import ckpt_path, named
 from segkit.errors import InputError
@@ -16,6 +18,7 @@ from segkit.training.guards.checkpoint_io import newest_checkpoint
 from segkit.training.guards.preemption import slurm_job
 
 CHECKPOINTS = "checkpoints"
+METRICS, CONFIG = "metrics.csv", "config.yaml"
 
 
 def with_run(args: Sequence[str]) -> list[str]:
@@ -23,7 +26,8 @@ def with_run(args: Sequence[str]) -> list[str]:
 
     All processes of a run must write to one folder, so it is chosen before they are started. `last` is the newest
     checkpoint that is complete, in `--run_dir`, or in the newest run under runs/; its `config.yaml` is taken where no
-    `--config` is given. A job that SLURM runs again goes on by itself.
+    `--config` is given. A run that was stopped before its first step is begun again. A job that SLURM runs again goes
+    on by itself.
 
     Raises:
         InputError: There is no run, or no checkpoint in it, to go on with.
@@ -33,12 +37,18 @@ def with_run(args: Sequence[str]) -> list[str]:
     checkpoint, given = ckpt_path(args), named(args, "run_dir")
     run = Path(given or (_newest_run() if checkpoint == "last" else next_run()))
     # SLURM runs a job again with the same command line.
-    again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and (run / CHECKPOINTS).is_dir()
+    again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and any((run / CHECKPOINTS).glob("*.ckpt"))
     if checkpoint == "last" or (checkpoint is None and again):
-        found = newest_checkpoint(run / CHECKPOINTS)
-        config = [] if any(arg.split("=")[0] in ("-c", "--config") for arg in args) else [str(run / "config.yaml")]
-        args = [args[0], *(x for path in config for x in ("--config", path)), *args[1:], "--ckpt_path", str(found)]
+        found = None if _has_not_begun(run) else str(newest_checkpoint(run / CHECKPOINTS))
+        config = [] if any(arg.split("=")[0] in ("-c", "--config") for arg in args) else [str(run / CONFIG)]
+        options = [x for path in config for x in ("--config", path)]
+        args = [args[0], *options, *args[1:], "--ckpt_path", found or "null"]
     return [*args, "--run_dir", str(run)]
+
+
+def _has_not_begun(run: Path) -> bool:
+    """Whether a run was stopped before its first step, so that going on with it is to begin it."""
+    return (run / CONFIG).is_file() and not (run / METRICS).exists() and not any((run / CHECKPOINTS).glob("*.ckpt"))
 
 
 def next_run() -> Path:
@@ -62,7 +72,7 @@ def loggers(run: Path, from_step: int | None) -> tuple[CSVLogger, TensorBoardLog
     Raises:
         InputError: The run is new and the folder holds another one's logs, which Lightning would delete.
     """
-    metrics = run / "metrics.csv"
+    metrics = run / METRICS
     if from_step is None and metrics.exists():
         raise InputError(
             f"--run_dir {run}: holds a training run already; go on with it (--ckpt_path last), or give another folder, "
@@ -82,30 +92,57 @@ class ContinuedCSVLogger(CSVLogger):
 
     def __init__(self, folder: Path, from_step: int | None) -> None:
         super().__init__(folder, name="", version="")
-        path = folder / "metrics.csv"
-        self._kept = _earlier_rows(path, from_step) if from_step is not None and path.is_file() else []
         self._from_step = from_step
 
     @property
-    def experiment(self):  # type: ignore[no-untyped-def]  # as Lightning has it
-        """Lightning's writer; when it is made, what is kept is written back to the file that it removes."""
-        new = self._experiment is None
-        writer = super().experiment
-        if new and self._kept and self._experiment is not None:
-            writer.metrics_keys = list(self._kept[0])
-            write_text(writer.metrics_file_path, _csv_text(self._kept))
-        return writer
+    @rank_zero_experiment
+    def experiment(self) -> "_Writer":
+        """The writer; what is to be kept is already in its file."""
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir, self._from_step)
+        assert isinstance(self._experiment, _Writer)
+        return self._experiment
+
+
+class _Writer(ExperimentWriter):
+    """Lightning's writer, but whatever is in `metrics.csv` is replaced at once or not at all."""
+
+    NAME_METRICS_FILE = ".none"  # Lightning begins by removing it
+
+    def __init__(self, folder: str, from_step: int | None) -> None:
+        super().__init__(folder)
+        path = Path(folder) / METRICS
+        self.metrics_file_path = str(path)
+        kept = _earlier_rows(path, from_step) if from_step is not None and path.is_file() else []
+        if kept:
+            self.metrics_keys = list(kept[0])
+            write_text(path, _csv_text(self.metrics_keys, kept))
+        else:
+            path.unlink(missing_ok=True)
+
+    def save(self) -> None:
+        """Write what was logged: behind the other rows, or where a column is new, all rows."""
+        path, columns = Path(self.metrics_file_path), sorted({*self.metrics_keys}.union(*self.metrics))
+        if columns != self.metrics_keys:
+            before = _rows(path.read_text(encoding="utf-8")) if path.is_file() else []
+            write_text(path, _csv_text(columns, [*before, *self.metrics]))
+            self.metrics_keys, self.metrics = columns, []
+        super().save()
 
 
 def _earlier_rows(path: Path, step: int) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if None not in row and (row.get("step") or "").isdigit() and int(row["step"]) < step]
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # a process that is killed leaves half a row
+    return [row for row in _rows(whole) if (row.get("step") or "").isdigit() and int(row["step"]) < step]
 
 
-def _csv_text(rows: Sequence[dict[str, str]]) -> str:
+def _rows(text: str) -> list[dict[str, str]]:
+    return [row for row in csv.DictReader(io.StringIO(text, newline="")) if None not in row]
+
+
+def _csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\r\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,5 +1,6 @@
 """Loaders: how long a reader has waited for one, where one stands in its epoch, and what worker processes are given."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -38,33 +39,29 @@ class TimedLoader(DataLoader[Item]):
 class TrainLoader(TimedLoader):
     """A loader over a `TrainSampler` that can go on in the middle of an epoch."""
 
-    _used = 0  # samples of this epoch that were handed out, over all ranks
-
     def state_dict(self) -> dict[str, int]:
-        """Where it stands, for a checkpoint; Lightning asks for it."""
-        return {"epoch": self._sampler.epoch, "samples": self._used}
+        """Nothing: where it stands is known by who asks it for batches. Lightning looks for the two methods."""
+        return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out the samples that were used before, if the epoch is the one that was stopped in."""
-        self._sampler.resume = (state["epoch"], state["samples"])
+        """Leave out the samples that were used before, if the epoch is the one that was stopped in.
 
-    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
-        """The batches, as of a DataLoader."""
-        # Nothing happens before the first batch is asked for: by then Lightning has told the sampler its epoch.
-        epoch, used = self._sampler.resume
-        self._used = used if epoch == self._sampler.epoch else 0
-        for batch in super().__iter__():
-            self._used += len(batch["name"]) * self._sampler.num_replicas
-            yield batch
-
-    @property
-    def _sampler(self) -> TrainSampler:
-        assert isinstance(self.sampler, TrainSampler)
-        return self.sampler
+        Args:
+            state: `{"epoch": e, "samples": n}`: of that epoch so many, over all ranks.
+        """
+        if isinstance(self.sampler, TrainSampler):  # Lightning puts another one in its place to overfit
+            self.sampler.resume = (state["epoch"], state["samples"])
 
 
 def init_worker(worker_id: int) -> None:
-    """Keep a loader worker to one thread: many workers times many threads stall a machine, or hang it."""
+    """Keep a loader worker to one thread: many workers times many threads stall a machine, or hang it.
+
+    Signals for all processes of a job, as Ctrl-C sends them and SLURM, are the main process's business: it may need
+    batches to end its step, and ends its workers by itself.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     cv2.setNumThreads(0)
     cv2.ocl.setUseOpenCL(False)
     torch.set_num_threads(1)

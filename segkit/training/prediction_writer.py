@@ -4,7 +4,6 @@ A file that is there is whole (`segkit.io` renames finished files), so going on 
 process looks only at the pictures that are its own in this run, so that none depends on how far another one is.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,8 @@ from segkit.inference.engine import resolve
 from segkit.io import write_png
 from segkit.models.checkpoint import weights_sha256
 from segkit.predictions.manifest import NAME, Manifest, pictures_identity, read_manifest
+from segkit.temporary import remove_left_behind
 from segkit.training.module import SegmentationModule
-
-_LEFT_BEHIND = re.compile(r"\..+\.png\.\d+\.[0-9a-f]{8}\.tmp")  # `segkit.io.write_bytes`, killed
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -142,9 +140,8 @@ class PredictionWriter(BasePredictionWriter):
 
     def _clean(self, done: Sequence[str]) -> None:
         """Remove what a killed run left half written, and what is to be overwritten, the manifest last."""
-        for path in self.output.rglob(".*.tmp") if self.output.is_dir() else ():
-            if _LEFT_BEHIND.fullmatch(path.name):
-                path.unlink()
+        for folder in {path.parent for path in self.output.rglob(".*.tmp")}:
+            remove_left_behind(folder)
         if self.overwrite:
             for name in done:
                 self._path(name).unlink()

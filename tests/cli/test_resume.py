@@ -11,6 +11,7 @@ import torch
 import yaml
 from gloo import join, said, start_command
 from noise import write_noise
+from tiny_fit import assert_equal
 
 from segkit.cli import main
 from segkit.files import write_text
@@ -76,21 +77,6 @@ def uninterrupted(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def state(run: Path) -> dict[str, Any]:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def assert_equal(found: Any, expected: Any, where: str = "") -> None:
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), where
-    elif isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key in expected:
-            assert_equal(found[key], expected[key], f"{where}/{key}")
-    elif isinstance(expected, (list, tuple)):
-        assert len(found) == len(expected), where
-        for i, (one, other) in enumerate(zip(found, expected, strict=True)):
-            assert_equal(one, other, f"{where}/{i}")
-    else:
-        assert found == expected, where
 
 
 def assert_same_end(run: Path, uninterrupted: Path) -> None:

@@ -1,4 +1,4 @@
-"""Stopping on a signal: finish the step, write `last.ckpt`, hand the job back to SLURM, end."""
+"""Stopping on a signal: end the step, write `last.ckpt`, hand the job back to SLURM, end."""
 
 import os
 import re
@@ -15,14 +15,14 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from segkit.training.guards.checkpoint_io import LAST
+from segkit.training.guards.last_checkpoint import LastCheckpoint, begins_step
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
-_EVERY = 10  # steps between two questions to the other processes
+_EVERY = 10  # batches between two questions to the other processes
 
 
-class Preempted(Exception):  # noqa: N818  (nothing went wrong)
-    """Training was stopped by a signal, after a checkpoint was written.
+class Preempted(BaseException):  # no error, and as a KeyboardInterrupt not for `except Exception`
+    """Training was stopped by a signal; what it goes on from is written.
 
     Attributes:
         signum: The signal.
@@ -30,62 +30,77 @@ class Preempted(Exception):  # noqa: N818  (nothing went wrong)
     """
 
     def __init__(self, signum: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; saved {checkpoint}")
+        super().__init__(f"stopped by {signal.Signals(signum).name}; go on from {checkpoint}")
         self.signum = signum
         self.checkpoint = checkpoint
 
 
 class Preemption(Callback):
-    """On SIGTERM, SIGUSR1 or Ctrl-C: end the step, save, and raise `Preempted` in all processes at the same step.
+    """On SIGTERM, SIGUSR1 or Ctrl-C: end the step, save, and raise `Preempted` in all processes at the same moment.
 
-    SLURM sends SIGTERM before it preempts a job, and what `--signal=SIGUSR1@120` asks for before the time is up; under
-    SLURM the job is then requeued. A second Ctrl-C stops at once. During validation the signal waits for its end.
+    In a validation only the picture is ended: `last.ckpt` was written before the step that it follows, both are done
+    again. SLURM sends SIGTERM before it preempts a job, and what `--signal=SIGUSR1@120` asks for before the time is up;
+    under SLURM the job is then requeued. A second Ctrl-C stops at once.
+
+    Args:
+        last: What writes `last.ckpt`.
     """
 
-    def __init__(self) -> None:
-        self._received = 0
-        self._stopped: Preempted | None = None
+    def __init__(self, last: LastCheckpoint) -> None:
+        self.last = last
+        self._received = 0  # the signal, of this process
+        self._agreed = 0  # of all
+        self._shared = 0  # validation batches that every process has
         self._replaced: dict[int, Any] = {}
 
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen."""
+        self._listen(trainer)
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen, in the place of Lightning's handlers, whose broadcasts from within a signal can cross others."""
-        if threading.current_thread() is not threading.main_thread():  # where Python lets nobody listen
-            return
-        for signum in SIGNALS:
-            self._replaced[signum] = signal.signal(signum, self._receive)
+        """Listen."""
+        self._listen(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if any process has received a signal."""
-        signum = self._of_any(trainer, batch_idx)
-        if not signum:
-            return
-        path = Path(trainer.default_root_dir) / "checkpoints" / LAST
-        rank_zero_info(f"\n{signal.Signals(signum).name}: saving {path}")
-        trainer.save_checkpoint(path)
-        job = slurm_job(os.environ)
-        if job and signum != signal.SIGINT and trainer.is_global_zero:
-            requeue(job)
-        self._stopped = Preempted(signum, path)
+        """Ask whether any process has received a signal; only later what the step has measured is logged."""
+        if _is_time(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
+            self._ask(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop after the epoch's end, at which `last.ckpt` was written."""
+        self._stop(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after a save: only now what the step has measured is logged."""
-        self._stop()
+        """Save and stop between two optimiser steps."""
+        if self._agreed and begins_step(trainer, batch_idx):
+            self.last.save(trainer)
+            self._stop(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop after a save."""
-        self._stop()
+        """Stop before a validation."""
+        self._stop(trainer)
+        shared = torch.tensor(sum(trainer.num_val_batches), device=trainer.strategy.root_device)
+        if trainer.world_size > 1:
+            dist.all_reduce(shared, dist.ReduceOp.MIN)
+        self._shared = 0 if trainer.sanity_checking and trainer.world_size > 1 else int(shared)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop after a save."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._stopped is not None:
-            raise self._stopped
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop within it."""
+        if batch_idx < self._shared and _is_time(trainer, batch_idx):
+            self._ask(trainer)
+            self._stop(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen no longer."""
@@ -95,20 +110,39 @@ class Preemption(Callback):
         """Listen no longer."""
         self._restore()
 
+    def _listen(self, trainer: pl.Trainer) -> None:
+        """In the place of Lightning's handlers, whose broadcasts from within a signal can cross others."""
+        if self._replaced or threading.current_thread() is not threading.main_thread():  # where Python lets nobody
+            return
+        for signum in SIGNALS:
+            self._replaced[signum] = signal.signal(signum, self._receive)
+        if trainer.received_sigterm:  # until now
+            self._received = signal.SIGTERM
+        self._ask(trainer)
+        self._stop(trainer)
+
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self._received:
-            raise KeyboardInterrupt
+            raise Preempted(signum, self.last.path)
         self._received = signum
 
-    def _of_any(self, trainer: pl.Trainer, batch_idx: int) -> int:
-        """The signal that this process, or another one, has received; 0 if none has."""
+    def _ask(self, trainer: pl.Trainer) -> None:
+        """Learn of a signal that this process, or another one, has received."""
         if trainer.world_size == 1:
-            return self._received
-        if (batch_idx + 1) % _EVERY and not _is_last(trainer, batch_idx):
-            return 0
+            self._agreed = self._received
+            return
         largest = torch.tensor(self._received, device=trainer.strategy.root_device)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
-        return int(largest)
+        self._agreed = int(largest)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        if not self._agreed:
+            return
+        rank_zero_info(f"\n{signal.Signals(self._agreed).name}: stopping")
+        job = slurm_job(os.environ)
+        if job and self._agreed != signal.SIGINT and trainer.is_global_zero:
+            requeue(job)
+        raise Preempted(self._agreed, self.last.path)
 
     def _restore(self) -> None:
         for signum, handler in self._replaced.items():
@@ -135,5 +169,6 @@ def requeue(job: str) -> None:
         rank_zero_warn(f"job {job} could not be queued again ({reason}); submit it yourself: it goes on from there")
 
 
-def _is_last(trainer: pl.Trainer, batch_idx: int) -> bool:
-    return batch_idx + 1 == trainer.num_training_batches
+def _is_time(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether to ask behind this batch; alone, it costs nothing."""
+    return trainer.world_size == 1 or (batch_idx + 1) % _EVERY == 0

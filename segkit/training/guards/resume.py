@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from segkit.errors import InputError
 from segkit.training.preflight import batch_size
 
-RECORD, _LOADER = "segkit_run", "segkit_loader"  # keys in a checkpoint
+RECORD = "segkit_run"  # key in a checkpoint
 _SHOWN = 6  # changes that a message names
 
 
@@ -47,37 +47,6 @@ class StepSeeds(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The seed of the run that is gone on with."""
         self.seed = state_dict["seed"]
-
-
-class LoaderPosition(Callback):
-    """Goes on with the samples of the epoch that were not used yet, where the train loader has a state.
-
-    Lightning saves that state, but gives it back only if it has not asked for the loader before, as a schedule does
-    that must know the length of the run.
-    """
-
-    def __init__(self) -> None:
-        self._state: dict[str, Any] | None = None
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Ask the loader where it stands."""
-        loader: Any = trainer.train_dataloader
-        if hasattr(loader, "state_dict"):
-            checkpoint[_LOADER] = loader.state_dict()
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep it until there is a loader."""
-        self._state = checkpoint.get(_LOADER)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tell the loader."""
-        loader: Any = trainer.train_dataloader
-        if self._state is not None and hasattr(loader, "load_state_dict"):
-            loader.load_state_dict(self._state)
 
 
 class RunRecord(Callback):

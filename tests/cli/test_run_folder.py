@@ -1,0 +1,93 @@
+"""A run's folder is one training's at a time, and holds nothing half written when the next one goes on in it."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from left_behind import left_behind
+
+from segkit import files, temporary
+from segkit.cli import main, run_lock
+from segkit.errors import InputError
+
+
+def hold(run: Path, ready: "multiprocessing.synchronize.Event") -> None:
+    with run_lock.run_lock(run):
+        ready.set()
+        signal.pause()
+
+
+def test_a_second_training_is_refused_until_the_first_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    first = context.Process(target=hold, args=(tmp_path / "run", ready))
+    first.start()
+    assert ready.wait(60)
+    monkeypatch.setattr(run_lock, "WAIT", 0.0)
+    said = r"--run_dir .*run: another `segkit fit` is writing here"
+    with pytest.raises(InputError, match=said) as caught, run_lock.run_lock(tmp_path / "run"):
+        pass
+    assert "\n" not in str(caught.value)
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    with run_lock.run_lock(tmp_path / "run"):
+        pass
+
+
+def test_fit_is_refused_before_it_touches_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_lock, "WAIT", 0.0)
+    (tmp_path / "run").mkdir()
+    synthetic = ["--data", "SyntheticDataModule", "--data.root", str(tmp_path / "data"), "--data.num_train", "4"]
+    network = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny", "--data.batch_size", "2"]
+    with FileLock(tmp_path / "run" / ".lock"):
+        assert main(["fit", *synthetic, *network, "--run_dir", str(tmp_path / "run")]) == 2
+    assert "another `segkit fit` is writing here" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: FileLock) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(run_lock.FileLock, "acquire", fails)
+    with pytest.warns(UserWarning, match="no locks .*Operation not supported"), run_lock.run_lock(tmp_path):
+        pass
+
+
+def test_other_ranks_leave_the_lock_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with FileLock(tmp_path / ".lock"), run_lock.run_lock(tmp_path):
+        pass
+
+
+def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
+    """In a run's folder whoever wrote it, once it is locked; in any other if its process is dead."""
+    checkpoints = tmp_path / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    elsewhere = checkpoints / ".last.ckpt.00000000.1.0123abcd.tmp"  # of another machine, or a container before this one
+    dead, own = left_behind(checkpoints / "last.ckpt"), checkpoints / ".notes.tmp"
+    for path in (elsewhere, dead, own):
+        path.touch()
+    with run_lock.run_lock(tmp_path / "run"):
+        pass
+    assert list(checkpoints.iterdir()) == [own]
+
+
+def test_writing_into_a_folder_removes_what_dead_processes_left_there(tmp_path: Path) -> None:
+    dead = left_behind(tmp_path / "a.png")
+    elsewhere = tmp_path / ".a.png.00000000.1.0123abcd.tmp"
+    with files.replacing(tmp_path / "b.png") as alive:
+        for path in (dead, elsewhere, alive):
+            path.touch()
+        temporary._cleaned.clear()
+        files.write_text(tmp_path / "c.txt", "")
+        assert alive.exists() and elsewhere.exists() and not dead.exists()
+        os.utime(elsewhere, (0, 0))
+        temporary.remove_left_behind(tmp_path)
+        assert alive.exists() and not elsewhere.exists()
