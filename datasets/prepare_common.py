@@ -172,7 +172,7 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Iter
         with archive.open(member) as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
-    except ZIP_ERRORS as error:
+    except (OSError, *ZIP_ERRORS) as error:
         raise InputError(
             f"{path}: {member.filename} in it is damaged ({error}); remove this zip and run again to get another"
         ) from error
@@ -203,7 +203,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The zip, every name in it being one inside of the folder that it is unpacked to."""
     try:
         archive = zipfile.ZipFile(path)
-    except ZIP_ERRORS as error:
+    except (OSError, *ZIP_ERRORS) as error:
         raise InputError(f"{path}: not a complete zip ({error}); remove it and run again to get it") from error
     with archive:
         check_entries(path, archive.infolist())

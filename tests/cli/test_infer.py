@@ -1,6 +1,7 @@
 """`segkit infer` through its front door: every kind of picture, every kind of mistake, and what is left on disk."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -170,6 +171,43 @@ def test_a_damaged_picture_costs_one_line_and_the_others_are_done(
     assert len(lines) == len(bad)
     assert all(sum(str(path) in line for line in lines) == 1 for path in bad.values())
     assert "2 pictures" in printed.out and "5 failed" in printed.out
+
+
+def test_what_is_no_file_costs_one_line_and_the_others_are_done(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    save(pictures / "a.png"), save(tmp_path / "elsewhere" / "b.png")
+    save(pictures / ".ipynb_checkpoints" / "a-checkpoint.png"), save(pictures / "@eaDir" / "a.png")
+    os.mkfifo(pictures / "pipe.png")  # to open it would wait for ever
+    (pictures / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (pictures / "loop.png").symlink_to(pictures / "loop.png")
+    (pictures / "town").symlink_to(tmp_path / "elsewhere")
+    (pictures / "up").symlink_to(tmp_path)
+    (pictures / os.fsdecode(b"caf\xe9.png")).write_bytes((pictures / "a.png").read_bytes())
+    assert run(pictures, pictures / "pipe.png") == 1
+    assert tree(tmp_path / "out") == results("a", "town/b")
+    printed = capsys.readouterr()
+    lines = [line.rpartition("\r")[2] for line in printed.err.splitlines() if "error:" in line]
+    wanted = {"pipe.png: is a named pipe", "gone.png: is a link to", "loop.png: is a link that leads to itself"}
+    wanted |= {r"caf\xe9.png: this name is not UTF-8"}
+    assert len(lines) == len(wanted) and all(sum(words in line for line in lines) == 1 for words in wanted)
+    assert "2 pictures" in printed.out and "4 failed" in printed.out
+
+
+def test_inputs_below_the_output_are_left_out_and_it_is_said(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    output = pictures / "out"
+    save(pictures / "a.png"), save(output / "inner" / "b.png"), save(output / "c.png")
+    (tmp_path / "link").symlink_to(output)
+    for _ in range(2):  # the second time there are results, which are no inputs
+        assert run(pictures, output=tmp_path / "link") == 0
+        err = capsys.readouterr().err
+        assert err == f"segkit infer: note: {output}/c.png and all else in {tmp_path}/link is left out (2 images), " + (
+            "because results go there; give --output a folder outside of the input to have them segmented\n"
+        )
 
 
 def test_a_result_that_cannot_be_written_costs_one_line(
