@@ -29,6 +29,10 @@ class InputError(ValueError):
     without a traceback and ends with exit code 2; from Python it is a `ValueError`.
     """
 
+    def __str__(self) -> str:
+        """The message, in one line whatever the names in it are."""
+        return printable(super().__str__())
+
 
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:
     """For a message about a name that does not exist: "did you mean X? ", or nothing where none is like it."""

@@ -24,7 +24,7 @@ from segkit.errors import InputError
 from segkit.files import write_bytes
 from segkit.image_decoding import decode_rgb, one_line, turn
 from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, Header, check_pixels, parse_header
-from segkit.paths import check_regular
+from segkit.paths import check_regular, read_file
 from segkit.tiff_tags import TIFF_STARTS, upright_tiff
 
 UInt8Array = npt.NDArray[np.uint8]
@@ -164,10 +164,8 @@ def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence
 
 
 def _read_bytes(path: File, what: str) -> bytes:
-    if isinstance(path, (str, os.PathLike)):
-        check_regular(Path(path))
     try:
-        data = (Path(path) if isinstance(path, (str, os.PathLike)) else path).read_bytes()
+        data = read_file(Path(path)) if isinstance(path, (str, os.PathLike)) else path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such {what}; check the path") from None
     except IsADirectoryError:

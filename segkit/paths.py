@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segkit.errors import InputError
+from segkit.errors import InputError, printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -136,10 +136,20 @@ def check_regular(path: Path) -> None:
         raise InputError(f"{path}: is {_KINDS[stat.S_IFMT(mode)]}, not a file; remove it, or give a file")
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: As `check_regular`.
+        OSError: It is absent, a folder, or cannot be read.
+    """
+    check_regular(path)
+    return path.read_bytes()
+
+
 def shown(path: str | os.PathLike[str]) -> str:
     r"""A path as a message can show it: bytes that are not UTF-8 and what does not print as `\xff`."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def _check_text(path: Path) -> None:

@@ -22,7 +22,7 @@ ALLOWED = {
     "image_header":  {"errors", "tiff_tags"},
     "image_decoding": {"errors", "image_header", "tiff_tags"},
     "io":            {"errors", "files", "image_header", "image_decoding", "tiff_tags", "paths"},
-    "metadata":      {"errors"},
+    "metadata":      {"errors", "paths"},
     "ops":           {"errors"},
     "visualization": {"errors"},
     "contact_sheet": {"visualization"},

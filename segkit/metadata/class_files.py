@@ -7,6 +7,7 @@ from typing import Protocol
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
+from segkit.paths import read_file
 
 Colour = tuple[int, int, int]
 
@@ -128,7 +129,8 @@ def read_text(path: Readable) -> str:
         InputError: It is absent or not UTF-8.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        data = read_file(path) if isinstance(path, Path) else path.read_bytes()
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; write it (layout: datasets/README.md)") from None
     except (OSError, UnicodeDecodeError) as error:

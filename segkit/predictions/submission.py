@@ -16,7 +16,7 @@ from segkit.archives import read_members
 from segkit.cores import cores
 from segkit.errors import InputError, printable
 from segkit.files import write_bytes
-from segkit.paths import check_regular, walk_files
+from segkit.paths import read_file, walk_files
 from segkit.predictions.label_files import LabelPng, inspect_label_png
 from segkit.predictions.submission_rules import Benchmark, Size
 
@@ -86,7 +86,7 @@ def open_submission(path: Path) -> list[Entry]:
     """
     if path.is_dir():
         files = walk_files(path)
-        return _not_empty([Entry(p.relative_to(path).as_posix(), partial(_read, p)) for p in files], path)
+        return _not_empty([Entry(p.relative_to(path).as_posix(), partial(read_file, p)) for p in files], path)
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder; give the zip archive, or the folder that it is made of")
     members = sorted(read_members(path), key=lambda member: member.name)
@@ -134,11 +134,6 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], description: str)
     """`function` of every item, in order, on all cores: decoding PNGs holds no lock; a progress bar on the way."""
     with ThreadPoolExecutor(min(16, cores())) as pool:
         return list(tqdm(pool.map(function, items), desc=description, total=len(items), unit="file"))
-
-
-def _read(path: Path) -> bytes:
-    check_regular(path)
-    return path.read_bytes()
 
 
 def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:

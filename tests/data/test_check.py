@@ -1,6 +1,7 @@
 """What a check of a data set finds: each fault alone gives its kind, and none hides another."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 
@@ -112,6 +113,37 @@ def test_each_fault_alone(root, fault):
     assert list(found(report)) == [kind]
     (text,) = found(report)[kind]
     assert words in text and "\n" not in text
+    assert report.splits[1].opened == 2
+
+
+def test_what_is_no_file_stops_nothing(root):
+    os.mkfifo(root / "images/train/pipe.png")  # to open it would wait for ever
+    mask(root / "labels/train/pipe.png")
+    (root / "images/train/gone.png").symlink_to(root / "nowhere.png")
+    mask(root / "labels/train/gone.png")
+    picture(root / "images/train/a.png")
+    os.mkfifo(root / "labels/train/a.png")
+    report = checked(FolderLayout(root))
+    texts = sorted(text.removeprefix(f"{root}/") for text in found(report)["unreadable"])
+    assert [text.partition(",")[0] for text in texts] == [
+        f"images/train/gone.png: is a link to {root}/nowhere.png",
+        "images/train/pipe.png: is a named pipe",
+        "labels/train/a.png: is a named pipe",
+    ]
+    assert report.splits[0].opened == 7
+
+
+def test_a_list_of_classes_that_is_a_pipe(root):
+    (root / "classes.txt").unlink()
+    os.mkfifo(root / "classes.txt")
+    (text,) = found(checked(FolderLayout(root)))["data set"]
+    assert "classes.txt: is a named pipe" in text
+
+
+def test_a_name_that_is_not_utf8_is_one_problem(root):
+    picture(root / "images/train" / os.fsdecode(b"caf\xe9.png"))
+    report = checked(FolderLayout(root))
+    assert [text for text in found(report)["data set"] if r"caf\xe9.png: this name is not UTF-8; rename it" in text]
     assert report.splits[1].opened == 2
 
 

@@ -1,6 +1,7 @@
 """What is wrong with one picture and its mask."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import cv2
@@ -12,6 +13,7 @@ from segkit.data.layouts.files import Source
 from segkit.errors import InputError
 from segkit.io import File, read_header, read_image
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
+from segkit.paths import read_file
 
 Int64Array = npt.NDArray[np.int64]
 UInt8Array = npt.NDArray[np.uint8]
@@ -52,7 +54,7 @@ class _Loaded:
     def read_bytes(self) -> bytes:
         """Its content."""
         if self._data is None:
-            self._data = self.file.read_bytes()
+            self._data = read_file(self.file) if isinstance(self.file, Path) else self.file.read_bytes()
         return self._data
 
 
