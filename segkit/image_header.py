@@ -27,6 +27,7 @@ from segkit.tiff_tags import (
 
 MAX_PIXELS = 500_000_000  # 1.5 GB as RGB: a 20,000 x 20,000 image is read, 109 kB that claim 30,000 x 30,000 are not
 MAX_PIXELS_VARIABLE = "SEGKIT_MAX_PIXELS"
+MAX_SIDE = 2**20  # pixels, of an image that is read in tiles too; OpenCV's own limit
 
 JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
@@ -90,11 +91,16 @@ def parse_header(file: BinaryIO) -> Header:
     """
     start = file.read(8)
     if start.startswith(JPEG_START):
-        return _parse_jpeg(file)
-    if start == PNG_START:
-        return _parse_png(file)
-    file.seek(0)
-    return _parse_tiff(file) if start.startswith(TIFF_STARTS) else _parse_other(file)
+        header = _parse_jpeg(file)
+    elif start == PNG_START:
+        header = _parse_png(file)
+    else:
+        file.seek(0)
+        header = _parse_tiff(file) if start.startswith(TIFF_STARTS) else _parse_other(file)
+    longest = max(header.width, header.height)
+    if longest > MAX_SIDE:
+        raise ValueError(f"a side of {longest} pixels, more than {MAX_SIDE}")
+    return header
 
 
 def check_pixels(width: int, height: int, path: object) -> None:

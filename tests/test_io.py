@@ -138,6 +138,15 @@ def test_a_small_file_that_claims_900_million_pixels_is_not_decoded(tmp_path, co
     assert picture_size(tmp_path / "a.png") == (30_000, 30_000)
 
 
+def test_a_side_that_no_image_has_is_damage(tmp_path):
+    """A damaged TIFF of 6 kB claimed 15 million columns, and planning its tiles took minutes."""
+    header = struct.pack(">IIBBBBB", 2**20 + 1, 4, 8, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(b""), b"IEND": b""}
+    (tmp_path / "a.png").write_bytes(PNG_START + b"".join(png_chunk(kind, body) for kind, body in chunks.items()))
+    for read in (read_image, picture_size):
+        fails(read, tmp_path / "a.png", "a side of 1048577 pixels, more than 1048576")
+
+
 def test_a_large_mask_of_another_kind_is_described_from_a_sample(tmp_path):
     path = save(tmp_path / "a.png", Image.new("RGB", (3000, 1500), (1, 2, 3)))
     fails(read_label, path, "1 colour, (1, 2, 3) at row 0, column 0 and in 500000 pixels of 500000 that were looked at")

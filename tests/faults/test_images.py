@@ -139,6 +139,8 @@ def attack_infer(count: int, say: Say, folder: Path, capsys: pytest.CaptureFixtu
         failed += bool(lines)
         with campaign.case(label):
             assert (len(lines), results) in ((0, 4), (0, 3), (1, 0)), f"{results} results, {lines}"  # 3: in tiles
+            if lines:
+                raise InputError(lines[0])
     assert code == (1 if failed else 0) and failed < len(paths)
     campaign.finish()
 
