@@ -24,7 +24,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.cli.fit import FitConfig, as_list, fit_callbacks, fit_loggers
 from segkit.cli.lightning_messages import input_error, quiet
-from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
+from segkit.cli.restore import differences, named, parser_defaults, read_named_checkpoint
 from segkit.cli.run_lock import run_lock
 from segkit.cli.runs import CHECKPOINTS, next_run, with_run
 from segkit.data.datamodule import SegmentationDataModule
@@ -41,7 +41,7 @@ from segkit.data.datamodules import (
 from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
-from segkit.files import check_writable
+from segkit.files import check_writable, write_refusal
 from segkit.inference.protocols import Protocol
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
@@ -87,6 +87,8 @@ def main(args: Sequence[str]) -> int:
         SegmentationCLI(checkpoint, args=None if args == sys.argv[1:] else args)
     except (MisconfigurationException, ValueError) as error:
         raise input_error(error) or error from error
+    except OSError as error:
+        raise write_refusal(error, error.filename or named(args, "run_dir")) or error from error
     except Preempted as stopped:
         if stopped.signum == signal.SIGINT:
             raise KeyboardInterrupt from stopped

@@ -1,11 +1,13 @@
 """What Lightning says, as a user of segkit should hear it."""
 
 import logging
+import threading
 import warnings
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from segkit.errors import InputError, printable
+from segkit.files import write_refusal
 
 
 def input_error(error: BaseException) -> InputError | None:
@@ -18,6 +20,9 @@ def input_error(error: BaseException) -> InputError | None:
     return (
         InputError("trainer: " + " ".join(str(error).split())) if isinstance(error, MisconfigurationException) else None
     )
+
+
+_thread_hook = threading.excepthook
 
 
 def quiet() -> None:
@@ -35,6 +40,7 @@ def quiet() -> None:
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_is_no_advertisement)
         logging.getLogger(name).addFilter(_printable)
+    threading.excepthook = _of_a_thread
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
@@ -45,3 +51,9 @@ def _printable(record: logging.LogRecord) -> bool:
     """Also: the record's lines as they may be shown on a terminal."""
     record.msg, record.args = "\n".join(map(printable, record.getMessage().split("\n"))), ()
     return True
+
+
+def _of_a_thread(uncaught: threading.ExceptHookArgs) -> None:
+    """Leave out a full disk's traceback: TensorBoard's thread hands the error on to the next event that is logged."""
+    if uncaught.exc_value is None or write_refusal(uncaught.exc_value) is None:
+        _thread_hook(uncaught)

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from disks import file_limit
 from PIL import Image
 
 from segkit.cli import main
@@ -250,3 +251,13 @@ def test_a_test_that_dies_keeps_what_it_scored(benchmark_folder: Path, tmp_path:
     assert kept["partial"] and kept["num_images"] == 3 and kept["dataset"]["num_images"] == 5
     assert kept["confusion_matrix"] == whole["confusion_matrix"]
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_the_scores_are_shown_though_they_cannot_be_kept(folders, capsys) -> None:
+    with file_limit(512):
+        assert run(folders) == 2
+    said = capsys.readouterr()
+    assert (
+        "mean       " in said.out and f"{COUNT} pictures, " in said.out and not list(folders[0].parent.glob("*.json"))
+    )
+    assert f"{folders[0].parent / 'result.json'}: cannot be written: " in said.err and "Traceback" not in said.err

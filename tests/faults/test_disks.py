@@ -5,6 +5,8 @@ Each command writes to a disk of its own, of a few kilobytes. Skipped where noth
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +163,18 @@ def heard(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -
 
 def test_a_few_disks(home: Path, tmp_path: Path, figures: Say, heard: Callable[[], tuple[str, str]]) -> None:
     run(8, home, tmp_path, figures, heard)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("free", [40_960, 1 << 20])
+def test_a_process_ends_without_noise_of_its_threads(home: Path, tmp_path: Path, free: int) -> None:
+    """On the first disk TensorBoard's thread cannot write, on the second one the checkpoint is what does not fit."""
+    with disk(tmp_path / "disk", SIZE) as place:
+        fill_up(place, keep=free)
+        command = [sys.executable, "-m", "segkit", *commands(home, place)["fit"]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = refusals(done.returncode, done.stderr, done.stdout + done.stderr, None)
+        assert done.returncode == 2 and str(place / "run") in lines[0], lines
 
 
 @pytest.mark.campaign
