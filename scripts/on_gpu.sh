@@ -75,6 +75,9 @@ from segkit.evaluation.results import versions
 print(versions())
 "
 
+# Versions, the GPU, and every kernel against PyTorch's operations; fails where one of them is wrong.
+step doctor 60 "$PYTHON" -m segkit doctor
+
 # Without the suite's own options, which want pytest-xdist.
 step tests 160 "$PYTHON" -m pytest tests/gpu tests/ops/kernels -q -o addopts= --import-mode=importlib \
     -p no:cacheprovider --durations=10

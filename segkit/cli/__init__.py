@@ -23,6 +23,7 @@ COMMANDS = {
     "export":     ("export", "write a checkpoint as safetensors with a card that says all about it"),
     "data":       ("data.command", "check a data set, count its classes, decode it once, look at it"),
     "submission": ("submission", "make and check uploads for Cityscapes and ADE20K; official Cityscapes scores"),
+    "doctor":     ("doctor", "look at versions, machine, GPU kernels and data, and say what to mend"),
     "demo":       ("demo", "make a small data set, train, test and draw the results, in minutes"),
 }  # fmt: skip
 

@@ -68,7 +68,7 @@ def imagenet_weights_path(repository: str) -> Path:
         InputError: No network, no such repository, a hash that is not the declared or recorded one, or a cache folder
             that cannot be written.
     """
-    path = _cache() / repository / FILE
+    path = weights_cache() / repository / FILE
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
-def _cache() -> Path:
+def weights_cache() -> Path:
+    """The folder of downloaded weights: $SEGKIT_CACHE, or ~/.cache/segkit."""
     return Path(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit").expanduser()
 
 

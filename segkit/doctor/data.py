@@ -1,0 +1,102 @@
+"""Where data sets are, and the variables of the environment that segkit reads."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segkit.doctor.finding import Finding
+from segkit.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:  # it needs NumPy and OpenCV, which may be what is broken
+    from segkit.data.layouts.base import Layout, Split
+
+ROOT = Path("datasets")
+
+# data set         its folder below the data root, as the recipes have it
+FOLDERS = {
+    "ade20k":         "ADEChallengeData2016",
+    "cityscapes":     "cityscapes",
+    "camvid":         "camvid",
+    "voc":            "VOCdevkit",
+    "pascal-context": "VOCdevkit",
+    "coco-stuff":     "coco_stuff164k",
+    "mapillary":      "mapillary",
+}  # fmt: skip
+
+VARIABLES = {"SEGKIT_CACHE", "SEGKIT_FUSED_OPS", "SEGKIT_MAX_PIXELS"}
+
+
+def data_sets(roots: Sequence[Path]) -> Iterator[Finding]:
+    """Which data sets, and which splits of them, lie below the data roots.
+
+    Args:
+        roots: Those to look into; one of them may be a data set itself. None given: `datasets` in the working folder.
+    """
+    for root in roots or [ROOT]:
+        if not root.exists():
+            cure = "see datasets/README.md; data elsewhere: segkit doctor FOLDER"
+            yield Finding("data", "wrong" if roots else "note", f"{root}: no such folder", cure)
+            continue
+        found = list(_below(root))
+        yield from found
+        if not found:
+            cure = "see datasets/README.md for the folders; of one's own: segkit data check folder ROOT"
+            yield Finding("data", "note", f"{root}: none of {', '.join(FOLDERS)} here", cure)
+
+
+def variables() -> Iterator[Finding]:
+    """The environment's SEGKIT_ variables: names and values."""
+    given = {name: value for name, value in os.environ.items() if name.startswith("SEGKIT_")}
+    if not given:
+        yield Finding("variables", "ok", "no SEGKIT_ variable is set")
+    for name, value in sorted(given.items()):
+        yield _variable(name, value)
+
+
+def _variable(name: str, value: str) -> Finding:
+    found = f"{name}={value}"
+    if name not in VARIABLES:
+        cure = f"{did_you_mean(name, VARIABLES)}allowed: {', '.join(sorted(VARIABLES))}"
+        return Finding("variables", "wrong", f"{found}: nothing reads it", cure)
+    if name == "SEGKIT_FUSED_OPS" and value not in ("0", "1"):
+        return Finding("variables", "wrong", f"{found}: neither 0 nor 1", "unset it, or set 0 for plain operations")
+    if name == "SEGKIT_FUSED_OPS" and value == "0":
+        return Finding("variables", "note", f"{found}: plain operations, slow and large", "unset it for the fused ones")
+    if name == "SEGKIT_MAX_PIXELS":
+        from segkit.image_header import max_pixels
+
+        try:
+            max_pixels()
+        except InputError as error:
+            return Finding("variables", "wrong", str(error), "unset it, or set a number")
+    return Finding("variables", "ok", found)
+
+
+def _below(root: Path) -> Iterator[Finding]:
+    from segkit.data.layouts.names import LAYOUTS
+
+    shared = {folder for folder in FOLDERS.values() if list(FOLDERS.values()).count(folder) > 1}
+    for name, folder in FOLDERS.items():
+        place = root if root.name == folder else root / folder
+        if not place.exists():
+            continue
+        splits = _splits(LAYOUTS[name](place))
+        if splits:
+            yield Finding(name, "ok", f"{place}: {', '.join(splits)}")
+        elif folder not in shared:  # a shared one need not hold both
+            cure = f"segkit data check {name} {place} says what is missing"
+            yield Finding(name, "note", f"{place}: is there, and none of its splits", cure)
+
+
+def _splits(layout: "Layout") -> "list[Split]":
+    from segkit.data.layouts.base import SPLITS
+
+    return [split for split in SPLITS if _has(layout, split)]
+
+
+def _has(layout: "Layout", split: "Split") -> bool:
+    try:
+        return layout.has_split(split)
+    except InputError:  # a list of names is absent or wrong
+        return False
