@@ -139,6 +139,38 @@ def test_an_interrupted_check_prints_what_it_has(root, capsys, monkeypatch, tmp_
     assert json.loads((tmp_path / "report.json").read_text())["splits"][0]["opened"] == 5
 
 
+def test_ctrl_c_anywhere_in_a_check_ends_it_in_one_line(root, capsys):
+    """At forty of the lines that the check runs through, those of its loop, pool and report among them."""
+
+    def interrupted_at(line: int) -> tuple[int, int]:
+        passed = 0
+
+        def trace(frame, event, arg):
+            nonlocal passed
+            if "segkit/cli/data" not in frame.f_code.co_filename and "segkit/data" not in frame.f_code.co_filename:
+                return None
+            if event == "line":
+                passed += 1
+                if passed == line:
+                    raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            return main(["data", "check", "folder", str(root), "--workers", "2"]), passed
+        finally:
+            sys.settrace(before)
+
+    interrupted_at(-1)  # the first time there are imports, too
+    code, lines = interrupted_at(-1)
+    assert code == 0 and lines > 300
+    capsys.readouterr()
+    for line in range(1, lines - 20, lines // 40):
+        assert interrupted_at(line)[0] == 130, line
+        assert capsys.readouterr().err.splitlines()[-1] == "segkit data: interrupted"
+
+
 def test_stats(root, capsys, tmp_path):
     mine = tmp_path / "mine.json"
     assert main(["data", "stats", "folder", str(root), "--output", str(mine)]) == 0

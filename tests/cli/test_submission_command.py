@@ -127,7 +127,7 @@ def test_a_wrong_archive_is_not_written_and_all_causes_are_listed(cityscapes, ci
     assert not output.exists() and "not written" in printed
     assert "missing (1)" in printed and f"{FRAMES[2]}_pred_labelIds.png" in printed
     assert "wrong size (1)" in printed and "60x32, its picture is 64x32" in printed
-    assert "unreadable (1)" in printed and f"{FRAMES[0]}_leftImg8bit.png: unreadable label map" in printed
+    assert "unreadable (1)" in printed and f"{FRAMES[0]}_leftImg8bit.png: not a picture that can" in printed
 
 
 def test_label_ids_given_as_train_ids_are_refused_and_taken_with_the_option(

@@ -246,3 +246,15 @@ def test_another_numbering_is_noticed() -> None:
     shifted[:5, :5] = right
     assert "predicted as no class" in str(suspicion(shifted))
     assert train_id_space(numbered_space(4)).table == identity_table(4)
+
+
+def test_linked_and_foreign_folders(tmp_path: Path) -> None:
+    """As layouts and `segkit infer` walk: links followed once, what file servers write left out."""
+    for kind in ("truth", "predictions"):
+        label_map(tmp_path / f"elsewhere/{kind}/1.png", [0, 1])
+        label_map(tmp_path / kind / "@eaDir" / "1.png", [0])
+        label_map(tmp_path / kind / ".ipynb_checkpoints" / "1-checkpoint.png", [0])
+        (tmp_path / kind / "town").symlink_to(tmp_path / "elsewhere" / kind)
+        (tmp_path / kind / "loop").symlink_to(tmp_path)
+    found = find_pairs(tmp_path / "predictions", tmp_path / "truth")
+    assert [pair.name for pair in found.pairs] == ["town/1"] and not found.problems and not found.unused
