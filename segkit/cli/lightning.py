@@ -7,7 +7,6 @@ defaults before the command line and the config files are read. How one tests is
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,10 +105,6 @@ class SegmentationCLI(LightningCLI):
         self.checkpoint: dict[str, Any] = {} if checkpoint is None else checkpoint.hyper_parameters
         self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty where Lightning restores them
         self.known_keys: list[str] = []
-        with ExitStack() as self._held:
-            self._main(args)
-
-    def _main(self, args: list[str] | None) -> None:
         super().__init__(
             SegmentationModule,
             SegmentationDataModule,
@@ -229,10 +224,8 @@ class SegmentationCLI(LightningCLI):
         return run, "--run_dir"
 
     def _loggers(self, given: Any, run: Path) -> Any:
-        """Only training has something to log, in a folder of its own; a test leaves its result file beside the logs."""
+        """Only training has something to log; a test leaves its result file, and the logs of a run alone."""
         if self.subcommand == "fit":
-            if not self._get(self.config, "probe"):
-                self._held.enter_context(run_lock(run))
             return fit_loggers(given, run, self._get(self.config, "ckpt_path"))
         return False if given in (None, True) else given
 
@@ -286,7 +279,8 @@ class SegmentationCLI(LightningCLI):
             probe(self.trainer, self.model, self.datamodule)
             return
         try:
-            self.trainer.fit(**(kwargs | {"weights_only": True}))  # nothing in a checkpoint is unpickled
+            with run_lock(Path(self.trainer.default_root_dir)):
+                self.trainer.fit(**(kwargs | {"weights_only": True}))  # nothing in a checkpoint is unpickled
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
