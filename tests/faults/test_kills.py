@@ -15,7 +15,6 @@ from shot import shoot
 from tiny_fit import assert_equal, recipe, result
 
 _CODES = {signal.SIGKILL: {137}, signal.SIGTERM: {143}, signal.SIGINT: {130}}
-_SECONDS = 3.0  # about as long as a training takes, with its start: anywhere in it a signal may come
 
 
 class Kills:
@@ -28,8 +27,9 @@ class Kills:
         config["trainer"] |= {"max_epochs": 3, "val_check_interval": 2}
         (folder / "recipe.yaml").write_text(yaml.safe_dump(config))
         self.kills = 0
+        self.seconds = 0.0  # that a training takes, with its start: anywhere in it a signal may come
 
-    def fit(self, signals: list[tuple[float, int]]) -> tuple[int, str]:
+    def fit(self, signals: list[tuple[float, int]]) -> tuple[int, str, float]:
         """A training, or its rest."""
         begun = (self.run / "config.yaml").exists()
         first = ["--config", str(self.folder / "recipe.yaml"), "--checkpoint.save_top_k", "2", "--save_every", "1"]
@@ -38,7 +38,7 @@ class Kills:
 
     def whole(self) -> dict[str, Any]:
         """What a training leaves that nothing stops."""
-        code, text = self.fit([])
+        code, text, self.seconds = self.fit([])
         assert code == 0, text
         return self._taken()
 
@@ -46,16 +46,16 @@ class Kills:
         """What one leaves that is killed whenever it goes on, at most so often."""
         for _ in range(most):
             signum = self.random.choice(list(_CODES))
-            signals = [(self.random.uniform(0, _SECONDS), int(signum))]
+            signals = [(self.random.uniform(0, self.seconds), int(signum))]
             if signum == signal.SIGINT and self.random.random() < 0.5:  # twice
                 signals.append((self.random.uniform(0, 0.3), int(signum)))
-            code, text = self.fit(signals)
+            code, text, _ = self.fit(signals)
             assert "Traceback" not in text, text
             if code == 0:  # it was done before
                 return self._taken()
             self.kills += 1
             assert code in _CODES[signum], f"{code} after {signum.name}\n{text}"
-        code, text = self.fit([])
+        code, text, _ = self.fit([])
         assert code == 0, text
         return self._taken()
 
