@@ -65,7 +65,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = temporary_name(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # as the umask has it, whatever the writer made of it: safetensors makes it 0600
         os.replace(temporary, target)
     except Exception as error:  # libraries have errors of their own for a full disk
         of_this = getattr(error, "filename", None) in (None, str(temporary), *map(str, (target, *target.parents)))

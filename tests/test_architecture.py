@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "segkit"
 # room            may import from segkit
 ALLOWED = {
     "errors":        set(),
+    "signatures":    {"errors"},
     "cores":         set(),
     "download":      {"errors"},
     "temporary":     set(),
@@ -26,14 +27,14 @@ ALLOWED = {
     "ops":           {"errors"},
     "visualization": {"errors"},
     "contact_sheet": {"visualization"},
-    "models":        {"errors", "download", "files", "ops", "metadata"},
+    "models":        {"errors", "signatures", "download", "files", "ops", "metadata"},
     "inference":     {"errors", "image_decoding", "io", "ops", "metadata", "models"},
     "evaluation":    {"errors", "files", "ops", "metadata", "__version__"},
     "predictions":   {"archives", "cores", "errors", "files", "io", "metadata", "paths", "evaluation"},
     "data":          {"archives", "cores", "errors", "files", "io", "metadata", "paths"},
     "doctor":        {"__version__", "cores", "errors", "files", "image_header", "ops", "models", "inference", "data"},
-    "training":      {"errors", "files", "io", "ops", "metadata", "models", "inference", "evaluation", "predictions",
-                      "temporary", "visualization", "contact_sheet"},
+    "training":      {"errors", "signatures", "files", "io", "ops", "metadata", "models", "inference", "evaluation",
+                      "predictions", "temporary", "visualization", "contact_sheet"},
 }  # fmt: skip
 
 # room            never, not even through others

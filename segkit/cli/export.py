@@ -96,10 +96,11 @@ def summary(path: Path, checkpoint: "Checkpoint", parameters: int) -> str:
 
 
 def _score_line(score: Mapping[str, Any]) -> str:
-    miou = "-" if score["mIoU"] is None else f"{100 * score['mIoU']:.2f}"
-    data = " ".join(str(score["dataset"][key]) for key in ("name", "split") if key in score["dataset"])
-    pictures = f"{score['num_images']} pictures{' (partial)' if score['partial'] else ''}"
-    return f"mIoU {miou} ({score['protocol']}; {data}; {pictures})"
+    miou = "-" if score.get("mIoU") is None else f"{100 * score['mIoU']:.2f}"
+    dataset = score.get("dataset", {})
+    data = " ".join(str(dataset[key]) for key in ("name", "split") if key in dataset)
+    images = f"{score.get('num_images', '?')} images{' (partial)' if score.get('partial') else ''}"
+    return f"mIoU {miou} ({score.get('protocol', '?')}; {data}; {images})"
 
 
 def _protocol(name: str | None, checkpoint: "Checkpoint", scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

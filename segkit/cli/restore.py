@@ -13,6 +13,7 @@ from segkit.cli.yaml_files import read_yaml
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.weights import read_checkpoint
+from segkit.training.restored import training_arguments
 
 RESTORED = (
     "network",
@@ -31,23 +32,26 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
         args: The command and its options.
 
     Returns:
-        Without weights if `segkit fit` wrote it: Lightning restores those itself, with its own state beside them.
+        For `fit` without weights: Lightning restores those itself, with its own state beside them. What it says of
+        the training has been checked, for the parser imports every class that a value names.
 
     Raises:
-        InputError: It cannot be read, or `fit` was to go on with a file that has no optimiser state.
+        InputError: It cannot be read, something in it is of another type than it must be, or `fit` was to go on with
+            a file that has no optimiser state.
     """
     path = ckpt_path(args)
     if path is None or path in ("best", "last", "hpc", "registry"):  # Lightning's own words
         return None
     checkpoint = read_checkpoint(path)
-    if "optim" in checkpoint.hyper_parameters:  # other files say how the network is built, not how it was trained
-        return replace(checkpoint, state_dict={})
-    if args[0] == "fit":
+    training_arguments(checkpoint.hyper_parameters, path)
+    if args[0] != "fit":
+        return checkpoint
+    if "optim" not in checkpoint.hyper_parameters:  # other files say how the network is built, not how it was trained
         raise InputError(
             f"--ckpt_path {path}: has weights but no optimiser state to go on with; give a .ckpt that `segkit fit` "
             f"wrote, or start a new training from its encoder: --model.encoder_weights {path}"
         )
-    return checkpoint
+    return replace(checkpoint, state_dict={})
 
 
 def ckpt_path(args: Sequence[str]) -> str | None:

@@ -4,7 +4,7 @@ Normalisation, class names and colours come from the checkpoint, never from the 
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,22 +130,33 @@ class Segmenter:
         Raises:
             InputError: the picture cannot be read, is of another kind, or does not fit into the device's memory.
         """
-        labels = self.predict_batch([as_rgb(picture)])
+        labels = self.predict_batch([picture])
         return np.asarray(labels[0].cpu().numpy())  # (1, H, W) -> (H, W)
 
-    def predict_batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Label pictures of one size in one go.
+    def predict_batch(self, images: Sequence[Picture]) -> torch.Tensor:
+        """Label images of one size in one go.
 
         Args:
-            images: uint8 `(H, W, 3)` RGB each, as `as_rgb` gives them.
+            images: one or more, each as `predict` takes it; nothing is copied of what `as_rgb` gives.
 
         Returns:
             uint8 `(B, H, W)` train ids on the segmenter's device, which may still be at work on them.
 
         Raises:
-            InputError: they do not fit into the device's memory.
+            InputError: there is none, one cannot be read or is of another kind, their sizes differ, or they do not fit
+                into the device's memory.
         """
-        rgb = torch.stack([torch.from_numpy(image) for image in images])  # (B, H, W, 3)
+        if not isinstance(images, Iterable) or isinstance(images, str) or getattr(images, "ndim", 4) != 4:
+            raise InputError("a batch is a list of images, or an array (B, H, W, 3): for one image call `predict`")
+        arrays = [as_rgb(image) for image in images]
+        sizes = sorted({array.shape[:2] for array in arrays})
+        if len(sizes) != 1:
+            found = " and ".join(f"{height} x {width}" for height, width in sizes[:2])
+            raise InputError(
+                f"a batch of {len(arrays)} images with {len(sizes)} sizes ({found or 'none'}): give one or more images "
+                "of one size, or `predict` them one by one"
+            )
+        rgb = torch.from_numpy(np.stack(arrays))  # (B, H, W, 3)
         if self.device.type == "cuda":
             rgb = rgb.pin_memory()  # only then does the copy not wait for the GPU
         try:
@@ -217,14 +228,14 @@ def as_rgb(picture: Picture) -> np.ndarray:
     Raises:
         InputError: see `Segmenter.predict`.
     """
-    if isinstance(picture, str | Path):
+    if isinstance(picture, str | Path) and "\0" not in str(picture):
         array = read_image(Path(picture), apply_exif=True)
     elif isinstance(picture, Image.Image):
         array = _rgb_from_pillow(picture)
     elif isinstance(picture, np.ndarray):
         array = _rgb_from_array(picture)
     else:
-        kind = type(picture).__name__
+        kind = "path with a null byte" if isinstance(picture, str | Path) else type(picture).__name__
         raise InputError(f"a picture cannot be a {kind}: give a path, a Pillow image or a uint8 array (H, W, 3)")
     return np.require(array, np.uint8, ["C", "W"])
 
@@ -237,12 +248,14 @@ def _rgb_from_pillow(picture: Image.Image) -> np.ndarray:
         if upright.mode in ("I", "F"):
             raise InputError(f"a Pillow image of mode {upright.mode} has no fixed range: give it as 8 or 16 bits")
         return np.asarray(upright.convert("RGB"))
-    except OSError as error:  # Pillow decodes on first use
-        raise InputError(f"the Pillow image cannot be decoded ({error}): is its file truncated?") from error
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # Pillow decodes on first use
+        raise InputError(f"the Pillow image cannot be decoded ({error}): is its file truncated, or closed?") from error
 
 
 def _rgb_from_array(array: np.ndarray) -> np.ndarray:
-    if array.dtype not in (np.uint8, np.uint16):
+    if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise InputError(
             f"a picture cannot be of {array.dtype}, whose range is unknown: give uint8 in 0..255, "
             "for instance (picture * 255).round().astype(np.uint8) if it is in 0..1"
@@ -254,7 +267,7 @@ def _rgb_from_array(array: np.ndarray) -> np.ndarray:
             f"a picture cannot have the shape {array.shape}: give (H, W) grey, (H, W, 3) RGB or (H, W, 4) with alpha, "
             "the channels last"
         )
-    if array.dtype == np.uint16:
+    if array.dtype != np.uint8:
         array = high_byte(array[..., :3], "array")
     return np.broadcast_to(array[..., :3], (*array.shape[:2], 3))
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segkit.errors import InputError
+from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import SegmentationModel, build_network
+from segkit.models.shapes_only import ShapesOnly
 
 # What makes up a pickled NumPy scalar, which trainers store as their best score: data, no code. Older NumPy calls its
 # function by another name.
@@ -59,13 +60,21 @@ class Checkpoint:
         return dict(self.hyper_parameters["normalization"])
 
     def build_network(self) -> SegmentationModel:
-        """Build the network in eval mode with these weights.
+        """Build the network in eval mode with a copy of these weights; none is drawn at random first.
 
         Raises:
             InputError: Class, arguments or weights do not belong together.
         """
-        network = build_network(self.network)
-        load_strict(network, self.state_dict, "checkpoint")
+        with ShapesOnly():
+            network = build_network(self.network)
+        require_match(network, self.state_dict, "checkpoint")  # before memory is taken for it
+        if not isinstance(network.encoder, ResNeSt):  # others may hold more than parameters and buffers
+            network = build_network(self.network)
+            load_strict(network, self.state_dict, "checkpoint")
+            return network.eval()
+        own = network.state_dict()
+        given = {name: torch.empty(t.shape, dtype=own[name].dtype).copy_(t) for name, t in self.state_dict.items()}
+        network.load_state_dict({n: t for n, t in own.items() if is_counter(n)} | given, assign=True)
         return network.eval()
 
 
@@ -82,11 +91,22 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Any], source: str) -
     """Load every parameter or none; batch norms' counters may be absent: old files lack them, and no output needs them.
 
     Raises:
-        InputError: Names the first missing, unexpected and misshapen parameters and their number.
+        InputError: As `require_match`.
     """
     own = module.state_dict()
     has_classifier = any(name.startswith("fc.") for name in own)
     given = {name: v for name, v in state_dict.items() if has_classifier or not name.startswith("fc.")}
+    require_match(module, given, source)
+    module.load_state_dict(own | given)
+
+
+def require_match(module: nn.Module, state_dict: Mapping[str, Any], source: str) -> None:
+    """Refuse weights that are not a module's, name by name and shape by shape.
+
+    Raises:
+        InputError: Names the first missing, unexpected and misshapen parameters and their number.
+    """
+    own, given = module.state_dict(), state_dict
     shapes = [n for n in own.keys() & given.keys() if own[n].shape != given[n].shape]
     problems = [
         f"{len(names)} {kind} (first: {sorted(names)[0]})"
@@ -102,7 +122,6 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Any], source: str) -
             f"{source}: the weights do not fit {type(module).__name__}: {'; '.join(problems)}; "
             "build the network that they were made for"
         )
-    module.load_state_dict(own | given)
 
 
 def is_counter(name: str) -> bool:
@@ -118,11 +137,14 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     """
     path = _existing_file(path)
     try:
+        _check_members(path)
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(_unpickling_problem(path, error)) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # reading damaged bytes fails in as many ways as there are bytes
         raise InputError(f"{path}: not a complete torch checkpoint (truncated, or another kind of file)") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds a {type(data).__name__}, not a checkpoint's dictionary")
@@ -149,10 +171,48 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     path = _existing_file(path)
     try:
         return load_file(path, device="cpu")
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # as above
         raise InputError(
             f"{path}: not a complete safetensors file (truncated, or another kind of file); copy or download it again"
         ) from error
+
+
+def check_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are no plain arrays, or that claim more numbers than the file has bytes for.
+
+    A few bytes can describe a tensor of any size (repeated, sparse, without values); a network built for it would take
+    gigabytes.
+
+    Raises:
+        InputError: Names the first one, or says how many bytes are claimed.
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise InputError(
+                f"{path}: {name} is no plain tensor (sparse, quantized or without values); write it as one"
+            )
+    claimed, held = sum(t.numel() * t.element_size() for t in tensors.values()), Path(path).stat().st_size
+    if claimed > held:
+        raise InputError(
+            f"{path}: damaged: its tensors claim {claimed} bytes and the file has {held}; copy or write it again, each "
+            "tensor whole"
+        )
+
+
+def _check_members(path: Path) -> None:
+    """Refuse an archive that unpacks to more than itself: PyTorch compresses nothing.
+
+    Raises:
+        InputError: It does.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return  # the format before PyTorch 1.6
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if compressed or sum(member.file_size for member in members) > path.stat().st_size:
+        raise InputError(f"{path}: a compressed archive, which PyTorch does not write; unpack it, or write it again")
 
 
 def _existing_file(path: str | Path) -> Path:

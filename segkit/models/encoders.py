@@ -9,6 +9,12 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention, ResNeSt
 
+# Arguments of ResNeSt that a network sets itself, and those of the ImageNet classifier, which no network has.
+_OF_THE_NETWORK = {
+    **dict.fromkeys(("in_channels", "output_stride", "dilation_convention"), "an argument of the network itself"),
+    **dict.fromkeys(("num_classes", "final_drop"), "of the ImageNet classifier, which a segmentation network has not"),
+}
+
 
 class Encoder(Protocol):
     """What a head needs to know of an encoder.
@@ -60,15 +66,24 @@ def build_encoder(
 def _build_resnest(
     name: str, output_stride: int, convention: DilationConvention, in_channels: int, overrides: Mapping[str, Any]
 ) -> ResNeSt:
-    unknown = sorted(overrides.keys() - inspect.signature(ResNeSt).parameters.keys())
-    if unknown:
-        raise InputError(
-            f"encoder_args of {name!r}: {unknown[0]!r} is no argument of ResNeSt; allowed: radix, cardinality, width, "
-            "stem_width, layers, planes, avd, avd_first, dropblock_prob, zero_init_last_gamma"
-        )
     arguments = {**RESNEST_VARIANTS[name], **overrides}
+    _check_overrides(name, overrides, arguments)
     arguments.update(output_stride=output_stride, dilation_convention=convention, in_channels=in_channels)
     return ResNeSt(**arguments)
+
+
+def _check_overrides(name: str, overrides: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse names that ResNeSt does not have, and what would have no effect.
+
+    Raises:
+        InputError: Says which, and why.
+    """
+    settable = inspect.signature(ResNeSt).parameters.keys() - _OF_THE_NETWORK.keys()
+    for key in sorted(overrides.keys() - settable, key=str):
+        why = _OF_THE_NETWORK.get(key, "no argument of ResNeSt")
+        raise InputError(f"encoder_args of {name!r}: {key!r} is {why}; allowed: {', '.join(sorted(settable))}")
+    if overrides.get("avd_first") and not arguments.get("avd", True):
+        raise InputError(f"encoder_args of {name!r}: avd_first has no effect without avd; leave one of them out")
 
 
 def _not_ours(name: str) -> str:

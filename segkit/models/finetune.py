@@ -15,6 +15,7 @@ from segkit.models.norms import without_absent_statistics
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.toolkits.foreign import TIMM_PREFIX
+from segkit.models.weight_values import refuse_unusable
 from segkit.models.weights import inspect, load_encoder_weights
 
 _SHOWN = 3  # names in a line of the report
@@ -134,6 +135,7 @@ def _read(network: SegmentationModel, path: str | Path) -> _Offer:
         found = inspect(path)
     except InputError as error:
         return _other_encoder(network, path, error)
+    refuse_unusable(found.unusable, str(path))
     if not found.is_network:
         prefix = "encoder." if isinstance(network.encoder, ResNeSt) else f"encoder.{TIMM_PREFIX}"
         weights = {prefix + name: tensor for name, tensor in found.weights.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -69,7 +69,9 @@ def read_model_file(path: str | os.PathLike[str]) -> Checkpoint:
         with safe_open(path, framework="pt", device="cpu") as file:
             card = _card((file.metadata() or {}).get(CARD_KEY), path)
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # as many kinds as there are ways to be damaged
         raise InputError(
             f"{path}: not a complete safetensors file (truncated, or another kind of file); copy or export it again"
         ) from error

@@ -77,11 +77,14 @@ def set_pooled_norm(network: nn.Module, kind: PooledNorm) -> None:
             of at least 16 channels a group).
 
     Raises:
-        InputError: Another kind, or a norm that cannot be replaced.
+        InputError: Another kind, a norm that cannot be replaced, or no such norm to be of another kind.
     """
     if kind not in get_args(PooledNorm):
         raise InputError(f"pooled_norm={kind!r} is not one of {', '.join(get_args(PooledNorm))}")
-    for name, norm in pooled_norms(network):
+    norms = pooled_norms(network)
+    if kind != "batch" and not norms:
+        raise InputError(f"pooled_norm={kind} has no effect: this network has no norm on 1x1 maps; leave it out")
+    for name, norm in norms:
         network.set_submodule(name, _converted(name, norm, kind))
     config: Any = getattr(network, "config", None)
     if config is not None:

@@ -10,17 +10,20 @@ Shapes: B batch, C channels, R radix, G cardinality, H W pixels, h w feature cel
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import InputError
 from segkit.ops.split_attention import split_attention, split_pool
+from segkit.signatures import check_arguments
 
 DilationConvention = Literal["authors", "timm", "mmseg"]
 
 EXPANSION = 4  # a bottleneck's output channels / planes
+
+_MOST_BLOCKS, _WIDEST = 1000, 65536  # far above every published network; what is larger is a typing error
 
 
 def _variant(
@@ -85,7 +88,7 @@ class ResNeSt(nn.Module):
         layers: Sequence[int],
         radix: int = 2,
         cardinality: int = 1,
-        width: int = 64,
+        width: float = 64,
         stem_width: int = 32,
         avd: bool = True,
         avd_first: bool = False,
@@ -98,8 +101,11 @@ class ResNeSt(nn.Module):
         final_drop: float = 0.0,
         zero_init_last_gamma: bool = False,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        _check_arguments(layers, planes, radix, output_stride, dilation_convention)
+        check_arguments(ResNeSt, given, "ResNeSt")
+        _check_sizes(layers, planes, radix, output_stride)
+        _check_widths(planes, cardinality, width, stem_width)
         self.output_stride = output_stride
         self.dilation_convention = dilation_convention
         self.channels = (in_channels, 2 * stem_width, *(EXPANSION * p for p in planes))
@@ -182,7 +188,7 @@ class Bottleneck(nn.Module):
         *,
         radix: int,
         cardinality: int,
-        width: int,
+        width: float,
         stride: int = 1,
         dilation: int = 1,
         pool: bool = False,
@@ -244,6 +250,11 @@ class SplitAttention(nn.Module):
         self.channels, self.radix, self.cardinality = channels, radix, cardinality
         inter = max(channels * radix // 4, 32)
         groups = cardinality * radix
+        if channels % groups or inter % cardinality:
+            raise InputError(
+                f"ResNeSt: blocks of {channels} channels cannot be divided into radix {radix} x cardinality "
+                f"{cardinality} groups; change planes, width, radix or cardinality"
+            )
         self.conv = nn.Conv2d(channels, channels * radix, 3, stride, dilation, dilation, groups=groups, bias=False)
         self.bn0 = nn.BatchNorm2d(channels * radix)
         self.dropblock = _drop_block(dropblock_prob)
@@ -341,20 +352,29 @@ def _shortcut_pool(stride: int, same_pool: bool) -> nn.Module:
     return nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
 
 
-def _check_arguments(
-    layers: Sequence[int], planes: Sequence[int], radix: int, output_stride: int, convention: str
-) -> None:
-    if len(layers) != 4 or min(layers) < 1:
-        raise InputError(f"ResNeSt: layers={tuple(layers)} must be four positive block counts, such as (3, 4, 6, 3)")
-    if len(planes) != 4 or min(planes) < 1:
-        raise InputError(f"ResNeSt: planes={tuple(planes)} must be four positive numbers, such as (64, 128, 256, 512)")
-    if radix < 0:
+def _check_sizes(layers: Sequence[int], planes: Sequence[int], radix: int, output_stride: int) -> None:
+    if len(layers) != 4 or not 1 <= min(layers) <= max(layers) <= _MOST_BLOCKS:
+        raise InputError(
+            f"ResNeSt: layers={tuple(layers[:5])} must be four positive block counts up to {_MOST_BLOCKS}, such as "
+            "(3, 4, 6, 3)"
+        )
+    if len(planes) != 4 or not 1 <= min(planes) <= max(planes) <= _WIDEST:
+        raise InputError(
+            f"ResNeSt: planes={tuple(planes[:5])} must be four positive numbers up to {_WIDEST}, such as "
+            "(64, 128, 256, 512)"
+        )
+    if not 0 <= radix <= _WIDEST:
         raise InputError(f"ResNeSt: radix={radix} must be 0 (no attention), 1, 2 or more")
     if output_stride not in (8, 16, 32):
         raise InputError(f"ResNeSt: output_stride={output_stride} is not 8, 16 or 32")
-    if convention not in get_args(DilationConvention):
-        allowed = ", ".join(get_args(DilationConvention))
-        raise InputError(f"ResNeSt: dilation_convention={convention!r} is not one of {allowed}")
+
+
+def _check_widths(planes: Sequence[int], cardinality: int, width: float, stem_width: int) -> None:
+    for name, value in (("cardinality", cardinality), ("stem_width", stem_width)):
+        if not 1 <= value <= _WIDEST:
+            raise InputError(f"ResNeSt: {name}={value} must be 1 to {_WIDEST}")
+    if not 64 <= min(planes) * width <= max(planes) * width <= 64 * _WIDEST:
+        raise InputError(f"ResNeSt: width={width} gives blocks of {min(planes)} planes no channel, or too many")
 
 
 def _drop_classifier(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

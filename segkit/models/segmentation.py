@@ -1,5 +1,6 @@
 """Segmentation networks: an encoder, a head and an optional auxiliary head. The architecture is the choice of head."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ from segkit.models.encoders import build_encoder
 from segkit.models.heads import ASPP_RATES, DeepLabV3Head, FCNHead
 from segkit.models.mmseg_heads import MMSegASPPHead, MMSegAuxHead, MMSegFCNHead
 from segkit.models.norms import PooledNorm, set_pooled_norm
-from segkit.models.resnest import DilationConvention
+from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention
+from segkit.signatures import check_arguments
+
+IMAGE_CHANNELS = 3  # of the images that are read: RGB
 
 
 class SegmentationModel(nn.Module):
@@ -65,7 +69,7 @@ class FCN(SegmentationModel):
         num_classes: K.
         output_stride: 8, 16 or 32.
         dilation_convention: "authors", "timm" or "mmseg"; see `ResNeSt`.
-        in_channels: Channels of the input.
+        in_channels: Channels of the input; training and inference read RGB images, 3 channels.
         aux: Whether an auxiliary FCN head on stage 3 helps the training (it costs nothing at test time).
         encoder_args: Arguments of `ResNeSt` that differ from the named variant's.
         align_corners: How the logits are upsampled, in training and at test time.
@@ -115,6 +119,8 @@ class DeepLabV3(SegmentationModel):
         pooled_norm: PooledNorm = "batch",
     ) -> None:
         config = _config(DeepLabV3, locals())
+        if aspp_rates is not None and (len(aspp_rates) != 3 or min(aspp_rates) < 1):
+            raise InputError(f"model.network.init_args.aspp_rates={list(aspp_rates)} must be three numbers, 1 or more")
         built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
         head = DeepLabV3Head(_channels(built)[-1], num_classes, aspp_rates or ASPP_RATES[output_stride])
         aux_head = FCNHead(_channels(built)[-2], num_classes) if aux else None
@@ -181,13 +187,47 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
         raise InputError(f"network class {class_path!r} is not one of {', '.join(NETWORKS)}")
     try:
         return NETWORKS[class_path](**config.get("init_args", {}))
-    except TypeError as error:
-        raise InputError(f"network {class_path}: {error}; was it written by another version of segkit?") from error
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's, of sizes that are none
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"network {class_path}: {reason}; was it written by another version of segkit?") from error
+
+
+def require_rgb(arguments: Mapping[str, Any]) -> None:
+    """Refuse a network of other images than segkit reads.
+
+    Args:
+        arguments: The `init_args` of its `config`.
+
+    Raises:
+        InputError: Its input has not three channels.
+    """
+    channels = arguments.get("in_channels", IMAGE_CHANNELS)
+    if channels != IMAGE_CHANNELS:
+        raise InputError(
+            f"model.network.init_args.in_channels is {channels}: images are read as RGB, {IMAGE_CHANNELS} channels; "
+            "leave it out"
+        )
 
 
 def _config(cls: type[SegmentationModel], constructor_locals: Mapping[str, Any]) -> dict[str, Any]:
+    """What rebuilds the network, of the arguments of its constructor, which are checked."""
     arguments = {name: value for name, value in constructor_locals.items() if name not in ("self", "__class__")}
+    check_arguments(cls, arguments, "model.network.init_args")
+    _check_convention(cls, arguments["encoder"], arguments["dilation_convention"])
+    if arguments["num_classes"] < 1:
+        raise InputError(f"model.network.init_args.num_classes is {arguments['num_classes']}; give 1 or more")
     return {"class_path": f"{cls.__module__}.{cls.__name__}", "init_args": arguments}
+
+
+def _check_convention(cls: type[SegmentationModel], encoder: str, convention: str) -> None:
+    default = inspect.signature(cls).parameters["dilation_convention"].default
+    if encoder not in RESNEST_VARIANTS and convention not in (default, "timm"):
+        raise InputError(
+            f"model.network.init_args.dilation_convention={convention} has no effect: it is a choice for ResNeSts, and "
+            f"{encoder} is dilated as timm does; leave it out"
+        )
 
 
 def _channels(encoder: nn.Module) -> tuple[int, ...]:

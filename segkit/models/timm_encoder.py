@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import InputError
+from segkit.models.shapes_only import ShapesOnly
 
 
 class TimmEncoder(nn.Module):
@@ -28,6 +29,7 @@ class TimmEncoder(nn.Module):
             close = difflib.get_close_matches(name, timm.list_models(), n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
             raise InputError(f"encoder {name!r} is neither a ResNeSt of segkit nor a timm model{hint}")
+        self.name = name
         self.encoder = encoder = _build(name, output_stride, in_channels)
         self.output_stride = output_stride
         self.channels = tuple(int(c) for c in encoder.out_channels)
@@ -37,6 +39,11 @@ class TimmEncoder(nn.Module):
     def out_channels(self) -> tuple[int, ...]:
         """Channels of the six features, under the name that smp's decoders use."""
         return self.channels
+
+    def whole_names(self) -> set[str]:
+        """timm's names of all parameters and buffers of its whole network: also those behind the last feature."""
+        with ShapesOnly():
+            return set(timm.create_model(self.name).state_dict())
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the six features; a network without a stride-2 stage has an empty one in its place."""

@@ -5,17 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.models.checkpoint import Checkpoint, is_safetensors, load_strict, read_safetensors, read_torch_file
+from segkit.models.card import checked
+from segkit.models.checkpoint import (
+    Checkpoint,
+    check_tensors,
+    is_safetensors,
+    load_strict,
+    read_safetensors,
+    read_torch_file,
+    require_match,
+)
 from segkit.models.model_file import is_model_file, read_model_file
 from segkit.models.norms import without_absent_statistics
-from segkit.models.segmentation import build_network
+from segkit.models.segmentation import SegmentationModel
 from segkit.models.toolkits.foreign import TIMM_PREFIX, Choices, Inspection, encoder_names, inspect_foreign
 from segkit.models.toolkits.formats import wrapper_prefix
 from segkit.models.toolkits.keys import place
+from segkit.models.weight_values import require_usable, unusable
 
 NETWORK_PREFIX = "network."  # where SegmentationModule keeps its network in a Lightning checkpoint
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "module")  # of weights, in torch files
@@ -29,18 +38,23 @@ def read_checkpoint(path: str | Path, choices: Choices = Choices()) -> Checkpoin
         choices: What another toolkit's file does not say.
 
     Raises:
-        InputError: The file is absent, empty, truncated or holds code; it is of no known toolkit; or a parameter is
-            missing, unexpected or of another shape.
+        InputError: The file is absent, empty, truncated, damaged or holds code; it is of no known toolkit; or a
+            parameter is missing, unexpected, of another shape, NaN or infinite.
     """
     content = _read(Path(path))
-    if isinstance(content, Checkpoint):
-        return content
+    if isinstance(content, _Own):
+        _refuse_choices(path, choices)
+        require_match(content.shapes, content.checkpoint.state_dict, str(path))
+        require_usable(content.checkpoint.state_dict, str(path))
+        return content.checkpoint
     inspection = inspect_foreign(Path(path), content.tensors, content.beside, choices)
     return inspection.checkpoint(str(path), choices.allow_unmatched)
 
 
 def inspect(path: str | Path, choices: Choices = Choices()) -> Inspection:  # noqa: B008  (frozen)
     """Find out what a weight file holds, and compare every name and shape with the network that it is of.
+
+    Values that are no numbers to compute with are listed, not refused.
 
     Args:
         path: The file.
@@ -50,41 +64,62 @@ def inspect(path: str | Path, choices: Choices = Choices()) -> Inspection:  # no
         InputError: The file is absent, empty, truncated or holds code, or is of no known toolkit, head or encoder.
     """
     content = _read(Path(path))
-    if not isinstance(content, Checkpoint):
+    if isinstance(content, _Foreign):
         return inspect_foreign(Path(path), content.tensors, content.beside, choices)
-    with torch.device("meta"):
-        network = build_network(content.network)
-    weights, keys = place(content.state_dict, {}, network.state_dict())
+    _refuse_choices(path, choices)
+    own = content.checkpoint
+    weights, keys = place(own.state_dict, {}, content.shapes.state_dict())
     return Inspection(
         toolkit="segkit (model file)" if is_safetensors(path) else "segkit (checkpoint of `segkit fit`)",
-        config=dict(network.config),
+        config=own.network,
         is_network=True,
         weights=weights,
         keys=keys,
-        label_space=content.label_space,
-        card=content.card,
-        normalization=content.normalization,
+        label_space=own.label_space,
+        card=own.card,
+        normalization=own.normalization,
+        unusable=unusable(own.state_dict),
     )
 
 
-def load_encoder_weights(encoder: nn.Module, path: str | Path) -> None:
-    """Load an encoder's weights: its own, ImageNet files of the authors, timm and torchvision, or a whole network's.
-
-    An ImageNet classifier and a segmentation head in the file are left out; counters of batch norms may be absent.
+def _refuse_choices(path: str | Path, choices: Choices) -> None:
+    """Of segkit's own files nothing is open.
 
     Raises:
-        InputError: The file cannot be read, or a parameter is missing, unexpected or of another shape.
+        InputError: Something was chosen.
+    """
+    for name in ("encoder", "dilation_convention", "output_stride"):
+        if getattr(choices, name) != getattr(Choices, name):
+            raise InputError(f"{path}: a file of segkit, which says it all: --{name} has no effect; leave it out")
+
+
+def load_encoder_weights(encoder: nn.Module, path: str | Path) -> tuple[str, ...]:
+    """Load an encoder's weights: its own, ImageNet files of the authors, timm and torchvision, or a whole network's.
+
+    A segmentation head in the file, an ImageNet classifier and what else timm's whole network has behind the encoder's
+    last feature are left out; counters of batch norms may be absent.
+
+    Returns:
+        timm's names of what stands behind the last feature and was left out.
+
+    Raises:
+        InputError: The file cannot be read, or a parameter is missing, unexpected, of another shape, NaN or infinite.
     """
     content = _read(Path(path))
-    if isinstance(content, Checkpoint):
-        weights = content.state_dict
+    if isinstance(content, _Own):
+        weights = content.checkpoint.state_dict
         found = {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")}
     else:
         found = _known_names(content.tensors)
-    own = encoder.state_dict()
+    own, left_out = encoder.state_dict(), set[str]()
     if all(name.startswith(TIMM_PREFIX) for name in own):
         found = _timm_names(found, own)
-    load_strict(encoder, without_absent_statistics(encoder, found), str(path))
+        left_out = found.keys() - own.keys()
+        left_out &= _whole_names(encoder) if left_out else set()
+    given = without_absent_statistics(encoder, {name: t for name, t in found.items() if name not in left_out})
+    require_usable(given, str(path))
+    load_strict(encoder, given, str(path))
+    return tuple(name.removeprefix(TIMM_PREFIX) for name in found if name in left_out)
 
 
 def _known_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,20 +131,27 @@ def _known_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _timm_names(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """timm's names under those of a `TimmEncoder`, without the layers after its last feature (classifier, last norm).
-
-    Where timm builds features only it may write "stages_0" for "stages.0".
-    """
-    parts = {name.removeprefix(TIMM_PREFIX).split(".")[0].split("_")[0] for name in own}
+    """timm's names under those of a `TimmEncoder`: features only may have "stages_0", or be wrapped."""
     named = {}
     for name, tensor in found.items():
         plain = name.removeprefix(TIMM_PREFIX)
-        flat = TIMM_PREFIX + plain.replace(".", "_", 1)
-        if flat in own:
-            named[flat] = tensor
-        elif plain.split(".")[0].split("_")[0] in parts:
-            named[TIMM_PREFIX + plain] = tensor
+        ways = [TIMM_PREFIX + way for way in (plain, plain.replace(".", "_", 1), f"model.{plain}")]
+        named[next((way for way in ways if way in own), ways[0])] = tensor
     return named
+
+
+def _whole_names(encoder: nn.Module) -> set[str]:
+    """Names of all parameters of timm's whole network, of which a `TimmEncoder` has those up to its last feature."""
+    names: set[str] = encoder.whole_names()  # type: ignore[operator]
+    return {TIMM_PREFIX + name for name in names}
+
+
+@dataclass(frozen=True)
+class _Own:
+    """segkit's own file, checked, and its network as shapes."""
+
+    checkpoint: Checkpoint
+    shapes: SegmentationModel
 
 
 @dataclass(frozen=True)
@@ -120,18 +162,29 @@ class _Foreign:
     beside: dict[str, Any]
 
 
-def _read(path: Path) -> Checkpoint | _Foreign:
+def _read(path: Path) -> _Own | _Foreign:
+    if is_model_file(path):
+        return _own(path, read_model_file(path))
     if is_safetensors(path):
-        return read_model_file(path) if is_model_file(path) else _foreign(path, read_safetensors(path), {})
+        return _foreign(path, read_safetensors(path), {})
     data = read_torch_file(path)
     hyper_parameters: Any = data.get("hyper_parameters")
     state_dict: Any = data.get("state_dict")
     both = isinstance(hyper_parameters, dict) and isinstance(state_dict, dict)
     if both and {"network", "normalization"} <= hyper_parameters.keys():
-        names = [name for name in state_dict if name.startswith(NETWORK_PREFIX)]
-        return Checkpoint(hyper_parameters, {name.removeprefix(NETWORK_PREFIX): state_dict[name] for name in names})
+        tensors = {
+            name.removeprefix(NETWORK_PREFIX): value
+            for name, value in state_dict.items()
+            if isinstance(name, str) and name.startswith(NETWORK_PREFIX) and isinstance(value, Tensor)
+        }
+        return _own(path, Checkpoint(hyper_parameters, tensors))
     found = [data[name] for name in _CONTAINERS if isinstance(data.get(name), dict)]
     return _foreign(path, found[0], data) if found else _foreign(path, data, {})
+
+
+def _own(path: Path, checkpoint: Checkpoint) -> _Own:
+    check_tensors(path, checkpoint.state_dict)
+    return _Own(*checked(path, checkpoint))
 
 
 def _foreign(path: Path, weights: Mapping[Any, Any], beside: dict[str, Any]) -> _Foreign:
@@ -139,5 +192,6 @@ def _foreign(path: Path, weights: Mapping[Any, Any], beside: dict[str, Any]) -> 
     if not tensors:
         keys = ", ".join(map(str, list(weights)[:4]))
         raise InputError(f"{path}: holds no weights (its keys: {keys}, ...); give a checkpoint or a state_dict")
+    check_tensors(path, tensors)
     prefix = wrapper_prefix(tensors)
     return _Foreign({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, beside)

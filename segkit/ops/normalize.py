@@ -14,13 +14,16 @@ from torch import Tensor
 
 from segkit.errors import InputError
 
+_SMALLEST = 1e-6  # of a standard deviation; 256 grey levels have steps of 4e-3
+
 
 @dataclass(frozen=True)
 class Normalization:
     """Mean and standard deviation of each channel, on the 0..1 scale.
 
     Raises:
-        InputError: the two lengths differ, they are empty, or a standard deviation is not positive.
+        InputError: the two lengths differ, they are empty, or a value is not finite, or a standard deviation not
+            positive.
     """
 
     mean: tuple[float, ...]
@@ -35,8 +38,12 @@ class Normalization:
                 f"normalization: {len(self.mean)} means and {len(self.std)} standard deviations; "
                 "give one of each per channel"
             )
-        if min(self.std) <= 0:
-            raise InputError(f"normalization: std is {self.std}, but every value must be greater than 0")
+        if not all(_SMALLEST <= value <= 1 / _SMALLEST for value in self.std):  # false for NaN
+            raise InputError(
+                f"normalization: std is {self.std}, but every value must be greater than 0, on the 0..1 scale"
+            )
+        if not all(abs(value) <= 1 / _SMALLEST for value in self.mean):
+            raise InputError(f"normalization: mean is {self.mean}, but every value must be a number on the 0..1 scale")
 
     @property
     def black(self) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.ops.upsample import upsample
 from segkit.ops.upsample_cross_entropy import plain_cross_entropy, raised, upsample_cross_entropy
 from segkit.ops.upsample_probability import plain_true_probability, upsample_true_probability
+from segkit.signatures import check_effects
 from segkit.training.ohem import hard_target
 from segkit.training.pixel_average import PixelAverage, own_count
 
@@ -82,6 +83,21 @@ class LossConfig:
         self._require("ohem_threshold", mined_is_used, "0 where cross_entropy, whose pixels it chooses, is 0")
         some_term = any(getattr(self, name) > 0 for name in MAIN_TERMS)
         self._require("cross_entropy", some_term, f"above 0, or one of {', '.join(MAIN_TERMS[1:])}: the sum is empty")
+        cross_entropies = self.cross_entropy > 0 or self.aux_weight > 0, "cross_entropy or aux_weight above 0"
+        check_effects(
+            self,
+            "model.loss",
+            {
+                "label_smoothing": cross_entropies,
+                "class_weights": cross_entropies,
+                "fused": cross_entropies,
+                "average": (cross_entropies[0] or self.focal > 0, "a cross entropy or focal above 0"),
+                "ohem_min_kept": (self.ohem_threshold > 0, "ohem_threshold above 0"),
+                "focal_gamma": (self.focal > 0, "focal above 0"),
+                "tversky_alpha": (self.tversky > 0, "tversky above 0"),
+                "tversky_beta": (self.tversky > 0, "tversky above 0"),
+            },
+        )
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:

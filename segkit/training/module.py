@@ -4,7 +4,7 @@ The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Self, TypedDict
 
@@ -14,6 +14,7 @@ import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, Scores, true_ids
 from segkit.inference.engine import predict, predict_with_confidence
@@ -23,14 +24,15 @@ from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.finetune import load_matching
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
 from segkit.models.inference_form import Precision, convolution_dtype, inference_form
-from segkit.models.norms import freeze_stages, norms_to_eval
+from segkit.models.norms import BATCH_NORMS, freeze_stages, norms_to_eval
 from segkit.models.pretrained import imagenet_repository, imagenet_weights_path
-from segkit.models.segmentation import SegmentationModel
+from segkit.models.segmentation import SegmentationModel, require_rgb
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
 from segkit.training.losses import LossConfig, loss_terms
 from segkit.training.optim import OptimConfig, build_optimizer, groups_table, lr_factors, parameter_groups
 from segkit.training.preflight import batch_size, check_norms, learning_rate
+from segkit.training.restored import training_arguments
 
 
 class Batch(TypedDict, total=False):
@@ -85,6 +87,8 @@ class SegmentationModule(pl.LightningModule):
         label_space: LabelSpace | None = None,
     ) -> None:
         super().__init__()
+        require_rgb(network.config.get("init_args", {}))
+        _check_effects(network, loss, norm_eval)
         # channels_last is the layout in which convolutions are fastest, on the CPU (oneDNN) and on tensor cores.
         self.network = network.to(memory_format=torch.channels_last)
         self.optim, self.loss, self.normalization = optim, loss, normalization
@@ -119,8 +123,8 @@ class SegmentationModule(pl.LightningModule):
             path = self.encoder_weights
             if path == "imagenet":
                 path = str(imagenet_weights_path(imagenet_repository(self.network)))
-            load_encoder_weights(self.network.encoder, path)
-            rank_zero_info(f"encoder weights: {path}")
+            left_out = load_encoder_weights(self.network.encoder, path)
+            rank_zero_info(f"encoder weights: {path}{_without(left_out)}")
         if self.init_from is not None:
             names = None if self.label_space is None else self.label_space.class_names
             rank_zero_info(str(load_matching(self.network, self.init_from, names)))
@@ -237,13 +241,9 @@ class SegmentationModule(pl.LightningModule):
             InputError: The file is not a segkit checkpoint.
         """
         checkpoint = read_checkpoint(checkpoint_path)
-        arguments = checkpoint.hyper_parameters
         space = checkpoint.label_space
         stored: dict[str, Any] = {
-            "optim": OptimConfig(**arguments["optim"]),
-            "loss": LossConfig(**arguments["loss"]),
-            "frozen_stages": arguments.get("frozen_stages", -1),
-            "norm_eval": arguments.get("norm_eval", False),
+            **training_arguments(checkpoint.hyper_parameters, str(checkpoint_path)),
             "normalization": Normalization.from_dict(checkpoint.normalization),
             "label_space": None if space is None else LabelSpace.from_dict(space),
         }
@@ -318,3 +318,27 @@ class SegmentationModule(pl.LightningModule):
         if self._fitting:
             named = zip(self.classes.class_names, self.scores.class_iou, strict=True)
             self.log_dict({f"{prefix}/IoU/{name}": float(iou) for name, iou in named}, sync_dist=False)
+
+
+def _check_effects(network: SegmentationModel, loss: LossConfig, norm_eval: bool) -> None:
+    """Refuse settings that change nothing of this network.
+
+    Raises:
+        InputError: Names the first such setting.
+    """
+    if network.aux_head is None:
+        if loss.aux_weight not in (0, LossConfig.aux_weight):
+            raise InputError(
+                f"model.loss.aux_weight={loss.aux_weight} has no effect: the network has no auxiliary head; set it to "
+                "0, or model.network.init_args.aux to true"
+            )
+        replace(loss, aux_weight=0.0)  # which refuses what belongs to a cross entropy, where there is none left
+    if norm_eval and not any(isinstance(m, BATCH_NORMS) for m in network.encoder.modules()):
+        raise InputError("model.norm_eval=true has no effect: the encoder has no batch norms; leave it out")
+
+
+def _without(left_out: Sequence[str]) -> str:
+    """In words, which tensors of a timm file an encoder has no place for."""
+    if not left_out:
+        return ""
+    return f"; {len(left_out)} tensors behind the last feature left out ({', '.join(left_out[:3])}, ...)"

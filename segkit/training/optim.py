@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from segkit.errors import InputError
+from segkit.signatures import check_effects
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["poly", "cosine", "step", "constant"]
@@ -87,6 +88,17 @@ class OptimConfig:
                 f"model.optim.milestones={list(self.milestones)}: schedule step needs optimiser steps of 1 or more, "
                 "such as [60000, 80000]"
             )
+        check_effects(
+            self,
+            "model.optim",
+            {
+                "momentum": (self.name == "sgd", "name sgd"),
+                "power": (self.schedule == "poly", "schedule poly"),
+                "min_lr": (self.schedule in ("poly", "cosine"), "schedule poly or cosine"),
+                "milestones": (self.schedule == "step", "schedule step"),
+                "gamma": (self.schedule == "step", "schedule step"),
+            },
+        )
 
 
 def scaled_lr(config: OptimConfig, total_batch: int) -> float:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import segkit
 from segkit.cli import main
 from segkit.models.encoders import build_encoder
+from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN, DeepLabV3
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 
@@ -22,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     theirs = smp.DeepLabV3("tu-resnest14d", encoder_weights=None, classes=3)
     torch.save({"state_dict": theirs.state_dict()}, folder / "smp.ckpt")
-    torch.save(build_encoder("resnest14_tiny", overrides={"num_classes": 10}).state_dict(), folder / "imagenet.pth")
+    torch.save(ResNeSt(**RESNEST_VARIANTS["resnest14_tiny"], num_classes=10).state_dict(), folder / "imagenet.pth")
     network = FCN("resnest14_tiny", 3)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     space = {"class_names": ["road", "tree", "sky"], "palette": [[0, 0, 0]] * 3, "table": [0, 1, 2, *[-1] * 252, 255]}

@@ -96,6 +96,7 @@ RGB = noise(5, 7, 3)
         (RGB[..., :1], RGB[..., [0, 0, 0]]),
         (np.dstack([RGB, noise(5, 7)]), RGB),
         (RGB.astype(np.uint16) * 256 + 17, RGB),
+        (RGB.astype(">u2") * 256 + 17, RGB),
         (RGB[:, ::-1], RGB[:, ::-1]),
         (Image.fromarray(RGB), RGB),
         (Image.fromarray(RGB[..., 0]), RGB[..., [0, 0, 0]]),
@@ -123,6 +124,57 @@ def test_pictures_in_memory_of_every_kind(given: np.ndarray | Image.Image, expec
 def test_pictures_of_unknown_meaning_are_refused(given: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         as_rgb(given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", ["plain", "read-only", "reversed", "sliced", "broadcast", "grey", "pillow", "file"])
+def test_a_batch_takes_what_predict_takes(checkpoint: Path, layout: str, tmp_path: Path) -> None:
+    segmenter, images = load(checkpoint, "cpu", precision="exact"), [noise(9, 12, 3, seed=i) for i in range(2)]
+    for image in images:
+        image.flags.writeable = False
+    made = {
+        "plain": images,
+        "read-only": images,
+        "reversed": [image[::-1, ::-1] for image in images],
+        "sliced": [image[::2, 1::3] for image in images],
+        "broadcast": [np.broadcast_to(image[:1], image.shape) for image in images],
+        "grey": [image[..., 0] for image in images],
+        "pillow": [Image.fromarray(image) for image in images],
+        "file": [tmp_path / f"{i}.png" for i in range(2)],
+    }[layout]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    batch = segmenter.predict_batch(made)
+    assert batch.dtype == torch.uint8
+    for labels, image in zip(batch, made, strict=True):
+        assert np.array_equal(labels, segmenter.predict(image))
+    assert np.array_equal(segmenter.predict_batch(np.stack(images)), segmenter.predict_batch(images))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], r"0 images with 0 sizes \(none\): give one or more"),
+        ([RGB, RGB[:3]], r"2 images with 2 sizes \(3 x 7 and 5 x 7\)"),
+        ([RGB, RGB / 255], "float64"),
+        ([RGB[:0]], r"\(0, 7, 3\)"),
+        ([RGB.tolist()], "cannot be a list"),
+        (RGB, r"an array \(B, H, W, 3\): for one image call `predict`"),
+        ("a.png", "a batch is a list of images"),
+        (None, "a batch is a list of images"),
+        (["a\0b"], "path with a null byte"),
+    ],
+)
+def test_batches_that_cannot_be(checkpoint: Path, images: object, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load(checkpoint, "cpu").predict_batch(images)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_closed_pillow_image_is_refused(checkpoint: Path) -> None:
+    image = Image.fromarray(RGB)
+    image.close()
+    with pytest.raises(InputError, match="truncated, or closed"):
+        load(checkpoint, "cpu").predict(image)
 
 
 @pytest.mark.parametrize("how", [str, Path, Image.open])

@@ -1,12 +1,16 @@
 """Encoders by name: ours, timm's, and the ones that are refused."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from segkit.errors import InputError
 from segkit.models.encoders import build_encoder
 from segkit.models.resnest import ResNeSt
-from segkit.models.segmentation import DeepLabV3
+from segkit.models.segmentation import FCN, DeepLabV3
+from segkit.training.losses import LossConfig
+from segkit.training.module import SegmentationModule
 
 
 def test_resnest_by_name() -> None:
@@ -57,3 +61,45 @@ def test_overrides() -> None:
         build_encoder("resnest14", overrides={"widht": 32})
     with pytest.raises(InputError, match="a timm encoder takes none"):
         build_encoder("resnet18", overrides={"radix": 2})
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"encoder_args": {"in_channels": 4}}, "'in_channels' is an argument of the network itself"),
+        ({"encoder_args": {"output_stride": 32}}, "'output_stride' is an argument of the network itself"),
+        ({"encoder_args": {"dilation_convention": "timm"}}, "'dilation_convention' is an argument of the network"),
+        ({"encoder_args": {"num_classes": 10}}, "'num_classes' is of the ImageNet classifier"),
+        ({"encoder_args": {"final_drop": 0.2}}, "'final_drop' is of the ImageNet classifier"),
+        ({"encoder_args": {"avd": False, "avd_first": True}}, "avd_first has no effect without avd"),
+        ({"encoder": "resnet18", "dilation_convention": "mmseg"}, "dilation_convention=mmseg has no effect"),
+        ({"encoder_args": {"radix": 0}, "pooled_norm": "group"}, "pooled_norm=group has no effect"),
+    ],
+)
+def test_an_argument_of_a_network_that_changes_nothing_is_refused(arguments: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        FCN(**({"encoder": "resnest14_tiny", "num_classes": 2} | arguments))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_convention_that_a_timm_encoder_has_anyway_may_be_named() -> None:
+    FCN("resnet18", 2, dilation_convention="timm")
+
+
+@pytest.mark.parametrize(
+    "network, options, words",
+    [
+        (lambda: FCN("resnest14_tiny", 2, in_channels=4), {}, "in_channels is 4: images are read as RGB"),
+        (lambda: FCN("resnest14_tiny", 2, aux=False), {"loss": LossConfig(aux_weight=0.4)}, "aux_weight=0.4 has no"),
+        (
+            lambda: FCN("resnest14_tiny", 2, aux=False),
+            {"loss": LossConfig(cross_entropy=0, dice=1.0, label_smoothing=0.1)},
+            "label_smoothing=0.1 has no effect",
+        ),
+        (lambda: FCN("convnext_atto", 2), {"norm_eval": True}, "norm_eval=true has no effect"),
+    ],
+)
+def test_training_refuses_what_changes_nothing_of_its_network(network: Callable, options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        SegmentationModule(network(), **options)
+    assert "\n" not in str(caught.value)

@@ -15,6 +15,7 @@ from segkit.models.checkpoint import Checkpoint
 from segkit.models.encoders import build_encoder
 from segkit.models.finetune import load_matching
 from segkit.models.model_file import write_model_file
+from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN, SegmentationModel
 
 TINY = "resnest14_tiny"
@@ -142,7 +143,7 @@ def test_another_toolkits_checkpoint(tmp_path: Path) -> None:
 
 
 def test_pure_encoder_files(tmp_path: Path) -> None:
-    source = randomise(build_encoder(TINY, overrides={"num_classes": 10}))
+    source = randomise(ResNeSt(**RESNEST_VARIANTS[TINY], num_classes=10))
     torch.save(source.state_dict(), tmp_path / "imagenet.pth")
     encoder = {name: value for name, value in source.state_dict().items() if not name.startswith("fc.")}
     for network in (DeepLabV3(TINY, 4), FCN(TINY, 4, pooled_norm="frozen")):

@@ -48,7 +48,7 @@ def test_other_widths_and_depths_become_arguments() -> None:
     assert (guess.name, guess.overrides) == ("resnest101", {"layers": [3, 8, 36, 3]})
     guess = recognise_encoder(shapes("resnest101"), "resnest101_fast.pth")
     assert (guess.name, guess.overrides) == ("resnest101", {"avd_first": True})
-    guess = recognise_encoder(shapes("resnest14", planes=(8, 16, 32, 64), in_channels=5) | {"conv1.0.weight": (32, 5)})
+    guess = recognise_encoder(shapes("resnest14", planes=(8, 16, 32, 64)) | {"conv1.0.weight": (32, 5)})
     assert (guess.overrides, guess.in_channels) == ({"planes": [8, 16, 32, 64]}, 5)
 
 

@@ -16,6 +16,7 @@ from segkit.cli import main
 from segkit.errors import InputError
 from segkit.models.encoders import build_encoder
 from segkit.models.pretrained import REPOSITORIES, imagenet_repository, imagenet_weights_path
+from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN
 from segkit.models.weights import read_checkpoint
 from segkit.training.module import SegmentationModule
@@ -96,7 +97,7 @@ class Answer(BaseHTTPRequestHandler):
 def weights() -> bytes:
     """An encoder with its classifier, as timm publishes one."""
     torch.manual_seed(1)
-    return save(build_encoder("resnest14_tiny", overrides={"num_classes": 10}).state_dict())
+    return save(ResNeSt(**RESNEST_VARIANTS["resnest14_tiny"], num_classes=10).state_dict())
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_the_first_fit_downloads_and_the_second_does_not_ask(
     assert cached.read_bytes() == weights
     trained = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict
     torch.manual_seed(1)
-    given = build_encoder("resnest14_tiny", overrides={"num_classes": 10}).state_dict()
+    given = ResNeSt(**RESNEST_VARIANTS["resnest14_tiny"], num_classes=10).state_dict()
     kernel = "layer3.0.conv2.conv.weight"
     assert torch.allclose(trained[f"encoder.{kernel}"], given[kernel], atol=1e-6)
 

@@ -14,6 +14,7 @@ from segkit.errors import InputError
 from segkit.models.checkpoint import read_torch_file
 from segkit.models.encoders import build_encoder
 from segkit.models.model_file import write_model_file
+from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN, DeepLabV3
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 
@@ -47,7 +48,7 @@ def save_as_mmengine(path: Path) -> None:
 def checkpoint(tmp_path: Path) -> Path:
     network = DeepLabV3("resnest14_tiny", 5)
     data = {
-        "hyper_parameters": {"network": network.config, "normalization": {"mean": [0.5], "std": [0.5]}},
+        "hyper_parameters": {"network": network.config, "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}},
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
     }
     torch.save(data, tmp_path / "good.ckpt")
@@ -122,7 +123,7 @@ def test_weights_of_another_network_are_refused(checkpoint: Path) -> None:
 
 
 def test_encoder_file_with_classifier(tmp_path: Path) -> None:
-    source = build_encoder("resnest14_tiny", overrides={"num_classes": 10})
+    source = ResNeSt(**RESNEST_VARIANTS["resnest14_tiny"], num_classes=10)
     torch.save(source.state_dict(), tmp_path / "imagenet.pth")
     encoder = build_encoder("resnest14_tiny")
     load_encoder_weights(encoder, tmp_path / "imagenet.pth")

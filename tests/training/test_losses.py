@@ -154,14 +154,15 @@ def test_mining_and_all_cross_entropies_compile_to_one_graph() -> None:
 @pytest.mark.parametrize("name", SMP)
 def test_smps_losses_see_valid_pixels_only(name: str) -> None:
     logits, mask = batch()
+    numbers = {option: value for option, value in NUMBERS.items() if option.startswith(name)}
     valid = mask != 255
     flat = logits.movedim(1, -1)[valid].T[None, :, None]  # (1, K, 1, valid)
     reference = SMP[name]()(flat, mask[valid].long()[None, None])
-    loss = segmentation_loss({"out": logits}, mask, only(name, **NUMBERS))
+    loss = segmentation_loss({"out": logits}, mask, only(name, **numbers))
     torch.testing.assert_close(loss, reference)
     torch.testing.assert_close(loss, SMP[name](ignore_index=255)(logits, mask.long()))
     moved = torch.where(valid[:, None], logits, 50.0)  # what the network says of ignored pixels is all the same
-    torch.testing.assert_close(segmentation_loss({"out": moved}, mask, only(name, **NUMBERS)), reference)
+    torch.testing.assert_close(segmentation_loss({"out": moved}, mask, only(name, **numbers)), reference)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", *SMP])
@@ -299,7 +300,8 @@ def test_fused_is_not_fused(options: dict) -> None:
 def test_nothing_to_learn_is_zero_not_nan(average: str, weights: tuple[float, ...] | None, mined: float) -> None:
     logits = batch()[0].requires_grad_()
     mask = torch.full((2, 8, 10), 255, dtype=torch.uint8)
-    options = {**EVERYTHING, "ohem_threshold": mined, "average": average, "class_weights": weights}
+    mining = {"ohem_threshold": mined, "ohem_min_kept": 20 if mined else 100_000}
+    options = {**EVERYTHING, **mining, "average": average, "class_weights": weights}
     terms = loss_terms({"out": logits, "aux": logits}, mask, LossConfig(**options, label_smoothing=0.1))
     assert len(terms) == 6
     for name, term in terms.items():
@@ -345,6 +347,26 @@ def test_wrong_numbers(wrong: dict, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"ohem_min_kept": 5}, "ohem_min_kept=5 has no effect without ohem_threshold above 0"),
+        ({"focal_gamma": 3.0}, "focal_gamma=3.0 has no effect without focal above 0"),
+        ({"tversky_alpha": 0.3, "dice": 1.0}, "tversky_alpha=0.3 has no effect without tversky above 0"),
+        ({"tversky_beta": 0.3}, "tversky_beta=0.3 has no effect without tversky above 0"),
+        ({"cross_entropy": 0, "aux_weight": 0, "dice": 1.0, "label_smoothing": 0.1}, "label_smoothing=0.1 has no"),
+        ({"cross_entropy": 0, "aux_weight": 0, "focal": 1.0, "class_weights": (1, 2)}, "class_weights=.* has no"),
+        ({"cross_entropy": 0, "aux_weight": 0, "dice": 1.0, "average": "all"}, "average='all' has no effect"),
+        ({"cross_entropy": 0, "aux_weight": 0, "dice": 1.0, "fused": False}, "fused=False has no effect"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=rf"^model\.loss\.{words}") as error:
+        LossConfig(**options)
+    assert "\n" not in str(error.value) and "leave it out" in str(error.value)
+
+
 def test_numbers_at_the_limits_are_allowed() -> None:
-    LossConfig(ohem_threshold=1.0, ohem_min_kept=1, focal=1.0, focal_gamma=0.0, tversky_alpha=0.0, label_smoothing=1.0)
+    regions = {"focal": 1.0, "focal_gamma": 0.0, "tversky": 1.0, "tversky_alpha": 0.0}
+    LossConfig(ohem_threshold=1.0, ohem_min_kept=1, label_smoothing=1.0, **regions)
     assert all(isinstance(f.default, float | int | str | None) for f in fields(LossConfig))  # flat: one word an option

@@ -309,3 +309,24 @@ def named(*names: str) -> nn.Module:
             module = getattr(module, part)
         module.register_parameter(last, nn.Parameter(torch.ones(2, 2)))
     return root
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"name": "adamw", "momentum": 0.8}, "momentum=0.8 has no effect without name sgd"),
+        ({"schedule": "cosine", "power": 2.0}, "power=2.0 has no effect without schedule poly"),
+        ({"schedule": "constant", "min_lr": 1e-4}, "min_lr=0.0001 has no effect without schedule poly or cosine"),
+        ({"milestones": (5,)}, r"milestones=\(5,\) has no effect without schedule step"),
+        ({"gamma": 0.3}, "gamma=0.3 has no effect without schedule step"),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=rf"^model\.optim\.{words}; leave it out, or at its default") as error:
+        OptimConfig(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_options_at_their_defaults_may_be_written_out() -> None:
+    """As a run's config.yaml does."""
+    OptimConfig(name="adamw", momentum=0.9, schedule="constant", power=0.9, min_lr=0.0, milestones=(), gamma=0.1)

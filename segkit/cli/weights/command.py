@@ -22,7 +22,8 @@ Files (.pth, .pt, .ckpt, .safetensors; nothing in them is run):
              torchvision fcn_resnet* and deeplabv3_resnet*; mmsegmentation FCNHead, ASPPHead over ResNeSt, ResNet(V1c)
 
 The toolkit, the network and the encoder are found by the names and shapes of the parameters. A parameter that is
-missing, unexpected or of another shape is an error (exit code 2), unless --allow_unmatched lets it pass."""
+missing, unexpected or of another shape is an error (exit code 2), unless --allow_unmatched lets it pass. Values
+that are NaN, infinite or of no floating-point type are listed (exit code 1); what computes refuses them."""
 
 _RECALIBRATE = """\
 Precise batch norm: replace the running mean and variance of each batch norm by the average of those of N training
@@ -44,7 +45,7 @@ def main(args: Sequence[str]) -> int:
         args: what follows `segkit weights` on the command line.
 
     Returns:
-        0.
+        0; 1 where `inspect` finds values that nothing can be computed with.
 
     Raises:
         InputError: the file cannot be read or recognised, or something in it does not match.
@@ -71,7 +72,7 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.action == "convert":
         write_inspected(options.output, inspection, options.file, choices.allow_unmatched)
         say(f"\nwritten       {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    return 1 if inspection.unusable else 0
 
 
 def _choices(options: argparse.Namespace) -> "Choices":

@@ -35,10 +35,13 @@ def write_inspected(output: Path, inspection: "Inspection", file: Path, allow_un
         allow_unmatched: See `Choices`.
 
     Raises:
-        InputError: Something does not match, or of an encoder something is missing.
+        InputError: Something does not match, is missing of an encoder, or is no number to compute with.
     """
     from safetensors.torch import save
 
+    from segkit.models.weight_values import refuse_unusable
+
+    refuse_unusable(inspection.unusable, str(file))
     if inspection.is_network:
         write_network(output, inspection.checkpoint(str(file), allow_unmatched), file, {})
         return

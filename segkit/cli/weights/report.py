@@ -22,6 +22,8 @@ def report(path: Path, inspection: "Inspection", all_names: bool) -> str:
     rows += [("note", note) for note in inspection.notes]
     rows += _card_rows(inspection.card)
     rows += _key_rows(inspection.keys, all_names)
+    unusable = [f"{name}: {fault}" for name, fault in inspection.unusable.items()]
+    rows += _listed("unusable", len(unusable), unusable, None if all_names else SHOWN) if unusable else []
     return "\n".join(f"{name:<13} {value}".rstrip() for name, value in rows)
 
 

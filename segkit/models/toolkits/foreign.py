@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_t
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.encoders import build_encoder
 from segkit.models.resnest import DilationConvention
-from segkit.models.segmentation import build_network
+from segkit.models.segmentation import IMAGE_CHANNELS, build_network
+from segkit.models.shapes_only import ShapesOnly
 from segkit.models.toolkits.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
 from segkit.models.toolkits.keys import KeyReport, place
 from segkit.models.toolkits.recognise import EncoderGuess, Shapes, recognise_encoder
+from segkit.models.weight_values import refuse_unusable, unusable
 from segkit.ops.normalize import IMAGENET
+from segkit.signatures import fits
 
 TIMM_PREFIX = "encoder.model."  # where TimmEncoder keeps timm's network
 
@@ -60,6 +63,7 @@ class Inspection:
         label_space: Class names, colours and label table, as plain data, if the file has them.
         card: See `Checkpoint`.
         normalization: As plain data; ImageNet's in all other toolkits.
+        unusable: Name in the file -> what is wrong with its values, where nothing can be computed with them.
     """
 
     toolkit: str
@@ -71,6 +75,7 @@ class Inspection:
     label_space: dict[str, Any] | None = None
     card: dict[str, Any] = field(default_factory=dict)
     normalization: dict[str, list[float]] = field(default_factory=IMAGENET.to_dict)
+    unusable: dict[str, str] = field(default_factory=dict)
 
     def checkpoint(self, source: str, allow_unmatched: tuple[str, ...] = ()) -> Checkpoint:
         """Return the network as segkit's own; what may be missing gets the initial values of seed 0.
@@ -80,7 +85,7 @@ class Inspection:
             allow_unmatched: See `Choices`.
 
         Raises:
-            InputError: There is no head, or something does not match.
+            InputError: There is no head, something does not match, or some values are no numbers to compute with.
         """
         if not self.is_network:
             raise InputError(
@@ -88,6 +93,7 @@ class Inspection:
                 "train with it: --model.encoder_weights"
             )
         self.keys.require_match(source, allow_unmatched)
+        refuse_unusable(self.unusable, source)
         weights = self.weights
         if self.keys.missing or self.keys.clashing:
             with torch.random.fork_rng(devices=[]):
@@ -112,7 +118,7 @@ def inspect_foreign(
         InputError: Of no known toolkit, head or encoder; the message begins with the path.
     """
     try:
-        return _inspect(path, tensors, beside, choices)
+        return replace(_inspect(path, tensors, beside, choices), unusable=unusable(tensors))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -133,10 +139,12 @@ def _inspect(path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any
     shapes = {new: tuple(tensors[name].shape) for name, new in names.items()}
     inside = {name.removeprefix("encoder."): shape for name, shape in shapes.items() if name.startswith("encoder.")}
     guess = recognise_encoder(inside, path.name) if choices.encoder is None else EncoderGuess(choices.encoder)
+    if not guess.is_resnest and choices.dilation_convention not in (None, "timm"):
+        raise InputError(f"--dilation_convention has no effect: {guess.name} is dilated as timm does; leave it out")
     if form.network is None:
         return _encoder_file(tensors, names, guess)
     _check_dilation(form, guess, tensors)
-    with torch.device("meta"):  # shapes without memory
+    with ShapesOnly():
         network = build_network(_config(form, guess, shapes, choices))
     if not guess.is_resnest:
         names = {name: re.sub(r"^encoder\.", f"encoder.{TIMM_PREFIX}", new) for name, new in names.items()}
@@ -168,7 +176,7 @@ def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess
         "in_channels": guess.in_channels,
         "overrides": guess.overrides,
     }
-    with torch.device("meta"):
+    with ShapesOnly():
         encoder = build_encoder(**arguments)
     ours = {f"encoder.{name.removeprefix(TIMM_PREFIX)}": value for name, value in encoder.state_dict().items()}
     weights, keys = place(tensors, names, ours)
@@ -193,7 +201,7 @@ def _config(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices)
     classifier = CLASSIFIERS[form.network or ""]
     if classifier not in shapes:
         raise InputError(f"without the head's last convolution ({classifier}) its number of classes is not known")
-    if guess.in_channels != len(IMAGENET.mean):
+    if guess.in_channels != IMAGE_CHANNELS:
         raise InputError(f"a network for {guess.in_channels} input channels, whose normalisation the file does not say")
     arguments: dict[str, Any] = {
         "encoder": guess.name,
@@ -242,8 +250,10 @@ def _label_space(beside: Mapping[str, Any], num_classes: int) -> tuple[dict[str,
         return None, (f"the file names {len(names)} classes and the network has {num_classes}: names left out",)
     if not isinstance(palette, (list, tuple)) or len(palette) != num_classes:
         palette = distinct_palette(num_classes)
+    if not (fits(names, list[str]) and fits(palette, list[list[int]])):
+        raise InputError("its class names are not strings, or its colours not three numbers each")
     plain = {
-        "class_names": [str(name) for name in names],
+        "class_names": list(names),
         "palette": [list(colour) for colour in palette],
         "table": list(identity_table(num_classes)),
     }

@@ -104,7 +104,7 @@ def place(
             if tensor.shape != ours[target].shape:
                 clashing[name] = (tuple(tensor.shape), tuple(ours[target].shape))
             else:
-                fitting[target] = tensor.to(ours[target].dtype)
+                fitting[target] = tensor if tensor.is_complex() else tensor.to(ours[target].dtype)
     filled = [name for name in ours if name in left and is_counter(name)]
     fitting |= {name: torch.zeros((), dtype=torch.int64) for name in filled}
     matched = {name: target for name, target in renamed.items() if name not in clashing}

@@ -1,0 +1,121 @@
+"""What a segkit file says of its network, checked before anything is built of it, imported or allocated.
+
+A checkpoint's hyper-parameters and a model file's card are plain data that anyone may have written. Types and ranges
+are those of the constructors that they are for, and a network is only as large as the file's tensors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from segkit.errors import InputError
+from segkit.metadata.label_space import LabelSpace
+from segkit.models.checkpoint import Checkpoint
+from segkit.models.resnest import ResNeSt
+from segkit.models.segmentation import IMAGE_CHANNELS, NETWORKS, SegmentationModel, build_network, require_rgb
+from segkit.models.shapes_only import ShapesOnly
+from segkit.ops.normalize import Normalization
+from segkit.signatures import check_arguments, fits
+
+_Part = dict[str, Any] | None
+# part         its type, where it is there
+_CARD = {
+    "segkit":   str | None,
+    "protocol": _Part,
+    "scores":   list[dict[str, Any]] | None,
+    "source":   _Part,
+    "versions": _Part,
+}  # fmt: skip
+_LABEL_SPACE = {"class_names": list[str], "palette": list[list[int]], "table": list[int]}
+_PROTOCOL = {"name": str}
+_SCORE = {"mIoU": float | None, "protocol": str, "dataset": dict[str, Any], "num_images": int, "partial": bool}
+_SOURCE = {"file": str, "sha256": str, "recalibrated": _Part}
+_RECALIBRATED = {"batches": int, "batch_size": int, "data": str, "split": str}
+
+
+def checked(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, SegmentationModel]:
+    """Check all parts; whether names and shapes of the weights fit is left to the caller.
+
+    Args:
+        path: The file, for the error.
+        checkpoint: As read.
+
+    Returns:
+        The checkpoint, its network's config with the defaults; and the network that it describes, shapes only.
+
+    Raises:
+        InputError: A part is absent, of another type or out of range.
+    """
+    parts = checkpoint.hyper_parameters
+    try:
+        network = _shapes(parts.get("network"), checkpoint.state_dict)
+        _check_normalization(parts.get("normalization"))
+        _check_label_space(parts.get("label_space"), network.num_classes)
+        _check_card(checkpoint.card)
+    except InputError as error:
+        raise InputError(
+            f"{path}: damaged, or not a segkit file: {error}; copy it again, or export it again with the version of "
+            "segkit that wrote it"
+        ) from error
+    return replace(checkpoint, hyper_parameters={**parts, "network": network.config}), network
+
+
+def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
+    """The network, built of shapes only."""
+    if not fits(config, dict[str, Any]) or not fits(config.get("init_args"), dict[str, Any]):
+        raise InputError("network is not made of class_path and init_args")
+    if config.keys() != {"class_path", "init_args"} or config["class_path"] not in NETWORKS:
+        raise InputError(f"network: {config.get('class_path')!r:.60} is not one of {', '.join(NETWORKS)}")
+    arguments = config["init_args"]
+    check_arguments(NETWORKS[config["class_path"]], arguments, "network")
+    overrides = arguments.get("encoder_args") or {}
+    check_arguments(ResNeSt, overrides, "encoder_args")
+    if sum(overrides.get("layers", ())) > len(tensors):  # building them is what would take long
+        raise InputError(f"encoder_args.layers are {sum(overrides['layers'])} blocks, of {len(tensors)} tensors")
+    require_rgb(arguments)
+    with ShapesOnly():
+        return build_network(config)
+
+
+def _check_normalization(values: Any) -> None:
+    if not fits(values, dict[str, Any]) or values.keys() != {"mean", "std"}:
+        raise InputError("normalization is not made of mean and std")
+    check_arguments(Normalization, values, "normalization")
+    channels = len(Normalization.from_dict(values).mean)
+    if channels != IMAGE_CHANNELS:
+        raise InputError(f"normalization is of {channels} channels and images have {IMAGE_CHANNELS}")
+
+
+def _check_label_space(values: Any, num_classes: int) -> None:
+    if values is None:
+        return
+    if not fits(values, dict[str, Any]):
+        raise InputError("label_space is no mapping")
+    _check_types("label space", values, _LABEL_SPACE)
+    count = LabelSpace.from_dict(values).num_classes
+    if count != num_classes:
+        raise InputError(f"label_space has {count} classes and the network {num_classes}")
+
+
+def _check_card(card: Mapping[str, Any]) -> None:
+    _check_types("card", card, _CARD)
+    source: Mapping[str, Any] = card.get("source") or {}
+    _check_types("card's source", source, _SOURCE)
+    for score in card.get("scores") or ():
+        _check_types("card's score", score, _SCORE)
+    for name, part, needed in (
+        ("card's protocol", card.get("protocol"), _PROTOCOL),
+        ("card's source.recalibrated", source.get("recalibrated"), _RECALIBRATED),
+    ):
+        if part is not None and not needed.keys() <= part.keys():
+            raise InputError(f"the {name} is without {' or '.join(needed)}")
+        _check_types(name, part or {}, needed)
+
+
+def _check_types(what: str, part: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    for name, hint in hints.items():
+        if name in part and not fits(part[name], hint):
+            raise InputError(f"the {what}'s {name} has another type than it must have")

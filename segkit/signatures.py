@@ -1,0 +1,101 @@
+"""Plain values against the signature they are for: of the types it states, and none that would have no effect."""
+
+import functools
+import inspect
+import reprlib
+import types
+from collections.abc import Mapping
+from collections.abc import Sequence as AbstractSequence
+from dataclasses import is_dataclass
+from numbers import Integral, Real
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from segkit.errors import InputError, did_you_mean
+
+_LIMITS = {int: 2**31, float: 1e300}  # no setting comes near them, and what is computed of two still fits its type
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 2, 60, 40, 60
+_KINDS: dict[type, type] = {int: Integral, float: Real}  # NumPy's numbers are of these kinds, too
+
+
+def check_arguments(owner: type, values: Mapping[Any, Any], where: str) -> None:
+    """Refuse arguments that a class does not have, or whose values are not of the types that it states.
+
+    Args:
+        owner: A class whose constructor is annotated with plain types: numbers, strings, literals, lists, unions.
+        values: By name.
+        where: What the error calls them: "model.optim".
+
+    Raises:
+        InputError: Names the first wrong one, and what is allowed.
+    """
+    hints = _hints(owner)
+    for name, value in values.items():
+        if name not in hints:
+            hint = did_you_mean(str(name), hints)
+            raise InputError(f"{where}: {_short(name)} is no argument of {owner.__name__}; {hint}{', '.join(hints)}")
+        if not fits(value, hints[name]):
+            raise InputError(f"{where}.{name} is {_short(value)}; needed is {_words(hints[name])}")
+
+
+def check_effects(config: object, where: str, needs: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse settings of a dataclass that differ from their defaults and change nothing, as they are combined.
+
+    Args:
+        config: The dataclass.
+        where: What the error calls it: "model.optim".
+        needs: Field -> whether it has an effect here, and what it needs for one, in words.
+
+    Raises:
+        InputError: Names the first such field.
+    """
+    for name, (has_effect, need) in needs.items():
+        value, default = getattr(config, name), getattr(type(config), name)
+        if not has_effect and value != default:
+            raise InputError(
+                f"{where}.{name}={_short(value)} has no effect without {need}; leave it out, or at its default "
+                f"{_short(default)}"
+            )
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; numbers must be finite, and a bool is none."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in inner)
+    if origin is Literal:
+        return any(type(value) is type(option) and value == option for option in inner)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+    if isinstance(origin, type) and issubclass(origin, AbstractSequence):
+        return isinstance(value, (list, tuple)) and _items_fit(value, origin, inner)
+    if hint in _LIMITS:
+        number = isinstance(value, _KINDS[hint]) and not isinstance(value, bool)
+        return number and -_LIMITS[hint] < value < _LIMITS[hint]
+    return hint is Any or isinstance(value, hint or type(None))
+
+
+def _items_fit(value: AbstractSequence[Any], origin: type, inner: tuple[Any, ...]) -> bool:
+    if origin is tuple and inner[-1] is not Ellipsis:
+        return len(value) == len(inner) and all(map(fits, value, inner))
+    return all(fits(item, inner[0]) for item in value)
+
+
+@functools.cache
+def _hints(owner: type) -> dict[str, Any]:
+    hints = get_type_hints(owner if is_dataclass(owner) else owner.__init__)  # type: ignore[misc]
+    return {name: hints[name] for name in inspect.signature(owner).parameters}
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    return inspect.formatannotation(hint).replace("collections.abc.", "").replace("typing.", "").replace("None", "null")
+
+
+def _short(value: object) -> str:
+    """The value in a few words, however large or deep it is."""
+    try:
+        return _REPR.repr(value)
+    except ValueError:  # Python refuses to write out a number of thousands of digits
+        return f"a {type(value).__name__}"
