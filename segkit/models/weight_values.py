@@ -34,8 +34,8 @@ def refuse_unusable(faults: Mapping[str, str], source: str) -> None:
     if faults:
         name, fault = next(iter(faults.items()))
         raise InputError(
-            f"{source}: parameters that are no numbers to compute with: {len(faults)} (first: {name}, {fault}); take an "
-            "earlier checkpoint, or write the file again"
+            f"{source}: parameters that are no numbers to compute with: {len(faults)} (first: {name}, {fault}); take "
+            "an earlier checkpoint, or write the file again"
         )
 
 

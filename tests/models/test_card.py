@@ -2,6 +2,7 @@
 
 import copy
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_t
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.model_file import write_model_file
 from segkit.models.segmentation import FCN, SegmentationModel
+from segkit.models.weights import read_checkpoint
 
 SPACE = LabelSpace(("road", "tree", "sky"), distinct_palette(3), identity_table(3))
 
