@@ -164,7 +164,7 @@ def test_the_summary_names_what_is_in_the_file(last: Path, tmp_path: Path, capsy
     assert main(["export", str(last), "-o", str(tmp_path / "a.safetensors"), "--protocol", "ms-flip"]) == 0
     said = capsys.readouterr().out
     for words in ("a.safetensors: ", " MB", "FCN, resnest14_tiny, output stride 8, dilation convention mmseg, with",
-                  "9: road, sidewalk", "ms-flip", "mIoU ", "2 pictures", "last.ckpt, SHA-256 "):  # fmt: skip
+                  "9: road, sidewalk", "ms-flip", "mIoU ", "2 images", "last.ckpt, SHA-256 "):  # fmt: skip
         assert words in said
     assert header(tmp_path / "a.safetensors")["protocol"]["name"] == "ms-flip"
 
