@@ -10,11 +10,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
 from segkit.cli.items import with_whole_lists
 from segkit.errors import InputError, did_you_mean
+from segkit.plain_data import check_size
+
+_load_yaml = get_loader("yaml")  # jsonargparse's, which reads 1e-4 as a number
+
+
+def _load_checked(text: str) -> Any:
+    check_size(text, "YAML")
+    return _load_yaml(text)
+
+
+set_loader("yaml", _load_checked, (yaml.YAMLError,))  # of configs, of files that they include, and of typed values
 
 
 class SegmentationParser(LightningArgumentParser):
@@ -56,7 +68,14 @@ class SegmentationParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Hand jsonargparse's message on; `explain` shortens it where the valid names are known."""
-        raise InputError(message) from ex
+        raise _ReportError(message) from ex
+
+
+class _ReportError(InputError):
+    """What jsonargparse says, in its lines: by them `explain` finds what it is about."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
@@ -67,6 +86,9 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
         keys: Dotted names of all options.
         classes: Those a config may name.
     """
+    linked = re.search(r"Call to compute_fn of link .* failed: (.*)", message, re.DOTALL)
+    if linked is not None:  # what segkit makes of an option says itself what is wrong
+        return linked[1]
     key = _first(r'Parser key "([^"]+)"', message)
     option = _first(r"Option '([^']+)' is not accepted", message)
     if option is not None and key is not None:
@@ -85,7 +107,7 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     inner = re.search(r'- Parser key "([^"]+)":\n(.+?)(?=\n {4}- |\n {2}Given|\Z)', message, re.DOTALL)
     if inner is not None and key is not None:  # the first attempt at a class is the one that was meant
         return explain(f'Parser key "{key}.{inner[1]}":\n{inner[2]}', keys, classes)
-    return _wrong_value(key, message) or " ".join(message.split())
+    return _wrong_value(key, message) or re.sub(r'^Parser key "([^"]+)": ', r"\1: ", " ".join(message.split()))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

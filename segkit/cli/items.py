@@ -10,9 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from segkit.errors import InputError
+from segkit.plain_data import parse_yaml
 
 _ITEM = re.compile(r"--(?P<key>[\w.]+)\.(?P<index>[-+]?\d[^.=]*)(?:=(?P<value>.*))?", re.DOTALL)
 
@@ -63,7 +62,7 @@ def _replaced(key: str, value: Any, index: str, text: str) -> list[Any]:
     if not index.isdecimal() or int(index) >= len(value):
         allowed = f"0 to {len(value) - 1}" if value else "none, for it is empty"
         raise InputError(f"{key}.{index}: no such item of {key}; allowed: {allowed}; or {_whole_list(key)}")
-    return [*value[: int(index)], yaml.safe_load(text), *value[int(index) + 1 :]]
+    return [*value[: int(index)], parse_yaml(text, f"--{key}.{index}"), *value[int(index) + 1 :]]
 
 
 def _whole_list(key: str) -> str:

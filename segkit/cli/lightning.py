@@ -6,14 +6,13 @@ defaults before the command line and the config files are read. How one tests is
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import ActionYesNo
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins import CheckpointIO
@@ -21,6 +20,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ign
 from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
+from segkit.cli.effects import check_effects
 from segkit.cli.fit import FitConfig, as_list, fit_callbacks, fit_loggers
 from segkit.cli.lightning_messages import input_error, quiet
 from segkit.cli.restore import differences, named, parser_defaults, read_named_checkpoint
@@ -41,6 +41,7 @@ from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.files import check_writable, write_refusal
+from segkit.inference import protocols
 from segkit.inference.protocols import Protocol
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
@@ -83,11 +84,7 @@ def main(args: Sequence[str]) -> int:
     if given == sys.argv[1:]:
         sys.argv[1:] = args  # Lightning's launcher starts the other processes with the real command line
     try:
-        SegmentationCLI(checkpoint, args=None if args == sys.argv[1:] else args)
-    except (MisconfigurationException, ValueError) as error:
-        raise input_error(error) or error from error
-    except OSError as error:
-        raise write_refusal(error, error.filename or named(args, "run_dir")) or error from error
+        SegmentationCLI(checkpoint, args=None if args == sys.argv[1:] else args, typed=given)
     except Preempted as stopped:
         if stopped.signum == signal.SIGINT:
             raise KeyboardInterrupt from stopped
@@ -95,13 +92,24 @@ def main(args: Sequence[str]) -> int:
     except OtherProcessError as failed:
         sys.stderr.write(f"segkit {args[0]}: {failed}\n")
         return 1
+    except Exception as error:
+        full = write_refusal(error, error.filename or named(args, "run_dir")) if isinstance(error, OSError) else None
+        wrong_input = input_error(error) or full
+        if wrong_input is None:
+            raise
+        raise wrong_input from error
     return 0
+
+
+def _protocol(given: str | Mapping[str, Any]) -> Protocol:
+    return protocols.get(given) if isinstance(given, str) else protocols.from_fields(given)
 
 
 class SegmentationCLI(LightningCLI):
     """LightningCLI with segkit's module, data modules, loggers and callbacks."""
 
-    def __init__(self, checkpoint: Checkpoint | None, args: list[str] | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint | None, args: list[str] | None = None, typed: Sequence[str] = ()) -> None:
+        self.typed = typed
         self.checkpoint: dict[str, Any] = {} if checkpoint is None else checkpoint.hyper_parameters
         self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty where Lightning restores them
         self.known_keys: list[str] = []
@@ -122,7 +130,10 @@ class SegmentationCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add segkit's options, link the data to the model, and put the checkpoint's values below what is typed."""
         parser.add_argument(
-            "--protocol", type=str | Protocol, default="whole", help="how to test and predict: whole, ms-flip, ..."
+            "--protocol",
+            type=str | dict[str, Any],
+            default="whole",
+            help="how to test and predict: whole, ms-flip, ..., a file, or its fields",
         )
         parser.add_argument("--metric", type=str, default=DEFAULT, help=f"`test`, `validate`: {METRICS}")
         parser.add_argument("--run_dir", type=str | None, default=None, help="where the run writes; default: runs/<n>")
@@ -144,7 +155,7 @@ class SegmentationCLI(LightningCLI):
             }
         )
         self.known_keys = list(flatten(parser.get_defaults().as_dict()))
-        parser.link_arguments("protocol", "model.protocol")
+        parser.link_arguments("protocol", "model.protocol", compute_fn=_protocol)
         parser.link_arguments("data.label_space", "model.label_space", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
         parser.set_defaults(parser_defaults(self.checkpoint))
@@ -160,7 +171,8 @@ class SegmentationCLI(LightningCLI):
         """Do nothing: Lightning 2.6 lets a checkpoint win over the user here (Lightning pull request 21455)."""
 
     def before_instantiate_classes(self) -> None:
-        """Refuse an unknown metric, and print what differs from the checkpoint."""
+        """Refuse an unknown metric and options without effect, and print what differs from the checkpoint."""
+        check_effects(str(self.subcommand), self.typed, self.config[self.subcommand].as_dict())
         self.result_writer = ResultWriter(self._get(self.config, "metric"))
         model = self.config[self.subcommand].model.as_dict()
         for key, (stored, typed) in differences(self.checkpoint, model).items():

@@ -1,25 +1,48 @@
 """What Lightning says, as a user of segkit should hear it."""
 
 import logging
+import os
 import threading
+import traceback
 import warnings
-
-from lightning_fabric.utilities.exceptions import MisconfigurationException
+from collections.abc import Iterable
 
 from segkit.errors import InputError, printable
 from segkit.files import write_refusal
 
 
 def input_error(error: BaseException) -> InputError | None:
-    """The `InputError` behind what jsonargparse wrapped, or Lightning's own complaint about the trainer's options."""
+    """The `InputError` behind what jsonargparse wrapped, or Lightning's own complaint about the trainer's options.
+
+    A mistake in segkit, in Lightning, or in a callback or logger of the user's is neither: it keeps its traceback.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, InputError):
             return cause
         cause = cause.__cause__
-    return (
-        InputError("trainer: " + " ".join(str(error).split())) if isinstance(error, MisconfigurationException) else None
-    )
+    return InputError("trainer: " + " ".join(str(error).split())) if _is_complaint(error) else None
+
+
+def _is_complaint(error: BaseException) -> bool:
+    """Whether Lightning refuses what it was given, and it was given it by the command line.
+
+    That is a `raise` statement in Lightning's own code, between which and the command line only Lightning and
+    jsonargparse were at work: what a callback, a logger or a module asks of Lightning in vain is a mistake in those.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or not (frames[-1].line or "").startswith("raise ") or not _is_in(frames[-1].filename, _LIGHTNING):
+        return False
+    return all(_is_in(frame.filename, _MACHINERY) or frame.name in _LOOKS for frame in frames)
+
+
+_LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning_utilities")
+_MACHINERY = (*_LIGHTNING, "jsonargparse", f"segkit{os.sep}cli", "contextlib.py", "_contextlib.py")
+_LOOKS = ("configure_optimizers", "batch_size")  # segkit's, through which Lightning first looks at the loaders
+
+
+def _is_in(filename: str, places: Iterable[str]) -> bool:
+    return any(f"{os.sep}{place}" in filename for place in places)
 
 
 _thread_hook = threading.excepthook

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from segkit.cli.arguments import flatten
-from segkit.cli.yaml_files import read_yaml
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.weights import read_checkpoint
+from segkit.plain_data import read_yaml
 from segkit.training.restored import training_arguments
 
 RESTORED = (

@@ -1,6 +1,5 @@
 """The result files of a checkpoint: which ones are its own, and what a card keeps of them."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from segkit.cli.words import say
 from segkit.errors import InputError
+from segkit.plain_data import parse_json
 
 _KEPT = ("num_images", "partial", "date")  # of a result, beside its scores
 
@@ -56,7 +56,7 @@ def score_of(path: Path, class_names: Sequence[str] | None) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give a result.json that `segkit test` wrote") from None
     except (OSError, ValueError) as error:

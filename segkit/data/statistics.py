@@ -17,6 +17,7 @@ from segkit.data.layouts.base import Layout, Sample, Split, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, write_text
 from segkit.metadata.label_space import IGNORE_INDEX
+from segkit.plain_data import parse_json
 
 VERSION = 1  # of the file; raise it when what is stored changes
 
@@ -201,7 +202,7 @@ def _write(path: Path, key: str, found: Statistics) -> None:
 def _read(path: Path, key: str) -> Statistics | None:
     """None where there is no such file, or it is of other data."""
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = parse_json(path.read_text(encoding="utf-8"))
         if plain["key"] != key:
             return None
         classes = len(plain["class_names"])

@@ -3,7 +3,6 @@
 Pictures are drawn once by `prepare_data` and then read through the code that reads Cityscapes.
 """
 
-import json
 import os
 import shutil
 import uuid
@@ -19,6 +18,7 @@ from segkit.data.street.scene import draw_scene
 from segkit.errors import InputError
 from segkit.files import write_json
 from segkit.io import write_png
+from segkit.plain_data import parse_json
 
 VERSION = 1  # raise it when the drawing changes: folders written before are then not mistaken for these
 MANIFEST = "synthetic.json"
@@ -105,7 +105,7 @@ class SyntheticDataModule(SegmentationDataModule):
         if not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir())):
             return False
         try:
-            found = json.loads((self.root / MANIFEST).read_text(encoding="utf-8"))
+            found = parse_json((self.root / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise InputError(
                 f"{self.root}: holds something else than synthetic scenes and is left alone; choose another --data.root"

@@ -8,16 +8,16 @@ number can be reproduced by naming it. `NAMED` is the table, with the source of 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
 from segkit.inference import sizes
 from segkit.inference.resample import Resample
+from segkit.plain_data import read_yaml
 
 Fusion = Literal["exp_sum", "softmax_mean", "logit_mean"]
 ResizeTo = Literal["picture", "long_side", "short_side", "mmcv_picture", "mmcv_limits", "csail"]
@@ -124,8 +124,10 @@ class Protocol:
         return asdict(self) | {"scales": list(self.scales)}
 
     def _check_scales(self) -> None:
-        if not self.name:
-            self._fail("name is empty; give it one for logs and result files")
+        if not self.name or not isinstance(self.name, str):
+            self._fail("name is no text; give it one for logs and result files")
+        if not isinstance(self.flip, bool):
+            self._fail(f"flip is {self.flip!r}; allowed are true and false")
         if not self.scales or not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
             self._fail(f"scales are {list(self.scales)}; give at least one number greater than 0")
 
@@ -240,9 +242,30 @@ def read(path: Path) -> Protocol:
     """
     if not path.is_file():
         raise InputError(f"protocol: {path}: no such file; the named ones are {', '.join(NAMED)}")
+    return from_fields(read_yaml(path), path.stem, f"protocol: {path}")
+
+
+def from_fields(values: Any, name: str = "own", where: str = "protocol") -> Protocol:
+    """A protocol from its fields.
+
+    Args:
+        values: Names and values, as a file or a recipe has them.
+        name: That it has where they give it none.
+        where: They stand, for the message.
+
+    Raises:
+        InputError: there are other names, or values of other types.
+    """
+    allowed = [field.name for field in dataclass_fields(Protocol)]
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: {values!r} is not a protocol; its fields are {', '.join(allowed)}")
+    unknown = [str(key) for key in values if key not in allowed]
+    if unknown:
+        names = f"{did_you_mean(unknown[0], allowed)}its fields are {', '.join(allowed)}"
+        raise InputError(f"{where}: {unknown[0]!r} is no field of a protocol; {names}")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Protocol(**({"name": path.stem} | fields))
-    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
-        allowed = ", ".join(field.name for field in dataclass_fields(Protocol))
-        raise InputError(f"protocol: {path}: not a protocol; its fields are {allowed}") from error
+        return Protocol(**({"name": name} | dict(values)))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where}: a value is of another type than its field ({error})") from error

@@ -10,6 +10,7 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.files import write_json
 from segkit.metadata.label_space import LabelSpace
+from segkit.plain_data import parse_json
 
 NAME = "predictions.json"
 
@@ -66,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
         if data.pop("format") != 1:
             raise InputError(f"{path}: written by a newer segkit; update, or give another folder")
         return Manifest(**{field.name: data[field.name] for field in fields(Manifest)})

@@ -202,6 +202,21 @@ def _smp_terms(logits: Tensor, target: Tensor, config: LossConfig, average: Pixe
     return terms
 
 
+def check_class_weights(config: LossConfig, num_classes: int) -> None:
+    """Refuse class weights that are those of another data set.
+
+    Raises:
+        InputError: There is not one a class.
+    """
+    weights = config.class_weights
+    if weights is not None and not isinstance(weights, str) and len(weights) != num_classes:
+        raise InputError(
+            f"model.loss.class_weights has {len(weights)} numbers, the network {num_classes} classes; set "
+            f"--model.loss.class_weights to null (all classes alike), to {' or '.join(WEIGHT_KINDS)} (counted from the "
+            f"training data), or to {num_classes} numbers"
+        )
+
+
 def _checked_weights(given: Sequence[float] | str) -> tuple[float, ...] | str | None:
     """Numbers as a tuple, "none" as None."""
     if isinstance(given, str):
@@ -226,9 +241,6 @@ def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
             f"model.loss.class_weights is still the word {config.class_weights!r}; give the numbers: "
             f"data.class_weights({config.class_weights!r})"
         )
-    if len(config.class_weights) != logits.shape[1]:
-        raise InputError(
-            f"model.loss.class_weights has {len(config.class_weights)} numbers, the network {logits.shape[1]} classes"
-        )
+    check_class_weights(config, logits.shape[1])
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return torch.tensor(config.class_weights, dtype=dtype).to(logits.device, non_blocking=True)

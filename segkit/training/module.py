@@ -29,10 +29,11 @@ from segkit.models.pretrained import imagenet_repository, imagenet_weights_path
 from segkit.models.segmentation import SegmentationModel, require_rgb
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
-from segkit.training.losses import LossConfig, loss_terms
+from segkit.training.losses import MAIN_TERMS, LossConfig, check_class_weights, loss_terms
 from segkit.training.optim import OptimConfig, build_optimizer, groups_table, lr_factors, parameter_groups
-from segkit.training.preflight import batch_size, check_norms, learning_rate
+from segkit.training.preflight import batch_size, check_monitors, check_norms, learning_rate
 from segkit.training.restored import training_arguments
+from segkit.training.validation_loss import ValidationLoss
 
 
 class Batch(TypedDict, total=False):
@@ -102,6 +103,7 @@ class SegmentationModule(pl.LightningModule):
         self.validation_protocol = replace(get_protocol("whole"), scales=(validation_scale,))
         self.label_space = label_space
         self.confusion: ConfusionMatrix | None = None
+        self.validation_loss: ValidationLoss | None = None  # of `fit`
         self.calibration: Calibration | None = None  # set by who wants it measured
         self.scores: Scores | None = None
         self.note: str | None = None  # on the scores: of a truth that holds one class, or none
@@ -157,13 +159,30 @@ class SegmentationModule(pl.LightningModule):
             self.log_dict({f"train/loss_{name}": term for name, term in terms.items()})
         return loss
 
+    @property
+    def logged(self) -> list[str]:
+        """Names of all values that `fit` logs, those of segkit's callbacks too: what a callback may monitor."""
+        terms = [name for name in MAIN_TERMS if getattr(self.loss, name)]
+        terms += ["aux"] if self.network.aux_head is not None else []
+        scores = ["loss", "mIoU", "pixel_accuracy", "mean_accuracy", *(f"IoU/{n}" for n in self.classes.class_names)]
+        trained = ["train/loss", *(f"train/loss_{name}" for name in terms if len(terms) > 1)]
+        return [*trained, "lr", "samples/s", "data_wait", *(f"val/{name}" for name in scores)]
+
     def on_validation_epoch_start(self) -> None:
-        """Start an empty confusion matrix."""
+        """Start an empty confusion matrix, and in `fit` an empty loss."""
         self.confusion = ConfusionMatrix(self.network.num_classes, self.device)
+        self.validation_loss = ValidationLoss(self.loss, self.device) if self._fitting else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add whole pictures, at their label's own size, to the confusion matrix; return train ids `(B, H, W)`."""
-        return self._evaluate(batch, self.validation_protocol if self._fitting else self.protocol)
+        if self.validation_loss is None:
+            return self._evaluate(batch, self.protocol)
+        # One view a picture, so that the network runs once; its logits are kept at its own stride.
+        seen: list[Tensor] = []
+        with self.network.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs["out"])):
+            labels = self._evaluate(batch, self.validation_protocol)
+        self.validation_loss.update(torch.cat(seen), batch["mask"], self.network.align_corners)
+        return labels
 
     def on_validation_epoch_end(self) -> None:
         """Sum the matrices of all processes once, and log the scores."""
@@ -215,6 +234,8 @@ class SegmentationModule(pl.LightningModule):
         """Parameter groups and a schedule by optimiser step, the learning rate scaled to the real batch."""
         total_steps = self.trainer.estimated_stepping_batches  # also sets up the train loader
         check_norms(self.network, batch_size(self.trainer))
+        check_class_weights(self.loss, self.network.num_classes)
+        check_monitors(self.trainer, self.logged)
         lr = learning_rate(self.trainer, self.optim, total_steps)
         groups = parameter_groups(self.network, lr, self.optim)
         rank_zero_info(groups_table(groups, self.network))
@@ -262,9 +283,9 @@ class SegmentationModule(pl.LightningModule):
         }
 
     def _normalized(self, batch: Batch) -> Tensor:
-        # uint8 to float, on the device; float64 where the trainer's precision asks for it
+        # uint8 to float, on the device; then to the type of the weights where the trainer's precision is a "true" one
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        image = normalize(batch["image"], self.normalization, dtype)
+        image = normalize(batch["image"], self.normalization, dtype).to(self.dtype)
         return image.contiguous(memory_format=torch.channels_last)
 
     @property
@@ -315,7 +336,8 @@ class SegmentationModule(pl.LightningModule):
         self.log(f"{prefix}/mIoU", self.scores.miou, prog_bar=shown, rank_zero_only=False, sync_dist=False)
         self.log(f"{prefix}/pixel_accuracy", self.scores.pixel_accuracy, sync_dist=False)
         self.log(f"{prefix}/mean_accuracy", self.scores.mean_accuracy, sync_dist=False)
-        if self._fitting:
+        if self.validation_loss is not None:
+            self.log(f"{prefix}/loss", self.validation_loss.compute(), sync_dist=False)
             named = zip(self.classes.class_names, self.scores.class_iou, strict=True)
             self.log_dict({f"{prefix}/IoU/{name}": float(iou) for name, iou in named}, sync_dist=False)
 

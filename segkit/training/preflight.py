@@ -1,10 +1,13 @@
 """What is said, or refused, before the first step of a training."""
 
+from collections.abc import Collection
+
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
 from segkit.models.norms import needs_more_than_one_value
 from segkit.ops.sync_batch_norm import SYNCHRONISED
 from segkit.training.optim import OptimConfig, scaled_lr
@@ -27,6 +30,37 @@ def check_norms(network: nn.Module, batch_size: int | None) -> None:
             "variance: set --data.batch_size 2 or more, or several processes with --trainer.sync_batchnorm true, or "
             "--model.network.pooled_norm frozen (or group)"
         )
+
+
+def check_monitors(trainer: pl.Trainer, names: Collection[str]) -> None:
+    """Refuse a callback that waits for a value which nothing logs: Lightning would find out after an epoch, or never.
+
+    Args:
+        trainer: With its callbacks.
+        names: Of all that segkit logs.
+
+    Raises:
+        InputError: Names the callback, the value, and those that there are.
+    """
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if not all(type(callback).__module__.startswith(_KNOWN) for callback in callbacks):
+        return  # a user's own may log anything
+    validates = trainer.limit_val_batches != 0
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(monitor, str) or monitor.startswith("lr-"):  # which is LearningRateMonitor's
+            continue
+        # A best checkpoint that never comes is no reason not to train; what decides when to stop is.
+        there = [name for name in names if validates or isinstance(callback, Checkpoint) or not name.startswith("val/")]
+        if monitor not in there:
+            raise InputError(
+                f"trainer: {type(callback).__name__} monitors {monitor!r}, which is not logged"
+                f"{'' if validates else ' (nothing is validated: limit_val_batches is 0)'}; "
+                f"{did_you_mean(monitor, there)}allowed: {', '.join(there)}"
+            )
+
+
+_KNOWN = ("pytorch_lightning.", "segkit.")
 
 
 def learning_rate(trainer: pl.Trainer, optim: OptimConfig, total_steps: float) -> float:

@@ -81,4 +81,4 @@ def test_only_a_test_is_measured(
         shutil.copytree(benchmark_folder / "data" / kind / "test", tmp_path / "data" / kind / "val")
     shutil.copy(benchmark_folder / "data" / "classes.txt", tmp_path / "data")
     assert main(["validate", *arguments, "--data.root", str(tmp_path / "data")]) == 2
-    assert "`segkit test`" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "only on test" in capsys.readouterr().err.strip().splitlines()[-1]

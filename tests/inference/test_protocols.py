@@ -176,10 +176,16 @@ def test_a_protocol_of_ones_own_in_a_file(tmp_path: Path) -> None:
     path.write_text("resize_to: mmcv_limits\nbase_size: 640\nlong_limit: 2560\nresample: opencv\nfusion: logit_mean\n")
     assert get(str(path)) == replace(get("mmseg-ss"), name="mine", base_size=640, long_limit=2560)
     path.write_text("scale: [0.5]\n")
-    with pytest.raises(InputError, match="not a protocol; its fields are name, scales, flip"):
+    with pytest.raises(InputError, match="no field of a protocol; did you mean scales"):
         get(str(path))
-    path.write_text("scales: [\n")
-    with pytest.raises(InputError, match="not a protocol"):
-        get(str(path))
+    for text, words in (
+        ("scales: [\n", "line 2, column 1: not valid YAML"),
+        ("scales: much\n", "of another type than its field"),
+        ("flip: 3\n", "flip is 3; allowed are true and false"),
+        ("[1, 2]\n", "is not a protocol; its fields are name"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            get(str(path))
     with pytest.raises(InputError, match="no such file"):
         get(str(tmp_path / "absent.yaml"))

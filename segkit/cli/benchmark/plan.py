@@ -23,12 +23,12 @@ from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.cli.benchmark.options import KEYS, add_options
 from segkit.cli.benchmark.recipe import Recipe, read_protocol, read_recipe
 from segkit.cli.lightning import SHORT_NAMES
-from segkit.cli.yaml_files import read_yaml
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError, did_you_mean
 from segkit.evaluation.conventions import convention
 from segkit.inference import protocols
 from segkit.inference.protocols import Protocol
+from segkit.plain_data import read_yaml
 
 
 @dataclass(frozen=True)

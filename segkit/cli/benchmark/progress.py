@@ -15,6 +15,7 @@ from torch import Tensor
 from segkit.cli.benchmark.plan import Row
 from segkit.errors import InputError
 from segkit.files import write_text
+from segkit.plain_data import parse_json
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Progress:
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         progress = cls(folder / f"{name}.json", key)
         try:
-            stored = json.loads(progress.path.read_text(encoding="utf-8"))
+            stored = parse_json(progress.path.read_text(encoding="utf-8"))
             if stored["key"] == key:
                 progress.seen = (int(stored["done"]), torch.tensor(stored["counts"], dtype=torch.int64))
                 progress.timed = (stored["timed"][0], stored["timed"][1])

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from segkit.cli.yaml_files import parse_yaml, read_text, read_yaml
 from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.engine import resolve
 from segkit.inference.protocols import Protocol
 from segkit.models.segmentation import NETWORKS, SegmentationModel, build_network
+from segkit.plain_data import parse_yaml, read_text, read_yaml
 
 # Where two networks of one name would still be two networks.
 _IDENTITY = ("encoder", "output_stride", "dilation_convention")
@@ -156,12 +156,7 @@ def read_protocol(value: Any, where: str) -> Protocol:
     Raises:
         InputError: it is none of these.
     """
-    if isinstance(value, str):
-        return protocols.get(value)
-    try:
-        return Protocol(**value)
-    except TypeError as error:
-        raise InputError(f"{where}: protocol: {value!r} is neither a name nor the fields of a protocol") from error
+    return protocols.get(value) if isinstance(value, str) else protocols.from_fields(value, where=f"{where}: protocol")
 
 
 def _full_name(class_path: str) -> str:

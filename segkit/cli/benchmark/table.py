@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from segkit.errors import InputError, printable
 from segkit.evaluation.conventions import CONVENTIONS
 from segkit.evaluation.cost import FLOPS_RULE
 from segkit.files import write_json, write_text
+from segkit.plain_data import parse_json
 
 Values = Mapping[str, Any]
 
@@ -157,7 +157,7 @@ def _read(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = parse_json(path.read_text(encoding="utf-8"))["rows"]
         if all(row["key"] and row["model"] and row["metric"] and len(row["size"]) == 2 for row in rows):
             return list(rows)
     except (ValueError, KeyError, TypeError) as error:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from segkit.cli.yaml_files import read_yaml
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.names import LAYOUTS
 from segkit.errors import InputError, did_you_mean
+from segkit.plain_data import check_size, read_yaml
 
 if TYPE_CHECKING:  # it needs Lightning, which takes seconds to import, and a layout does not
     from segkit.data.datamodule import SegmentationDataModule
@@ -170,6 +170,7 @@ def _parsed(options: Sequence[str], allowed: Mapping[str, Any], layout: type[Lay
             names = _suggest(key, allowed) if allowed else "it has none"
             raise InputError(f"--option {option}: no such option of {layout.title}; {names}")
         try:
+            check_size(text, f"--option {key}")
             found[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             found[key] = text

@@ -8,7 +8,6 @@ of which the operating system keeps one copy; a crop reads its own rows and no o
 `segkit.data.cache.writing` makes them.
 """
 
-import json
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from segkit.data.layouts.base import Layout, Sample, samples_key
 from segkit.errors import InputError
+from segkit.plain_data import parse_json
 
 VERSION = 1  # of the format; raise it when what is stored changes
 
@@ -197,7 +197,7 @@ def read_index(folder: Path, key: str | None = None) -> Index:
     """
     path = folder / INDEX
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = parse_json(path.read_text(encoding="utf-8"))
         index = Index(
             str(plain["key"]),
             str(plain["source"]),

@@ -1,0 +1,102 @@
+"""YAML and JSON as plain data, from texts of any origin: what is wrong is said in one line.
+
+A few bytes of YAML can stand for billions of values (anchors of anchors), or for lists in lists without end, which the
+readers' recursion does not survive. Both are refused before anything is built.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segkit.errors import InputError
+
+DEEPEST = 100  # lists and mappings inside each other
+MOST_VALUES = 100_000  # anchors written out
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file, as plain data.
+
+    Raises:
+        InputError: The file is absent or not YAML; names line and column.
+    """
+    return parse_yaml(read_text(path), path)
+
+
+def read_text(path: Path) -> str:
+    """The text of a config.
+
+    Raises:
+        InputError: It is absent or not UTF-8.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; paths are relative to the working directory, {Path.cwd()}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise InputError(f"{path}: cannot read this config ({reason}); correct the file") from error
+
+
+def parse_yaml(text: str, path: Path | str) -> Any:
+    """The content of a YAML text; `path` is what the message calls it.
+
+    Raises:
+        InputError: It is not YAML (names line and column), or it is too deep or too much.
+    """
+    try:
+        check_size(text, path)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # a date of month 13 is a ValueError
+        if isinstance(error, InputError):
+            raise
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of a JSON text.
+
+    Raises:
+        ValueError: It is not JSON, or lists are too deep inside each other; the caller knows what file it is.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or mappings are too deep inside each other") from None
+
+
+def check_size(text: str, path: Path | str) -> None:
+    """Refuse a YAML text that stands for more than any config has.
+
+    Raises:
+        InputError: Too deep, too many values, or an anchor inside itself.
+        yaml.YAMLError: It is not YAML.
+    """
+    anchors: dict[str, int] = {}  # values that each stands for
+    opened: list[tuple[str | None, int]] = [(None, 0)]  # anchor and values so far of the lists that we are in
+    for event in yaml.parse(text, Loader=_Loader):
+        values, anchor = 0, getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, values = opened.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            values = 1
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == around for around, _ in opened):
+                raise InputError(f"{path}: the anchor {anchor} stands inside itself; write the values out")
+            values, anchor = anchors.get(str(anchor), 1), None
+        if anchor is not None:
+            anchors[anchor] = values
+        around, so_far = opened[-1]
+        opened[-1] = (around, so_far + values)
+        if len(opened) > DEEPEST:
+            raise InputError(f"{path}: more than {DEEPEST} lists inside each other; no config of segkit is as deep")
+        if so_far + values > MOST_VALUES:
+            raise InputError(f"{path}: stands for more than {MOST_VALUES:,} values; no config of segkit has as many")

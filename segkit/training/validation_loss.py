@@ -1,0 +1,68 @@
+"""The loss of a validation: the training's own terms, over all valid pixels of the split."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from segkit.metadata.label_space import IGNORE_INDEX
+from segkit.training.losses import MAIN_TERMS, LossConfig, loss_terms
+
+
+class ValidationLoss:
+    """Sums the terms of the main head over images; one per process, and one `all_reduce` at the end.
+
+    Cross entropy and focal loss are sums over valid pixels, divided by their number in the whole split (by the sum of
+    their class weights, where there are any), so that neither the order of images nor the number of processes matters.
+    Dice, Lovász and Tversky losses are of an image each, and averaged over images. Class weights, label smoothing and
+    the weights of the terms are the training's. All valid pixels count, also where training mines the hard ones
+    (`ohem_threshold`) or divides by ignored pixels too (`average: all`). The auxiliary head does not run.
+
+    Args:
+        config: Of the training; its class weights are numbers.
+        device: Where the sums lie: that of the logits, so that `update` waits for nothing.
+    """
+
+    def __init__(self, config: LossConfig, device: torch.device | str = "cpu") -> None:
+        self._terms = [_only(config, name) for name in MAIN_TERMS if getattr(config, name) > 0]
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64  # which MPS has not
+        self._sums = torch.zeros(len(self._terms), 2, dtype=dtype, device=device)  # of the loss, and what it is over
+
+    def update(self, logits: Tensor, mask: Tensor, align_corners: bool) -> None:
+        """Add images: logits `(B, K, h, w)` at any stride, train ids `(B, H, W)`."""
+        for image in range(len(mask)):
+            for row, term in zip(self._sums, self._terms, strict=True):
+                row += _sum_and_count(logits[image, None], mask[image, None], term, align_corners).to(row)
+
+    def compute(self) -> float:
+        """The loss over all processes; NaN where no pixel is valid. Every process calls it, once, at the end."""
+        sums = self._sums.clone()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        return float((sums[:, 0] / sums[:, 1]).sum())
+
+
+def _only(config: LossConfig, name: str) -> LossConfig:
+    """The loss that has this term alone, with what belongs to it."""
+    kept = {field: getattr(config, field) for field in (name, *_BELONGS.get(name, ()))}
+    return LossConfig(**({"cross_entropy": 0.0, "aux_weight": 0.0} | kept))
+
+
+# term            the fields that say how it is computed
+_BELONGS = {
+    "cross_entropy": ("class_weights", "label_smoothing", "fused"),
+    "focal":         ("focal_gamma",),
+    "tversky":       ("tversky_alpha", "tversky_beta"),
+}  # fmt: skip
+
+
+def _sum_and_count(logits: Tensor, mask: Tensor, config: LossConfig, align_corners: bool) -> Tensor:
+    """One term's sum over an image and the count that belongs to it: of pixels, or the image itself."""
+    counts = []
+
+    def undivided(count: Tensor) -> Tensor:
+        counts.append(count)
+        return torch.ones_like(count)
+
+    (total,) = loss_terms({"out": logits}, mask, config, align_corners, undivided).values()
+    some = (mask != IGNORE_INDEX).any().to(total.dtype)  # an image without valid pixels is none
+    return torch.stack([total, counts[0].to(total.dtype) if counts else some])
