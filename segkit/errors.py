@@ -1,11 +1,14 @@
 """The one exception that segkit raises for what a user gave: no traceback is needed to understand it."""
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
 
 _STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, ends of lines and paragraphs
 _TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # right to left
+
+_URL_AS_PATH = re.compile(r"\b(https?|ftp|s3|gs|hf):/(?!/)")
 
 
 def printable(text: str) -> str:
@@ -31,7 +34,10 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         """The message, in one line whatever the names in it are."""
-        return printable(super().__str__())
+        text = printable(super().__str__())
+        # Of a URL that was taken for a path, the path has one slash less.
+        urls, count = _URL_AS_PATH.subn(r"\1://", text)
+        return f"{urls}; a URL is not read: download the file, and give its path" if count else text
 
 
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:

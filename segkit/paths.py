@@ -23,6 +23,13 @@ _KINDS = {
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
+def looked_for(path: Path) -> str:
+    """For a message about a relative path that leads nowhere: where it led; nothing of an absolute one."""
+    if path.is_absolute():
+        return ""
+    return f" (looked for {path.absolute()}: a relative path begins at the folder in which segkit is run)"
+
+
 def walk_files(
     folder: Path, suffixes: Sequence[str] = (), failed: Callable[[Path, InputError], None] | None = None
 ) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from segkit.errors import InputError
+from segkit.paths import looked_for
 
 DEEPEST = 100  # lists and mappings inside each other
 MOST_VALUES = 100_000  # anchors written out
@@ -34,7 +35,7 @@ def read_text(path: Path) -> str:
         InputError: It is absent or not UTF-8.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; paths are relative to the working directory, {Path.cwd()}")
+        raise InputError(f"{path}: no such file{looked_for(path)}; give another path")
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

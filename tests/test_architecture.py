@@ -18,7 +18,7 @@ ALLOWED = {
     "temporary":     set(),
     "files":         {"errors", "temporary"},
     "paths":         {"errors"},
-    "plain_data":    {"errors"},
+    "plain_data":    {"errors", "paths"},
     "archives":      {"errors", "paths"},
     "tiff_tags":     set(),
     "image_header":  {"errors", "tiff_tags"},

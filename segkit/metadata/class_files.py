@@ -7,7 +7,7 @@ from typing import Protocol
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
-from segkit.paths import read_file
+from segkit.paths import looked_for, read_file
 
 Colour = tuple[int, int, int]
 
@@ -132,7 +132,14 @@ def read_text(path: Readable) -> str:
         data = read_file(path) if isinstance(path, Path) else path.read_bytes()
         text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; write it (layout: datasets/README.md)") from None
+        raise InputError(_absent(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as UTF-8 text ({type(error).__name__}); save it as UTF-8") from error
     return text
+
+
+def _absent(path: Readable) -> str:
+    if isinstance(path, Path) and not path.parent.exists():
+        return f"{path.parent}: no such data folder{looked_for(path.parent)}; correct --data.root"
+    where = looked_for(path) if isinstance(path, Path) else ""
+    return f"{path}: no such file{where}; correct the folder, or add what datasets/README.md says of this file"

@@ -20,6 +20,7 @@ from segkit.data.layouts.files import Source
 from segkit.data.layouts.masks import CONVERTED, MASK_SUFFIXES
 from segkit.errors import InputError
 from segkit.metadata.label_space import UNDECLARED, LabelSpace
+from segkit.paths import looked_for
 
 
 def splits_of(layout: Layout) -> list[Split]:
@@ -49,7 +50,8 @@ def check(
         InputError: There is nothing there at all.
     """
     if not report.layout.root.exists():
-        raise InputError(f"{report.layout.root}: no such data folder or archive; give another ROOT")
+        root = report.layout.root
+        raise InputError(f"{root}: no such data folder or archive{looked_for(root)}; give another ROOT")
     _require_pictures(report.layout, splits)
     if report.label_space is None:
         _note_label_space(report)

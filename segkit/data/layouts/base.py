@@ -19,7 +19,7 @@ from segkit.data.layouts.masks import find_masks, what_is_there
 from segkit.errors import InputError
 from segkit.io import File, read_header, read_image, read_label
 from segkit.metadata.label_space import LabelSpace
-from segkit.paths import IMAGE_SUFFIXES
+from segkit.paths import IMAGE_SUFFIXES, looked_for
 
 UInt8Array = npt.NDArray[np.uint8]
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -169,8 +169,8 @@ class Layout(ABC):
         """
         if not self.root.exists():
             raise InputError(
-                f"{self.root}: no such data folder; correct --data.root, or ROOT of `segkit data` "
-                "(layouts: datasets/README.md)"
+                f"{self.root}: no such data folder{looked_for(self.root)}; correct --data.root, or ROOT of "
+                "`segkit data` (layouts: datasets/README.md)"
             )
         if with_masks:
             split = self.scored_as.get(split, split)
