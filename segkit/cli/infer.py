@@ -46,7 +46,7 @@ frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused.
 
 A picture that needs more than --memory is seen in overlapping tiles, and stderr says so. One that is too large to be
 held at all (of --memory, or more than SEGKIT_MAX_PIXELS of the environment, 500 million by default) is read in tiles,
-too, by rasterio (pip install 'segkit[large]'), and gives instead:
+too, by rasterio (pip install rasterio), and gives instead:
   NAME_labels.tif   a tiled GeoTIFF with the picture's georeference and the classes' colours
   NAME_overlay.png  at most 2048 pixels a side
   NAME_area.json    as above

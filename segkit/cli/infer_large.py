@@ -153,7 +153,7 @@ def _opened(path: Path) -> Iterator[Any]:
         import rasterio
     except ImportError:
         raise InputError(
-            f"{path}: is too large to be read at once, and reading in tiles needs rasterio: pip install 'segkit[large]'"
+            f"{path}: is too large to be read at once, and reading in tiles needs rasterio: pip install rasterio"
         ) from None
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
