@@ -92,8 +92,6 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
 
 def _new_run(output: Path) -> Path:
     """`OUTPUT/run`, or `run-2`, `run-3`, ...: an earlier run is never touched."""
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: there is a file of this name; give a folder")
     return free_path(output / "run")
 
 

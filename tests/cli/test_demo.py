@@ -40,7 +40,7 @@ def test_a_second_demo_writes_beside_the_first(output: Path) -> None:
 def test_demo_refuses_a_file_in_the_folders_place(tmp_path: Path, capsys) -> None:
     (tmp_path / "demo").write_text("mine")
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
-    assert "there is a file of this name" in capsys.readouterr().err
+    assert "is a file, so" in capsys.readouterr().err
     assert (tmp_path / "demo").read_text() == "mine"
 
 
