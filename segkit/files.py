@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from segkit.errors import InputError
 from segkit.temporary import temporary_name
@@ -45,6 +46,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], obj: object) -> None:
     """Write `obj` as indented JSON atomically; the folder is made."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of a JSON text.
+
+    Raises:
+        ValueError: It is not JSON, or lists are too deep inside each other; the caller knows what file it is.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or mappings are too deep inside each other") from None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -1,10 +1,9 @@
-"""YAML and JSON as plain data, from texts of any origin: what is wrong is said in one line.
+"""YAML as plain data, from texts of any origin: what is wrong is said in one line.
 
 A few bytes of YAML can stand for billions of values (anchors of anchors), or for lists in lists without end, which the
 readers' recursion does not survive. Both are refused before anything is built.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +57,6 @@ def parse_yaml(text: str, path: Path | str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-
-
-def parse_json(text: str | bytes) -> Any:
-    """The content of a JSON text.
-
-    Raises:
-        ValueError: It is not JSON, or lists are too deep inside each other; the caller knows what file it is.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("lists or mappings are too deep inside each other") from None
 
 
 def check_size(text: str, path: Path | str) -> None:

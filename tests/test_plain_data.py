@@ -6,7 +6,8 @@ import pytest
 
 from segkit.cli import main
 from segkit.errors import InputError
-from segkit.plain_data import DEEPEST, MOST_VALUES, parse_json, parse_yaml
+from segkit.files import parse_json
+from segkit.plain_data import DEEPEST, MOST_VALUES, parse_yaml
 
 # Nine lists of nine lists of ...: 547 bytes for 9 ** 9 values.
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -7,7 +7,7 @@ from typing import Any
 
 from segkit.cli.words import say
 from segkit.errors import InputError
-from segkit.plain_data import parse_json
+from segkit.files import parse_json
 
 _KEPT = ("num_images", "partial", "date")  # of a result, beside its scores
 

@@ -15,9 +15,8 @@ from tqdm import tqdm
 from segkit.cores import cores
 from segkit.data.layouts.base import Layout, Sample, Split, samples_key
 from segkit.errors import InputError
-from segkit.files import check_writable, write_text
+from segkit.files import check_writable, parse_json, write_text
 from segkit.metadata.label_space import IGNORE_INDEX
-from segkit.plain_data import parse_json
 
 VERSION = 1  # of the file; raise it when what is stored changes
 

@@ -16,9 +16,8 @@ from segkit.data.layouts.base import SPLITS
 from segkit.data.layouts.synthetic import SyntheticLayout
 from segkit.data.street.scene import draw_scene
 from segkit.errors import InputError
-from segkit.files import write_json
+from segkit.files import parse_json, write_json
 from segkit.io import write_png
-from segkit.plain_data import parse_json
 
 VERSION = 1  # raise it when the drawing changes: folders written before are then not mistaken for these
 MANIFEST = "synthetic.json"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from segkit.errors import InputError
-from segkit.files import write_json
+from segkit.files import parse_json, write_json
 from segkit.metadata.label_space import LabelSpace
-from segkit.plain_data import parse_json
 
 NAME = "predictions.json"
 

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from segkit.cli.benchmark.plan import Row
 from segkit.errors import InputError
-from segkit.files import write_text
-from segkit.plain_data import parse_json
+from segkit.files import parse_json, write_text
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any
 from segkit.errors import InputError, printable
 from segkit.evaluation.conventions import CONVENTIONS
 from segkit.evaluation.cost import FLOPS_RULE
-from segkit.files import write_json, write_text
-from segkit.plain_data import parse_json
+from segkit.files import parse_json, write_json, write_text
 
 Values = Mapping[str, Any]
 

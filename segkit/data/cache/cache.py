@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from segkit.data.layouts.base import Layout, Sample, samples_key
 from segkit.errors import InputError
-from segkit.plain_data import parse_json
+from segkit.files import parse_json
 
 VERSION = 1  # of the format; raise it when what is stored changes
 
