@@ -67,7 +67,7 @@ def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
     """The network, built of shapes only."""
     if not fits(config, dict[str, Any]) or not fits(config.get("init_args"), dict[str, Any]):
         raise InputError("network is not made of class_path and init_args")
-    if config.keys() != {"class_path", "init_args"} or config["class_path"] not in NETWORKS:
+    if config.keys() != {"class_path", "init_args"} or config["class_path"] not in list(NETWORKS):  # it may be a list
         raise InputError(f"network: {config.get('class_path')!r:.60} is not one of {', '.join(NETWORKS)}")
     arguments = config["init_args"]
     check_arguments(NETWORKS[config["class_path"]], arguments, "network")

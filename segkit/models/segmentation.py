@@ -183,7 +183,7 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
         InputError: The class or an argument is not known.
     """
     class_path = config.get("class_path")
-    if class_path not in NETWORKS:
+    if not isinstance(class_path, str) or class_path not in NETWORKS:
         raise InputError(f"network class {class_path!r} is not one of {', '.join(NETWORKS)}")
     try:
         return NETWORKS[class_path](**config.get("init_args", {}))

@@ -49,6 +49,7 @@ NETWORK = ("network", "init_args")
     ("place", "value", "words"),
     [
         (("network",), 3, "class_path and init_args"),
+        (("network", "class_path"), ["FCN"], "is not one of segkit.models.segmentation.FCN"),
         (("network", "class_path"), "os.system", "'os.system' is not one of segkit.models.segmentation.FCN"),
         ((*NETWORK, "num_classes"), "3", "network.num_classes is '3'; needed is int"),
         ((*NETWORK, "num_classes"), True, "network.num_classes is True"),
