@@ -149,7 +149,7 @@ def check_writable(folder: Path, option: str = "--output") -> None:
     Raises:
         InputError: Says why.
     """
-    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    existing = nearest_existing(folder)
     if not existing.is_dir():
         raise InputError(f"{existing}: is a file, so {folder} cannot be an output folder; give another {option}")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -158,6 +158,11 @@ def check_writable(folder: Path, option: str = "--output") -> None:
     disk = shutil.disk_usage(existing)
     if disk.total and disk.used >= disk.total:
         raise InputError(f"{existing}: the disk is full; free some of it, or give another {option}")
+
+
+def nearest_existing(path: Path) -> Path:
+    """`path`, absolute, or where it does not exist yet the nearest of its parents that does."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
 def _is_read_only(folder: Path) -> bool:

@@ -26,6 +26,7 @@ from segkit.cli.lightning_messages import input_error, quiet
 from segkit.cli.restore import differences, named, parser_defaults, read_named_checkpoint
 from segkit.cli.run_lock import run_lock
 from segkit.cli.runs import CHECKPOINTS, next_run, with_run
+from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.datamodules import (
     ADE20KDataModule,
@@ -90,7 +91,7 @@ def main(args: Sequence[str]) -> int:
             raise KeyboardInterrupt from stopped
         return 128 + stopped.signum
     except OtherProcessError as failed:
-        sys.stderr.write(f"segkit {args[0]}: {failed}\n")
+        say(f"segkit {args[0]}: {failed}", to=sys.stderr)
         return 1
     except Exception as error:
         full = write_refusal(error, error.filename or named(args, "run_dir")) if isinstance(error, OSError) else None

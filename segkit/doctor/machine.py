@@ -10,7 +10,7 @@ from pathlib import Path
 from segkit.cores import cores
 from segkit.doctor.finding import Finding
 from segkit.errors import InputError
-from segkit.files import check_writable
+from segkit.files import check_writable, nearest_existing
 
 LEAST_MEMORY = 2 * 10**9  # bytes: `segkit demo` takes 1.5 GB
 LEAST_DISK = 10**9  # bytes: one checkpoint of ResNeSt-269 with its optimiser's state
@@ -98,11 +98,9 @@ def disks() -> Iterator[Finding]:
         except InputError as error:
             yield Finding(name, "wrong", str(error).split(";")[0], cure)
             continue
-        there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-        free = shutil.disk_usage(there).free
-        status = "wrong" if free < LEAST_DISK else "ok"
+        free = shutil.disk_usage(nearest_existing(folder)).free
         found = f"{folder}: can be written, {format_bytes(free)} free"
-        yield Finding(name, "wrong", found, cure) if status == "wrong" else Finding(name, "ok", found)
+        yield Finding(name, "wrong", found, cure) if free < LEAST_DISK else Finding(name, "ok", found)
 
 
 def cpu_quota() -> float | None:

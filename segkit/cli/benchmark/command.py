@@ -55,8 +55,8 @@ def _run(options: "Options") -> int:
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     settings = Settings(device, options.limit, options.size, options.output)
-    table = Table(options.output)
     check_writable(options.output)
+    table = Table(options.output)
     try:
         for number, row in enumerate(options.rows, start=1):
             _one(table, row, settings, f"row {number} of {len(options.rows)} ({row.title})")

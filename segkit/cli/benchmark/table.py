@@ -79,7 +79,7 @@ class Table:
         failed: messages about rows that are not there, of this run.
 
     Raises:
-        InputError: benchmark.json is something else, or the folder is a file.
+        InputError: benchmark.json is something else.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -151,8 +151,6 @@ class Table:
 
 def _read(folder: Path) -> list[dict[str, Any]]:
     path = folder / "benchmark.json"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output {folder}: there is a file of this name; give a folder")
     if not path.is_file():
         return []
     try:
