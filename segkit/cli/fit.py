@@ -13,6 +13,7 @@ from segkit.data.datamodule import SegmentationDataModule
 from segkit.files import free_path
 from segkit.models.checkpoint import read_torch_file
 from segkit.training.callbacks import CurvePlotter
+from segkit.training.guards.checkpoint_io import checked_training
 from segkit.training.guards.last_checkpoint import LastCheckpoint
 from segkit.training.guards.nonfinite import NonFiniteGuard
 from segkit.training.guards.position import RunPosition
@@ -66,12 +67,13 @@ def fit_loggers(given: Any, run: Path, checkpoint: str | None) -> Any:
         checkpoint: What is gone on with.
 
     Raises:
-        InputError: The folder holds another run's logs.
+        InputError: The folder holds another run's logs, or the checkpoint is damaged.
     """
     if given is False:
         return False
-    # In a run that is gone on with, the first step that is still to be logged.
-    first = int(read_torch_file(checkpoint)["global_step"]) if checkpoint and goes_on(run, checkpoint) else None
+    first = None
+    if checkpoint and goes_on(run, checkpoint):  # the first step that is still to be logged
+        first = checked_training(read_torch_file(checkpoint), checkpoint)["global_step"]
     csv, tensorboard = loggers(run, first)
     return [csv, tensorboard] if given in (None, True) else [csv, *as_list(given)]
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from noise import write_noise
 from tiny_fit import assert_equal
 
 from segkit.cli import main
+from segkit.errors import InputError
 from segkit.files import write_text
+from segkit.training.guards.checkpoint_io import AtomicCheckpointIO
 
 STEPS = 21  # 3 epochs of 7
 
@@ -161,6 +164,43 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(
         os.truncate(other, 10)
     with pytest.warns(UserWarning):
         assert main(["fit", "--ckpt_path", "last", "--run_dir", str(run)]) == 2
+
+
+@pytest.mark.parametrize("value", [None, "x", [], -0.5, {"a": 1}], ids=["absent", "text", "list", "number", "mapping"])
+@pytest.mark.parametrize(
+    "part",
+    ["pytorch-lightning_version", "global_step", "loops", "loops.fit_loop.epoch_progress.current.started", "callbacks",
+     "loops.fit_loop.epoch_loop:batch_progress.is_last_batch", "optimizer_states"],
+)  # fmt: skip
+def test_a_damaged_state_of_the_training_is_one_line(
+    part: str, value: Any, uninterrupted: Path, tmp_path: Path
+) -> None:
+    checkpoint = state(uninterrupted)
+    *owners, name = (key.replace(":", ".") for key in part.split("."))
+    owner = checkpoint
+    for key in owners:
+        owner = owner[key]
+    if type(value) is type(owner[name]):
+        pytest.skip("is of the right type")
+    if value is None:
+        del owner[name]
+    else:
+        owner[name] = value
+    torch.save(checkpoint, tmp_path / "damaged.ckpt")
+    named = re.escape(part.replace(":", "."))
+    with pytest.raises(InputError, match=rf"damaged.ckpt: damaged.*its {named}\S* is absent or of another type"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "damaged.ckpt", weights_only=True)
+
+
+def test_going_on_from_a_damaged_state_is_one_line(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    torch.save(state(uninterrupted) | {"global_step": "many"}, path)
+    assert main(["fit", "--ckpt_path", "last", "--run_dir", str(tmp_path / "run")]) == 2
+    said_ = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "last.ckpt: damaged" in said_ and "global_step" in said_ and "last-previous.ckpt" in said_
 
 
 def test_the_gradient_scaler_of_float16_goes_on(recipe: Path, tmp_path: Path) -> None:

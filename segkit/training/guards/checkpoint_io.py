@@ -1,6 +1,7 @@
 """How checkpoints are written: never half a file, and the last one but one stays until the next is complete."""
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,29 @@ from pytorch_lightning.utilities import rank_zero_warn
 from segkit.errors import InputError
 from segkit.files import replacing
 from segkit.models.checkpoint import read_torch_file
+from segkit.signatures import fits
 
 LAST = "last.ckpt"
 PREVIOUS = "last-previous.ckpt"
+
+_COUNTERS = {name: int for name in ("ready", "started", "processed", "completed")}
+_FIT_LOOP = {
+    "epoch_progress": {"total": _COUNTERS, "current": _COUNTERS},
+    "epoch_loop.batch_progress": {"total": _COUNTERS, "current": _COUNTERS, "is_last_batch": bool},
+    "epoch_loop.state_dict": dict[str, Any],
+    "state_dict": dict[str, Any],
+}
+# part of a checkpoint that a training goes on from, and its type or its own parts
+_TRAINING = {
+    "pytorch-lightning_version": str,
+    "global_step": int,
+    "epoch": int,
+    "state_dict": dict[str, Any],
+    "loops": {"fit_loop": _FIT_LOOP},
+    "callbacks": dict[str, Any],
+    "optimizer_states": list[Any],
+    "lr_schedulers": list[Any],
+}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -21,7 +42,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writes into the system's temporary folder and copies from there, so that a process that dies then
     leaves half a checkpoint in the place of the good one. A `last.ckpt` that is replaced stays as `last-previous.ckpt`.
+    What a checkpoint says of its training is checked when it is read, before Lightning takes it as it is.
     """
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read it.
+
+        Raises:
+            InputError: As `checked_training`.
+        """
+        return checked_training(super().load_checkpoint(path, *args, **kwargs), path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write it."""
@@ -36,6 +66,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             if target.name == LAST and target.exists():
                 os.replace(target, target.with_name(PREVIOUS))
+
+
+def checked_training(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """The checkpoint itself, if a training can go on from it; `path` is what a message calls it.
+
+    Raises:
+        InputError: A part that a training goes on from is absent, or of another type.
+    """
+    wrong = next(_wrong_parts(checkpoint, _TRAINING), None)
+    if wrong is not None:
+        raise InputError(
+            f"{path}: damaged, or not from `segkit fit`: its {wrong} is absent or of another type; go on from "
+            f"another checkpoint, such as {PREVIOUS}, or start again without --ckpt_path"
+        )
+    return checkpoint
+
+
+def _wrong_parts(parts: Any, expected: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Names of the parts that are not as expected, outer ones first."""
+    for name, kind in expected.items():
+        if not isinstance(parts, Mapping) or name not in parts:
+            yield f"{where}{name}"
+        elif isinstance(kind, dict):
+            yield from _wrong_parts(parts[name], kind, f"{where}{name}.")
+        elif not fits(parts[name], kind):
+            yield f"{where}{name}"
 
 
 def newest_checkpoint(folder: Path) -> Path:
