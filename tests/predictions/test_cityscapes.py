@@ -238,8 +238,13 @@ def test_official_refuses_what_it_cannot_score(root, tmp_path, capsys):
     ):
         assert main(test_arguments(root, tmp_path / "run", "--official", "true", *more)) == 2
         assert expected in capsys.readouterr().err.splitlines()[-1]
-    validate = ["validate", *test_arguments(root, tmp_path / "run", "--official", "true")[1:]]
-    assert main(validate) == 2 and "those of `segkit test`" in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "official.yaml").write_text("official: true\n")
+    for more, expected in (
+        (["--official", "true"], "--official: has no effect on validate, only on test"),
+        (["--config", str(tmp_path / "official.yaml")], "those of `segkit test`"),
+    ):
+        validate = ["validate", *test_arguments(root, tmp_path / "run", *more)[1:]]
+        assert main(validate) == 2 and expected in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
