@@ -5,7 +5,7 @@
     python datasets/prepare_ade20k.py --no-unpack        keep the zip as it is: segkit reads it
 
 Whatever ends a run, the next one goes on from there. By using the data you accept its terms, see
-http://groups.csail.mit.edu/vision/datasets/ADE20K/terms/. No picture and no annotation is changed.
+http://groups.csail.mit.edu/vision/datasets/ADE20K/terms/. No image and no annotation is changed.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def _check(path: Path, archive: Archive, ours: bool) -> None:
 def _what_is_wrong(path: Path, archive: Archive) -> str | None:
     size = path.stat().st_size
     if size != archive.size and any(name.endswith("_seg.png") for name in names_in_zip(path)):
-        return f"is the full ADE20K (pictures with *_seg.png), not the benchmark's {NAME}.zip"
+        return f"is the full ADE20K (images with *_seg.png), not the benchmark's {NAME}.zip"
     if size != archive.size:
         return f"has {size} bytes, not {archive.size}: incomplete or another file"
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """Get Cityscapes: log in and download through cityscapesScripts, check, unpack.
 
-    python datasets/prepare_cityscapes.py                pictures and fine annotations: 11 GB to download, 25 GB of disk
-    python datasets/prepare_cityscapes.py --coarse       the coarse annotations and their pictures too: 45 GB more
+    python datasets/prepare_cityscapes.py                images and fine annotations: 11 GB to download, 25 GB of disk
+    python datasets/prepare_cityscapes.py --coarse       the coarse annotations and their images too: 45 GB more
     python datasets/prepare_cityscapes.py --no-unpack    only get and check the zips
 
 An account is needed (https://www.cityscapes-dataset.com/register/); cityscapesScripts asks for it, or reads what it

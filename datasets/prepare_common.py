@@ -28,7 +28,7 @@ T = TypeVar("T")
 Layout = Mapping[str, Mapping[str, int]]  # folder -> pattern of names in it, "*" being one name -> how many there are
 Members = dict[str, zipfile.ZipInfo]  # name in the folder -> member of the zip
 
-UNPACKED = 1.2  # times the bytes of the zip, roughly: pictures do not shrink in a zip, and each file ends in a block
+UNPACKED = 1.2  # times the bytes of the zip, roughly: images do not shrink in a zip, and each file ends in a block
 
 _BLOCK = 4096  # bytes: the least that a file takes of a disk
 _CHUNK = 1 << 20  # bytes

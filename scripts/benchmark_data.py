@@ -2,8 +2,8 @@
 
     python scripts/benchmark_data.py
 
-Transform: from a decoded picture and mask in memory to a training crop. PIL restates PyTorch-Encoding's
-`_sync_transform` (encoding/datasets/base.py): mirror, resize the whole picture, pad, crop. albumentations is its own
+Transform: from a decoded image and mask in memory to a training crop. PIL restates PyTorch-Encoding's
+`_sync_transform` (encoding/datasets/base.py): mirror, resize the whole image, pad, crop. albumentations is its own
 RandomScale, PadIfNeeded, RandomCrop, HorizontalFlip. mmsegmentation runs where it can be imported. All draw the same
 distribution of scales. "to uint8 tensor" ends there; "normalised" goes on to float32, as those toolkits do in the
 worker, while segkit normalises on the device.
@@ -55,7 +55,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe's sizes, and a picture of its data set."""
+    """A recipe's sizes, and an image of its data set."""
 
     name: str
     image: UInt8Array
@@ -65,7 +65,7 @@ class Case:
 
     @property
     def scales(self) -> tuple[float, float]:
-        """Smallest and largest factor of the picture's own size."""
+        """Smallest and largest factor of the image's own size."""
         return 0.5 * self.base_size / max(self.mask.shape), 2.0 * self.base_size / max(self.mask.shape)
 
 
@@ -81,17 +81,17 @@ def main() -> None:
         contestants = transforms(case, options.crops)
         print(table(f"Transform, {case.name}", measure(contestants, options.rounds), options.crops))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        contestants = readers(Path(folder), options.pictures)
-        print(table("Reading, 2048 x 1024 PNG, crop 512", measure(contestants, options.rounds), options.pictures))
-        contestants = archives(Path(folder), 4 * options.pictures)
-        print(table("Reading, ADE20K, crop 480", measure(contestants, options.rounds), 4 * options.pictures))
+        contestants = readers(Path(folder), options.images)
+        print(table("Reading, 2048 x 1024 PNG, crop 512", measure(contestants, options.rounds), options.images))
+        contestants = archives(Path(folder), 4 * options.images)
+        print(table("Reading, ADE20K, crop 480", measure(contestants, options.rounds), 4 * options.images))
 
 
 def parse() -> argparse.Namespace:
     """Sizes and rounds."""
     parser = argparse.ArgumentParser(description="Speed of the data path.")
     parser.add_argument("--crops", type=int, default=40, help="in a round of the transform tables")
-    parser.add_argument("--pictures", type=int, default=16, help="in a round of the reading tables")
+    parser.add_argument("--images", type=int, default=16, help="in a round of the reading tables")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--folder", type=Path, default=None, help="where temporary files go")
     return parser.parse_args()
@@ -103,7 +103,7 @@ def scene(seed: int, height: int, width: int) -> tuple[UInt8Array, UInt8Array]:
 
 
 def cases() -> list[Case]:
-    """On a picture of the usual size: ADE20K as its authors, and at 0.5 to 2 times the picture; Cityscapes."""
+    """On an image of the usual size: ADE20K as its authors, and at 0.5 to 2 times the image; Cityscapes."""
     return [
         Case("ADE20K 683 x 512, crop 480 of long side 260 to 1040", *scene(0, 512, 683), 520, 480),
         Case("ADE20K 683 x 512, crop 480 of long side 341 to 1366", *scene(0, 512, 683), 683, 480),
@@ -117,7 +117,7 @@ def transforms(case: Case, count: int) -> dict[str, Callable[[], object]]:
         TrainTransform(RandomLongSideCrop(case.base_size, case.crop_size, antialias=smooth)) for smooth in (True, False)
     )
     library, normalised = (albumentations_pipeline(case, normalise) for normalise in (False, True))
-    picture, label = Image.fromarray(case.image), Image.fromarray(case.mask)
+    pillow, label = Image.fromarray(case.image), Image.fromarray(case.mask)
 
     def segkit_crop(transform: TrainTransform, i: int) -> object:
         image, mask = transform(case.image, case.mask, (0, 0, i, 0))
@@ -128,8 +128,8 @@ def transforms(case: Case, count: int) -> dict[str, Callable[[], object]]:
         "segkit, antialias: false": lambda i: segkit_crop(plain, i),
         "albumentations, to uint8 tensor": lambda i: library(image=case.image, mask=case.mask),
         "albumentations, normalised": lambda i: normalised(image=case.image, mask=case.mask),
-        "PIL, to uint8 tensor": lambda i: pil_crop(picture, label, case, False),
-        "PIL, normalised": lambda i: pil_crop(picture, label, case, True),
+        "PIL, to uint8 tensor": lambda i: pil_crop(pillow, label, case, False),
+        "PIL, normalised": lambda i: pil_crop(pillow, label, case, True),
     }
     mmseg = mmseg_pipeline(case)
     if mmseg is not None:
@@ -161,25 +161,25 @@ def albumentations_pipeline(case: Case, normalise: bool) -> Any:
     return A.Compose([*steps, *([A.Normalize(MEAN, STD)] if normalise else []), A.ToTensorV2()])
 
 
-def pil_crop(picture: Image.Image, label: Image.Image, case: Case, normalise: bool) -> object:
+def pil_crop(image: Image.Image, label: Image.Image, case: Case, normalise: bool) -> object:
     """PyTorch-Encoding's training transform, restated."""
     if random.random() < 0.5:
-        picture, label = (im.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for im in (picture, label))
+        image, label = (im.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for im in (image, label))
     long = random.randint(int(0.5 * case.base_size), int(2.0 * case.base_size))
-    width, height = picture.size
+    width, height = image.size
     factor = long / max(width, height)
     size = int(width * factor + 0.5), int(height * factor + 0.5)
-    picture, label = picture.resize(size, Image.Resampling.BILINEAR), label.resize(size, Image.Resampling.NEAREST)
+    image, label = image.resize(size, Image.Resampling.BILINEAR), label.resize(size, Image.Resampling.NEAREST)
     padded = max(size[0], case.crop_size), max(size[1], case.crop_size)
     if padded != size:
-        picture, label = picture.crop((0, 0, *padded)), label.crop((0, 0, *padded))
+        image, label = image.crop((0, 0, *padded)), label.crop((0, 0, *padded))
     left, top = (random.randint(0, side - case.crop_size) for side in padded)
     box = (left, top, left + case.crop_size, top + case.crop_size)
-    picture, label = picture.crop(box), label.crop(box)
+    image, label = image.crop(box), label.crop(box)
     mask = torch.from_numpy(np.array(label))
     if normalise:
-        return VF.normalize(VF.to_tensor(picture), list(MEAN), list(STD)), mask.long()
-    return VF.pil_to_tensor(picture), mask
+        return VF.normalize(VF.to_tensor(image), list(MEAN), list(STD)), mask.long()
+    return VF.pil_to_tensor(image), mask
 
 
 def mmseg_pipeline(case: Case) -> Callable[[UInt8Array, UInt8Array], object] | None:
@@ -215,7 +215,7 @@ def readers(folder: Path, count: int) -> dict[str, Callable[[], object]]:
     return {
         "segkit, from the cache": crops_of(cached),
         "segkit, from the files": crops_of(files),
-        "of it: decoding pictures": repeated(lambda i: read_image(samples[i].image), count),
+        "of it: decoding images": repeated(lambda i: read_image(samples[i].image), count),
         "of it: decoding masks": repeated(lambda i: read_label(samples[i].mask), count),
         "of it: decoding, and the label table": repeated(lambda i: layout.read(samples[i]), count),
     }
@@ -252,7 +252,7 @@ def datasets(
 
 
 def crops_of(dataset: SegmentationDataset) -> Callable[[], object]:
-    """One crop of each picture; other ones in each round."""
+    """One crop of each image; other ones in each round."""
     epochs = itertools.count()
 
     def run() -> None:

@@ -2,9 +2,9 @@
 
     python scripts/benchmark_growth.py                          up to 48 megapixels; on 2 cores half an hour
     python scripts/benchmark_growth.py --device cuda --most 12
-    python scripts/benchmark_growth.py --only pixels --memory 2GB      large pictures are seen in tiles
+    python scripts/benchmark_growth.py --only pixels --memory 2GB      large images are seen in tiles
 
-Each row is a fresh process that labels noise with a network of random weights, after a picture of 64 x 64 that makes
+Each row is a fresh process that labels noise with a network of random weights, after an image of 64 x 64 that makes
 the libraries load what they need. Time is the median of 3 runs, above 5 megapixels on the CPU of one. Peak memory is
 that of the first run above what was held before it: resident memory, on CUDA the allocator's. The bound beside it is
 the formula of `segkit.inference.budget` without the parameters, which were there before.
@@ -13,10 +13,10 @@ The formula counts tensors. Resident memory has besides what glibc keeps of free
 more, which shows most at one megapixel. With MALLOC_MMAP_THRESHOLD_=131072 in the environment it keeps none of them,
 and a run takes longer.
 
-  pixels   whole pictures of 0.25 megapixels to --most
+  pixels   whole images of 0.25 megapixels to --most
   classes  2 to 1000
-  views    the whole picture, mirrored too, and so at up to six scales (`ms-flip`)
-  batch    pictures of one size in one call
+  views    the whole image, mirrored too, and so at up to six scales (`ms-flip`)
+  batch    images of one size in one call
 """
 
 import argparse
@@ -57,14 +57,14 @@ PIXELS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # megapixels, and --most i
 CLASS_COUNTS = (2, 5, 19, 50, 150, 400, 1000)
 SCALES = (1.0, 0.75, 1.25, 0.5, 1.5, 1.75)  # those of ms-flip; the first n of them are a protocol of n scales
 BATCHES = (1, 2, 4, 8, 16)
-OF_OTHER_AXES = 0.5  # megapixels of a picture; less where --most is small
+OF_OTHER_AXES = 0.5  # megapixels of an image; less where --most is small
 
 MANY_PIXELS = 5e6  # that the network sees; from here on one run on a CPU is long enough to be measured alone
 AXES = {
-    "pixels": "size of the picture, megapixels",
+    "pixels": "size of the image, megapixels",
     "classes": "classes",
     "views": "views: scales x flip",
-    "batch": "pictures in one call",
+    "batch": "images in one call",
 }
 
 
@@ -75,8 +75,8 @@ class Point:
     Attributes:
         axis: of `AXES`.
         x: its place along the axis.
-        size: (height, width) of the pictures.
-        scales: of the protocol, whose views are whole pictures.
+        size: (height, width) of the images.
+        scales: of the protocol, whose views are whole images.
         flip: whether it has mirrored ones too.
     """
 
@@ -112,7 +112,7 @@ class Row:
         seconds: of one call, the median.
         peak: bytes.
         bound: bytes that the formula allows.
-        tiled: whether the network saw parts of a picture.
+        tiled: whether the network saw parts of an image.
         precision: that the network ran in.
     """
 
@@ -170,9 +170,9 @@ def parse() -> argparse.Namespace:
 def points(options: argparse.Namespace) -> Iterator[Point]:
     """All rows that are wanted, the axes in their order."""
     base = min(OF_OTHER_AXES, options.most / 4)
-    size = picture_size(base)
+    size = image_size(base)
     sizes = [megapixels for megapixels in PIXELS if megapixels < options.most] + [options.most]
-    made = [Point("pixels", megapixels, picture_size(megapixels)) for megapixels in sizes]
+    made = [Point("pixels", megapixels, image_size(megapixels)) for megapixels in sizes]
     made += [Point("classes", count, size, count) for count in CLASS_COUNTS]
     made += [Point("views", 1, size)]
     made += [Point("views", 2 * n, size, scales=SCALES[:n], flip=True) for n in range(1, len(SCALES) + 1)]
@@ -180,7 +180,7 @@ def points(options: argparse.Namespace) -> Iterator[Point]:
     return (point for point in made if point.axis in options.only)
 
 
-def picture_size(megapixels: float) -> tuple[int, int]:
+def image_size(megapixels: float) -> tuple[int, int]:
     """(height, width), 3 to 4."""
     height = round((megapixels * 1e6 * 3 / 4) ** 0.5)
     return height, round(height * 4 / 3)
@@ -268,7 +268,7 @@ def bound(network: nn.Module, point: Point, largest: int, budget: int) -> float:
 
 def table(axis: str, rows: Sequence[Row]) -> str:
     """The rows of one axis."""
-    names = [AXES[axis], "picture", "network sees, MP", "seconds", "seconds per MP seen"]
+    names = [AXES[axis], "image", "network sees, MP", "seconds", "seconds per MP seen"]
     names += ["peak memory, MB", "bound by the formula, MB", "in tiles"]
     lines = [f"\n| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
@@ -320,7 +320,7 @@ def draw(rows: Sequence[Row], options: argparse.Namespace) -> Figure:
 
 
 def heading(precision: str, options: argparse.Namespace) -> str:
-    """Of the whole picture."""
+    """Of the whole image."""
     threads = torch.get_num_threads()
     where = f"a CPU with {threads} thread{'s' * (threads > 1)}"
     if options.device == "cuda":

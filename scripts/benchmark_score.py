@@ -50,7 +50,7 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    masks = [draw(rng, options) for _ in range(options.pictures)]
+    masks = [draw(rng, options) for _ in range(options.images)]
     labels = [disturbed(rng, mask, options.classes) for mask in masks]
     pixels = sum(mask.size for mask in masks)
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +67,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Sizes and rounds."""
     parser = argparse.ArgumentParser(description="Speed of scoring label maps.")
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--height", type=int, default=1024)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=19)
@@ -113,7 +113,7 @@ def mmseg_areas(pred: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, ...]:
 
 
 def counting(masks: list[UInt8Array], labels: list[UInt8Array], classes: int) -> dict[str, Callable[[], object]]:
-    """Contestants over all pictures; the first is what the others are compared with."""
+    """Contestants over all images; the first is what the others are compared with."""
     narrow = [(torch.from_numpy(m), torch.from_numpy(p)) for m, p in zip(masks, labels, strict=True)]
     wide = [(m.long(), p.long()) for m, p in narrow]
     checked = MulticlassJaccardIndex(classes, ignore_index=IGNORED)

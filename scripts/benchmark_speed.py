@@ -1,7 +1,7 @@
 """How fast segkit is beside other toolkits and beside the machine's limit: prints Markdown tables.
 
     python scripts/benchmark_speed.py                      all tables; on 2 cores half an hour
-    python scripts/benchmark_speed.py --only picture ops   some of them
+    python scripts/benchmark_speed.py --only image ops   some of them
     python scripts/benchmark_speed.py --device cuda
 
 Every contestant of a table runs once in each round, one after the other, after a round that warms up; times are medians
@@ -11,9 +11,9 @@ random weights with statistics of a trained one's kind, unless --checkpoint give
 and `precision`.
 
   ceiling    best rates of matrix products and convolutions of this machine: what no network can pass
-  picture    one normalised picture of 480 x 480 to labels: DeepLabV3, ResNeSt-50, stride 8, 150 classes
-  views      a whole picture by `encoding-ms`, against PyTorch-Encoding's evaluation, restated
-  precision  labels and mIoU of a trained network by precision; needs --checkpoint, --pictures and --masks
+  image    one normalised image of 480 x 480 to labels: DeepLabV3, ResNeSt-50, stride 8, 150 classes
+  views      a whole image by `encoding-ms`, against PyTorch-Encoding's evaluation, restated
+  precision  labels and mIoU of a trained network by precision; needs --checkpoint, --images and --masks
   ops        segkit.ops against the PyTorch that it replaces
   matrix     confusion matrices
   training   one optimisation step
@@ -99,14 +99,14 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """What is measured, on what."""
-    names = ("ceiling", "picture", "views", "precision", "ops", "matrix", "training")
+    names = ("ceiling", "image", "views", "precision", "ops", "matrix", "training")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=names, default=list(names))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--views-rounds", type=int, default=3, help="of the table `views`: a round takes minutes")
     parser.add_argument("--checkpoint", type=Path, help="a trained network, for `views` and `precision`")
-    parser.add_argument("--pictures", type=Path, help="a folder of pictures; without it, noise of 683 x 512")
+    parser.add_argument("--images", type=Path, help="a folder of images; without it, noise of 683 x 512")
     parser.add_argument("--masks", type=Path, help="a folder of their masks, of the same names, train ids")
     parser.add_argument("--peak-of", nargs=2, metavar=("TABLE", "CONTESTANT"), help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -114,7 +114,7 @@ def parse() -> argparse.Namespace:
 
 def tables(options: argparse.Namespace) -> Iterator[Table]:
     """The tables that are wanted, each made when its turn comes."""
-    makers = {"picture": picture, "views": views, "ops": ops, "matrix": matrix, "training": training}
+    makers = {"image": one_image, "views": views, "ops": ops, "matrix": matrix, "training": training}
     for name, make in makers.items():
         if name in options.only or options.peak_of:
             yield from make(options)
@@ -152,8 +152,8 @@ def _rate(what: str, size: int, dtype: torch.dtype, device: str) -> tuple[Callab
     return torch.no_grad()(lambda: layer(x)), 2.0 * batch * 3600 * 512 * 512 * 9
 
 
-def picture(options: argparse.Namespace) -> Iterator[Table]:
-    """One normalised picture of 480 x 480 to labels."""
+def one_image(options: argparse.Namespace) -> Iterator[Table]:
+    """One normalised image of 480 x 480 to labels."""
     device = torch.device(options.device)
     image = torch.randn(1, 3, CROP, CROP, generator=torch.Generator().manual_seed(0)).to(device)
     whole = get("whole")
@@ -174,7 +174,7 @@ def picture(options: argparse.Namespace) -> Iterator[Table]:
 
     deep, mmseg = DeepLabV3, MMSegDeepLabV3
     yield Table(
-        f"One picture of {CROP} x {CROP} to labels, DeepLabV3, ResNeSt-50, {CLASSES} classes",
+        f"One image of {CROP} x {CROP} to labels, DeepLabV3, ResNeSt-50, {CLASSES} classes",
         {
             "segkit, by default": lambda: ours(trained(deep("resnest50", CLASSES), device), "auto"),
             "segkit, float32": lambda: ours(trained(deep("resnest50", CLASSES), device), "float32"),
@@ -195,9 +195,9 @@ def picture(options: argparse.Namespace) -> Iterator[Table]:
 
 
 def views(options: argparse.Namespace) -> Iterator[Table]:
-    """A whole picture by the authors' protocol."""
+    """A whole image by the authors' protocol."""
     device = torch.device(options.device)
-    image = normalize(_pictures(options)[0][1][None].to(device))
+    image = normalize(_images(options)[0][1][None].to(device))
     protocol = get("encoding-ms")
 
     def exact() -> nn.Module:
@@ -216,7 +216,7 @@ def views(options: argparse.Namespace) -> Iterator[Table]:
         return torch.no_grad()(lambda: multi_eval(lambda x: network(x)["out"], image).argmax(1))
 
     yield Table(
-        f"One picture of {image.shape[3]} x {image.shape[2]} by encoding-ms",
+        f"One image of {image.shape[3]} x {image.shape[2]} by encoding-ms",
         {
             "PyTorch-Encoding's evaluation, float32": theirs,
             "segkit, float32": lambda: ours("float32"),
@@ -296,7 +296,7 @@ def matrix(options: argparse.Namespace) -> Iterator[Table]:
         mask = draw(rng, sizes)
         narrow = tuple(torch.from_numpy(ids).to(options.device) for ids in (mask, disturbed(rng, mask, classes)))
         yield Table(
-            f"Confusion matrix of one picture of {width} x {height}, {classes} classes",
+            f"Confusion matrix of one image of {width} x {height}, {classes} classes",
             _counting(*narrow, classes),
         )
 
@@ -350,13 +350,13 @@ def training(options: argparse.Namespace) -> Iterator[Table]:
 
 def precision(options: argparse.Namespace) -> str:
     """Labels and mIoU of a trained network, by precision."""
-    assert options.pictures and options.masks, "--pictures and --masks say what the trained network is scored on"
+    assert options.images and options.masks, "--images and --masks say what the trained network is scored on"
     segmenters = {name: load(options.checkpoint, options.device, precision=name) for name in ("exact", "float32")}  # type: ignore[arg-type]
     segmenters["bfloat16"] = load(options.checkpoint, options.device, precision="bfloat16")
     classes = segmenters["exact"].label_space.num_classes
     counts = {name: torch.zeros(0) for name in segmenters}
     same, pixels = dict.fromkeys(segmenters, 0), 0
-    for path, image in _pictures(options):
+    for path, image in _images(options):
         mask = torch.from_numpy(np.array(read_label(options.masks / f"{path.stem}.png")))
         found = {name: segmenter.predict(image.permute(1, 2, 0).numpy()) for name, segmenter in segmenters.items()}
         pixels += mask.numel()
@@ -400,12 +400,12 @@ def blobs(classes: int, height: int, width: int) -> Tensor:
     return 8 * F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False) + 0.3 * fine
 
 
-def _pictures(options: argparse.Namespace) -> list[tuple[Path, Tensor]]:
+def _images(options: argparse.Namespace) -> list[tuple[Path, Tensor]]:
     """uint8 (3, H, W) with their paths."""
-    if options.pictures is None:
+    if options.images is None:
         noise = np.random.default_rng(0).integers(0, 256, (3, 512, 683), np.uint8)
         return [(Path("noise"), torch.from_numpy(noise))]
-    found = sorted(path for path in options.pictures.iterdir() if path.suffix in (".png", ".jpg"))
+    found = sorted(path for path in options.images.iterdir() if path.suffix in (".png", ".jpg"))
     return [(path, torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)) for path in found]
 
 
@@ -461,7 +461,7 @@ def show(table: Table, options: argparse.Namespace) -> str:
 def _peak_elsewhere(title: str, name: str, options: argparse.Namespace) -> str:
     """Peak memory of one run in a process of its own, MB."""
     command = [sys.executable, __file__, "--device", options.device, "--peak-of", title, name]
-    for key in ("checkpoint", "pictures"):
+    for key in ("checkpoint", "images"):
         if getattr(options, key):
             command += [f"--{key}", str(getattr(options, key))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@
 
 Every command runs in a fresh process, once in each round, one after the other; files are warm in the operating system's
 cache. The first two rows are what no command can be faster than: Python alone, and Python that imports PyTorch. Modules
-are those in addition to a bare Python's; `tests/cli/test_startup.py` bounds them. `infer` segments one picture of
+are those in addition to a bare Python's; `tests/cli/test_startup.py` bounds them. `infer` segments one image of
 20 x 30 pixels with the tiny network, on the CPU, and writes its four results.
 """
 
@@ -64,13 +64,13 @@ def commands(folder: Path) -> dict[str, tuple[str, list[str]]]:
     found: dict[str, tuple[str, list[str]]] = {"python": ("pass", []), "python, import torch": ("import torch", [])}
     for command in HELP:
         found[" ".join(["segkit", *command.split(), "--help"])] = (SEGKIT, [*command.split(), "--help"])
-    checkpoint, picture = write_files(folder)
-    files = [str(picture), "--checkpoint", str(checkpoint), "--output", str(folder / "out"), "--device", "cpu"]
-    return found | {"segkit infer, one picture": (SEGKIT, ["infer", *files])}
+    checkpoint, image = write_files(folder)
+    files = [str(image), "--checkpoint", str(checkpoint), "--output", str(folder / "out"), "--device", "cpu"]
+    return found | {"segkit infer, one image": (SEGKIT, ["infer", *files])}
 
 
 def write_files(folder: Path) -> tuple[Path, Path]:
-    """A checkpoint of four classes, and a black picture."""
+    """A checkpoint of four classes, and a black image."""
     network = DeepLabV3("resnest14_tiny", num_classes=4)
     parts = {
         "network": network.config,

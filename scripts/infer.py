@@ -1,4 +1,4 @@
-"""`segkit infer` as a script: `python scripts/infer.py PICTURE ... --checkpoint FILE --output DIR`."""
+"""`segkit infer` as a script: `python scripts/infer.py IMAGE ... --checkpoint FILE --output DIR`."""
 
 import sys
 

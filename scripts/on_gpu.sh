@@ -8,7 +8,7 @@
 # Wheels:     what else pyproject.toml names may lie in wheels/ (`pip download --no-deps -d wheels PACKAGE ...`); it is
 #             installed from there without a network, and without the packages that it asks for.
 # Data:       CamVid in datasets/camvid for the training, which is left out without it.
-# Variables:  OUT     an empty or a new folder for logs, tables and the picture; gpu-results by default
+# Variables:  OUT     an empty or a new folder for logs, tables and the image; gpu-results by default
 #             LIMIT   seconds for all of it; 590 by default. What is begun late has less, or is left out.
 #             EPOCHS  of the training; 40 by default: 880 steps of the recipe's 4400, with its whole schedule
 #             PYTHON  the interpreter; python by default
@@ -84,7 +84,7 @@ step tests 160 "$PYTHON" -m pytest tests/gpu tests/ops/kernels -q -o addopts= --
 
 # What matters most comes first: tables are printed one by one, and a limit costs the last ones.
 step speed-ops 80 "$PYTHON" scripts/benchmark_speed.py --device cuda --only ceiling ops training --rounds 5
-step speed-networks 120 "$PYTHON" scripts/benchmark_speed.py --device cuda --only picture views --rounds 5
+step speed-networks 120 "$PYTHON" scripts/benchmark_speed.py --device cuda --only image views --rounds 5
 step growth 100 "$PYTHON" scripts/benchmark_growth.py --device cuda --most 12 --output "$OUT/growth.png"
 
 if [[ -d datasets/camvid ]]; then

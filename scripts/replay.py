@@ -19,7 +19,7 @@ def main() -> int:
         print(f"replay: error: {error}", file=sys.stderr)
         return 2
     print(f"step      {shown.step}")
-    print(f"pictures  {', '.join(shown.names)}")
+    print(f"images  {', '.join(shown.names)}")
     print(f"loss      {shown.loss}")
     print(f"weights   {'not finite: ' + ', '.join(shown.parameters[:5]) if shown.parameters else 'all finite'}")
     print(f"layers    {'first not finite: ' + shown.first if shown.first else 'all outputs are finite'}")

@@ -49,7 +49,7 @@ def multi_eval(
     crop: int = 480,
     scales: Sequence[float] = ADE_SCALES,
 ) -> Tensor:
-    """PyTorch-Encoding's evaluation of one normalised picture (1, 3, H, W): scores (1, K, H, W), their argmax labels.
+    """PyTorch-Encoding's evaluation of one normalised image (1, 3, H, W): scores (1, K, H, W), their argmax labels.
 
     Args:
         network: float (1, 3, crop, crop) to logits (1, K, h, w); upsampled here with align_corners.
@@ -71,7 +71,7 @@ def multi_eval(
 
 
 def _windows(network: Callable[[Tensor], Tensor], scaled: Tensor, crop: int) -> Tensor:
-    """Scores of a scaled picture, the mean over windows with a stride of two thirds of the crop."""
+    """Scores of a scaled image, the mean over windows with a stride of two thirds of the crop."""
     height, width = scaled.shape[2:]
     stride = int(crop * 2.0 / 3.0)
     padded = _padded(scaled, max(height, crop), max(width, crop))

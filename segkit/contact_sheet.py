@@ -1,6 +1,6 @@
-"""Many pictures with their labels on one sheet, above a bar chart of how much each class covers, which is the legend.
+"""Many images with their labels on one sheet, above a bar chart of how much each class covers, which is the legend.
 
-A tile is the picture beside its overlay, where ignored pixels are hatched. Pictures that are larger than their place
+A tile is the image beside its overlay, where ignored pixels are hatched. Images that are larger than their place
 are reduced; if all are small, all are enlarged by one whole factor; others are shown pixel by pixel.
 """
 
@@ -16,13 +16,13 @@ from segkit.visualization import Palette, font, hatch, overlay
 WIDTH = 2400  # pixels of a full sheet
 IGNORED = 255
 
-_MARGIN, _GAP, _SEAM = 24, 28, 6  # pixels: around the sheet, between tiles, between picture and overlay
+_MARGIN, _GAP, _SEAM = 24, 28, 6  # pixels: around the sheet, between tiles, between image and overlay
 _TEXT, _HEADING, _SMALL = 20, 28, 14  # pixels of the fonts
 _LINE = 30  # pixels of a row of the chart
 _PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (32, 32, 32), (110, 110, 110), (226, 226, 226)
 _SHAPE = 0.8  # height / width that a sheet of tiles should have
 _MAX_COLUMNS = 5
-_LARGE = 480  # pixels up to which small pictures are enlarged
+_LARGE = 480  # pixels up to which small images are enlarged
 _SWATCH, _NAME, _NUMBER = 44, 240, 100  # pixels of swatch, name and percent in the chart; bars take what is left
 _CELL = _SWATCH + _NAME + 150 + _NUMBER  # pixels that an entry of the chart needs
 _LOWEST = -5  # the bars begin at 10^-5 of the pixels: 0.001 %
@@ -31,7 +31,7 @@ _TICKS = {-4: "0.01%", -2: "1%", 0: "100%"}
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture on the sheet.
+    """An image on the sheet.
 
     Attributes:
         image: uint8 (H, W, 3) RGB.
@@ -90,8 +90,8 @@ def contact_sheet(
         samples: One or more.
         class_names: K names.
         palette: K RGB colours.
-        title: Line above the pictures.
-        width: Largest width in pixels; a few small pictures need less.
+        title: Line above the images.
+        width: Largest width in pixels; a few small images need less.
 
     Returns:
         uint8 RGB.
@@ -112,18 +112,18 @@ def contact_sheet(
 
 
 def tile_overlay(image: np.ndarray, mask: np.ndarray, palette: Palette) -> np.ndarray:
-    """The picture under the colours of its classes, ignored pixels hatched; uint8 (H, W, 3)."""
+    """The image under the colours of its classes, ignored pixels hatched; uint8 (H, W, 3)."""
     return hatch(overlay(image, mask, palette), mask)
 
 
 def fit(image: np.ndarray, mask: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray]:
-    """Picture and mask, reduced so that no side is longer than `box` pixels."""
+    """Image and mask, reduced so that no side is longer than `box` pixels."""
     height, width = _fitted_size(mask.shape, box)
     if (height, width) == mask.shape:
         return image, mask
-    picture, labels = Image.fromarray(np.ascontiguousarray(image)), Image.fromarray(np.ascontiguousarray(mask))
+    pillow, labels = Image.fromarray(np.ascontiguousarray(image)), Image.fromarray(np.ascontiguousarray(mask))
     nearest = labels.resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX)), np.asarray(nearest)
+    return np.asarray(pillow.resize((width, height), Image.Resampling.BOX)), np.asarray(nearest)
 
 
 def _fitted_size(shape: Sequence[int], box: int) -> tuple[int, int]:
@@ -132,13 +132,13 @@ def _fitted_size(shape: Sequence[int], box: int) -> tuple[int, int]:
 
 
 def _factor(samples: Sequence[Sample], box: int) -> int:
-    """By which all pictures are enlarged."""
+    """By which all images are enlarged."""
     longest: int = max(max(sample.mask.shape) for sample in samples)
     return max(1, min(box, _LARGE) // longest)
 
 
 def _box(columns: int, width: int) -> int:
-    """Pixels of the longer side that a picture may have."""
+    """Pixels of the longer side that an image may have."""
     return ((width - _GAP * (columns - 1)) // columns - _SEAM) // 2
 
 
@@ -157,7 +157,7 @@ def _columns(samples: Sequence[Sample], width: int) -> int:
 
 
 def _tile(sample: Sample, palette: Palette, box: int, factor: int) -> np.ndarray:
-    """Picture | overlay, above the caption."""
+    """Image | overlay, above the caption."""
     image, mask = (array.repeat(factor, 0).repeat(factor, 1) for array in fit(sample.image, sample.mask, box))
     seam = np.full((len(mask), _SEAM, 3), _PAPER, np.uint8)
     pair = np.hstack([image, seam, tile_overlay(image, mask, palette)])
@@ -245,7 +245,7 @@ def _cut(text: str, width: int, keep_end: bool = False, size: int = _TEXT) -> st
     return shown
 
 
-def _padded(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+def _padded(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """White to the right and below."""
-    room = ((0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0))
-    return np.pad(picture, room, constant_values=_PAPER[0])
+    room = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
+    return np.pad(image, room, constant_values=_PAPER[0])

@@ -58,9 +58,9 @@ def decode_rgb(data: bytes, header: Header, path: object) -> UInt8Array:
     if image is None and data.startswith(TIFF_STARTS):  # tiles of 16 pixels, 2 or 4 bits of grey, ...
         image = _decode_by_pillow(data)
     if image is None:
-        raise InputError(f"{path}: not a picture that can be decoded; allowed are JPEG, PNG, TIFF, WebP and BMP")
+        raise InputError(f"{path}: not an image that can be decoded; allowed are JPEG, PNG, TIFF, WebP and BMP")
     if data.startswith(JPEG_START) and _ended_early(data, image, path):
-        raise InputError(f"{path}: damaged picture (a part of the JPEG's data is missing); copy it again")
+        raise InputError(f"{path}: damaged image (a part of the JPEG's data is missing); copy it again")
     return np.asarray(image, np.uint8)
 
 
@@ -106,7 +106,7 @@ def check_complete(data: bytes, header: Header, path: object) -> None:
         if header.samples == "unsigned" and header.bits <= 16:  # OpenCV makes white of an unknown compression
             raise InputError(f"{path}: an image of a kind that is not read; save it as RGB with 8 bits") from error
     except DECODER_ERRORS as error:
-        raise InputError(f"{path}: truncated or damaged picture ({one_line(error)}); copy it again") from error
+        raise InputError(f"{path}: truncated or damaged image ({one_line(error)}); copy it again") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -120,7 +120,7 @@ def _decode(data: bytes, flags: int, path: object) -> npt.NDArray[np.generic] | 
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise InputError(f"{path}: OpenCV cannot decode this picture ({one_line(error)}); save it again") from error
+        raise InputError(f"{path}: OpenCV cannot decode this image ({one_line(error)}); save it again") from error
 
 
 def _decode_by_pillow(data: bytes) -> UInt8Array | None:

@@ -64,7 +64,7 @@ def read_image(path: File, apply_exif: bool = False) -> UInt8Array:
             found is damage that leaves the file decodable: changed bytes of a JPEG, which has no check sum, or bytes
             lost from the middle of a progressive one or of one with restart markers.
     """
-    data = _read_bytes(path, "picture")
+    data = _read_bytes(path, "image")
     header = _header(io.BytesIO(data), path)
     check_pixels(header.width, header.height, path)
     image = decode_rgb(data, header, path)
@@ -109,16 +109,16 @@ def read_header(path: File) -> Header:
         InputError: It is no image, or cannot be read.
     """
     if not isinstance(path, (str, os.PathLike)):
-        return _header(io.BytesIO(_read_bytes(path, "picture")), path)
+        return _header(io.BytesIO(_read_bytes(path, "image")), path)
     check_regular(Path(path))
     try:
         with Path(path).open("rb") as file:
             return _header(file, path)
     except OSError as error:
-        raise InputError(f"{path}: unreadable picture ({one_line(error)}); copy it again") from error
+        raise InputError(f"{path}: unreadable image ({one_line(error)}); copy it again") from error
 
 
-def picture_size(path: File, apply_exif: bool = False) -> tuple[int, int]:
+def image_size(path: File, apply_exif: bool = False) -> tuple[int, int]:
     """(width, height) of any image, from its header alone.
 
     Args:
@@ -155,11 +155,11 @@ def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence
     if array.ndim == 2 and palette is None:
         write_bytes(path, cv2.imencode(".png", array, _LABEL_PNG)[1].tobytes())
         return
-    picture = Image.fromarray(np.ascontiguousarray(array))
+    image = Image.fromarray(np.ascontiguousarray(array))
     if palette is not None:
-        picture.putpalette([int(value) for colour in palette for value in colour])  # L becomes P, values unchanged
+        image.putpalette([int(value) for colour in palette for value in colour])  # L becomes P, values unchanged
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=3)
+    image.save(buffer, "PNG", compress_level=3)
     write_bytes(path, buffer.getvalue())
 
 
@@ -182,7 +182,7 @@ def _header(file: BinaryIO, path: File) -> Header:
         return parse_header(file)
     except DECODER_ERRORS as error:
         raise InputError(
-            f"{path}: not a picture that can be decoded, or damaged ({one_line(error)}); allowed are JPEG, PNG, TIFF, "
+            f"{path}: not an image that can be decoded, or damaged ({one_line(error)}); allowed are JPEG, PNG, TIFF, "
             "WebP and BMP"
         ) from error
 

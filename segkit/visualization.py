@@ -1,8 +1,8 @@
-"""Pictures of label maps for people: colours, overlays, legends and panels; uint8 arrays in, uint8 arrays out.
+"""Images of label maps for people: colours, overlays, legends and panels; uint8 arrays in, uint8 arrays out.
 
 Labels are train ids, `(H, W)` of any integer type; 255 is ignored and drawn black (in `colorize`) or not at all (in
 `overlay`). A palette holds one RGB colour a class. Text is drawn by Pillow with its built-in font, at a size that
-follows the picture's, so that a figure reads the same from a 32-pixel patch and from a 12-megapixel photograph.
+follows the image's, so that a figure reads the same from a 32-pixel patch and from a 12-megapixel photograph.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
 _STRIPE = 130  # grey of a hatch
 _OUTLINE = (150, 150, 150)  # round swatches: a white or pale class stays visible on paper
-_MIN_HEIGHT = 240  # pictures below are enlarged by a whole factor
+_MIN_HEIGHT = 240  # images below are enlarged by a whole factor
 _MAX_WIDTH = 1280  # ... but not beyond this, so that a 1-pixel-high strip does not become a giant
 _MAX_ROWS = 6  # of a legend; what does not fit is counted in its last entry
 _MAX_CHARACTERS = 24  # of a class name; ADE20K has names of 40
@@ -46,13 +46,13 @@ def colorize(labels: np.ndarray, palette: Palette) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, alpha: float = 0.5) -> np.ndarray:
-    """Lay the colours of a label map over its picture; ignored pixels show the picture alone.
+    """Lay the colours of a label map over its image; ignored pixels show the image alone.
 
     Args:
         image: uint8 `(H, W, 3)` RGB.
         labels: integers `(H, W)`, 0..K-1 or 255.
         palette: K RGB colours.
-        alpha: weight of the colours, 0 (picture only) to 1 (colours only).
+        alpha: weight of the colours, 0 (image only) to 1 (colours only).
 
     Returns:
         uint8 `(H, W, 3)`.
@@ -61,20 +61,20 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, alpha: floa
         InputError: the sizes differ, alpha is outside 0..1, or `colorize` refuses the labels.
     """
     if image.shape != (*labels.shape, 3):
-        raise InputError(f"picture {image.shape} and labels {labels.shape} differ: they must be (H, W, 3) and (H, W)")
+        raise InputError(f"image {image.shape} and labels {labels.shape} differ: they must be (H, W, 3) and (H, W)")
     if not 0 <= alpha <= 1:
-        raise InputError(f"alpha {alpha} is outside 0..1 (0 shows the picture only, 1 the colours only)")
+        raise InputError(f"alpha {alpha} is outside 0..1 (0 shows the image only, 1 the colours only)")
     colours = colorize(labels, palette)
     weight = round(alpha * 256)  # integers: 3x less memory than float32 on a large photograph
     mixed = (image.astype(np.uint16) * (256 - weight) + colours.astype(np.uint16) * weight + 128) >> 8
     return np.where((labels == _IGNORE)[..., None], image, mixed.astype(np.uint8))
 
 
-def hatch(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def hatch(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Darken the ignored pixels and lay grey stripes over them, so that black ones (padding) are seen too.
 
     Args:
-        picture: uint8 `(H, W, 3)`, mostly an `overlay`.
+        image: uint8 `(H, W, 3)`, mostly an `overlay`.
         labels: integers `(H, W)`; only 255 matters.
 
     Returns:
@@ -83,8 +83,8 @@ def hatch(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     height, width = labels.shape
     stripe = max(2, min(height, width) // 60)  # pixels
     is_stripe = (np.arange(height)[:, None] + np.arange(width)) // stripe % 4 == 0
-    dark = np.where(is_stripe[..., None], _STRIPE, picture // 3)
-    return np.where((labels == _IGNORE)[..., None], dark, picture).astype(np.uint8)
+    dark = np.where(is_stripe[..., None], _STRIPE, image // 3)
+    return np.where((labels == _IGNORE)[..., None], dark, image).astype(np.uint8)
 
 
 def occurring(labels: np.ndarray) -> list[int]:
@@ -126,11 +126,11 @@ def legend(class_names: Sequence[str], palette: Palette, width: int, font_size: 
     return np.asarray(canvas)
 
 
-def with_legend(picture: np.ndarray, labels: np.ndarray, class_names: Sequence[str], palette: Palette) -> np.ndarray:
-    """Set the legend of the classes in `labels` below an `overlay`; small pictures are enlarged.
+def with_legend(image: np.ndarray, labels: np.ndarray, class_names: Sequence[str], palette: Palette) -> np.ndarray:
+    """Set the legend of the classes in `labels` below an `overlay`; small images are enlarged.
 
     Args:
-        picture: uint8 `(H, W, 3)` RGB.
+        image: uint8 `(H, W, 3)` RGB.
         labels: integers `(H, W)`, 0..K-1 or 255.
         class_names: K names.
         palette: K RGB colours.
@@ -138,7 +138,7 @@ def with_legend(picture: np.ndarray, labels: np.ndarray, class_names: Sequence[s
     Returns:
         uint8 RGB, at least 240 pixels wide.
     """
-    large = _enlarge(picture)
+    large = _enlarge(image)
     width = max(large.shape[1], _MIN_HEIGHT)
     ids = [i for i in occurring(labels) if i != _IGNORE]  # an overlay shows ignored pixels as they are
     below = legend([class_names[i] for i in ids], [palette[i] for i in ids], width, _font_size(large))
@@ -162,7 +162,7 @@ def panel(
         truth: like the prediction; without it the panel is input | prediction.
 
     Returns:
-        uint8 RGB on white. Pictures lower than 240 pixels are enlarged by a whole factor, nearest neighbour.
+        uint8 RGB on white. Images lower than 240 pixels are enlarged by a whole factor, nearest neighbour.
 
     Raises:
         InputError: the sizes differ, or `colorize` refuses the labels.
@@ -171,10 +171,10 @@ def panel(
     labels = {title: array for title, array in maps.items() if array is not None}
     for title, array in labels.items():
         if image.shape != (*array.shape, 3):
-            raise InputError(f"picture {image.shape} and {title} {array.shape} differ: (H, W, 3) and (H, W) are needed")
-    pictures = {"input": image} | {title: colorize(array, palette) for title, array in labels.items()}
+            raise InputError(f"image {image.shape} and {title} {array.shape} differ: (H, W, 3) and (H, W) are needed")
+    images = {"input": image} | {title: colorize(array, palette) for title, array in labels.items()}
     font_size = _font_size(_enlarge(image))
-    row = _side_by_side([_titled(_enlarge(picture), title, font_size) for title, picture in pictures.items()])
+    row = _side_by_side([_titled(_enlarge(image), title, font_size) for title, image in images.items()])
     ids = occurring(np.stack(list(labels.values())))
     names = ["ignored" if i == _IGNORE else class_names[i] for i in ids]
     colours = [(0, 0, 0) if i == _IGNORE else palette[i] for i in ids]
@@ -190,9 +190,9 @@ def _check_labels(labels: np.ndarray, num_classes: int) -> None:
         raise InputError(f"label {value} has no colour: the palette has {num_classes}, so 0..{num_classes - 1} and 255")
 
 
-def _font_size(picture: np.ndarray) -> int:
+def _font_size(image: np.ndarray) -> int:
     """1/24 of the shorter side, and readable: 15 at 360 x 480, 42 at 1024 x 2048."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     return int(max(14, min(height, width) // 24))
 
 
@@ -231,29 +231,29 @@ def _draw_entry(
     draw.text((x + swatch + font_size // 2, y + font_size // 2), name, _INK, font(font_size), anchor="lm")
 
 
-def _enlarge(picture: np.ndarray) -> np.ndarray:
-    """Repeat pixels so that a small picture reaches 240 pixels in height, within 1280 in width."""
-    height, width = picture.shape[:2]
+def _enlarge(image: np.ndarray) -> np.ndarray:
+    """Repeat pixels so that a small image reaches 240 pixels in height, within 1280 in width."""
+    height, width = image.shape[:2]
     factor = max(1, min(-(-_MIN_HEIGHT // height), _MAX_WIDTH // width))
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _centre(picture: np.ndarray, width: int) -> np.ndarray:
-    left = (width - picture.shape[1]) // 2
-    return np.pad(picture, ((0, 0), (left, width - picture.shape[1] - left), (0, 0)), constant_values=_PAPER[0])
+def _centre(image: np.ndarray, width: int) -> np.ndarray:
+    left = (width - image.shape[1]) // 2
+    return np.pad(image, ((0, 0), (left, width - image.shape[1] - left), (0, 0)), constant_values=_PAPER[0])
 
 
-def _titled(picture: np.ndarray, title: str, font_size: int) -> np.ndarray:
+def _titled(image: np.ndarray, title: str, font_size: int) -> np.ndarray:
     size = int(1.2 * font_size)
-    width = max(picture.shape[1], int(font(size).getlength("prediction")) + size)
+    width = max(image.shape[1], int(font(size).getlength("prediction")) + size)
     strip = Image.new("RGB", (width, int(1.8 * size)), _PAPER)
     ImageDraw.Draw(strip).text((width // 2, strip.height // 2), title, _INK, font(size), anchor="mm")
-    return np.vstack([np.asarray(strip), _centre(picture, width)])
+    return np.vstack([np.asarray(strip), _centre(image, width)])
 
 
-def _side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    gap = np.full((pictures[0].shape[0], max(6, pictures[0].shape[1] // 60), 3), _PAPER, np.uint8)
-    parts = [pictures[0]]
-    for picture in pictures[1:]:
-        parts += [gap, picture]
+def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
+    gap = np.full((images[0].shape[0], max(6, images[0].shape[1] // 60), 3), _PAPER, np.uint8)
+    parts = [images[0]]
+    for image in images[1:]:
+        parts += [gap, image]
     return np.hstack(parts)

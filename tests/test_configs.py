@@ -22,7 +22,7 @@ MMSEG = {  # mmsegmentation 1.2.2, configs/resnest/metafile.yaml: mIoU, mIoU(ms+
     "ade20k/mmseg_deeplabv3_resnest101_160k": (45.71, 46.59, 14.6),
 }
 MODERN = CONFIGS / "overlays" / "modern.yaml"
-TRAIN_PICTURES = {"ADE20KDataModule": 20210, "CityscapesDataModule": 2975, "CamVidDataModule": 367}
+TRAIN_IMAGES = {"ADE20KDataModule": 20210, "CityscapesDataModule": 2975, "CamVidDataModule": 367}
 PARTS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name in ("data", "overlays"))
 
 
@@ -70,7 +70,7 @@ def test_header_has_the_files_own_schedule(path: Path, monkeypatch: pytest.Monke
     config, header = parse("--config", str(path)), header_of(path)
     data, trainer = config.data.init_args, config.trainer
     devices = trainer.devices if isinstance(trainer.devices, int) else 1
-    steps_an_epoch = TRAIN_PICTURES[config.data.class_path.rsplit(".", 1)[1]] // (devices * data.batch_size)
+    steps_an_epoch = TRAIN_IMAGES[config.data.class_path.rsplit(".", 1)[1]] // (devices * data.batch_size)
     if trainer.max_epochs is None:
         epochs = f"{trainer.max_steps / steps_an_epoch:.1f}"
         line = f"{trainer.max_steps} steps ({epochs} epochs), validation every {trainer.val_check_interval}."
@@ -79,7 +79,7 @@ def test_header_has_the_files_own_schedule(path: Path, monkeypatch: pytest.Monke
         line = f"{trainer.max_epochs} epochs ({trainer.max_epochs * steps_an_epoch} steps)"
         assert f"# Schedule:  {line}" in header and trainer.max_steps == -1
     if devices > 1:
-        assert f"# Hardware:  {devices} GPUs x {data.batch_size} pictures, " in header
+        assert f"# Hardware:  {devices} GPUs x {data.batch_size} images, " in header
         assert devices * data.batch_size == config.model.optim.reference_batch and trainer.sync_batchnorm
         assert re.search(
             r"^#            GPU memory(?:: [\d.]+ GB on each V100;)? (?:and )?time: not published\.$", header, re.M
@@ -90,7 +90,7 @@ def test_published_numbers() -> None:
     """Those of the authors' documentation; the two for Cityscapes are quoted from the paper and say so."""
     found = {path.relative_to(CONFIGS).with_suffix("").as_posix(): read_recipe(path).published for path in RECIPES}
     numbers = {
-        name: (round(100 * p.miou, 2), p.pixel_accuracy and round(100 * p.pixel_accuracy, 2), p.pictures)
+        name: (round(100 * p.miou, 2), p.pixel_accuracy and round(100 * p.pixel_accuracy, 2), p.images)
         for name, p in found.items()
         if p is not None
     }
@@ -115,7 +115,7 @@ def test_mmsegs_recipe_is_what_the_configs_say(path: Path) -> None:
     city = path.parent.name == "cityscapes"
     single, multi, memory = MMSEG[name_of(path)]
     protocols = ("mmseg-ss-cityscapes", "mmseg-0x-ms-cityscapes") if city else ("mmseg-ss", "mmseg-0x-ms")
-    assert f"# Published: mIoU {single:.2f}, protocol {protocols[0]}, pictures" in header
+    assert f"# Published: mIoU {single:.2f}, protocol {protocols[0]}, images" in header
     assert f"and mIoU {multi:.2f} with protocol {protocols[1]}," in header
     assert all(get(protocol) for protocol in protocols) and f": {memory} GB on each V100" in header
     optim, loss, data = config.model.optim, config.model.loss, config.data.init_args

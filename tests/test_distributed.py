@@ -15,7 +15,7 @@ NUM_CLASSES = 3
 
 
 def folder(root: Path, count: int) -> Path:
-    """`count` random pictures, each of another size."""
+    """`count` random images, each of another size."""
     generator = np.random.default_rng(0)
     for i in range(count):
         shape = (20 + 5 * i, 40 - 3 * i)

@@ -55,8 +55,8 @@ PROTOCOLS = {
 }
 
 # What waits for the GPU, and is meant to.
-LARGEST_LOGIT = "StripFusion.__init__"  # exp_sum asks, once a picture, whether float32 holds its sums
-ON_THE_CPU = "PictureResizer.__call__"  # OpenCV and Pillow resize there, as mmsegmentation and CSAIL do
+LARGEST_LOGIT = "StripFusion.__init__"  # exp_sum asks, once an image, whether float32 holds its sums
+ON_THE_CPU = "ImageResizer.__call__"  # OpenCV and Pillow resize there, as mmsegmentation and CSAIL do
 WAITS = {"encoding-ms": {LARGEST_LOGIT}} | {name: {ON_THE_CPU} for name in ("mmseg-ss", "mmseg-slide", "csail-ms")}
 CHECKED_ONCE = "_fold_norms"  # the inference form compares its logits with the network's when it is made
 LABELS = "Segmenter.predict"  # NumPy's labels are the CPU's

@@ -10,7 +10,7 @@ import rasterio
 from PIL import Image, ImageOps
 
 from segkit.errors import InputError
-from segkit.io import picture_size, read_header, read_image, read_label
+from segkit.io import image_size, read_header, read_image, read_label
 
 STORED = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)  # (64, 96, 3)
 LOSSLESS = {"webp": {"lossless": True}, "jpg": {"quality": 95, "subsampling": 0}}
@@ -54,8 +54,8 @@ def test_all_orientations(tmp_path: Path, ending: str, orientation: int) -> None
     assert np.abs(read_image(path).astype(int) - STORED).max() <= tolerance
     shown = read_image(path, apply_exif=True)
     assert shown.shape == upright.shape and np.abs(shown.astype(int) - upright).max() <= tolerance
-    assert picture_size(path) == (96, 64)
-    assert picture_size(path, apply_exif=True) == shown.shape[1::-1]
+    assert image_size(path) == (96, 64)
+    assert image_size(path, apply_exif=True) == shown.shape[1::-1]
     assert read_header(path).orientation == orientation
 
 
@@ -79,7 +79,7 @@ def test_every_kind_of_tiff_header(tmp_path: Path, end: str, big: bool, orientat
                 read_image(path)
             continue
         assert np.array_equal(read_image(path), shown)
-        assert picture_size(path) == (96, 64)
+        assert image_size(path) == (96, 64)
         turned = {1: shown, 2: shown[:, ::-1], 6: np.rot90(shown, -1)}[orientation]
         assert np.array_equal(read_image(path, apply_exif=True), turned)
 

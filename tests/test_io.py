@@ -12,13 +12,13 @@ from PIL import Image
 from segkit.errors import InputError
 from segkit.files import write_json
 from segkit.image_header import PNG_START
-from segkit.io import picture_size, read_colors, read_header, read_image, read_label, write_png
+from segkit.io import image_size, read_colors, read_header, read_image, read_label, write_png
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
 
-def save(path: Path, picture: Image.Image, **options: object) -> Path:
-    picture.save(path, **options)
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
     return path
 
 
@@ -117,7 +117,7 @@ def test_too_many_pixels_are_refused_by_the_header(tmp_path, monkeypatch):
         path = save(tmp_path / f"a.{ending}", Image.fromarray(RGB))
         for read in (read_image, read_label) if ending in ("png", "tif") else (read_image,):
             fails(read, path, "is 56 x 40", "SEGKIT_MAX_PIXELS")
-        assert picture_size(path) == (56, 40)
+        assert image_size(path) == (56, 40)
     fails(read_label, save(tmp_path / "l.png", Image.fromarray(RGB[..., 0])), "is 56 x 40")
     fails(read_colors, save(tmp_path / "c.png", Image.fromarray(RGB)), "is 56 x 40")
     monkeypatch.setenv("SEGKIT_MAX_PIXELS", str(40 * 56))
@@ -135,7 +135,7 @@ def test_a_small_file_that_claims_900_million_pixels_is_not_decoded(tmp_path, co
     (tmp_path / "a.png").write_bytes(PNG_START + b"".join(png_chunk(kind, body) for kind, body in chunks.items()))
     for read in (read_image, read_label, read_colors):
         fails(read, tmp_path / "a.png", "is 30000 x 30000, 900 million pixels", "at most 500 million")
-    assert picture_size(tmp_path / "a.png") == (30_000, 30_000)
+    assert image_size(tmp_path / "a.png") == (30_000, 30_000)
 
 
 def test_a_side_that_no_image_has_is_damage(tmp_path):
@@ -143,7 +143,7 @@ def test_a_side_that_no_image_has_is_damage(tmp_path):
     header = struct.pack(">IIBBBBB", 2**20 + 1, 4, 8, 0, 0, 0, 0)
     chunks = {b"IHDR": header, b"IDAT": zlib.compress(b""), b"IEND": b""}
     (tmp_path / "a.png").write_bytes(PNG_START + b"".join(png_chunk(kind, body) for kind, body in chunks.items()))
-    for read in (read_image, picture_size):
+    for read in (read_image, image_size):
         fails(read, tmp_path / "a.png", "a side of 1048577 pixels, more than 1048576")
 
 
@@ -171,7 +171,7 @@ def test_overviews_are_no_pages(tmp_path):
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "webp", "tiff", "gif"])
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.97])
-def test_truncated_picture_is_refused(tmp_path, ending, keep):
+def test_truncated_image_is_refused(tmp_path, ending, keep):
     path = save(tmp_path / f"a.{ending}", Image.fromarray(RGB))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     fails(read_image, path)
@@ -189,7 +189,7 @@ def test_not_a_file_to_read(tmp_path, read):
     fails(read, tmp_path, "folder")
     (tmp_path / "empty.png").touch()
     fails(read, tmp_path / "empty.png", "empty")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     fails(read, tmp_path / "text.png")
 
 

@@ -94,11 +94,11 @@ def test_lightning_commands(watched: Shut, run: Path, data: list[str], tmp_path:
 
 def test_the_other_commands(watched: Shut, run: Path, data: list[str], tmp_path: Path) -> None:
     checkpoint, model = str(run / "checkpoints" / "last.ckpt"), str(tmp_path / "model.safetensors")
-    pictures = str(Path(data[3]) / "leftImg8bit" / "test")
+    images = str(Path(data[3]) / "leftImg8bit" / "test")
     assert main(["export", checkpoint, "-o", model]) == 0
     assert main(["weights", "inspect", model]) == 0
     assert main(["weights", "inspect", checkpoint]) == 0
-    assert main(["infer", pictures, "--checkpoint", model, "--output", str(tmp_path / "infer")]) == 0
+    assert main(["infer", images, "--checkpoint", model, "--output", str(tmp_path / "infer")]) == 0
     benchmark = ["benchmark", model, *data, "--output", str(tmp_path / "table"), "--device", "cpu"]
     assert main(benchmark) == 0
     labels = str(Path(data[3]) / "gtFine" / "test")

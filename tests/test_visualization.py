@@ -12,9 +12,9 @@ LABELS = np.array([[0, 1, 1], [2, 255, 1]], np.uint8)
 
 
 def test_colorize_paints_each_class_and_leaves_ignored_black() -> None:
-    picture = colorize(LABELS, PALETTE)
-    assert picture.dtype == np.uint8
-    assert picture.tolist() == [[[200, 0, 0], [0, 200, 0], [0, 200, 0]], [[0, 0, 200], [0, 0, 0], [0, 200, 0]]]
+    image = colorize(LABELS, PALETTE)
+    assert image.dtype == np.uint8
+    assert image.tolist() == [[[200, 0, 0], [0, 200, 0], [0, 200, 0]], [[0, 0, 200], [0, 0, 0], [0, 200, 0]]]
 
 
 def test_colorize_accepts_any_integer_type() -> None:
@@ -35,7 +35,7 @@ def test_colorize_refuses_what_it_cannot_paint(labels: np.ndarray, message: str)
         colorize(labels, PALETTE)
 
 
-def test_overlay_mixes_and_shows_the_picture_where_ignored() -> None:
+def test_overlay_mixes_and_shows_the_image_where_ignored() -> None:
     image = np.full((2, 3, 3), 100, np.uint8)
     mixed = overlay(image, LABELS, PALETTE, alpha=0.5)
     assert mixed[0, 0].tolist() == [150, 50, 50]
@@ -56,9 +56,9 @@ def test_hatch_marks_ignored_pixels_alone_and_black_ones_too() -> None:
     labels = np.zeros((40, 60), np.uint8)
     labels[:, 30:] = 255
     for grey in (0, 90, 255):
-        picture = np.full((40, 60, 3), grey, np.uint8)
-        hatched = hatch(picture, labels)
-        assert (hatched[:, :30] == grey).all() and (picture == grey).all()
+        image = np.full((40, 60, 3), grey, np.uint8)
+        hatched = hatch(image, labels)
+        assert (hatched[:, :30] == grey).all() and (image == grey).all()
         values, counts = np.unique(hatched[:, 30:], return_counts=True)
         assert set(values) == {grey // 3, 130} and counts.min() / counts.sum() == pytest.approx(0.25, abs=0.01)
 
@@ -68,19 +68,19 @@ def test_occurring_is_sorted_by_area_then_id() -> None:
 
 
 def test_legend_shows_each_colour_and_dark_text() -> None:
-    picture = legend(NAMES, PALETTE, width=400)
-    colours = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
+    image = legend(NAMES, PALETTE, width=400)
+    colours = {tuple(c) for c in image.reshape(-1, 3).tolist()}
     assert set(PALETTE) <= colours
-    assert picture.shape[1] == 400
-    assert (picture.max(axis=2) < 60).sum() > 20  # ink
+    assert image.shape[1] == 400
+    assert (image.max(axis=2) < 60).sum() > 20  # ink
 
 
 def test_legend_of_150_classes_stays_small_and_says_how_many_are_left_out() -> None:
     palette = [(i, 255 - i, 128) for i in range(150)]
     names = [f"a class with a rather long name {i}" for i in range(150)]
-    picture = legend(names, palette, width=800)
-    assert picture.shape[0] < 180
-    colours = {tuple(c) for c in picture.reshape(-1, 3).tolist()}
+    image = legend(names, palette, width=800)
+    assert image.shape[0] < 180
+    colours = {tuple(c) for c in image.reshape(-1, 3).tolist()}
     shown = [colour in colours for colour in palette]
     assert shown.index(False) == sum(shown) > 5  # the first ones, and only they
 
@@ -95,18 +95,18 @@ def test_legend_of_nothing_has_no_height_and_needs_a_colour_each() -> None:
 def test_panel_and_with_legend_of_any_size(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 77, np.uint8)
     labels = np.zeros(shape, np.uint8)
-    for picture in (panel(image, labels, NAMES, PALETTE, labels), with_legend(image, labels, NAMES, PALETTE)):
-        assert picture.dtype == np.uint8 and picture.ndim == 3
-        assert PALETTE[0] in {tuple(c) for c in picture.reshape(-1, 3).tolist()}
-        assert picture.shape[0] >= min(240, shape[0])
-        assert picture.shape[1] >= 240
+    for drawn in (panel(image, labels, NAMES, PALETTE, labels), with_legend(image, labels, NAMES, PALETTE)):
+        assert drawn.dtype == np.uint8 and drawn.ndim == 3
+        assert PALETTE[0] in {tuple(c) for c in drawn.reshape(-1, 3).tolist()}
+        assert drawn.shape[0] >= min(240, shape[0])
+        assert drawn.shape[1] >= 240
 
 
 def test_panel_enlarges_small_label_maps_without_new_colours() -> None:
     labels = np.array([[0, 1], [1, 0]], np.uint8)
-    picture = panel(np.full((2, 2, 3), 77, np.uint8), labels, NAMES, PALETTE)
-    assert (picture == PALETTE[0]).all(axis=2).sum() >= 240 * 240 // 2
-    assert not (picture == (100, 100, 0)).all(axis=2).any()
+    image = panel(np.full((2, 2, 3), 77, np.uint8), labels, NAMES, PALETTE)
+    assert (image == PALETTE[0]).all(axis=2).sum() >= 240 * 240 // 2
+    assert not (image == (100, 100, 0)).all(axis=2).any()
 
 
 def test_panel_refuses_a_truth_of_another_size() -> None:

@@ -17,7 +17,7 @@ COMMANDS = {
     "validate":   ("lightning", "score a checkpoint on the validation split"),
     "test":       ("lightning", "score a checkpoint on the test split, by a named protocol"),
     "predict":    ("lightning", "write label maps of a split as PNGs"),
-    "infer":      ("infer", "segment pictures or folders of pictures"),
+    "infer":      ("infer", "segment images or folders of images"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
     "weights":    ("weights.command", "look into, or convert, any toolkit's checkpoint; recalibrate its batch norms"),
     "export":     ("export", "write a checkpoint as safetensors with a card that says all about it"),

@@ -29,7 +29,7 @@ data:
     base_size: 256
     crop_size: 128
     scale_range: [0.7, 1.5]
-    num_workers: 0 # the pictures are tiny: reading them is faster than handing them over
+    num_workers: 0 # the images are tiny: reading them is faster than handing them over
 model:
   network:
     class_path: DeepLabV3
@@ -72,8 +72,8 @@ def main(args: list[str] | None = None) -> int:
     lightning.main(["fit", "--config", str(recipe), "--run_dir", str(run)])
     say(f"2/3  testing:  segkit test --config {recipe} --ckpt_path {checkpoint} --run_dir {run}")
     lightning.main(["test", "--config", str(recipe), "--ckpt_path", str(checkpoint), "--run_dir", str(run)])
-    say(f"3/3  drawing:  {run / 'pictures'}")
-    _draw_panels(output / "data", recipe, checkpoint, run / "pictures", options.pictures)
+    say(f"3/3  drawing:  {run / 'images'}")
+    _draw_panels(output / "data", recipe, checkpoint, run / "images", options.images)
     say(_summary(output, run, checkpoint, time.perf_counter() - start))
     return 0
 
@@ -83,10 +83,10 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", default="demo", help="folder for data and results (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the data set (default: 0)")
     parser.add_argument("--epochs", type=int, default=56, help="of training (default: 56, minutes on a CPU)")
-    parser.add_argument("--pictures", type=int, default=6, help="test pictures to draw (default: 6)")
+    parser.add_argument("--images", type=int, default=6, help="test images to draw (default: 6)")
     options = parser.parse_args(args)
-    if min(options.epochs, options.pictures) < 1 or options.seed < 0:
-        raise InputError("--epochs and --pictures must be 1 or more, --seed 0 or more")
+    if min(options.epochs, options.images) < 1 or options.seed < 0:
+        raise InputError("--epochs and --images must be 1 or more, --seed 0 or more")
     return options
 
 
@@ -96,7 +96,7 @@ def _new_run(output: Path) -> Path:
 
 
 def _draw_panels(data: Path, recipe: Path, checkpoint: Path, folder: Path, count: int) -> None:
-    """Input | truth | prediction with a legend, for the first test pictures."""
+    """Input | truth | prediction with a legend, for the first test images."""
     from segkit.data.layouts.synthetic import SyntheticLayout
     from segkit.inference.protocols import Protocol
     from segkit.inference.segmenter import load
@@ -116,7 +116,7 @@ def _summary(output: Path, run: Path, checkpoint: Path, seconds: float) -> str:
     miou = json.loads((run / "result.json").read_text(encoding="utf-8"))["scores"]["mIoU"]
     return f"""
 test mIoU {100 * miou:.2f}, {seconds:.0f} s in all. Look at
-  {run / "pictures"}     input | truth | prediction
+  {run / "images"}     input | truth | prediction
   {run / "curves.png"}   loss, learning rate, validation mIoU
   {run / "result.json"}  protocol, every class, versions
 and go on with

@@ -36,7 +36,7 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
     Args:
         config: The parsed options of `fit`, as plain data.
         run: The run's folder.
-        data: Where the pictures come from.
+        data: Where the images come from.
 
     Raises:
         InputError: An option is out of range.

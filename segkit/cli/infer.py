@@ -1,4 +1,4 @@
-"""`segkit infer`: segment pictures with a trained network; label map, colours, overlay and areas for each of them."""
+"""`segkit infer`: segment images with a trained network; label map, colours, overlay and areas for each of them."""
 
 import argparse
 import logging
@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from segkit.cli.infer_inputs import find_pictures
+from segkit.cli.infer_inputs import find_images
 from segkit.cli.infer_large import areas, is_large, segment_large
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError
@@ -31,28 +31,28 @@ if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--hel
 WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
 
 _DESCRIPTION = """\
-Segment pictures of any size with a checkpoint that `segkit fit` wrote.
+Segment images of any size with a checkpoint that `segkit fit` wrote.
 
 A folder is searched with all folders inside it, links followed; hidden ones and those of file servers are left out.
 
-For each picture, written to DIR (folders inside a given folder are kept):
-  NAME_labels.png   train ids, 8-bit grey, exactly the size of the picture
+For each image, written to DIR (folders inside a given folder are kept):
+  NAME_labels.png   train ids, 8-bit grey, exactly the size of the image
   NAME_color.png    the same in the colours of the classes
-  NAME_overlay.png  the colours over the picture, with a legend
+  NAME_overlay.png  the colours over the image, with a legend
   NAME_area.json    pixels and share of each class that occurs
 
 The EXIF orientation is applied; transparency is dropped. Of 16 bits the upper 8 are read, and of several pages or
 frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused. Files of an earlier run are replaced.
 
-A picture that needs more than --memory is seen in overlapping tiles, and stderr says so. One that is too large to be
+An image that needs more than --memory is seen in overlapping tiles, and stderr says so. One that is too large to be
 held at all (of --memory, or more than SEGKIT_MAX_PIXELS of the environment, 500 million by default) is read in tiles,
 too, by rasterio (pip install rasterio), and gives instead:
-  NAME_labels.tif   a tiled GeoTIFF with the picture's georeference and the classes' colours
+  NAME_labels.tif   a tiled GeoTIFF with the image's georeference and the classes' colours
   NAME_overlay.png  at most 2048 pixels a side
   NAME_area.json    as above
 Its protocol must be whole or another one of scale 1 without windows; its EXIF orientation is not applied.
 
-Exit code: 0 all done, 1 some pictures could not be read (the others are done), 2 nothing could be done."""
+Exit code: 0 all done, 1 some images could not be read (the others are done), 2 nothing could be done."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def main(args: list[str] | None = None) -> int:
         args: what follows `segkit infer` on the command line; None takes `sys.argv`.
 
     Returns:
-        0: all pictures done. 1: some could not be read or written. 2: the command itself was wrong.
+        0: all images done. 1: some could not be read or written. 2: the command itself was wrong.
     """
     options = _parser().parse_args(args)
     try:
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         unread.append(path)
         _complain(error)
 
-    pictures = find_pictures(options.pictures, options.output, failed, _note)
+    images = find_images(options.images, options.output, failed, _note)
     check_writable(options.output)
     from segkit.inference.memory import parse_bytes
     from segkit.inference.segmenter import load
@@ -89,20 +89,20 @@ def _run(options: argparse.Namespace) -> int:
         options.checkpoint, options.device, options.protocol, memory, options.precision, compiled=options.compile
     )
     start = time.perf_counter()
-    work = _Work(segmenter, {path: options.output / name for path, name in pictures}, options.alpha)
+    work = _Work(segmenter, {path: options.output / name for path, name in images}, options.alpha)
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
         work.run()
     seconds = time.perf_counter() - start
     failures = work.failed + len(unread)
-    _summarise(len(pictures) - work.failed, failures, seconds, options.output, segmenter)
+    _summarise(len(images) - work.failed, failures, seconds, options.output, segmenter)
     return 1 if failures else 0
 
 
 class _Work:
-    """All pictures of one command: what fits into memory while others are read and written, then what does not.
+    """All images of one command: what fits into memory while others are read and written, then what does not.
 
     Attributes:
-        failed: how many pictures could not be read or written.
+        failed: how many images could not be read or written.
     """
 
     def __init__(self, segmenter: "Segmenter", stems: dict[Path, Path], alpha: float) -> None:
@@ -111,7 +111,7 @@ class _Work:
         self.segmenter, self.stems, self.alpha, self.failed = segmenter, stems, alpha, 0
         self._memory = segmenter.memory or default_budget(segmenter.device, "cpu")
         self._large: list[Path] = []
-        self._bar = tqdm(total=len(stems), unit="picture", disable=len(stems) == 1)
+        self._bar = tqdm(total=len(stems), unit="image", disable=len(stems) == 1)
 
     def run(self) -> None:
         from segkit.inference.stream import predict_files
@@ -121,7 +121,7 @@ class _Work:
             for done in predict_files(self.segmenter, self._small(), self._complain):
                 work = writers.submit(write_results, self.segmenter, done, self.stems[done.path], self.alpha)
                 writing.append((done.path, work))
-                if len(writing) > WRITERS:  # no more pictures are held than are being written
+                if len(writing) > WRITERS:  # no more images are held than are being written
                     path, work = writing.popleft()
                     self._finish(path, work.result)
             for path, work in writing:
@@ -131,7 +131,7 @@ class _Work:
                 self._finish(path, partial(segment_large, self.segmenter, path, stem, self.alpha, self._memory))
 
     def _small(self) -> Iterator[Path]:
-        """The pictures that are read at once; the others are put aside."""
+        """The images that are read at once; the others are put aside."""
         for path in self.stems:
             try:
                 check_regular(path)  # to look at a pipe's size would wait for ever
@@ -160,11 +160,11 @@ class _Work:
 
 
 def write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: float) -> None:
-    """Write the four results of one picture, each in one step.
+    """Write the four results of one image, each in one step.
 
     Args:
         segmenter: the network.
-        done: the picture and its labels.
+        done: the image and its labels.
         stem: the results' path up to `_labels.png`, `_color.png`, `_overlay.png` and `_area.json`.
         alpha: weight of the colours in the overlay, 0..1.
 
@@ -178,14 +178,14 @@ def write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: f
     write_png(_suffixed(stem, "_color.png"), colorize(labels, palette))
     write_png(_suffixed(stem, "_overlay.png"), mixed)
     found = areas(segmenter, np.bincount(labels.ravel()), (labels.shape[0], labels.shape[1]))
-    write_json(_suffixed(stem, "_area.json"), {"picture": str(done.path)} | found)
+    write_json(_suffixed(stem, "_area.json"), {"image": str(done.path)} | found)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "segkit infer", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="a picture, or a folder of pictures")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="written by `segkit fit`")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made where it is absent")
     parser.add_argument("--protocol", default="whole", metavar="NAME", help="whole (default), window, ms-flip, ...")
@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="what a picture may take, its network included, such as 8GB, 500MB or 16GiB; PyTorch itself takes about "
+        help="what an image may take, its network included, such as 8GB, 500MB or 16GiB; PyTorch itself takes about "
         "1 GB besides, and a CPU's memory manager keeps up to a third more; default: 0.7 of what is free",
     )
     parser.add_argument(
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="compile the network for the first 8 sizes of its input: a minute each, worth it for many pictures",
+        help="compile the network for the first 8 sizes of its input: a minute each, worth it for many images",
     )
     parser.add_argument("--alpha", type=_alpha, default=0.5, metavar="A", help="colours' weight in the overlay, 0..1")
     return parser
@@ -227,10 +227,10 @@ def _suffixed(stem: Path, suffix: str) -> Path:
 
 
 def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Segmenter") -> None:
-    pictures = f"{done} picture{'' if done == 1 else 's'}"
+    images = f"{done} image{'' if done == 1 else 's'}"
     failures = f", {failed} failed" if failed else ""
     how = f"protocol {segmenter.protocol.name}, {segmenter.precision}, {segmenter.device}"
-    say_above_bar(f"{pictures} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)
+    say_above_bar(f"{images} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)
 
 
 def _say_losses(path: Path, is_large: bool) -> None:

@@ -1,4 +1,4 @@
-"""Which pictures `segkit infer` is for: those that are named, those in folders, and what their results are called."""
+"""Which images `segkit infer` is for: those that are named, those in folders, and what their results are called."""
 
 import os
 from collections import Counter
@@ -12,29 +12,29 @@ from segkit.paths import IMAGE_SUFFIXES, walk_files
 _RESULTS = ("_labels.png", "_color.png", "_overlay.png", "_labels.tif")
 
 
-def find_pictures(
+def find_images(
     inputs: Iterable[Path],
     output: Path,
     failed: Callable[[Path, InputError], None] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[tuple[Path, Path]]:
-    """Find pictures in files and folders, and name their results.
+    """Find images in files and folders, and name their results.
 
     Args:
         inputs: files are taken as they are, absent ones too; folders are searched by `walk_files`.
         output: the folder of the results; what lies below it is left out.
         failed: told of what in a folder cannot be read; without it the first one is raised.
-        say: told how many pictures are left out because they lie below `output` and are no results.
+        say: told how many images are left out because they lie below `output` and are no results.
 
     Returns:
-        (picture, name of its results relative to `output`), each picture once. The name is that of the picture without
-        its suffix. Pictures that would share a name get their suffix into it (`a_jpg`, `a_png`), and if that is not
+        (image, name of its results relative to `output`), each image once. The name is that of the image without
+        its suffix. Images that would share a name get their suffix into it (`a_jpg`, `a_png`), and if that is not
         enough a number.
 
     Raises:
-        InputError: a folder holds no picture, or is the output folder itself.
+        InputError: a folder holds no image, or is the output folder itself.
     """
-    named: dict[str, Path] = {}  # by real path, so that a picture given twice counts once
+    named: dict[str, Path] = {}  # by real path, so that an image given twice counts once
     shown: dict[str, Path] = {}
     for given in inputs:
         found = [(path, path.relative_to(given)) for path in _search(given, output, failed, say)]
@@ -48,7 +48,7 @@ def find_pictures(
 def _search(
     folder: Path, output: Path, failed: Callable[[Path, InputError], None] | None, say: Callable[[str], None]
 ) -> list[Path]:
-    """Pictures in a folder, but for those in the output folder where that lies inside; none of a file."""
+    """Images in a folder, but for those in the output folder where that lies inside; none of a file."""
     if not folder.is_dir():
         return []
     if os.path.realpath(folder) == os.path.realpath(output):
@@ -61,10 +61,10 @@ def _search(
             f"{inputs[0]} and all else in {output} is left out ({len(inputs)} images), because results go there; give "
             "--output a folder outside of the input to have them segmented"
         )
-    pictures = [path for path in found if path not in left_out]
-    if not pictures:
-        raise InputError(f"{folder}: no pictures in this folder ({', '.join(IMAGE_SUFFIXES)} are looked for)")
-    return pictures
+    images = [path for path in found if path not in left_out]
+    if not images:
+        raise InputError(f"{folder}: no images in this folder ({', '.join(IMAGE_SUFFIXES)} are looked for)")
+    return images
 
 
 def _below(found: Iterable[Path], folder: Path, output: Path) -> Iterable[Path]:

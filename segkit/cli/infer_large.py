@@ -1,4 +1,4 @@
-"""Pictures that are too large to be read: `segkit infer` sees them in tiles and writes their labels as a GeoTIFF.
+"""Images that are too large to be read: `segkit infer` sees them in tiles and writes their labels as a GeoTIFF.
 
 Read and written by rasterio, the optional extra `large`, by rows of tiles: georeference in, georeference out.
 """
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--hel
 PREVIEW_SIDE = 2048  # pixels of the longer side
 BLOCK = 256  # pixels a side of the label map's own tiles, which are compressed one by one
 CACHE_MB = 64  # of GDAL: decoded blocks of the file
-_HELD = 0.5  # of the budget: a picture that takes more of it, beside the forwards, is read in tiles
-_WHOLE = 40  # bytes a pixel that are held of a picture that is not: it, its labels, colours and overlay
+_HELD = 0.5  # of the budget: an image that takes more of it, beside the forwards, is read in tiles
+_WHOLE = 40  # bytes a pixel that are held of an image that is not: it, its labels, colours and overlay
 
 
 def is_large(path: Path, memory: int) -> bool:
@@ -40,20 +40,20 @@ def is_large(path: Path, memory: int) -> bool:
 
 
 def segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, memory: int) -> None:
-    """Segment one picture in tiles and write its labels, a preview of them and their areas.
+    """Segment one image in tiles and write its labels, a preview of them and their areas.
 
     Args:
         segmenter: the network.
-        path: the picture: one band, three or four of 8 or 16 bits, or indices of a palette.
+        path: the image: one band, three or four of 8 or 16 bits, or indices of a palette.
         stem: the results' path up to `_labels.tif`, `_overlay.png` and `_area.json`.
         alpha: weight of the colours in the preview, 0..1.
         memory: bytes that network and tiles may take.
 
     Raises:
-        InputError: rasterio is absent, the picture cannot be read, or the budget or the protocol do not fit.
+        InputError: rasterio is absent, the image cannot be read, or the budget or the protocol do not fit.
         OSError: a result cannot be written.
     """
-    from segkit.inference.large_picture import plan_large
+    from segkit.inference.large_image import plan_large
     from segkit.inference.tiles import tell
 
     with _opened(path) as source:
@@ -80,11 +80,11 @@ def segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, 
         labels = np.concatenate(small)
         write_png(stem.with_name(stem.name + "_overlay.png"), _preview(segmenter, source, path, labels, alpha))
     found = areas(segmenter, counts, large.size)
-    write_json(stem.with_name(stem.name + "_area.json"), {"picture": str(path)} | found)
+    write_json(stem.with_name(stem.name + "_area.json"), {"image": str(path)} | found)
 
 
 def areas(segmenter: "Segmenter", counts: np.ndarray, size: tuple[int, int]) -> dict[str, Any]:
-    """What `_area.json` holds of a picture of (H, W) in which each train id has `counts` pixels."""
+    """What `_area.json` holds of an image of (H, W) in which each train id has `counts` pixels."""
     total = size[0] * size[1]
     classes = [
         {"id": int(i), "name": segmenter.class_names[i], "pixels": int(counts[i]), "share": int(counts[i]) / total}
@@ -113,7 +113,7 @@ def _read(source: Any, path: Path, **where: Any) -> np.ndarray:
     try:
         bands: np.ndarray = source.read(indexes=[1, 2, 3] if source.count > 2 else [1], **where)
     except RasterioError as error:
-        raise InputError(f"{path}: truncated or damaged picture ({error}); copy it again") from error
+        raise InputError(f"{path}: truncated or damaged image ({error}); copy it again") from error
     return bands
 
 
@@ -144,10 +144,10 @@ def _as_rgb(source: Any, bands: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The picture as a rasterio dataset, with a bounded cache.
+    """The image as a rasterio dataset, with a bounded cache.
 
     Raises:
-        InputError: rasterio is absent, or the file is no picture of a kind that is allowed.
+        InputError: rasterio is absent, or the file is no image of a kind that is allowed.
     """
     try:
         import rasterio
@@ -160,7 +160,7 @@ def _opened(path: Path) -> Iterator[Any]:
         try:
             source = rasterio.open(path)
         except rasterio.errors.RasterioError as error:
-            raise InputError(f"{path}: GDAL cannot read this picture ({error}); save it as a GeoTIFF") from error
+            raise InputError(f"{path}: GDAL cannot read this image ({error}); save it as a GeoTIFF") from error
         with source:
             kinds = set(source.dtypes)
             if source.count not in (1, 3, 4) or not kinds <= {"uint8", "uint16"}:
@@ -207,7 +207,7 @@ def _label_map(path: Path, source: Any, segmenter: "Segmenter") -> Iterator[Any]
 
 
 def _preview(segmenter: "Segmenter", source: Any, path: Path, labels: np.ndarray, alpha: float) -> np.ndarray:
-    """The overlay of the picture at the size of some of its labels (h, w), with a legend."""
+    """The overlay of the image at the size of some of its labels (h, w), with a legend."""
     image = _as_rgb(source, _read(source, path, out_shape=labels.shape))
     names, palette = segmenter.class_names, segmenter.palette
     return with_legend(overlay(image, labels, palette, alpha), labels, names, palette)

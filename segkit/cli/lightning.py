@@ -140,7 +140,7 @@ class SegmentationCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str | None, default=None, help="where the run writes; default: runs/<n>")
         parser.add_argument("--save_every", type=int, default=1000, help="`fit`: steps between two last.ckpt")
         parser.add_argument("--skip_nonfinite", type=int, default=0, help="`fit`: steps without a number to leave out")
-        parser.add_argument("--overlays", type=int, default=4, help="`fit`: validation pictures to draw; 0: none")
+        parser.add_argument("--overlays", type=int, default=4, help="`fit`: validation images to draw; 0: none")
         parser.add_argument("--rank_timeout", type=float, default=60.0, help="seconds until a silent process is lost")
         parser.add_argument("--output", type=str | None, default=None, help="folder of `predict`'s PNGs")
         for name, what in _SWITCHES.items():
@@ -243,11 +243,11 @@ class SegmentationCLI(LightningCLI):
         return False if given in (None, True) else given
 
     def _prediction_writer(self) -> PredictionWriter:
-        """The writer; it tells the data which pictures are done, and the data tells it which there are."""
+        """The writer; it tells the data which images are done, and the data tells it which there are."""
         data, checkpoint = self.datamodule, self._get(self.config, "ckpt_path")
         writer = PredictionWriter(
             self._output(Path())[0],
-            data.predict_pictures,
+            data.predict_images,
             {"name": type(data).__name__, "split": data.predict_split},
             Path(checkpoint).name if checkpoint else None,
             self._get(self.config, "overwrite"),

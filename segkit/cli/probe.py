@@ -39,7 +39,7 @@ def probe(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDat
     module.to(device)
     height, width = data.crop_size
     say(f"probe on {device}, precision {trainer.precision}, crops {height}x{width}: three steps a batch size\n")
-    say("batch  s/step  pictures/s  peak memory")
+    say("batch  s/step  images/s  peak memory")
     limit = int(SHARE * available_memory(device, trainer.num_devices if device.type == "cpu" else 1))
     prober = Prober(module, data.crop_size, trainer.precision_plugin.train_step_context)
     rows = []
@@ -88,12 +88,12 @@ def _print_times(
         in_all = min(in_all, steps) if in_all else steps
     training = in_all * max(computing, loading)
     validations = _validations(trainer, batches, in_all)
-    pictures = -(-len(data.datasets["val"]) // trainer.world_size)
-    validating = validations * pictures * _seconds_a_picture(trainer, module, data)
+    images = -(-len(data.datasets["val"]) // trainer.world_size)
+    validating = validations * images * _seconds_an_image(trainer, module, data)
     bound = "loading is the limit" if loading > computing else "computing is the limit"
     say(f"a batch of {data.batch_size}: {computing:.3f} s to compute, {loading:.3f} s to load; {bound}")
     say(f"training     {clock(training)}  {in_all} batches, {trainer.world_size} process(es)")
-    say(f"validation   {clock(validating)}  {validations} times {pictures} pictures a process")
+    say(f"validation   {clock(validating)}  {validations} times {images} images a process")
     say(f"in all about {clock(training + validating)}")
 
 
@@ -114,7 +114,7 @@ def _validations(trainer: pl.Trainer, batches: int, in_all: int) -> int:
     return epochs // trainer.check_val_every_n_epoch * max(1, a_epoch)
 
 
-def _seconds_a_picture(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> float:
+def _seconds_an_image(trainer: pl.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> float:
     batch: Any = next(iter(data.val_dataloader()))
     image = normalize(batch["image"].to(module.device), module.normalization)
     module.eval()

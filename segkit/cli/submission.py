@@ -8,7 +8,7 @@ from pathlib import Path
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file, check_writable, free_path, write_json
-from segkit.io import picture_size
+from segkit.io import image_size
 from segkit.paths import walk_files
 from segkit.predictions.label_files import IdError, Ids, find_predictions, write_raw
 from segkit.predictions.submission import (
@@ -26,9 +26,9 @@ check  list everything that is wrong with such a zip, or with the folder that it
 score  run cityscapesScripts' own evaluation (classes, categories, iIoU) on predictions of the validation split
 
 Cityscapes: 8-bit PNGs of label ids 0..33, CITY_SEQUENCE_FRAME*.png, 2048x1024. ADE20K: 8-bit PNGs of 1..150, with the
-name and size of the picture. Exit code: 0 nothing wrong, 1 something is wrong (listed), 2 wrong input."""
+name and size of the image. Exit code: 0 nothing wrong, 1 something is wrong (listed), 2 wrong input."""
 
-# Where the pictures of a split lie, below the data root. Not asked of `segkit.data`, whose import takes seconds.
+# Where the images of a split lie, below the data root. Not asked of `segkit.data`, whose import takes seconds.
 _FOLDERS = {
     ("cityscapes", "val"): ("leftImg8bit/val",),
     ("cityscapes", "test"): ("leftImg8bit/test",),
@@ -73,7 +73,7 @@ def make(options: argparse.Namespace) -> int:
             return 1
         write_archive(options.output, entries)
     if len(wanted) < len(found):
-        say(f"left out: {len(found) - len(wanted)} predictions of no picture of the {options.split} split")
+        say(f"left out: {len(found) - len(wanted)} predictions of no image of the {options.split} split")
     say(f"{options.output}: {_all_right(entries, options)}")
     return 0
 
@@ -101,7 +101,7 @@ def score(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         copies = label_id_copies(pairs, Path(folder), options.ids)
         found = official_scores(copies, options.instances)
-    say(f"{format_official(found)}\n{found['num_images']} pictures")
+    say(f"{format_official(found)}\n{found['num_images']} images")
     if options.output is not None:
         path = free_path(options.output)
         write_json(path, found | {"predictions": str(options.predictions), "truth": str(options.truth)})
@@ -112,10 +112,10 @@ def score(options: argparse.Namespace) -> int:
 def _convert(
     found: Mapping[str, list[Path]], folder: Path, benchmark: Benchmark, ids: Ids
 ) -> dict[str, tuple[str, str]]:
-    """Write the first label map of each picture into `folder`, in the benchmark's ids.
+    """Write the first label map of each image into `folder`, in the benchmark's ids.
 
     Returns:
-        By picture, the kind of problem (`segkit.predictions.submission.KINDS`) and its line.
+        By image, the kind of problem (`segkit.predictions.submission.KINDS`) and its line.
     """
 
     def convert(key: str) -> tuple[str, str] | None:
@@ -125,34 +125,34 @@ def _convert(
         except IdError as error:
             return "wrong ids", str(error)
         except InputError as error:
-            return ("format" if _is_picture(path) else "unreadable"), str(error)
+            return ("format" if _is_image(path) else "unreadable"), str(error)
         return None
 
     failures = in_threads(convert, list(found), "convert")
     return {key: failure for key, failure in zip(found, failures, strict=True) if failure is not None}
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     try:
-        picture_size(path)
+        image_size(path)
     except InputError:
         return False
     return True
 
 
 def _sizes(benchmark: Benchmark, root: Path | None, split: str) -> Mapping[str, Size] | None:
-    """Name and (width, height) of every picture of the split; None without a data root."""
+    """Name and (width, height) of every image of the split; None without a data root."""
     if root is None:
         return None
     tried = [root / folder for folder in _FOLDERS[benchmark.name, split]]
     folder = next((folder for folder in tried if folder.is_dir()), None)
     if folder is None:
-        raise InputError(f"{root}: no {split} pictures here; looked for {', '.join(map(str, tried))}")
+        raise InputError(f"{root}: no {split} images here; looked for {', '.join(map(str, tried))}")
     files = walk_files(folder, (".png", ".jpg"))
-    pictures = {key: path for path in files if (key := benchmark.key(path.name)) is not None}
-    if not pictures:
-        raise InputError(f"{folder}: no picture named as those of {benchmark.name}; give another --data")
-    return dict(zip(pictures, in_threads(picture_size, list(pictures.values()), "pictures"), strict=True))
+    images = {key: path for path in files if (key := benchmark.key(path.name)) is not None}
+    if not images:
+        raise InputError(f"{folder}: no image named as those of {benchmark.name}; give another --data")
+    return dict(zip(images, in_threads(image_size, list(images.values()), "images"), strict=True))
 
 
 def _all_right(entries: Sequence[Entry], options: argparse.Namespace) -> str:
@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="make | check | score")
     making = commands.add_parser("make", help="write the zip")
     making.add_argument("benchmark", choices=list(BENCHMARKS))
-    making.add_argument("predictions", type=Path, metavar="PRED_DIR", help="label PNGs by picture name")
+    making.add_argument("predictions", type=Path, metavar="PRED_DIR", help="label PNGs by image name")
     making.add_argument("-o", "--output", type=Path, required=True, metavar="ZIP")
     making.add_argument("--force", action="store_true", help="replace an existing ZIP")
     making.set_defaults(run=make)
@@ -176,12 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("submission", type=Path, metavar="ZIP_OR_DIR")
     checking.set_defaults(run=check)
     for command in (making, checking):
-        command.add_argument("--data", type=Path, metavar="ROOT", help="the data set, for names and sizes of pictures")
+        command.add_argument("--data", type=Path, metavar="ROOT", help="the data set, for names and sizes of images")
         command.add_argument("--split", choices=["test", "val"], default="test")
         command.add_argument("--limit", type=int, default=10, metavar="N", help="cases listed of each kind (10)")
     scoring = commands.add_parser("score", help="official Cityscapes scores")
     scoring.add_argument("benchmark", choices=["cityscapes"])
-    scoring.add_argument("predictions", type=Path, metavar="PRED_DIR", help="label PNGs by picture name")
+    scoring.add_argument("predictions", type=Path, metavar="PRED_DIR", help="label PNGs by image name")
     scoring.add_argument("truth", type=Path, metavar="TRUTH_DIR", help="gtFine/val")
     scoring.add_argument("--no-instances", dest="instances", action="store_false", help="without the iIoU")
     scoring.add_argument("-o", "--output", type=Path, metavar="JSON", help="also write the scores")

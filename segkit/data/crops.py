@@ -1,14 +1,14 @@
 """The authors' random scale and crop, crop first: only the pixels of the crop are read and resampled.
 
 Follows PyTorch-Encoding, encoding/datasets/base.py (`_sync_transform`): flip, random long side, pad right and bottom,
-random crop. Changed: one transform does all four without ever building the enlarged picture, and draws the same crops
+random crop. Changed: one transform does all four without ever building the enlarged image, and draws the same crops
 with the same probabilities. The mask is padded with 255, because it holds train ids already.
 
 A scaled pixel d lies at (d + 0.5) * step - 0.5 in the source, `step` being source pixels per scaled pixel. A region
 that begins at a whole source pixel and is resized by the same step has these very pixels; so the crop is drawn in
 scaled pixels, and its corner is then moved to the whole source pixel before it: by less than one source pixel, image
 and mask alike, and by nothing where it falls on one. The crop's first row and column do not see their neighbours
-outside of it, which in the enlarged picture they would.
+outside of it, which in the enlarged image they would.
 """
 
 import math
@@ -35,11 +35,11 @@ WANTED_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Lattice:
-    """One axis of a crop of a scaled picture.
+    """One axis of a crop of a scaled image.
 
     Attributes:
-        source: Pixels of the picture.
-        scaled: Pixels of the scaled picture.
+        source: Pixels of the image.
+        scaled: Pixels of the scaled image.
         first: Its first pixel in the crop.
         count: Pixels of it in the crop.
     """
@@ -77,7 +77,7 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Window:
-    """A crop of a scaled, perhaps mirrored picture; what of it lies inside the scaled picture."""
+    """A crop of a scaled, perhaps mirrored image; what of it lies inside the scaled image."""
 
     rows: Lattice
     cols: Lattice
@@ -112,8 +112,8 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
 
     The long side is a uniform integer of [int(ratio[0] * base_size), int(ratio[1] * base_size)], both ends included;
     the other side follows as int(other * long / longside + 0.5). With two base sizes it is mmsegmentation's
-    RandomResize(keep_ratio=True): a uniform factor, and the largest picture that fits into both, scaled by it. The
-    image is resampled by bilinear interpolation, the mask by nearest. Where the scaled picture is smaller
+    RandomResize(keep_ratio=True): a uniform factor, and the largest image that fits into both, scaled by it. The
+    image is resampled by bilinear interpolation, the mask by nearest. Where the scaled image is smaller
     than the crop, right and bottom are filled with black and the mask with 255. uint8 (H, W, 3) and (H, W) in.
 
     A key `wanted_class` in the data (a train id; -1: none) asks for crops of which at least 1 % are of that class.
@@ -123,7 +123,7 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
         crop_size: Pixels, (height, width) or one number for both.
         ratio: Smallest and largest factor of `base_size`.
         flip: Probability of mirroring left and right.
-        antialias: Whether a picture that becomes smaller is smoothed, as by Pillow, PyTorch-Encoding and torchvision;
+        antialias: Whether an image that becomes smaller is smoothed, as by Pillow, PyTorch-Encoding and torchvision;
             OpenCV's users (mmsegmentation, albumentations) do without.
         cat_max_ratio: Largest share of the valid pixels that one class may have, and at least two must occur; below 1
             another place is drawn, 10 times at most (mmsegmentation's RandomCrop, 0.75 in its recipes). 1: any crop.

@@ -31,11 +31,11 @@ PREFETCH = 4  # batches that each worker keeps ready in training
 
 
 class SegmentationDataModule(LightningDataModule):
-    """Base of all data sets: training crops, whole pictures for evaluation, uint8 batches.
+    """Base of all data sets: training crops, whole images for evaluation, uint8 batches.
 
     A batch is `image` uint8 (B, 3, H, W) RGB, channels last in memory, `mask` uint8 (B, H, W) train ids with 255 =
     ignore, `name` list of B strings. Training crops follow the authors' transform; validation, test and predict give
-    one whole picture at its own size at a time, each exactly once over all processes. Predict batches lack masks.
+    one whole image at its own size at a time, each exactly once over all processes. Predict batches lack masks.
 
     Args:
         layout: The data set: its files and classes.
@@ -44,20 +44,20 @@ class SegmentationDataModule(LightningDataModule):
         crop_size: Pixels, height and width of a training crop; two numbers are height, width.
         scale_range: Smallest and largest scale at which crops are cut; the authors' by default.
         flip: Probability that a crop is mirrored left and right.
-        antialias: Whether pictures that become smaller are smoothed, as the authors' are; mmsegmentation's are not.
+        antialias: Whether images that become smaller are smoothed, as the authors' are; mmsegmentation's are not.
         cat_max_ratio: Largest share of a crop's valid pixels that one class may have; mmsegmentation's recipes take
             0.75, 1 takes any crop.
         augmentations: albumentations transforms applied to the finished crop; a `fill_mask` must be 255.
-        sampling: "uniform": each picture once an epoch. "rare_classes": a class first, rare ones more often, then a
-            picture and a crop that have it (DAFormer, Hoyer et al. 2022).
+        sampling: "uniform": each image once an epoch. "rare_classes": a class first, rare ones more often, then an
+            image and a crop that have it (DAFormer, Hoyer et al. 2022).
         sampling_temperature: Of rare class sampling; the smaller, the rarer the classes.
-        cache_dir: Where decoded pictures and masks are kept; made before the first training. None: no cache.
+        cache_dir: Where decoded images and masks are kept; made before the first training. None: no cache.
         num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
         seed: Of shuffling and transforms.
-        predict_split: Whose pictures `predict` reads; masks are not needed.
+        predict_split: Whose images `predict` reads; masks are not needed.
 
     Attributes:
-        is_predicted: Tells the pictures, by name, that `predict` has done before and now leaves out; None: none.
+        is_predicted: Tells the images, by name, that `predict` has done before and now leaves out; None: none.
 
     Raises:
         InputError: A number is out of range, or an augmentation paints masks.
@@ -128,7 +128,7 @@ class SegmentationDataModule(LightningDataModule):
 
     @cached_property
     def train_statistics(self) -> Statistics:
-        """Pixels of each class in each training picture: counted once, then kept beside the data.
+        """Pixels of each class in each training image: counted once, then kept beside the data.
 
         Raises:
             InputError: A mask is wrong, or the result cannot be kept.
@@ -160,7 +160,7 @@ class SegmentationDataModule(LightningDataModule):
         }
         for key, split in splits[stage].items():
             samples = self.layout.find_samples(split, with_masks=key != "predict")
-            # A cache pays where pictures are read again; one that is there is used in any case.
+            # A cache pays where images are read again; one that is there is used in any case.
             read = self._reader(samples, split, make_cache=stage == "fit")
             transform = self.transform if key == "train" else None
             self.datasets[key] = SegmentationDataset(samples, read, transform, self.seed)
@@ -171,13 +171,13 @@ class SegmentationDataModule(LightningDataModule):
         """Shuffled crops; an incomplete last batch is dropped.
 
         Raises:
-            InputError: There are fewer pictures than one batch over all processes.
+            InputError: There are fewer images than one batch over all processes.
         """
         dataset = self.datasets["train"]
         world, _ = replicas_and_rank()
         if len(dataset) < self.batch_size * world:
             raise InputError(
-                f"{self.root}: {len(dataset)} training pictures are fewer than one batch "
+                f"{self.root}: {len(dataset)} training images are fewer than one batch "
                 f"(batch_size {self.batch_size} x {world} processes); lower --data.batch_size"
             )
         sampler = self._train_sampler(dataset)
@@ -185,20 +185,20 @@ class SegmentationDataModule(LightningDataModule):
         return TrainLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **options)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """Whole pictures of the validation split, one at a time."""
-        return self._whole_pictures("val")
+        """Whole images of the validation split, one at a time."""
+        return self._whole_images("val")
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """Whole pictures of the test split, one at a time."""
-        return self._whole_pictures("test")
+        """Whole images of the test split, one at a time."""
+        return self._whole_images("test")
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        """Whole pictures of `predict_split`, one at a time, without masks; those that `is_predicted` are left out."""
+        """Whole images of `predict_split`, one at a time, without masks; those that `is_predicted` are left out."""
         done, samples = self.is_predicted, self.datasets["predict"].samples
-        return self._whole_pictures("predict", None if done is None else lambda index: done(samples[index].name))
+        return self._whole_images("predict", None if done is None else lambda index: done(samples[index].name))
 
-    def predict_pictures(self) -> dict[str, int]:
-        """Name and bytes of each picture that `predict` is for, the ones that `is_predicted` too; after `setup`."""
+    def predict_images(self) -> dict[str, int]:
+        """Name and bytes of each image that `predict` is for, the ones that `is_predicted` too; after `setup`."""
         return {sample.name: size_of(sample.image) for sample in self.datasets["predict"].samples}
 
     def faster_loading(self) -> str:
@@ -206,7 +206,7 @@ class SegmentationDataModule(LightningDataModule):
         have, workers, processes = cores(), self._workers(), self._local_processes()
         cures = []
         if self.cache_dir is None:
-            cures.append("set --data.cache_dir to a folder on a fast disk (pictures are then decoded once)")
+            cures.append("set --data.cache_dir to a folder on a fast disk (images are then decoded once)")
         if workers * processes < have:
             cures.append(f"raise --data.num_workers (now {workers}; {have} cores, {processes} training processes)")
         return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
@@ -226,7 +226,7 @@ class SegmentationDataModule(LightningDataModule):
         areas = self.train_statistics.areas([sample.name for sample in dataset.samples])
         return RareClassSampler(areas, self.sampling_temperature, self.seed)
 
-    def _whole_pictures(self, key: str, skip: Callable[[int], bool] | None = None) -> DataLoader[Item]:
+    def _whole_images(self, key: str, skip: Callable[[int], bool] | None = None) -> DataLoader[Item]:
         dataset = self.datasets[key]
         sampler = EvalSampler(dataset, skip=skip)
         return DataLoader(dataset, batch_size=1, sampler=sampler, **self._worker_options())

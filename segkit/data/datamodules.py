@@ -30,7 +30,7 @@ class ADE20KDataModule(SegmentationDataModule):
 
 
 class CityscapesDataModule(SegmentationDataModule):
-    """Cityscapes, 19 classes; test is scored on the validation split, predict reads the test pictures.
+    """Cityscapes, 19 classes; test is scored on the validation split, predict reads the test images.
 
     Sizes default to those of the authors' group for this data set.
 
@@ -38,7 +38,7 @@ class CityscapesDataModule(SegmentationDataModule):
         root: The folder of leftImg8bit and gtFine, or of their zip files.
         base_size: Pixels of the long side at scale 1.
         crop_size: Pixels, height and width of a training crop.
-        coarse: Also train on the 19998 coarsely labelled pictures of train_extra.
+        coarse: Also train on the 19998 coarsely labelled images of train_extra.
         **options: As in the base class.
     """
 
@@ -74,11 +74,11 @@ class CamVidDataModule(SegmentationDataModule):
 
 
 class VOCDataModule(SegmentationDataModule):
-    """PASCAL VOC 2012, 21 classes; test is scored on the validation split, predict reads the test pictures.
+    """PASCAL VOC 2012, 21 classes; test is scored on the validation split, predict reads the test images.
 
     Args:
         root: VOC2012, VOCdevkit, or the folder that contains it.
-        augmented: Train on the 10582 pictures of VOC and SBD instead of VOC's 1464.
+        augmented: Train on the 10582 images of VOC and SBD instead of VOC's 1464.
         **options: As in the base class.
     """
 
@@ -102,7 +102,7 @@ class CocoStuffDataModule(SegmentationDataModule):
     """COCO-Stuff 164k, 171 classes; validation is also the test split.
 
     Args:
-        root: The folder of the pictures and masks, or of their zip files.
+        root: The folder of the images and masks, or of their zip files.
         **options: As in the base class.
     """
 
@@ -111,7 +111,7 @@ class CocoStuffDataModule(SegmentationDataModule):
 
 
 class MapillaryDataModule(SegmentationDataModule):
-    """Mapillary Vistas v1.2, 65 classes; test is scored on the validation split, predict reads the test pictures.
+    """Mapillary Vistas v1.2, 65 classes; test is scored on the validation split, predict reads the test images.
 
     Args:
         root: The folder of training, validation and testing.
@@ -131,14 +131,14 @@ class MapillaryDataModule(SegmentationDataModule):
 
 
 class FolderDataModule(SegmentationDataModule):
-    """Your own pictures: `images/`, `labels/` and `classes.txt`; see `FolderLayout`.
+    """Your own images: `images/`, `labels/` and `classes.txt`; see `FolderLayout`.
 
     Args:
         root: The folder.
         masks: What the masks hold: ids, binary (0 and 255), or colors (of palette.csv).
         exif: What the masks were drawn on: ignore = the images as they are stored; apply = as they are shown, turned by
             their EXIF orientation.
-        mask_ending: What follows a picture's name in that of its mask: "_mask" for a.jpg and a_mask.png.
+        mask_ending: What follows an image's name in that of its mask: "_mask" for a.jpg and a_mask.png.
         **options: As in the base class.
     """
 

@@ -1,4 +1,4 @@
-"""Pairs of picture and label map as a map-style dataset of uint8 tensors, and how they become a batch."""
+"""Pairs of image and label map as a map-style dataset of uint8 tensors, and how they become a batch."""
 
 from collections.abc import Callable, Sequence
 from typing import NotRequired, TypeAlias, TypedDict
@@ -47,8 +47,8 @@ class SegmentationDataset(Dataset[Item]):
 
     Args:
         samples: What to read.
-        read: Gives picture and train ids of a sample: `Layout.read`, or `Cache.read`.
-        transform: That of training, or None for the picture at its own size.
+        read: Gives image and train ids of a sample: `Layout.read`, or `Cache.read`.
+        transform: That of training, or None for the image at its own size.
         seed: Of the random transforms.
     """
 
@@ -61,7 +61,7 @@ class SegmentationDataset(Dataset[Item]):
         self.seed = seed
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
         return len(self.samples)
 
     def __getitem__(self, key: int | Draw) -> Item:

@@ -1,6 +1,6 @@
 """mmsegmentation's colour jitter, `PhotoMetricDistortion` (mmseg 1.2.2, mmseg/datasets/transforms/transforms.py).
 
-Changed: uint8 RGB in place of BGR, look-up tables of 256 entries in place of float pictures, which give the same bytes
+Changed: uint8 RGB in place of BGR, look-up tables of 256 entries in place of float images, which give the same bytes
 because every step of mmsegmentation's ends in uint8, and draws from albumentations' generators.
 """
 
@@ -16,13 +16,13 @@ from segkit.errors import InputError
 
 UInt8Array = npt.NDArray[np.uint8]
 
-_HUES = 180  # OpenCV's of uint8 pictures: degrees / 2
+_HUES = 180  # OpenCV's of uint8 images: degrees / 2
 _HALF = 0.5  # probability of each step
 _SAME = np.arange(256, dtype=np.uint8)
 
 
 class PhotoMetricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
-    """Brightness, contrast, saturation and hue, each with probability 0.5, of uint8 RGB pictures (H, W, 3).
+    """Brightness, contrast, saturation and hue, each with probability 0.5, of uint8 RGB images (H, W, 3).
 
     Brightness comes first; contrast follows it or comes last, as a coin falls; saturation and hue are changed in HSV.
     After each step values are clipped to 0..255 and cut off to whole numbers.
@@ -32,7 +32,7 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
         contrast_range: Smallest and largest factor of the values.
         saturation_range: Smallest and largest factor of the saturation.
         hue_delta: Change of the hue in units of 2 degrees: -hue_delta to hue_delta - 1, as mmsegmentation draws it.
-        p: Probability that the picture is changed at all; mmsegmentation has no such number.
+        p: Probability that the image is changed at all; mmsegmentation has no such number.
 
     Raises:
         InputError: A number is out of range.
@@ -77,7 +77,7 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
         hue: int | None,
         **params: Any,
     ) -> UInt8Array:
-        """Change a picture.
+        """Change an image.
 
         Args:
             img: uint8 (H, W, 3) RGB.
@@ -89,11 +89,11 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
             **params: albumentations' own, not used.
 
         Raises:
-            InputError: The picture is not uint8 RGB.
+            InputError: The image is not uint8 RGB.
         """
         if img.dtype != np.uint8 or img.ndim != 3 or img.shape[2] != 3:
             raise InputError(
-                f"PhotoMetricDistortion: got a picture of {img.dtype} {img.shape}; allowed is uint8 (H, W, 3) RGB: "
+                f"PhotoMetricDistortion: got an image of {img.dtype} {img.shape}; allowed is uint8 (H, W, 3) RGB: "
                 "put it before the augmentation that changes this"
             )
         first, last = (contrast, None) if contrast_first else (None, contrast)

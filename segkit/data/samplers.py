@@ -1,7 +1,7 @@
 """Which sample goes to which process, in training and in evaluation.
 
 Both are `DistributedSampler`s because Lightning leaves a loader alone whose sampler is one, and replaces any other by
-a sampler that repeats samples until all ranks have the same number, which would count pictures twice in a score.
+a sampler that repeats samples until all ranks have the same number, which would count images twice in a score.
 """
 
 from collections import Counter
@@ -76,13 +76,13 @@ class TrainSampler(DistributedSampler[Any]):
 
 
 class RareClassSampler(TrainSampler):
-    """Draws a class, rare ones more often, then a picture that has it, with replacement: as many as there are pictures.
+    """Draws a class, rare ones more often, then an image that has it, with replacement: as many as there are images.
 
     Rare class sampling of DAFormer (Hoyer et al., CVPR 2022, equation 5): class c with probability proportional to
     exp((1 - f_c) / T), f_c being its share of all valid pixels.
 
     Args:
-        areas: Pixels of each class of each picture, integers (N, K).
+        areas: Pixels of each class of each image, integers (N, K).
         temperature: T; the smaller, the rarer the classes that are drawn. 0.01 in the paper.
         seed: Of the draws.
         num_replicas: Processes; None: as many as run.
@@ -104,7 +104,7 @@ class RareClassSampler(TrainSampler):
         logits = (1 - shares) / temperature
         odds = np.exp(logits - logits.max())
         self.probabilities = odds / odds.sum()
-        self.pictures: Sequence[npt.NDArray[np.intp]] = [np.flatnonzero(areas[:, c]) for c in self.classes]
+        self.images: Sequence[npt.NDArray[np.intp]] = [np.flatnonzero(areas[:, c]) for c in self.classes]
 
     def draws(self) -> list[Draw]:
         """The current epoch's, of all ranks."""
@@ -112,7 +112,7 @@ class RareClassSampler(TrainSampler):
         seen: Counter[int] = Counter()
         draws = []
         for position in rng.choice(len(self.classes), self.length, p=self.probabilities):
-            index = int(rng.choice(self.pictures[position]))
+            index = int(rng.choice(self.images[position]))
             draws.append(Draw(index, self.epoch, seen[index], int(self.classes[position])))
             seen[index] += 1
         return draws

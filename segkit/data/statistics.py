@@ -26,17 +26,17 @@ KINDS = ("enet", "median")  # of class weights
 
 @dataclass(frozen=True)
 class Statistics:
-    """Pixels of each class in each picture.
+    """Pixels of each class in each image.
 
     Attributes:
         split: Of which data.
         class_names: K names.
-        by_picture: Int64 (K + 1) of each picture by name; the last number is that of ignored pixels.
+        by_image: Int64 (K + 1) of each image by name; the last number is that of ignored pixels.
     """
 
     split: str
     class_names: tuple[str, ...]
-    by_picture: Mapping[str, Int64Array]
+    by_image: Mapping[str, Int64Array]
 
     @property
     def pixels(self) -> Int64Array:
@@ -49,7 +49,7 @@ class Statistics:
         return int(self._total[-1])
 
     @property
-    def pictures(self) -> Int64Array:
+    def images(self) -> Int64Array:
         """In which each class occurs, int64 (K)."""
         return np.asarray(np.count_nonzero(self._matrix[:, :-1], axis=0), np.int64)
 
@@ -59,8 +59,8 @@ class Statistics:
         return [*np.flatnonzero(self.pixels).tolist(), *([IGNORE_INDEX] if self.ignored else [])]
 
     def areas(self, names: Sequence[str]) -> Int64Array:
-        """Pixels of each class in these pictures, int64 (N, K)."""
-        return np.stack([self.by_picture[name][:-1] for name in names])
+        """Pixels of each class in these images, int64 (N, K)."""
+        return np.stack([self.by_image[name][:-1] for name in names])
 
     @cached_property
     def _total(self) -> Int64Array:
@@ -68,7 +68,7 @@ class Statistics:
 
     @cached_property
     def _matrix(self) -> Int64Array:
-        return np.stack(list(self.by_picture.values()))
+        return np.stack(list(self.by_image.values()))
 
 
 def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
@@ -77,7 +77,7 @@ def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
     Args:
         found: Of the training split.
         kind: "enet": 1 / ln(1.02 + f), f being the class's share of all valid pixels (Paszke et al. 2016, section 5.2).
-            "median": median of all g, divided by g, g being the class's share of the valid pixels of the pictures that
+            "median": median of all g, divided by g, g being the class's share of the valid pixels of the images that
             have it (median frequency balancing, Eigen and Fergus 2015, section 4.3.2); 0 for a class that never occurs.
 
     Raises:
@@ -91,7 +91,7 @@ def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
     if kind == "enet":
         weights = 1 / np.log(1.02 + pixels / pixels.sum())
     else:
-        areas = found.areas(list(found.by_picture))
+        areas = found.areas(list(found.by_image))
         valid = areas.sum(axis=1)
         having = np.array([valid[areas[:, k] > 0].sum() for k in range(len(pixels))], np.float64)
         shares = np.divide(pixels, having, out=np.zeros_like(pixels), where=having > 0)
@@ -168,12 +168,12 @@ def _count(layout: Layout, split: str, samples: Sequence[Sample], workers: int |
 
     with ThreadPoolExecutor(workers or cores()) as pool:
         counted = tqdm(pool.map(count, samples), f"count {layout.title} {split}", len(samples), unit="mask")
-        by_picture = {sample.name: counts for sample, counts in zip(samples, counted, strict=True)}
-    return Statistics(split, layout.label_space.class_names, by_picture)
+        by_image = {sample.name: counts for sample, counts in zip(samples, counted, strict=True)}
+    return Statistics(split, layout.label_space.class_names, by_image)
 
 
 def _write(path: Path, key: str, found: Statistics) -> None:
-    """A summary for people, then what it is made of, sparse: {class: pixels} of each picture."""
+    """A summary for people, then what it is made of, sparse: {class: pixels} of each image."""
     total, classes = int(found.pixels.sum()), len(found.class_names)
     weights = {kind: class_weights(found, kind) for kind in KINDS} if total else {}
     summary = [
@@ -181,20 +181,20 @@ def _write(path: Path, key: str, found: Statistics) -> None:
             "class": name,
             "pixels": int(found.pixels[k]),
             "share": float(found.pixels[k] / max(total, 1)),
-            "pictures": int(found.pictures[k]),
+            "images": int(found.images[k]),
             **{kind: values[k] for kind, values in weights.items()},
         }
         for k, name in enumerate(found.class_names)
     ]
     sparse = {
         name: {str(k if k < classes else IGNORE_INDEX): int(counts[k]) for k in np.flatnonzero(counts)}
-        for name, counts in found.by_picture.items()
+        for name, counts in found.by_image.items()
     }
     head = {"key": key, "split": found.split, "class_names": found.class_names, "ignored": found.ignored}
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
     lines.append('"classes": [\n' + ",\n".join(json.dumps(row, ensure_ascii=False) for row in summary) + "\n]")
     rows = (f"{json.dumps(name)}: {json.dumps(row)}" for name, row in sparse.items())
-    lines.append('"pictures": {\n' + ",\n".join(rows) + "\n}")
+    lines.append('"images": {\n' + ",\n".join(rows) + "\n}")
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
@@ -205,12 +205,12 @@ def _read(path: Path, key: str) -> Statistics | None:
         if plain["key"] != key:
             return None
         classes = len(plain["class_names"])
-        by_picture = {}
-        for name, row in plain["pictures"].items():
+        by_image = {}
+        for name, row in plain["images"].items():
             counts = np.zeros(classes + 1, np.int64)
             for label, pixels in row.items():
                 counts[min(int(label), classes)] = pixels
-            by_picture[name] = counts
-        return Statistics(str(plain["split"]), tuple(plain["class_names"]), by_picture)
+            by_image[name] = counts
+        return Statistics(str(plain["split"]), tuple(plain["class_names"]), by_image)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

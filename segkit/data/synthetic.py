@@ -1,6 +1,6 @@
 """Procedural street scenes on disk in the Cityscapes layout: train and test without any download.
 
-Pictures are drawn once by `prepare_data` and then read through the code that reads Cityscapes.
+Images are drawn once by `prepare_data` and then read through the code that reads Cityscapes.
 """
 
 import os

@@ -35,7 +35,7 @@ class TrainTransform:
     def __call__(
         self, image: UInt8Array, mask: UInt8Array, key: Sequence[int], wanted_class: int = -1
     ) -> tuple[UInt8Array, UInt8Array]:
-        """Transform a picture.
+        """Transform an image.
 
         Args:
             image: uint8 (H, W, 3) RGB.
@@ -47,7 +47,7 @@ class TrainTransform:
             The crop's image and mask.
 
         Raises:
-            InputError: The augmentations made something else of uint8 pictures, or sizes that differ.
+            InputError: The augmentations made something else of uint8 images, or sizes that differ.
         """
         python = random.Random(int(_child(key, 1).generate_state(1, np.uint64)[0]))
         # albumentations gives every step a generator of its own with the same seed: flip, scale and place would be
@@ -71,7 +71,7 @@ def _check_result(image: UInt8Array, mask: UInt8Array) -> None:
         if getattr(array, "dtype", None) != np.uint8:
             made = getattr(array, "dtype", type(array).__name__)
             raise InputError(
-                f"the augmentations made {made} of uint8 pictures; batches stay uint8 and are normalised on the "
+                f"the augmentations made {made} of uint8 images; batches stay uint8 and are normalised on the "
                 "device: leave out Normalize, ToFloat and ToTensorV2"
             )
     if image.shape[:2] != mask.shape:

@@ -1,8 +1,8 @@
 """Boundary IoU: how well predicted outlines follow the true ones (Cheng et al., CVPR 2021, arXiv 2103.16562).
 
-The boundary of a class is its pixels within d of its outline, d = 2 % of the picture's diagonal, and the score is the
+The boundary of a class is its pixels within d of its outline, d = 2 % of the image's diagonal, and the score is the
 IoU of true and predicted boundary. Here for semantic segmentation: per class, summed over the data set, mean over
-the classes that occur. Distances are those of a square window, and the picture's border is an outline, as in the
+the classes that occur. Distances are those of a square window, and the image's border is an outline, as in the
 authors' helper (boundary-iou-api, boundary_utils.py): d erosions by a 3 x 3 square of the mask padded by one pixel.
 
 d erosions by 3 x 3 are one by (2d + 1) x (2d + 1), so a pixel belongs to the boundary of its own class exactly if that
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 
-DILATION_RATIO = 0.02  # of the picture's diagonal: the helper's default
+DILATION_RATIO = 0.02  # of the image's diagonal: the helper's default
 
 RULE = (
     "boundary IoU of Cheng et al. 2021: IoU of the pixels within 2 % of the diagonal of a class's outline, summed over "
-    "pictures, mean over classes present in truth or prediction; ignored pixels are of no boundary and make none"
+    "images, mean over classes present in truth or prediction; ignored pixels are of no boundary and make none"
 )
 
 UInt8Array = NDArray[np.uint8]
@@ -40,7 +40,7 @@ def boundary_areas(
     ignore_index: int = IGNORE_INDEX,
     dilation_ratio: float = DILATION_RATIO,
 ) -> NDArray[np.int64]:
-    """Areas of the boundaries of one picture; sum them over pictures, then `boundary_iou`.
+    """Areas of the boundaries of one image; sum them over images, then `boundary_iou`.
 
     Truth and prediction are treated alike: exchanging them exchanges the rows 1 and 2 (where nothing is ignored).
 
@@ -49,11 +49,11 @@ def boundary_areas(
         labels: predicted ids, uint8 (H, W).
         num_classes: K, at most 255.
         ignore_index: true id of pixels that do not count.
-        dilation_ratio: width of the boundary as a share of the picture's diagonal; at least one pixel.
+        dilation_ratio: width of the boundary as a share of the image's diagonal; at least one pixel.
 
     Returns:
         int64 (3, K), pixels of each class: in both boundaries with this class in both maps; in the true boundary; in
-        the predicted one. As `PictureAreas` takes them.
+        the predicted one. As `ImageAreas` takes them.
 
     Raises:
         InputError: shapes differ, something is not uint8 (H, W), the mask holds ids that are neither classes nor
@@ -73,7 +73,7 @@ def boundary_areas(
 
 
 def boundary_distance(shape: tuple[int, ...], dilation_ratio: float = DILATION_RATIO) -> int:
-    """Width d of the boundary in pixels, at least 1, of a picture (H, W): 46 at 1024 x 2048."""
+    """Width d of the boundary in pixels, at least 1, of an image (H, W): 46 at 1024 x 2048."""
     return max(1, round(dilation_ratio * float(np.hypot(shape[0], shape[1]))))
 
 
@@ -81,7 +81,7 @@ def boundary_iou(areas: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
     """Boundary IoU of each class, NaN for classes without any boundary, and its mean over the others.
 
     Args:
-        areas: int64 (3, K), summed over pictures.
+        areas: int64 (3, K), summed over images.
     """
     union = areas[1] + areas[2] - areas[0]
     iou = np.full(union.shape, np.nan)
@@ -90,9 +90,9 @@ def boundary_iou(areas: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
 
 
 def _at_boundary(ids: UInt8Array, ignored: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
-    """Where a counted pixel has another class, or the picture's border, within `distance` rows and columns."""
+    """Where a counted pixel has another class, or the image's border, within `distance` rows and columns."""
     window = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
-    # 255 cannot lower a minimum and 0 cannot raise a maximum; outside the picture OpenCV does likewise.
+    # 255 cannot lower a minimum and 0 cannot raise a maximum; outside the image OpenCV does likewise.
     lowest = cv2.erode(np.where(ignored, np.uint8(255), ids), window)
     highest = cv2.dilate(np.where(ignored, np.uint8(0), ids), window)
     boundary: NDArray[np.bool_] = (lowest < ids) | (highest > ids)

@@ -3,7 +3,7 @@
 Confidence is the probability of the predicted class. Pixels are sorted by it into bins of equal width, and in each bin
 the mean confidence is compared with the share of right pixels: their differences, weighted by pixels, are the expected
 calibration error, the largest is the maximum one (Guo et al., ICML 2017, arXiv 1706.04599, section 2: 15 bins, each
-open below and closed above). Memory is constant, and so is the result in any order of pictures and processes.
+open below and closed above). Memory is constant, and so is the result in any order of images and processes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Calibration:
         self._sums = torch.zeros(3, num_bins + 2, dtype=torch.int64, device=device)
 
     def update(self, mask: Tensor, labels: Tensor, confidence: Tensor) -> None:
-        """Add pictures.
+        """Add images.
 
         Args:
             mask: true ids, integers of any shape.

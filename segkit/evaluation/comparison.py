@@ -1,9 +1,9 @@
-"""Is model B really better than model A? A paired comparison on the same pictures, for each class and for the mIoU.
+"""Is model B really better than model A? A paired comparison on the same images, for each class and for the mIoU.
 
-- How large: B - A with a bootstrap interval; both models are scored on the same resampled pictures, so that what is
+- How large: B - A with a bootstrap interval; both models are scored on the same resampled images, so that what is
   hard for both cancels.
-- Whether real: a permutation test. If the models were alike, each picture's two predictions could be swapped; p is the
-  share of swaps, a coin for each picture, with a difference at least as large: (1 + their number) / (1 + swaps), or
+- Whether real: a permutation test. If the models were alike, each image's two predictions could be swapped; p is the
+  share of swaps, a coin for each image, with a difference at least as large: (1 + their number) / (1 + swaps), or
   exact over all 2^N where that is fewer (Noreen 1989; Phipson and Smyth 2010, arXiv 1603.05766). Two-sided.
 - Many classes: 1 of 20 equal classes has p < 0.05, so p is corrected by Holm's step-down rule (1979) over the classes.
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from segkit.errors import InputError
-from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.results import number_or_null
 from segkit.evaluation.statistics import (
     Float64Array,
@@ -76,7 +76,7 @@ class Comparison:
     num_samples: int
     num_permutations: int
     seed: int
-    num_pictures: int
+    num_images: int
 
     def sentence(self, a: str = "A", b: str = "B") -> str:
         """The conclusion in words, in points of mIoU, with the names of the models."""
@@ -86,7 +86,7 @@ class Comparison:
         better, worse, sign = (b, a, 1) if d.value >= 0 else (a, b, -1)
         low, high = sorted((sign * d.low, sign * d.high))
         proof = f"({100 * self.level:g} % CI {100 * low:.2f} to {100 * high:.2f}, {p_value(self.miou.p)}, "
-        proof += f"{self.num_pictures} pictures)"
+        proof += f"{self.num_images} images)"
         if self.miou.verdict == "=":
             return f"{a} and {b} are not distinguishable: {better} - {worse} = {100 * abs(d.value):+.2f} mIoU {proof}"
         return f"{better} is better than {worse} by {100 * abs(d.value):+.2f} mIoU {proof}"
@@ -94,31 +94,31 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a result file."""
         return {
-            "rule": "B - A; percentile bootstrap over pictures; permutation test by swapping the predictions of a "
-            f"picture, two-sided, Holm-corrected over classes; real if p < {SIGNIFICANCE}",
+            "rule": "B - A; percentile bootstrap over images; permutation test by swapping the predictions of a "
+            f"image, two-sided, Holm-corrected over classes; real if p < {SIGNIFICANCE}",
             "level": self.level,
             "samples": self.num_samples,
             "permutations": self.num_permutations,
             "seed": self.seed,
-            "pictures": self.num_pictures,
+            "images": self.num_images,
             "mIoU": self.miou.to_dict(),
             "classes": [difference.to_dict() for difference in self.classes],
         }
 
 
 def paired_comparison(
-    a: PictureAreas,
-    b: PictureAreas,
+    a: ImageAreas,
+    b: ImageAreas,
     num_samples: int = 1000,
     num_permutations: int = 10_000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """Compare two models on the same pictures.
+    """Compare two models on the same images.
 
     Args:
         a: areas of the first model.
-        b: areas of the second, of the same pictures and truth, in any order.
+        b: areas of the second, of the same images and truth, in any order.
         num_samples: of the bootstrap.
         num_permutations: of the test. The least p is 1 / (1 + this), times the classes by Holm: 10,000 are enough for
             150 classes; all 2^N are taken where that is fewer.
@@ -126,7 +126,7 @@ def paired_comparison(
         level: that the intervals are meant to cover.
 
     Raises:
-        InputError: pictures or truth differ, there are fewer than 2 pictures, or a number is out of range.
+        InputError: images or truth differ, there are fewer than 2 images, or a number is out of range.
     """
     a, b = a.by_name(), b.by_name()
     _check_paired(a, b)
@@ -156,22 +156,22 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def _check_paired(a: PictureAreas, b: PictureAreas) -> None:
+def _check_paired(a: ImageAreas, b: ImageAreas) -> None:
     if a.num_classes != b.num_classes:
         raise InputError(f"comparison: A has {a.num_classes} classes, B has {b.num_classes}; score both alike")
     other = sorted(set(a.names) ^ set(b.names))
     if other:
         raise InputError(
-            f"comparison: {len(other)} pictures are in only one of A ({len(a.names)}) and B ({len(b.names)}), first "
-            f"{other[0]}; compare on the same pictures"
+            f"comparison: {len(other)} images are in only one of A ({len(a.names)}) and B ({len(b.names)}), first "
+            f"{other[0]}; compare on the same images"
         )
     different = np.flatnonzero((a.areas[:, 1] != b.areas[:, 1]).any(axis=1))
     if len(different):
         raise InputError(f"comparison: {a.names[different[0]]} has two truths; score A and B on one truth")
 
 
-def _total(areas: PictureAreas) -> Float64Array:
-    """Areas (3, K) of all pictures."""
+def _total(areas: ImageAreas) -> Float64Array:
+    """Areas (3, K) of all images."""
     total: Float64Array = areas.areas.sum(axis=0).astype(np.float64)
     return total
 
@@ -194,7 +194,7 @@ def _difference(a: float, b: float, samples: Float64Array, p: float, level: floa
     return Difference(a, b, interval(value, samples, level), p)
 
 
-def _permutation_test(a: PictureAreas, b: PictureAreas, num_permutations: int, seed: int) -> tuple[Float64Array, int]:
+def _permutation_test(a: ImageAreas, b: ImageAreas, num_permutations: int, seed: int) -> tuple[Float64Array, int]:
     """p (1 + K) of mean and classes, and the number of swaps; NaN where there is no difference to test."""
     sum_a, sum_b = _total(a), _total(b)
     observed = _differences(sum_a, sum_b)
@@ -204,17 +204,17 @@ def _permutation_test(a: PictureAreas, b: PictureAreas, num_permutations: int, s
         drawn = _differences(sum_a + moved, sum_b - moved)
         as_large += (abs(drawn) >= abs(observed) - _EQUAL).sum(axis=0)
         total += len(swapped)
-    exact = total == 2 ** len(a.names)  # the unswapped pictures are among them
+    exact = total == 2 ** len(a.names)  # the unswapped images are among them
     p = as_large / total if exact else (1 + as_large) / (1 + total)
     return np.where(np.isnan(observed), np.nan, p), total
 
 
-def _swaps(num_pictures: int, num_permutations: int, seed: int) -> Iterator[Float64Array]:
-    """Which pictures are swapped, (s, N) of 0 and 1: all 2^N subsets if they are no more than asked for."""
-    if 2**num_pictures <= num_permutations:
-        numbers = np.arange(2**num_pictures)[:, None]
-        yield ((numbers >> np.arange(num_pictures)) & 1).astype(np.float64)
+def _swaps(num_images: int, num_permutations: int, seed: int) -> Iterator[Float64Array]:
+    """Which images are swapped, (s, N) of 0 and 1: all 2^N subsets if they are no more than asked for."""
+    if 2**num_images <= num_permutations:
+        numbers = np.arange(2**num_images)[:, None]
+        yield ((numbers >> np.arange(num_images)) & 1).astype(np.float64)
         return
     generator = np.random.default_rng([seed, 1])  # another stream than the bootstrap's
-    for size in chunks(num_permutations, num_pictures):
-        yield generator.integers(0, 2, (size, num_pictures)).astype(np.float64)
+    for size in chunks(num_permutations, num_images):
+        yield generator.integers(0, 2, (size, num_images)).astype(np.float64)

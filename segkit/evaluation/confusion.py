@@ -1,7 +1,7 @@
 """The confusion matrix of a data set.
 
-One integer matrix is summed over all pictures and processes, and every score is a function of it: never a mean over
-pictures or batches. How it becomes a score is a convention: `segkit.evaluation.conventions`.
+One integer matrix is summed over all images and processes, and every score is a function of it: never a mean over
+images or batches. How it becomes a score is a convention: `segkit.evaluation.conventions`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def confusion_matrix(mask: Tensor, labels: Tensor, num_classes: int, ignore_inde
 
 
 class ConfusionMatrix:
-    """Sums the counts of many pictures; one per process, and one `all_reduce` at the end.
+    """Sums the counts of many images; one per process, and one `all_reduce` at the end.
 
     Args:
         num_classes: K.
@@ -91,7 +91,7 @@ class ConfusionMatrix:
         ignore_index: true id of pixels that do not count.
 
     Attributes:
-        num_images: pictures seen, of all processes after `all_reduce`.
+        num_images: images seen, of all processes after `all_reduce`.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu", ignore_index: int = IGNORE_INDEX) -> None:
@@ -104,12 +104,12 @@ class ConfusionMatrix:
         self.num_images = 0
 
     def update(self, mask: Tensor, labels: Tensor) -> None:
-        """Add pictures: integer (B, H, W) or (H, W), truth first. Errors are those of `confusion_counts`."""
+        """Add images: integer (B, H, W) or (H, W), truth first. Errors are those of `confusion_counts`."""
         counts = confusion_counts(mask, labels, self.num_classes, self.ignore_index)
         self.add(counts, len(mask) if mask.ndim == 3 else 1)
 
     def add(self, counts: Tensor, num_images: int = 1) -> None:
-        """Add what `confusion_counts` gave elsewhere for so many pictures."""
+        """Add what `confusion_counts` gave elsewhere for so many images."""
         self._counts += counts.to(self.device)
         self.num_images += num_images
 
@@ -170,7 +170,7 @@ def _byte_counts(mask: Tensor, labels: Tensor, num_classes: int, ignore_index: i
         index = mask.to(torch.int32).mul_(256).add_(labels.to(torch.int32))
         pairs = _histogram(index.flatten(), 256 * 256).view(256, 256)
         return _by_class(pairs, torch.zeros(shape, dtype=torch.int64, device=mask.device), num_classes, ignore_index)
-    # In NumPy, which needs half of torch's time for so small arrays: a tenth of all the time for a picture of ADE20K.
+    # In NumPy, which needs half of torch's time for so small arrays: a tenth of all the time for an image of ADE20K.
     parts = _pairs_by_part(mask.numpy(), labels.numpy())
     counts: list[NDArray[Any]] = [_by_class(p, np.zeros(shape, np.int64), num_classes, ignore_index) for p in parts]
     return torch.from_numpy(reduce(add, counts))

@@ -59,7 +59,7 @@ _ROWS = (
         name="segkit",
         source="segkit, segkit/evaluation/scores.py",
         rule="mIoU: mean over classes present in truth or prediction; mean_accuracy: mean over classes present in "
-        "truth; pixels summed over all pictures; ignored pixels not counted",
+        "truth; pixels summed over all images; ignored pixels not counted",
         absent="left out",
         predicted_only="0",
         ignored="not counted",
@@ -95,7 +95,7 @@ _ROWS = (
         name="csail",
         source="CSAILVision semantic-segmentation-pytorch, eval.py and mit_semseg/utils.py",
         rule="mIoU: mean of I / (U + 1e-10) over all K classes, 0 for a class absent from truth and prediction; "
-        "pixel accuracy: right / true, which is that of each picture weighted by its valid pixels; no mean accuracy",
+        "pixel accuracy: right / true, which is that of each image weighted by its valid pixels; no mean accuracy",
         absent="0",
         predicted_only="0",
         ignored="not counted",

@@ -5,7 +5,7 @@ Conventions, which a table of such numbers must state:
 - Parameters: those of encoder and head. The auxiliary head is left out: it runs in training only.
 - FLOPs: convolutions and matrix products, a multiply-add counted as 2 (papers that write "FLOPs" often count it as 1).
   Norms, activations, pooling and interpolation are not counted.
-- Seconds: the device is waited for before and after; the first picture is left out.
+- Seconds: the device is waited for before and after; the first image is left out.
 - Bytes: the peak above what was in use at the start.
 """
 
@@ -37,13 +37,13 @@ def parameters(network: nn.Module) -> int:
 
 
 def flops(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> int:
-    """FLOPs of one forward of one picture, by the convention of this file.
+    """FLOPs of one forward of one image, by the convention of this file.
 
-    Shapes alone are run through the network (the meta device): a large picture costs no more than a small one.
+    Shapes alone are run through the network (the meta device): a large image costs no more than a small one.
 
     Args:
         network: maps float (1, C, H, W) to anything; neither changed nor moved.
-        size: height and width of the picture.
+        size: height and width of the image.
         in_channels: C.
     """
     shapes = _meta_copy(network).eval()
@@ -53,13 +53,13 @@ def flops(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> in
 
 
 def flops_of(network: nn.Module, forwards: Mapping[tuple[int, int], int]) -> int:
-    """FLOPs of many forwards, as `recorded_forwards` counts them: (height, width) -> pictures."""
+    """FLOPs of many forwards, as `recorded_forwards` counts them: (height, width) -> images."""
     return sum(count * flops(network, size) for size, count in forwards.items())
 
 
 @contextmanager
 def recorded_forwards(network: nn.Module) -> Iterator[Counter[tuple[int, int]]]:
-    """Count what the network really sees inside the block: (height, width) -> pictures, windows and flips included."""
+    """Count what the network really sees inside the block: (height, width) -> images, windows and flips included."""
     seen: Counter[tuple[int, int]] = Counter()
 
     def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -74,30 +74,30 @@ def recorded_forwards(network: nn.Module) -> Iterator[Counter[tuple[int, int]]]:
 
 
 class Stopwatch:
-    """Times pictures one by one; the first is left out, because caches are filled and kernels chosen during it.
+    """Times images one by one; the first is left out, because caches are filled and kernels chosen during it.
 
     Args:
-        device: where the work is done; it is waited for at both ends of each picture.
+        device: where the work is done; it is waited for at both ends of each image.
         clock: gives seconds from any beginning.
 
     Attributes:
-        pictures: how many were timed.
+        images: how many were timed.
         seconds: how long they took together.
     """
 
     def __init__(self, device: torch.device | str, clock: Callable[[], float] = time.perf_counter) -> None:
         self.device, self.clock = torch.device(device), clock
-        self.pictures, self.seconds, self._warm = 0, 0.0, False
+        self.images, self.seconds, self._warm = 0, 0.0, False
 
     @contextmanager
-    def picture(self) -> Iterator[None]:
-        """Time the block as one picture; one that fails is not counted."""
+    def image(self) -> Iterator[None]:
+        """Time the block as one image; one that fails is not counted."""
         self._wait()
         start = self.clock()
         yield
         self._wait()
         if self._warm:
-            self.pictures += 1
+            self.images += 1
             self.seconds += self.clock() - start
         self._warm = True
 

@@ -1,6 +1,6 @@
-"""Pictures of an evaluation: confusion matrix, reliability diagram, comparison of two models.
+"""Images of an evaluation: confusion matrix, reliability diagram, comparison of two models.
 
-Made to be read at 100 %: text keeps its size and the picture grows with the number of classes. Colours are safe for
+Made to be read at 100 %: text keeps its size and the image grows with the number of classes. Colours are safe for
 colour-blind readers: ColorBrewer's orange and blue scales, and blue, vermilion and grey of Okabe and Ito (2008).
 """
 
@@ -49,7 +49,7 @@ def confusion_figure(
         matrix: int64 (K, K).
         class_names: K names.
         order: of the classes: as they are; by pixels of truth; or so that classes often confused are neighbours.
-        title: of the picture.
+        title: of the image.
 
     Raises:
         InputError: the matrix is not (K, K) of K names.
@@ -107,7 +107,7 @@ def reliability_figure(reliability: Reliability, title: str = "") -> Figure:
 
     Args:
         reliability: of the whole split.
-        title: of the picture.
+        title: of the image.
     """
     figure = Figure(figsize=(5.6, 6.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

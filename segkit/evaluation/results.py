@@ -1,6 +1,6 @@
 """Result files and tables: the scores with all that they are a property of.
 
-`result_dict` gives plain JSON data: protocol, pictures, every class, the matrix, versions, command and date.
+`result_dict` gives plain JSON data: protocol, images, every class, the matrix, versions, command and date.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The arithmetic of scores: pixel areas of a count matrix to IoU and accuracy, by segkit's rule and by other toolkits'.
 
 Each function below `Areas` is one convention; `segkit.evaluation.conventions` names them and says their rules in words
-and where each comes from. All are functions of summed integers, never means over pictures or batches, and divide in
+and where each comes from. All are functions of summed integers, never means over images or batches, and divide in
 float64. A score that a toolkit does not have is NaN.
 """
 

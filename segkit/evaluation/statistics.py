@@ -1,10 +1,10 @@
-"""How sure a mIoU is: confidence intervals by resampling pictures.
+"""How sure a mIoU is: confidence intervals by resampling images.
 
-The picture is the unit: pixels of one picture are no independent observations. Everything is computed from three areas
-per picture and class, and each resampled data set is scored by segkit's own rule: areas summed over its pictures, mean
+The image is the unit: pixels of one image are no independent observations. Everything is computed from three areas
+per image and class, and each resampled data set is scored by segkit's own rule: areas summed over its images, mean
 over the classes that occur in its truth or prediction. (A rare class may be missing from a resampled set; it then does
-not count there.) The split itself is taken as drawn at random, picture by
-picture: frames of one video are alike, and make the interval too narrow. Another training run is not in it either.
+not count there.) The split itself is taken as drawn at random, image by
+image: frames of one video are alike, and make the interval too narrow. Another training run is not in it either.
 
 The intervals are those of the percentile bootstrap (Efron and Tibshirani 1993, chapter 13). Two models are compared in
 `comparison.py`.
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
-from segkit.evaluation.picture_areas import Int64Array, PictureAreas
+from segkit.evaluation.image_areas import ImageAreas, Int64Array
 from segkit.evaluation.results import number_or_null
 
 Float64Array = NDArray[np.float64]
@@ -50,23 +50,23 @@ class Bootstrap:
     level: float
     num_samples: int
     seed: int
-    num_pictures: int
+    num_images: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a result file."""
         return {
-            "rule": "percentile bootstrap over pictures",
+            "rule": "percentile bootstrap over images",
             "level": self.level,
             "samples": self.num_samples,
             "seed": self.seed,
-            "pictures": self.num_pictures,
+            "images": self.num_images,
             "mIoU": self.miou.to_dict(),
             "classes": [interval.to_dict() for interval in self.classes],
         }
 
 
-def bootstrap_miou(areas: PictureAreas, num_samples: int = 1000, seed: int = 0, level: float = 0.95) -> Bootstrap:
-    """Confidence intervals of the mIoU and of each class's IoU, by drawing N of the N pictures with replacement.
+def bootstrap_miou(areas: ImageAreas, num_samples: int = 1000, seed: int = 0, level: float = 0.95) -> Bootstrap:
+    """Confidence intervals of the mIoU and of each class's IoU, by drawing N of the N images with replacement.
 
     Args:
         areas: of the whole split.
@@ -75,7 +75,7 @@ def bootstrap_miou(areas: PictureAreas, num_samples: int = 1000, seed: int = 0, 
         level: that the interval is meant to cover, 0..1.
 
     Raises:
-        InputError: there are fewer than 2 pictures or 1 sample, or the level is not between 0 and 1.
+        InputError: there are fewer than 2 images or 1 sample, or the level is not between 0 and 1.
     """
     check_resampling(len(areas.names), num_samples, level)
     areas = areas.by_name()
@@ -91,7 +91,7 @@ def bootstrap_miou(areas: PictureAreas, num_samples: int = 1000, seed: int = 0, 
         level=level,
         num_samples=num_samples,
         seed=seed,
-        num_pictures=len(areas.names),
+        num_images=len(areas.names),
     )
 
 
@@ -112,24 +112,24 @@ def mean_iou(iou: Float64Array) -> Float64Array:
 
 
 def weighted_sums(weights: Float64Array, areas: Int64Array) -> Float64Array:
-    """Areas (s, 3, K) of s data sets in which picture n occurs `weights[s, n]` times.
+    """Areas (s, 3, K) of s data sets in which image n occurs `weights[s, n]` times.
 
     A product of float64 matrices: exact, because the sums of pixels are integers far below 2**53.
     """
     return (weights @ areas.reshape(len(areas), -1).astype(np.float64)).reshape(-1, *areas.shape[1:])
 
 
-def bootstrap_weights(num_pictures: int, num_samples: int, seed: int) -> Iterator[Float64Array]:
-    """How often each picture is drawn, (s, N) with rows that sum to N; in chunks of samples."""
+def bootstrap_weights(num_images: int, num_samples: int, seed: int) -> Iterator[Float64Array]:
+    """How often each image is drawn, (s, N) with rows that sum to N; in chunks of samples."""
     generator = np.random.default_rng(seed)
-    shares = np.full(num_pictures, 1 / num_pictures)
-    for size in chunks(num_samples, num_pictures):
-        yield generator.multinomial(num_pictures, shares, size).astype(np.float64)
+    shares = np.full(num_images, 1 / num_images)
+    for size in chunks(num_samples, num_images):
+        yield generator.multinomial(num_images, shares, size).astype(np.float64)
 
 
-def chunks(num_samples: int, num_pictures: int) -> Iterator[int]:
+def chunks(num_samples: int, num_images: int) -> Iterator[int]:
     """Sizes of the parts in which samples are drawn."""
-    step = max(1, _CHUNK // num_pictures)
+    step = max(1, _CHUNK // num_images)
     for start in range(0, num_samples, step):
         yield min(step, num_samples - start)
 
@@ -143,10 +143,10 @@ def interval(value: float, samples: Float64Array, level: float) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def check_resampling(num_pictures: int, num_samples: int, level: float) -> None:
+def check_resampling(num_images: int, num_samples: int, level: float) -> None:
     """Refuse what cannot be resampled, in one line."""
-    if num_pictures < 2:
-        raise InputError(f"bootstrap: {num_pictures} picture; an interval needs 2 or more to draw from")
+    if num_images < 2:
+        raise InputError(f"bootstrap: {num_images} image; an interval needs 2 or more to draw from")
     if num_samples < 1:
         raise InputError(f"bootstrap: {num_samples} samples; give 1 or more, 1000 are usual")
     if not 0 < level < 1:

@@ -1,1 +1,1 @@
-"""From a network and a picture to labels: test protocols, the engine, the Segmenter."""
+"""From a network and an image to labels: test protocols, the engine, the Segmenter."""

@@ -1,6 +1,6 @@
 """The engine's own formula of memory, and what a budget leaves for one forward of the network.
 
-Held during a call, in bytes, of B pictures of H x W with K classes:
+Held during a call, in bytes, of B images of H x W with K classes:
 
     parameters + 18 B H W + 24 B (largest view that is no plain copy) + results
     + logits of all views, 4 K / stride^2 for each of their pixels, those of the largest twice
@@ -24,7 +24,7 @@ from segkit.inference.protocols import Protocol
 from segkit.inference.windows import network_inputs
 from segkit.ops.upsample_argmax import argmax_bytes
 
-_PICTURE = 18  # bytes a pixel: its uint8 values twice, and float32
+_IMAGE = 18  # bytes a pixel: its uint8 values twice, and float32
 _RESIZED = 24  # bytes a pixel of a view: resized, and flipped
 _STRIPS = 8  # tensors of `strip_bytes` at once
 _SURELY = 10_000  # bytes a pixel: ten times what the networks of this package take
@@ -40,10 +40,10 @@ class Limits:
     """What one call of the engine may do.
 
     Attributes:
-        max_pixels: of several pictures or windows in one forward.
+        max_pixels: of several images or windows in one forward.
         strip_bytes: of the largest tensor of the fusion; None = the default.
-        most_pixels: of one picture in one forward; a larger one is seen in tiles. None = any.
-        argmax_fits: whether whole pictures may take the way of `upsample_argmax`.
+        most_pixels: of one image in one forward; a larger one is seen in tiles. None = any.
+        argmax_fits: whether whole images may take the way of `upsample_argmax`.
         memory: the budget, bytes; None = none.
     """
 
@@ -55,7 +55,7 @@ class Limits:
 
 
 def default_pixels(device: torch.device) -> int:
-    """Pixels of one forward: one Cityscapes picture, or nine windows of 480, fill a GPU; a CPU gains nothing by two."""
+    """Pixels of one forward: one Cityscapes image, or nine windows of 480, fill a GPU; a CPU gains nothing by two."""
     return 2**19 if device.type == "cpu" else 2**21
 
 
@@ -76,12 +76,12 @@ def limited(
     """What a call may do so that it keeps its budget.
 
     A network that cannot be measured has no limits but the asked ones; the log says so. One that keeps transformed
-    filters (`segkit.ops.winograd`) gives them up where a picture does not fit beside them.
+    filters (`segkit.ops.winograd`) gives them up where an image does not fit beside them.
 
     Args:
         asked: without a budget it is returned as it is.
         network: see `footprint`.
-        batch: (B, C, H, W) of the pictures.
+        batch: (B, C, H, W) of the images.
         protocol: resolved.
         size: of the results.
         strip_bytes: of the fusion, where nothing else is asked.
@@ -102,15 +102,15 @@ def limited(
     room = asked.memory - held
     most_pixels = int(room / measured.per_pixel)
     sizes = [shape[0] * shape[1] for _, shape in inputs]
-    too_large = f"a picture of {batch[2]} x {batch[3]} does not fit into {format_bytes(asked.memory)}"
+    too_large = f"an image of {batch[2]} x {batch[3]} does not fit into {format_bytes(asked.memory)}"
     if most_pixels < max(sizes) and gave_up_filters(network, too_large):
         return limited(asked, network, batch, protocol, size, strip_bytes, all_classes)
     least = min(sizes)
     if most_pixels < (least if protocol.window else 1):
         need = held + measured.per_pixel * (least if protocol.window else LEAST_PIXELS)
         raise InputError(
-            f"memory: a picture of {batch[2]} x {batch[3]} with the protocol {protocol.name!r} takes at least "
-            f"{format_bytes(need)}, and {format_bytes(asked.memory)} are allowed: allow more, or give a smaller picture"
+            f"memory: an image of {batch[2]} x {batch[3]} with the protocol {protocol.name!r} takes at least "
+            f"{format_bytes(need)}, and {format_bytes(asked.memory)} are allowed: allow more, or give a smaller image"
         )
     return Limits(
         max_pixels=min(asked.max_pixels, most_pixels),
@@ -134,13 +134,13 @@ def held_bytes(
     measured: Footprint, batch: torch.Size, protocol: Protocol, size: tuple[int, int], all_classes: bool = False
 ) -> int:
     """Bytes that are there during the whole call; the arguments are those of `limited`."""
-    picture = (batch[2], batch[3])
-    views = [protocol.scaled_size(scale, picture) for scale in protocol.scales]
-    resized = max((h * w for h, w in views if protocol.flip or (h, w) != picture), default=0)
-    logits = [count * shape[0] * shape[1] for count, shape in network_inputs(protocol, picture)]
+    image = (batch[2], batch[3])
+    views = [protocol.scaled_size(scale, image) for scale in protocol.scales]
+    resized = max((h * w for h, w in views if protocol.flip or (h, w) != image), default=0)
+    logits = [count * shape[0] * shape[1] for count, shape in network_inputs(protocol, image)]
     result = 4 * measured.num_classes if all_classes else _RESULT
     one = (
-        _PICTURE * picture[0] * picture[1]
+        _IMAGE * image[0] * image[1]
         + _RESIZED * resized
         + result * size[0] * size[1]
         + measured.logits_per_pixel * (sum(logits) + max(logits))

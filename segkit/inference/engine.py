@@ -1,4 +1,4 @@
-"""The engine: a network and a normalised picture in, labels or scores out, by any protocol.
+"""The engine: a network and a normalised image in, labels or scores out, by any protocol.
 
 Windows and flips of one scale share forwards; their logits are kept at the network's stride, never at full size.
 """
@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.inference.budget import Limits, default_pixels, default_strip, limited
 from segkit.inference.fusion import StripFusion, View, best_of
 from segkit.inference.protocols import Protocol
-from segkit.inference.resample import PictureResizer
+from segkit.inference.resample import ImageResizer
 from segkit.inference.tiles import plan_tiles, tell, tiled_logits
 from segkit.inference.windows import Window, cut, network_inputs, window_grid
 from segkit.models.norms import eval_mode
@@ -31,7 +31,7 @@ def predict(
     strip_bytes: int | None = None,
     memory: int | None = None,
 ) -> Tensor:
-    """Label each pixel of a batch of pictures of one size.
+    """Label each pixel of a batch of images of one size.
 
     Memory: the network's parameters; at its largest forward, `footprint(network).per_pixel` bytes for each pixel of
     the input (684 for a ResNeSt-50 DeepLabV3: 8 GB for 12 megapixels); the logits of all views at the network's
@@ -53,7 +53,7 @@ def predict(
         max_pixels: of one forward; a single window may exceed it. None = two windows of 480 on the CPU, which gains
             nothing from more, nine elsewhere. Changes speed and memory, not results.
         strip_bytes: of the largest float tensor made here; None = 16 MiB on the CPU (its caches), 256 MiB elsewhere.
-        memory: bytes that the call may take, its arguments included; None = any. Where the picture fits, it changes
+        memory: bytes that the call may take, its arguments included; None = any. Where the image fits, it changes
             nothing.
 
     Returns:
@@ -132,7 +132,7 @@ def scores(
     Arguments and errors are those of `predict`; this result has all classes at full size.
 
     Returns:
-        float32 (B, K, H, W). For exp_sum they are defined up to one factor per picture (see `StripFusion`).
+        float32 (B, K, H, W). For exp_sum they are defined up to one factor per image (see `StripFusion`).
     """
     size = _checked_size(image, normalization, size)
     protocol = resolve(protocol, network)
@@ -148,7 +148,7 @@ def scores(
 
 
 def forwards(protocol: Protocol, size: tuple[int, int]) -> int:
-    """How many pictures the network sees for one picture of `size` (height, width): windows x flips, all scales."""
+    """How many images the network sees for one image of `size` (height, width): windows x flips, all scales."""
     return sum(count for count, _ in network_inputs(protocol, size))
 
 
@@ -170,7 +170,7 @@ def _network_views(
     views = []
     black = by_channel(normalization.black, image.device).to(image.dtype)
     flips = (False, True) if protocol.flip else (False,)
-    resize = PictureResizer(image, protocol.resample, bool(protocol.align_corners), normalization)
+    resize = ImageResizer(image, protocol.resample, bool(protocol.align_corners), normalization)
     with eval_mode(network):
         for scale in protocol.scales:
             size = protocol.scaled_size(scale, (image.shape[2], image.shape[3]))
@@ -212,7 +212,7 @@ def _forward(
 
 
 def _forward_in_tiles(network: nn.Module, image: Tensor, flips: tuple[bool, ...], limits: Limits) -> list[Tensor]:
-    """Logits (B, K, h, w) of the whole of each picture, flipped and turned back or not, seen tile by tile."""
+    """Logits (B, K, h, w) of the whole of each image, flipped and turned back or not, seen tile by tile."""
     size = (image.shape[2], image.shape[3])
     tiles = plan_tiles(network, size, limits.most_pixels or 0, image.shape[1])
     tell(tiles, size, limits.memory or 0)
@@ -231,7 +231,7 @@ def _fusion(views: list[View], size: tuple[int, int], protocol: Protocol, strip_
 def _is_plain(views: list[View], size: tuple[int, int], protocol: Protocol) -> bool:
     """One window, no resize after it: exp and softmax keep the order of the classes, so logits are enough."""
     one = len(views) == 1 and len(views[0].logits) == 1
-    return one and (protocol.upsample_to == "output" or views[0].grid.picture == size)
+    return one and (protocol.upsample_to == "output" or views[0].grid.image == size)
 
 
 def _plain(views: list[View], size: tuple[int, int], protocol: Protocol) -> tuple[Tensor, tuple[int, int], bool]:

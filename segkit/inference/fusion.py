@@ -2,7 +2,7 @@
 
 The logits stay at the network's stride. For each strip only the rows that it needs are upsampled, averaged over
 windows, resized to the output size and added up over views, so that memory depends on the strip and not on the
-picture. Letters: B batch, K classes, H W output size, h w logits, m rows of a view behind n rows of the output.
+image. Letters: B batch, K classes, H W output size, h w logits, m rows of a view behind n rows of the output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXP_LIMIT = 80.0  # exp(80) = 5.5e34: float32 (3.4e38) still holds the sum of 60
 
 @dataclass(frozen=True)
 class View:
-    """What the network said of the picture at one scale.
+    """What the network said of the image at one scale.
 
     Attributes:
         grid: the windows it saw.
@@ -37,8 +37,8 @@ class View:
 class StripFusion:
     """Scores by strips of rows, as `Protocol` defines them.
 
-    All arithmetic is float32. exp_sum stays finite: if the largest logit of a picture exceeds `EXP_LIMIT`, all its
-    logits are lowered by the excess, which multiplies all scores of that picture by one constant, and the batch is
+    All arithmetic is float32. exp_sum stays finite: if the largest logit of an image exceeds `EXP_LIMIT`, all its
+    logits are lowered by the excess, which multiplies all scores of that image by one constant, and the batch is
     fused in float64, in which pixels with logits 800 lower still have an order. Below the limit nothing is changed
     and the scores are the authors'.
 
@@ -79,7 +79,7 @@ class StripFusion:
         """How many output rows fit: n of them are made of at most n * scale + 3 rows, or 5 with the cells' border."""
         floats = strip_bytes // (self._dtype.itemsize * self.batch * self.num_classes)
         fitting = [
-            (floats / max(view.widest, self.size[1]) - 5) / max(1.0, view.picture[0] / self.size[0])
+            (floats / max(view.widest, self.size[1]) - 5) / max(1.0, view.image[0] / self.size[0])
             for view in self._views
         ]
         return min(max(1, int(min(fitting))), self.size[0])
@@ -93,12 +93,12 @@ class _ViewRows:
     ) -> None:
         self.grid, self.logits, self.shift, self.dtype = view.grid, view.logits, shift, dtype
         once = protocol.upsample_to == "output"  # then the view has the output's size, and its second resize is none
-        seen, self.picture = (size, size) if once else (view.grid.shape, view.grid.picture)
+        seen, self.image = (size, size) if once else (view.grid.shape, view.grid.image)
         device, align = view.logits[0].device, bool(protocol.align_corners)
-        self.widest = max(seen[1], self.picture[1])
+        self.widest = max(seen[1], self.image[1])
         cells = (view.logits[0].shape[-2], view.logits[0].shape[-1])
         self._to_window = RowUpsampler(cells, seen, align, device)
-        self._to_output = RowUpsampler(self.picture, size, align, device)
+        self._to_output = RowUpsampler(self.image, size, align, device)
         self._down, self._across = view.grid.counts(device)
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -107,10 +107,10 @@ class _ViewRows:
         return self._to_output(self._averaged(first, last), start, stop)
 
     def _averaged(self, start: int, stop: int) -> Tensor:
-        """Rows of the scaled picture: the mean over its windows, (B, K, m, W of the view)."""
+        """Rows of the scaled image: the mean over its windows, (B, K, m, W of the view)."""
         if len(self.logits) == 1:
-            return self._window_rows(self.logits[0], start, stop)[..., : self.picture[1]]
-        shape = (*self.logits[0].shape[:2], stop - start, self.grid.picture[1])
+            return self._window_rows(self.logits[0], start, stop)[..., : self.image[1]]
+        shape = (*self.logits[0].shape[:2], stop - start, self.grid.image[1])
         total = self.logits[0].new_zeros(shape, dtype=self.dtype)
         for window, logits in zip(self.grid.windows, self.logits, strict=True):
             first, last = max(start, window.top), min(stop, window.top + window.height)
@@ -148,6 +148,6 @@ def best_of(scores: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor]:
 
 
 def _exp_shift(views: Sequence[View]) -> Tensor:
-    """What to take off each picture's logits, float32 (B, 1, 1, 1): bilinear values never exceed the largest logit."""
+    """What to take off each image's logits, float32 (B, 1, 1, 1): bilinear values never exceed the largest logit."""
     largest = torch.stack([logits.float().amax(dim=(1, 2, 3)) for view in views for logits in view.logits])
     return (largest.amax(dim=0) - EXP_LIMIT).clamp_(min=0).view(-1, 1, 1, 1)

@@ -1,7 +1,7 @@
-"""Test protocols: what is done with a picture at test time, as data, and the named ones.
+"""Test protocols: what is done with an image at test time, as data, and the named ones.
 
 A score is a property of (weights, split, protocol). The toolkits of the field differ in how large their views are, in
-how the picture is resized, and in how views become one score; here each of these is a field, so that each one's
+how the image is resized, and in how views become one score; here each of these is a field, so that each one's
 number can be reproduced by naming it. `NAMED` is the table, with the source of each row.
 """
 
@@ -20,18 +20,18 @@ from segkit.inference.resample import Resample
 from segkit.plain_data import read_yaml
 
 Fusion = Literal["exp_sum", "softmax_mean", "logit_mean"]
-ResizeTo = Literal["picture", "long_side", "short_side", "mmcv_picture", "mmcv_limits", "csail"]
+ResizeTo = Literal["image", "long_side", "short_side", "mmcv_image", "mmcv_limits", "csail"]
 WindowRule = Literal["truncate", "shift_back"]
 UpsampleTo = Literal["view", "output"]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What happens to one picture, exactly. A view is the picture at one scale, flipped or not.
+    """What happens to one image, exactly. A view is the image at one scale, flipped or not.
 
     For each view:
 
-    1. The picture is resized to the view's size, by the rule `resize_to` (`segkit.inference.sizes` says how each
+    1. The image is resized to the view's size, by the rule `resize_to` (`segkit.inference.sizes` says how each
        rounds) and the library `resample`. Nothing is done where the size is the same.
     2. The network sees all of it, or square windows of side `window`, every `stride` pixels,
        ceil((size - window) / stride) + 1 of them along each side. Rule `"truncate"` (the authors'): the last window
@@ -52,17 +52,17 @@ class Protocol:
         scales: factors on what `resize_to` names.
         flip: also look at each view mirrored left to right.
         fusion: how views become one score.
-        resize_to: what the scales multiply. `"picture"` and `"mmcv_picture"`: its sides. `"long_side"`,
+        resize_to: what the scales multiply. `"image"` and `"mmcv_image"`: its sides. `"long_side"`,
             `"short_side"` and `"csail"` (its short side, in multiples of 8): `base_size`. `"mmcv_limits"`: both
-            `long_limit` and `base_size`, between which the picture is fitted.
-        base_size: pixels of that side at scale 1; not for picture and mmcv_picture.
-        window: side in pixels of the square the network sees; None = the whole picture.
+            `long_limit` and `base_size`, between which the image is fitted.
+        base_size: pixels of that side at scale 1; not for image and mmcv_image.
+        window: side in pixels of the square the network sees; None = the whole image.
         stride: pixels from one window to the next; None = int(window * 2 / 3).
         window_rule: what happens at the right and bottom border.
         align_corners: of every resize but OpenCV's and Pillow's; None = as the network was trained (its attribute
             `align_corners`).
         long_limit: largest long side in pixels, for mmcv_limits (times the scale) and csail (as it is) only.
-        resample: how the picture is resized; see `segkit.inference.resample`.
+        resample: how the image is resized; see `segkit.inference.resample`.
         upsample_to: to which size the network's logits are upsampled first.
 
     Raises:
@@ -73,7 +73,7 @@ class Protocol:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     fusion: Fusion = "softmax_mean"
-    resize_to: ResizeTo = "picture"
+    resize_to: ResizeTo = "image"
     base_size: int | None = None
     window: int | None = None
     stride: int | None = None
@@ -94,11 +94,11 @@ class Protocol:
         self._check_windows()
 
     def scaled_size(self, scale: float, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of a picture of `size` (height, width) at one scale, each at least 1 pixel."""
-        if self.resize_to == "picture":
+        """Height and width of an image of `size` (height, width) at one scale, each at least 1 pixel."""
+        if self.resize_to == "image":
             return sizes.both_sides(size, scale)
-        if self.resize_to == "mmcv_picture":
-            return sizes.mmcv_picture(size, scale)
+        if self.resize_to == "mmcv_image":
+            return sizes.mmcv_image(size, scale)
         base, limit = self.base_size or 0, self.long_limit or 0  # checked: present wherever they are used
         if self.resize_to == "mmcv_limits":
             return sizes.mmcv_limits(size, (limit, base), scale)
@@ -133,11 +133,9 @@ class Protocol:
 
     def _check_base(self) -> None:
         rule, base, limit = self.resize_to, self.base_size, self.long_limit
-        if rule in ("picture", "mmcv_picture"):
+        if rule in ("image", "mmcv_image"):
             if base is not None:
-                self._fail(
-                    f"base_size does not go with resize_to {rule}, whose scales multiply the picture's own sides"
-                )
+                self._fail(f"base_size does not go with resize_to {rule}, whose scales multiply the image's own sides")
         elif base is None or base < 1:
             self._fail(f"base_size is {base}; {rule} needs that side in pixels, 1 or more")
         if rule in ("mmcv_limits", "csail"):
@@ -152,11 +150,11 @@ class Protocol:
                 self._fail(f"stride is {self.stride} without a window; set window or leave stride out")
             return
         if self.window < 2:
-            self._fail(f"window is {self.window}; give a side of 2 pixels or more, or None for the whole picture")
+            self._fail(f"window is {self.window}; give a side of 2 pixels or more, or None for the whole image")
         if self.stride is not None and not 1 <= self.stride <= self.window:
             self._fail(f"stride is {self.stride}; windows of {self.window} pixels need 1 to {self.window}")
         if self.upsample_to == "output":
-            self._fail("upsample_to output goes with whole pictures only; leave window out, or upsample_to")
+            self._fail("upsample_to output goes with whole images only; leave window out, or upsample_to")
 
     def _fail(self, message: str) -> None:
         raise InputError(f"protocol {self.name!r}: {message}")
@@ -198,8 +196,8 @@ NAMED: dict[str, Protocol] = {
         replace(_ENCODING, name="encoding-ms-cityscapes", scales=_SEVEN, base_size=2048, window=768),
         _MMSEG,
         replace(_MMSEG, name="mmseg-ss-cityscapes", base_size=1024),
-        # 1.x `--tta` (segmentors/seg_tta.py): there the ratios multiply the picture itself.
-        Protocol("mmseg-ms", _SIX, flip=True, resize_to="mmcv_picture", resample="opencv"),
+        # 1.x `--tta` (segmentors/seg_tta.py): there the ratios multiply the image itself.
+        Protocol("mmseg-ms", _SIX, flip=True, resize_to="mmcv_image", resample="opencv"),
         _MMSEG_0X,
         replace(_MMSEG_0X, name="mmseg-0x-ms-cityscapes", base_size=1024),
         # The Cityscapes configs of crop 769: `encoder_decoder.py slide_inference`.

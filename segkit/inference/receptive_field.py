@@ -26,12 +26,12 @@ class ReceptiveField:
 
     Attributes:
         stride: pixels from one cell of the logits to the next.
-        step: the coarsest stride inside the network: a part of the picture that begins at a multiple of it has the
-            same cells as the picture.
+        step: the coarsest stride inside the network: a part of the image that begins at a multiple of it has the
+            same cells as the image.
         before: pixels towards the top and the left, the more of both.
         after: pixels towards the bottom and the right, the more of both.
         sees_all: some operation looks at the whole input (a global average, attention between places, an upsampling
-            to a size), which is left out of `before` and `after`: a part of the picture alone gives other logits.
+            to a size), which is left out of `before` and `after`: a part of the image alone gives other logits.
     """
 
     stride: int
@@ -48,7 +48,7 @@ def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
     """Follow a network's operations; once for each, later calls look it up.
 
     Global pools (split attention, squeeze and excitation, the pooled branch of ASPP) see everything. They are left
-    out, and `sees_all` says so: tiles of such a network are near what it says of the whole picture, not equal to it.
+    out, and `sees_all` says so: tiles of such a network are near what it says of the whole image, not equal to it.
 
     Args:
         network: maps float (1, channels, h, w) to {"out": (1, K, ., .)}; must run on meta tensors.
@@ -63,7 +63,7 @@ def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
         field = follow.of(out) if follow.knows(out) else None
         if field is None or field.down.stride != field.across.stride or field.down.stride % 1:
             raise InputError(
-                f"memory: {type(network).__name__} cannot see a picture in tiles, because its logits have no one whole "
+                f"memory: {type(network).__name__} cannot see an image in tiles, because its logits have no one whole "
                 "stride; give it more memory, or use a protocol with windows"
             )
         _fields[network] = ReceptiveField(

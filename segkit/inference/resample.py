@@ -1,8 +1,8 @@
-"""The picture at the sizes of a protocol's views, resized with the library that the toolkit uses.
+"""The image at the sizes of a protocol's views, resized with the library that the toolkit uses.
 
-mmsegmentation resizes the 8-bit picture with OpenCV and CSAIL with Pillow (which blurs before it shrinks), both before
+mmsegmentation resizes the 8-bit image with OpenCV and CSAIL with Pillow (which blurs before it shrinks), both before
 normalisation, so that every value is rounded to a whole grey level; PyTorch-Encoding and PaddleSeg resize the
-normalised tensor. The engine is given a normalised picture: for the former two its 8-bit values are won back.
+normalised tensor. The engine is given a normalised image: for the former two its 8-bit values are won back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segkit.ops.upsample import upsample
 Resample = Literal["tensor", "opencv", "pillow"]
 
 
-class PictureResizer:
+class ImageResizer:
     """Resizes one normalised batch to any size.
 
     Args:
@@ -46,33 +46,33 @@ class PictureResizer:
             return upsample(self.image, size, self.align_corners)  # (B, 3, H, W) -> (B, 3, height, width)
         if self._bytes is None:
             self._bytes = denormalize(self.image, self.normalization).permute(0, 2, 3, 1).cpu().numpy()
-        resized = np.stack([_resized(picture, size, self.resample) for picture in self._bytes])  # (B, h, w, 3)
+        resized = np.stack([_resized(pixels, size, self.resample) for pixels in self._bytes])  # (B, h, w, 3)
         batch = torch.from_numpy(resized).to(self.image.device).permute(0, 3, 1, 2)  # (B, 3, h, w)
         return normalize(batch, self.normalization, self.image.dtype)
 
 
 def denormalize(image: Tensor, normalization: Normalization) -> Tensor:
-    """The 8-bit picture behind a normalised one: round((x * std + mean) * 255), uint8 (B, 3, H, W).
+    """The 8-bit image behind a normalised one: round((x * std + mean) * 255), uint8 (B, 3, H, W).
 
     Exactly what `segkit.ops.normalize` was given, in float32, float16 and bfloat16 with ImageNet's statistics.
-    Pictures that were never 8-bit are rounded to whole grey levels, and cut off at 0 and 255.
+    Images that were never 8-bit are rounded to whole grey levels, and cut off at 0 and 255.
     """
     mean, std = (by_channel(values, image.device) for values in (normalization.mean, normalization.std))
     return image.float().mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _resized(picture: NDArray[np.uint8], size: tuple[int, int], resample: Resample) -> NDArray[np.uint8]:
-    """One picture (H, W, 3) at `size`."""
+def _resized(image: NDArray[np.uint8], size: tuple[int, int], resample: Resample) -> NDArray[np.uint8]:
+    """One image (H, W, 3) at `size`."""
     height, width = size
     if resample == "opencv":
-        resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized, np.uint8).reshape(height, width, -1)  # OpenCV drops a single channel's axis
     channels = [
-        Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR) for channel in _planes(picture)
+        Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR) for channel in _planes(image)
     ]
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
-def _planes(picture: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+def _planes(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     """Pillow has no images of any number of channels; its filter treats each channel alone anyway."""
-    return [np.ascontiguousarray(picture[..., index]) for index in range(picture.shape[-1])]
+    return [np.ascontiguousarray(image[..., index]) for index in range(image.shape[-1])]

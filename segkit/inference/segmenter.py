@@ -1,4 +1,4 @@
-"""Segmenter: a trained network with all that it needs to turn a picture into labels; `load` makes one.
+"""Segmenter: a trained network with all that it needs to turn an image into labels; `load` makes one.
 
 Normalisation, class names and colours come from the checkpoint, never from the user.
 """
@@ -25,11 +25,11 @@ from segkit.models.inference_form import InferenceForm, Precision, convolution_d
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 
-Picture = np.ndarray | Image.Image | str | Path
+ImageLike = np.ndarray | Image.Image | str | Path
 
 
 class Segmenter:
-    """Labels any picture at exactly its own size.
+    """Labels any image at exactly its own size.
 
     Args:
         network: maps normalised float `(B, 3, H, W)` to `{"out": logits}`; moved to the device, set to eval mode.
@@ -38,8 +38,8 @@ class Segmenter:
         protocol: scales, flip and windows; see `segkit.inference.protocols`.
         device: where the network runs.
         card: what else the file says of the weights: "protocol", "scores", "source", "versions".
-        memory: bytes that one picture may take; a larger one is seen in tiles (see `segkit.inference.tiles`). None =
-            seven tenths of what is free when the picture comes.
+        memory: bytes that one image may take; a larger one is seen in tiles (see `segkit.inference.tiles`). None =
+            seven tenths of what is free when the image comes.
 
     Attributes:
         label_space: its class names, palette and label table.
@@ -116,11 +116,11 @@ class Segmenter:
         """K RGB colours, by train id."""
         return self.label_space.palette
 
-    def predict(self, picture: Picture) -> np.ndarray:
-        """Label each pixel of a picture.
+    def predict(self, image: ImageLike) -> np.ndarray:
+        """Label each pixel of an image.
 
         Args:
-            picture: a path (EXIF orientation is applied), a Pillow image (likewise), or an array: `(H, W)` grey,
+            image: a path (EXIF orientation is applied), a Pillow image (likewise), or an array: `(H, W)` grey,
                 `(H, W, 3)` RGB or `(H, W, 4)` with alpha, which is dropped; uint8, or uint16, of which the high byte
                 is taken.
 
@@ -128,12 +128,12 @@ class Segmenter:
             uint8 `(H, W)` train ids.
 
         Raises:
-            InputError: the picture cannot be read, is of another kind, or does not fit into the device's memory.
+            InputError: the image cannot be read, is of another kind, or does not fit into the device's memory.
         """
-        labels = self.predict_batch([picture])
+        labels = self.predict_batch([image])
         return np.asarray(labels[0].cpu().numpy())  # (1, H, W) -> (H, W)
 
-    def predict_batch(self, images: Sequence[Picture]) -> torch.Tensor:
+    def predict_batch(self, images: Sequence[ImageLike]) -> torch.Tensor:
         """Label images of one size in one go.
 
         Args:
@@ -171,7 +171,7 @@ class Segmenter:
                 )
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"a picture of {rgb.shape[1]} x {rgb.shape[2]} pixels does not fit into the memory of {self.device} "
+                f"an image of {rgb.shape[1]} x {rgb.shape[2]} pixels does not fit into the memory of {self.device} "
                 f"with the protocol {self.protocol.name!r}: give less memory, so that it is seen in tiles, or take the "
                 "protocol 'window', or the device 'cpu'"
             ) from error
@@ -192,7 +192,7 @@ def load(
             toolkit's checkpoint (`segkit weights inspect FILE` says what it is taken for).
         device: "cpu", "cuda", "cuda:1", ...; None takes the GPU where there is one.
         protocol: the name of a protocol, or one of your own.
-        memory: bytes that one picture may take; None = seven tenths of what is free when the picture comes.
+        memory: bytes that one image may take; None = seven tenths of what is free when the image comes.
         precision: "auto", "bfloat16", "float32", or "exact": the network as it was trained, no bit of it changed; see
             `Segmenter.optimize`.
         compiled: see `Segmenter.optimize`.
@@ -222,27 +222,27 @@ def load(
     return segmenter.optimize(precision, compiled)
 
 
-def as_rgb(picture: Picture) -> np.ndarray:
-    """Bring any picture that `Segmenter.predict` accepts to contiguous, writable uint8 `(H, W, 3)` RGB.
+def as_rgb(image: ImageLike) -> np.ndarray:
+    """Bring any image that `Segmenter.predict` accepts to contiguous, writable uint8 `(H, W, 3)` RGB.
 
     Raises:
         InputError: see `Segmenter.predict`.
     """
-    if isinstance(picture, str | Path) and "\0" not in str(picture):
-        array = read_image(Path(picture), apply_exif=True)
-    elif isinstance(picture, Image.Image):
-        array = _rgb_from_pillow(picture)
-    elif isinstance(picture, np.ndarray):
-        array = _rgb_from_array(picture)
+    if isinstance(image, str | Path) and "\0" not in str(image):
+        array = read_image(Path(image), apply_exif=True)
+    elif isinstance(image, Image.Image):
+        array = _rgb_from_pillow(image)
+    elif isinstance(image, np.ndarray):
+        array = _rgb_from_array(image)
     else:
-        kind = "path with a null byte" if isinstance(picture, str | Path) else type(picture).__name__
-        raise InputError(f"a picture cannot be a {kind}: give a path, a Pillow image or a uint8 array (H, W, 3)")
+        kind = "path with a null byte" if isinstance(image, str | Path) else type(image).__name__
+        raise InputError(f"an image cannot be a {kind}: give a path, a Pillow image or a uint8 array (H, W, 3)")
     return np.require(array, np.uint8, ["C", "W"])
 
 
-def _rgb_from_pillow(picture: Image.Image) -> np.ndarray:
+def _rgb_from_pillow(image: Image.Image) -> np.ndarray:
     try:
-        upright = ImageOps.exif_transpose(picture)
+        upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):
             return _rgb_from_array(np.asarray(upright).astype(np.uint16))  # the file may be big-endian
         if upright.mode in ("I", "F"):
@@ -257,14 +257,14 @@ def _rgb_from_pillow(picture: Image.Image) -> np.ndarray:
 def _rgb_from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise InputError(
-            f"a picture cannot be of {array.dtype}, whose range is unknown: give uint8 in 0..255, "
-            "for instance (picture * 255).round().astype(np.uint8) if it is in 0..1"
+            f"an image cannot be of {array.dtype}, whose range is unknown: give uint8 in 0..255, "
+            "for instance (image * 255).round().astype(np.uint8) if it is in 0..1"
         )
     if array.ndim == 2:
         array = array[..., None]  # (H, W) -> (H, W, 1)
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
         raise InputError(
-            f"a picture cannot have the shape {array.shape}: give (H, W) grey, (H, W, 3) RGB or (H, W, 4) with alpha, "
+            f"an image cannot have the shape {array.shape}: give (H, W) grey, (H, W, 3) RGB or (H, W, 4) with alpha, "
             "the channels last"
         )
     if array.dtype != np.uint8:

@@ -1,4 +1,4 @@
-"""How large a view of a picture is: the size rules of the toolkits, pure integers in and out.
+"""How large a view of an image is: the size rules of the toolkits, pure integers in and out.
 
 Each rounds in its own way, and a pixel more or less moves every sample of the resize that follows. Sources:
 PyTorch-Encoding (encoding/models/sseg/base.py), mmcv 2.1.0 (image/geometric.py `rescale_size`, transforms/processing.py
@@ -30,8 +30,8 @@ def short_side(size: Size, base_size: int, scale: float) -> Size:
     return _one_side(size, base_size, scale, height_is_side=size[0] <= size[1])
 
 
-def mmcv_picture(size: Size, scale: float) -> Size:
-    """mmcv's `Resize(scale_factor=scale, keep_ratio=True)`: each side is rounded, then the picture is fitted inside.
+def mmcv_image(size: Size, scale: float) -> Size:
+    """mmcv's `Resize(scale_factor=scale, keep_ratio=True)`: each side is rounded, then the image is fitted inside.
 
     The two roundings are why a side can be one pixel less than with `both_sides`.
     """

@@ -1,4 +1,4 @@
-"""Labels of many pictures: reading, moving and writing overlap the network, and pictures of one size share a forward.
+"""Labels of many images: reading, moving and writing overlap the network, and images of one size share a forward.
 
 On CUDA the labels of a batch are fetched when the next one has been handed to the GPU. Only protocols that fuse by
 `exp_sum` wait for it in between: they ask for the largest logit.
@@ -18,12 +18,12 @@ from segkit.errors import InputError
 from segkit.inference.segmenter import Segmenter, as_rgb
 
 READERS = 2  # threads; decoding and resizing release Python's lock
-AHEAD = 8  # pictures read before they are wanted
-BATCH_PIXELS = 2**21  # of equal-sized pictures in one forward of a GPU; a CPU gains nothing from more than one
+AHEAD = 8  # images read before they are wanted
+BATCH_PIXELS = 2**21  # of equal-sized images in one forward of a GPU; a CPU gains nothing from more than one
 
 
 class Labelled(NamedTuple):
-    """One picture and what was found in it."""
+    """One image and what was found in it."""
 
     path: Path
     image: np.ndarray  # uint8 (H, W, 3)
@@ -33,16 +33,16 @@ class Labelled(NamedTuple):
 def predict_files(
     segmenter: Segmenter, paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int = AHEAD
 ) -> Iterator[Labelled]:
-    """Label pictures in the order of their paths.
+    """Label images in the order of their paths.
 
     Args:
         segmenter: the network.
-        paths: of pictures; read as `Segmenter.predict` reads them.
-        failed: is told of each picture that cannot be read or does not fit into memory; the others go on.
-        ahead: how many pictures are read before they are wanted.
+        paths: of images; read as `Segmenter.predict` reads them.
+        failed: is told of each image that cannot be read or does not fit into memory; the others go on.
+        ahead: how many images are read before they are wanted.
 
     Yields:
-        Each picture that worked.
+        Each image that worked.
     """
     waiting: deque[_Batch] = deque()
     for group in _groups(_read_ahead(paths, failed, ahead), _at_once(segmenter.device)):
@@ -56,7 +56,7 @@ def predict_files(
 
 
 class _Batch:
-    """Pictures of one size whose labels are on their way to host memory."""
+    """Images of one size whose labels are on their way to host memory."""
 
     def __init__(self, group: Sequence[tuple[Path, np.ndarray]], labels: Tensor) -> None:
         self._group, self._event = group, None
@@ -77,7 +77,7 @@ class _Batch:
 def _start(
     segmenter: Segmenter, group: Sequence[tuple[Path, np.ndarray]], failed: Callable[[Path, Exception], None]
 ) -> _Batch | None:
-    """Label pictures of one size; one by one where they do not fit into memory together."""
+    """Label images of one size; one by one where they do not fit into memory together."""
     try:
         return _Batch(group, segmenter.predict_batch([image for _, image in group]))
     except InputError as error:
@@ -96,7 +96,7 @@ def _start(
 def _read_ahead(
     paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """Pictures in order, read by threads; those that cannot be read are told and left out."""
+    """Images in order, read by threads; those that cannot be read are told and left out."""
     with ThreadPoolExecutor(READERS) as pool:
         reading: deque[tuple[Path, Future[np.ndarray]]] = deque()
 
@@ -119,11 +119,11 @@ def _read_ahead(
 
 
 def _groups(
-    pictures: Iterator[tuple[Path, np.ndarray]], at_once: Callable[[tuple[int, ...]], int]
+    images: Iterator[tuple[Path, np.ndarray]], at_once: Callable[[tuple[int, ...]], int]
 ) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Runs of neighbouring pictures of one size, as many as fit into one forward."""
+    """Runs of neighbouring images of one size, as many as fit into one forward."""
     group: list[tuple[Path, np.ndarray]] = []
-    for path, image in pictures:
+    for path, image in images:
         if group and (image.shape != group[0][1].shape or len(group) >= at_once(image.shape)):
             yield group
             group = []

@@ -1,8 +1,8 @@
-"""A picture that does not fit into memory, seen in overlapping tiles whose logits are put together.
+"""An image that does not fit into memory, seen in overlapping tiles whose logits are put together.
 
-A tile begins at a multiple of the network's coarsest stride, so that its cells are cells of the picture, and reaches
-over its own cells by the receptive field, so that they see what they see in the picture. Its own cells are put into
-the logits of the whole picture: what follows (upsampling, fusion) does not know of tiles.
+A tile begins at a multiple of the network's coarsest stride, so that its cells are cells of the image, and reaches
+over its own cells by the receptive field, so that they see what they see in the image. Its own cells are put into
+the logits of the whole image: what follows (upsampling, fusion) does not know of tiles.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Tiles:
-    """All tiles of one picture: every row of `rows` with every one of `columns`.
+    """All tiles of one image: every row of `rows` with every one of `columns`.
 
     Attributes:
         rows: from top to bottom.
         columns: from left to right.
-        overlap: pixels by which a tile reaches over its own cells, inside the picture.
+        overlap: pixels by which a tile reaches over its own cells, inside the image.
         field: the network's.
     """
 
@@ -58,7 +58,7 @@ class Tiles:
 
     @property
     def exact(self) -> bool:
-        """Whether the logits are those of the whole picture but for rounding."""
+        """Whether the logits are those of the whole image but for rounding."""
         return not self.field.sees_all and self.overlap >= max(self.field.before, self.field.after)
 
     def __iter__(self) -> Iterator[tuple[Part, Part]]:
@@ -75,13 +75,13 @@ def plan_tiles(
 
     Args:
         network: maps float (1, channels, H, W) to {"out": (1, K, h, w)}; must run on meta tensors.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         most_pixels: of one tile.
-        channels: of the picture.
+        channels: of the image.
         most_rows: pixels; how high a tile may be at the most.
 
     Raises:
-        InputError: not even the smallest tile fits, or the network cannot see parts of a picture.
+        InputError: not even the smallest tile fits, or the network cannot see parts of an image.
     """
     field = receptive_field(network, channels)
     height, width = meta_forward(network, (1, channels, *size)).shape[-2:]
@@ -89,8 +89,8 @@ def plan_tiles(
     least = LEAST_STEPS * field.step
     if most_pixels < min(least**2, size[0] * size[1]) or rows < min(least, size[0]):
         raise InputError(
-            f"memory: a picture of {size[0]} x {size[1]} leaves room for {most_pixels} pixels in one forward, and a "
-            f"tile of this network has at least {least} x {least}: allow more memory, or give a smaller picture"
+            f"memory: an image of {size[0]} x {size[1]} leaves room for {most_pixels} pixels in one forward, and a "
+            f"tile of this network has at least {least} x {least}: allow more memory, or give a smaller image"
         )
     reach = _up(max(field.before, field.after), field.step)
     quarter = min(rows, math.isqrt(most_pixels)) // 4 // field.step * field.step
@@ -99,12 +99,12 @@ def plan_tiles(
         if tiles is not None:
             return tiles
     raise InputError(
-        f"memory: a picture of {size[0]} x {size[1]} has no tiles of {most_pixels} pixels; allow more memory"
+        f"memory: an image of {size[0]} x {size[1]} has no tiles of {most_pixels} pixels; allow more memory"
     )
 
 
 def tiled_logits(network: nn.Module, image: Tensor, tiles: Tiles) -> Tensor:
-    """The logits of a batch (B, C, H, W) on the whole picture's grid, (B, K, h, w); one tile of one picture a time."""
+    """The logits of a batch (B, C, H, W) on the whole image's grid, (B, K, h, w); one tile of one image a time."""
     stride, cells = tiles.field.stride, (tiles.rows[-1].last, tiles.columns[-1].last)
     whole = torch.empty(0)
     for row, column in tiles:
@@ -120,10 +120,10 @@ def tiled_logits(network: nn.Module, image: Tensor, tiles: Tiles) -> Tensor:
 
 
 def tell(tiles: Tiles, size: tuple[int, int], memory: int) -> None:
-    """Log, once for each size of a picture, that it is seen in tiles and what that changes."""
+    """Log, once for each size of an image, that it is seen in tiles and what that changes."""
     height, width = tiles.shape
     text = (
-        f"a picture of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}: the network sees it in "
+        f"an image of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}: the network sees it in "
         f"{len(tiles.rows)} x {len(tiles.columns)} tiles of up to {height} x {width} pixels with an overlap of "
         f"{tiles.overlap}"
     )

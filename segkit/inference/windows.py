@@ -1,4 +1,4 @@
-"""The grid of windows that a network sees of one picture, and what to cut out for each."""
+"""The grid of windows that a network sees of one image, and what to cut out for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segkit.inference.protocols import Protocol
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the picture inside one window, in pixels of the scaled picture."""
+    """The part of the image inside one window, in pixels of the scaled image."""
 
     top: int
     left: int
@@ -23,16 +23,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Grid:
-    """All windows of one scaled picture, row by row.
+    """All windows of one scaled image, row by row.
 
     Attributes:
-        picture: height and width of the scaled picture.
-        shape: height and width of what the network sees, one for all windows; black fills what the picture does not.
+        image: height and width of the scaled image.
+        shape: height and width of what the network sees, one for all windows; black fills what the image does not.
         rows: (top, height) of each row of windows.
         columns: (left, width) of each column of windows.
     """
 
-    picture: tuple[int, int]
+    image: tuple[int, int]
     shape: tuple[int, int]
     rows: tuple[tuple[int, int], ...]
     columns: tuple[tuple[int, int], ...]
@@ -44,25 +44,25 @@ class Grid:
 
     def counts(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """In how many windows each row (height, 1) and each column (width,) lies; float32, their product per pixel."""
-        down = _coverage(self.rows, self.picture[0])
-        across = _coverage(self.columns, self.picture[1])
+        down = _coverage(self.rows, self.image[0])
+        across = _coverage(self.columns, self.image[1])
         return down[:, None].to(device, non_blocking=True), across.to(device, non_blocking=True)
 
 
-def window_grid(protocol: Protocol, picture: tuple[int, int]) -> Grid:
-    """The windows of a scaled picture (height, width), by the protocol's rule; one window without such a rule."""
+def window_grid(protocol: Protocol, image: tuple[int, int]) -> Grid:
+    """The windows of a scaled image (height, width), by the protocol's rule; one window without such a rule."""
     if protocol.window is None:
-        return Grid(picture, picture, rows=((0, picture[0]),), columns=((0, picture[1]),))
+        return Grid(image, image, rows=((0, image[0]),), columns=((0, image[1]),))
     stride = protocol.stride or int(protocol.window * 2 / 3)
-    rows, columns = (_spans(side, protocol.window, stride, protocol.window_rule == "truncate") for side in picture)
+    rows, columns = (_spans(side, protocol.window, stride, protocol.window_rule == "truncate") for side in image)
     shape = (protocol.window, protocol.window)
-    if protocol.window_rule == "shift_back":  # mmseg's windows shrink to a small picture, the authors' are filled
-        shape = (min(shape[0], picture[0]), min(shape[1], picture[1]))
-    return Grid(picture, shape, rows, columns)
+    if protocol.window_rule == "shift_back":  # mmseg's windows shrink to a small image, the authors' are filled
+        shape = (min(shape[0], image[0]), min(shape[1], image[1]))
+    return Grid(image, shape, rows, columns)
 
 
 def network_inputs(protocol: Protocol, size: tuple[int, int]) -> list[tuple[int, tuple[int, int]]]:
-    """What the network sees of one picture of `size` (height, width): for each scale, how many inputs of what shape."""
+    """What the network sees of one image of `size` (height, width): for each scale, how many inputs of what shape."""
     grids = [window_grid(protocol, protocol.scaled_size(scale, size)) for scale in protocol.scales]
     return [(len(grid.windows) * (2 if protocol.flip else 1), grid.shape) for grid in grids]
 

@@ -1,7 +1,7 @@
 """COCO-Stuff 164k: 80 things, then 91 stuff classes; raw 255 (unlabeled) is ignored.
 
 Raw values as in the official stuffthingmaps PNGs: COCO's category id - 1. Eleven category ids of things (12, 26, 29,
-30, 45, 66, 68, 69, 71, 83, 91) were withdrawn and are on no picture: their raw values are undeclared.
+30, 45, 66, 68, 69, 71, 83, 91) were withdrawn and are on no image: their raw values are undeclared.
 Names, colours (17 classes share theirs with another) and train ids as in mmsegmentation 1.2.2, COCOStuffDataset and
 tools/dataset_converters/coco_stuff164k.py. Caesar et al., CVPR 2018.
 """

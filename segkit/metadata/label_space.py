@@ -182,7 +182,7 @@ class LabelSpace:
                 f"(in a folder of your own, table.csv may map {count} to 255)"
             )
         if len(unknown) > 20:
-            return "so many values suggest a grey picture, or labels resized with interpolation: use nearest"
+            return "so many values suggest a grey image, or labels resized with interpolation: use nearest"
         return (
             "likely a wrong class count, or raw ids where train ids are expected: correct the label map or the classes"
         )

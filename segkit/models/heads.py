@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# The 3x3 rates of ASPP at each output stride: the same field of view in the picture.
+# The 3x3 rates of ASPP at each output stride: the same field of view in the image.
 ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 
 

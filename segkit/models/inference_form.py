@@ -24,7 +24,7 @@ Precision = Literal["auto", "exact", "float32", "bfloat16"]
 
 _FOLDED = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.SyncBatchNorm)  # exactly these: timm's subclasses do more than norm
 _LEFT_OUT = (nn.Dropout, nn.Dropout2d)
-_PROBE = 64  # pixels a side of the picture that finds the norms and checks the result
+_PROBE = 64  # pixels a side of the image that finds the norms and checks the result
 _TOLERANCE = 1e-3  # of the largest logit; rounding is 1e-6 of it, a norm that should not have been folded 0.1 and more
 
 

@@ -1,7 +1,7 @@
-"""Batch norms that one picture a process cannot train, and encoders whose norms or stages stay as they are.
+"""Batch norms that one image a process cannot train, and encoders whose norms or stages stay as they are.
 
-A norm behind a global average pool sees a 1x1 map, one value a channel of each picture: those of the split attention
-(`SplitAttention.bn1`), of ASPP's pooled branch, and of selective kernels in timm's SKNet. With one picture in the batch
+A norm behind a global average pool sees a 1x1 map, one value a channel of each image: those of the split attention
+(`SplitAttention.bn1`), of ASPP's pooled branch, and of selective kernels in timm's SKNet. With one image in the batch
 PyTorch refuses it; with two, values become plus and minus one.
 """
 
@@ -40,7 +40,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def pooled_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Names and modules of the batch, frozen and group norms on 1x1 maps: those of a picture that passes the network.
+    """Names and modules of the batch, frozen and group norms on 1x1 maps: those of an image that passes the network.
 
     Args:
         network: A segmentation network; its parameters, statistics and modes stay as they are.
@@ -92,7 +92,7 @@ def set_pooled_norm(network: nn.Module, kind: PooledNorm) -> None:
 
 
 def needs_more_than_one_value(network: nn.Module) -> list[str]:
-    """Names of the norms that would fail on a single picture a process: batch norms on 1x1 maps that train.
+    """Names of the norms that would fail on a single image a process: batch norms on 1x1 maps that train.
 
     Norms held in eval mode while the network trains (`norms_to_eval`, `freeze_stages`) are not among them.
     """
@@ -198,13 +198,13 @@ def _new_norm(kind: PooledNorm, channels: int, eps: float) -> nn.BatchNorm2d | n
 
 
 def _propagate_shapes(network: nn.Module) -> None:
-    """Pass a picture through the network on the meta device: shapes and hooks, no arithmetic."""
+    """Pass an image through the network on the meta device: shapes and hooks, no arithmetic."""
     tensors = [*network.named_parameters(), *network.named_buffers()]
     channels: Any = network.get_submodule("encoder").channels
-    picture = torch.zeros(1, channels[0], _PROBE, _PROBE, device="meta")
-    # All of one floating type, so that a network in half precision takes the picture.
+    image = torch.zeros(1, channels[0], _PROBE, _PROBE, device="meta")
+    # All of one floating type, so that a network in half precision takes the image.
     shapes = {name: t.new_empty(t.shape, device="meta", dtype=_float32(t.dtype)) for name, t in tensors}
-    functional_call(network, shapes, picture)
+    functional_call(network, shapes, image)
 
 
 def _float32(dtype: torch.dtype) -> torch.dtype:

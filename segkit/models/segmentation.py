@@ -73,7 +73,7 @@ class FCN(SegmentationModel):
         aux: Whether an auxiliary FCN head on stage 3 helps the training (it costs nothing at test time).
         encoder_args: Arguments of `ResNeSt` that differ from the named variant's.
         align_corners: How the logits are upsampled, in training and at test time.
-        pooled_norm: The norms on 1x1 maps, which batch norms cannot train with one picture a process: "batch",
+        pooled_norm: The norms on 1x1 maps, which batch norms cannot train with one image a process: "batch",
             "frozen" (running statistics only) or "group"; see `norms.py`.
 
     Raises:

@@ -1,6 +1,6 @@
 """Compiles a function for the first few input shapes that it meets, and runs it uncompiled for all others.
 
-A compiled network is one program a shape. Windows of a protocol have one shape, but whole pictures may have hundreds,
+A compiled network is one program a shape. Windows of a protocol have one shape, but whole images may have hundreds,
 each of which would take a minute to compile and stay in memory.
 """
 

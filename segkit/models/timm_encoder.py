@@ -15,7 +15,7 @@ from segkit.models.shapes_only import ShapesOnly
 class TimmEncoder(nn.Module):
     """A timm encoder without weights: `(B, in_channels, H, W)` to six features, the last four at strides 4, 8, 16, 32.
 
-    Strides are capped at `output_stride`. A picture whose size does not suit a network that cuts it into patches
+    Strides are capped at `output_stride`. An image whose size does not suit a network that cuts it into patches
     (ConvNeXt) is padded at the right and bottom with zeros (the mean colour) and its features are cut back to
     `ceil(H / stride) x ceil(W / stride)` cells, so that every height and width works.
 

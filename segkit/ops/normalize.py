@@ -1,4 +1,4 @@
-"""Normalisation of uint8 pictures: the one place where a batch stops being uint8.
+"""Normalisation of uint8 images: the one place where a batch stops being uint8.
 
 The arithmetic and its order are those of torchvision's `ToTensor` and `Normalize`, which the ResNeSt authors used:
 divide by 255, subtract the mean, divide by the standard deviation, each rounded to float32.
@@ -75,11 +75,11 @@ def normalize(image: Tensor, normalization: Normalization = IMAGENET, dtype: tor
         `dtype` (B, 3, H, W), in the memory format of `image`, which is left as it was.
 
     Raises:
-        InputError: `image` is not uint8 (a float picture would be divided by 255 a second time) or has another
+        InputError: `image` is not uint8 (a float image would be divided by 255 a second time) or has another
             number of channels than the statistics.
     """
     if image.dtype != torch.uint8:
-        raise InputError(f"normalize: the picture is {image.dtype}, but uint8 0..255 is needed; do not scale it before")
+        raise InputError(f"normalize: the image is {image.dtype}, but uint8 0..255 is needed; do not scale it before")
     channels = len(normalization.mean)
     if image.ndim != 4 or image.shape[1] != channels:
         raise InputError(f"normalize: the batch has shape {tuple(image.shape)}, but (B, {channels}, H, W) is needed")

@@ -14,7 +14,7 @@ from torch import Tensor
 def upsample(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Bilinear resize of (B, K, h, w) to (B, K, H, W); the very tensor if the size is already right.
 
-    The result has all classes at full size: for training-sized crops and pictures. For labels see
+    The result has all classes at full size: for training-sized crops and images. For labels see
     `segkit.ops.upsample_argmax`.
     """
     if tuple(logits.shape[-2:]) == tuple(size):

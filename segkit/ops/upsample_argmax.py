@@ -11,9 +11,9 @@ from torch import Tensor
 
 from segkit.ops.dispatch import fused_ops, operator, uses_triton
 from segkit.ops.upsample import label_dtype, upsample
-from segkit.ops.upsample_argmax_cpu import BAND_BYTES, label_pictures, label_pictures_with_confidence
+from segkit.ops.upsample_argmax_cpu import BAND_BYTES, label_images, label_images_with_confidence
 
-ARGMAX_BYTES = 256 * 2**20  # of the plain form: 150 classes of an ADE20K picture (210 MB) still go in one piece
+ARGMAX_BYTES = 256 * 2**20  # of the plain form: 150 classes of an ADE20K image (210 MB) still go in one piece
 
 _BUFFERS = 8  # of the CPU's form at once
 
@@ -70,7 +70,7 @@ def _labels(logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes:
 
         return launch(logits, wanted, align_corners, with_confidence=False)[0]
     if logits.device.type == "cpu" and fused_ops():
-        return label_pictures(logits, wanted, align_corners, max_bytes)
+        return label_images(logits, wanted, align_corners, max_bytes)
     return _plain_labels(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES)
 
 
@@ -89,7 +89,7 @@ def _confidence(
 
         return launch(logits, wanted, align_corners, with_confidence=True)
     if logits.device.type == "cpu" and fused_ops():
-        return label_pictures_with_confidence(logits, wanted, align_corners, max_bytes)
+        return label_images_with_confidence(logits, wanted, align_corners, max_bytes)
     return _plain_confidence(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES)
 
 

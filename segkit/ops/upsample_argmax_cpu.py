@@ -31,7 +31,7 @@ LEAST_GROWTH = 4  # pixels to a cell: below, strips are as fast
 ABOVE_ANY_CLASS = 2.0**15
 
 
-def label_pictures(logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None) -> Tensor:
+def label_images(logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None) -> Tensor:
     """Labels (B, H, W) of logits (B, K, h, w): `upsample_argmax` on the CPU."""
     _, num_classes, height, width = logits.shape
     labels = torch.empty(logits.shape[0], *size, dtype=label_dtype(num_classes))
@@ -51,18 +51,18 @@ def label_pictures(logits: Tensor, size: tuple[int, int], align_corners: bool, m
     return labels
 
 
-def label_pictures_with_confidence(
+def label_images_with_confidence(
     logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None
 ) -> tuple[Tensor, Tensor]:
     """The same labels, and the softmax probability of each, float32 (B, H, W): all strips, since all classes count."""
     labels = torch.empty(logits.shape[0], *size, dtype=label_dtype(logits.shape[1]))
     total = torch.empty(logits.shape[0], *size)
     falling = _falling(torch.arange(logits.shape[1])[:, None])
-    for picture, scores in enumerate(logits):
+    for image, scores in enumerate(logits):
         for start, stop, strip in _strips(scores, size, align_corners, max_bytes, (0, size[0])):
             terms = (strip - strip.amax(dim=1, keepdim=True)).exp_()  # (n, K, W)
-            torch.sum(terms, dim=1, out=total[picture, start:stop])
-            labels[picture, start:stop] = _first_largest(strip, falling)
+            torch.sum(terms, dim=1, out=total[image, start:stop])
+            labels[image, start:stop] = _first_largest(strip, falling)
     return labels, total.reciprocal_()
 
 
@@ -130,7 +130,7 @@ def _widened(row: Tensor, width: int, align_corners: bool) -> Tensor:
 
 
 class _Band(NamedTuple):
-    """The cells in rows first to last of one picture."""
+    """The cells in rows first to last of one image."""
 
     scores: Tensor  # (K, h, w)
     rows: Axis

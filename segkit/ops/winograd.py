@@ -29,7 +29,7 @@ _TILES = 144  # of one piece: the products of 512 outputs, 14 MB, lie in a third
 _CHANNELS = 512  # of one piece, for the same reason
 _BLOCK = 64  # inputs whose filters are transformed at once: 13 MB of float64 for 512 outputs
 _PAYS = 0.75  # of the direct convolution's time, by `relative_time`
-_LARGEST_DILATION = 12  # above it, tiles of usual pictures (60 cells a side) would be mostly padding
+_LARGEST_DILATION = 12  # above it, tiles of usual images (60 cells a side) would be mostly padding
 
 
 class WinogradConv2d(nn.Module):
@@ -93,7 +93,7 @@ def suits(convolution: nn.Module) -> bool:
 
 
 def relative_time(inputs: int, outputs: int, dilation: int, size: tuple[int, int]) -> float:
-    """About the time of this way over that of `conv2d`, for one picture.
+    """About the time of this way over that of `conv2d`, for one image.
 
     In the time of a direct multiplication: one of the batched products takes 1.3, the transforms of an input and an
     output 120 and 80 for each product, and fetching a filter as long as 16. Measured with AVX-512 on two cores against
@@ -157,9 +157,9 @@ def _convolve(x: Tensor, filters: Tensor, bias: Tensor | None, dilation: int, gr
     parts = zip(cells.chunk(groups, -1), filters.chunk(groups), results.chunk(groups, -1), strict=True)
     for group, (source, factors, target) in enumerate(parts):
         shift = None if bias is None else bias.chunk(groups)[group]
-        for picture, place in zip(source, target, strict=True):
-            for rows in _pieces(picture.shape[0], picture.shape[1], dilation):
-                products = _products(picture, factors, dilation, rows)
+        for image, place in zip(source, target, strict=True):
+            for rows in _pieces(image.shape[0], image.shape[1], dilation):
+                products = _products(image, factors, dilation, rows)
                 _write(products, shift, place[dilation * _OUT * rows.start : dilation * _OUT * rows.stop], dilation)
     return out
 
@@ -187,10 +187,10 @@ def _pieces(height: int, width: int, dilation: int) -> Iterator[range]:
         yield range(start, min(start + step, rows))
 
 
-def _products(picture: Tensor, filters: Tensor, dilation: int, rows: range) -> Tensor:
+def _products(image: Tensor, filters: Tensor, dilation: int, rows: range) -> Tensor:
     """Inputs (H, W, C) of one group, a piece of them, times its filters (49, C, O): (T, 49, O), strided."""
     products: Tensor | None = None
-    for part, factors in zip(picture.split(_CHANNELS, -1), filters.split(_CHANNELS, 1), strict=True):
+    for part, factors in zip(image.split(_CHANNELS, -1), filters.split(_CHANNELS, 1), strict=True):
         tiles = _cut(part, dilation, rows)  # (T, 49, c)
         inputs = torch.bmm(_INPUT.to(tiles).expand(len(tiles), -1, -1), tiles).transpose(0, 1)  # (49, T, c)
         products = torch.bmm(inputs, factors) if products is None else products.baddbmm_(inputs, factors)
@@ -198,14 +198,14 @@ def _products(picture: Tensor, filters: Tensor, dilation: int, rows: range) -> T
     return products.transpose(0, 1)
 
 
-def _cut(picture: Tensor, dilation: int, rows: range) -> Tensor:
+def _cut(image: Tensor, dilation: int, rows: range) -> Tensor:
     """Tiles of (H, W, C): (T, 49, C), by row, row of the phase, column and column of the phase; outside is 0."""
-    height, width, channels = picture.shape
+    height, width, channels = image.shape
     columns = _tiles(width, dilation)
     start, stop = dilation * (_OUT * rows.start - 1), dilation * (_OUT * rows.stop + 1)
     sides = (dilation, dilation * (_OUT * columns + 1) - width)
     ends = (max(-start, 0), max(stop - height, 0))
-    padded = F.pad(picture[max(start, 0) : min(stop, height)], (0, 0, *sides, *ends))
+    padded = F.pad(image[max(start, 0) : min(stop, height)], (0, 0, *sides, *ends))
     phases = padded.view(-1, dilation, _OUT * columns + 2, dilation, channels)
     tiles = phases.unfold(0, _IN, _OUT).unfold(2, _IN, _OUT)  # (R, d, S, d, C, 7, 7)
     return tiles.permute(0, 1, 2, 3, 5, 6, 4).reshape(-1, _PRODUCTS, channels)

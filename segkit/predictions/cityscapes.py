@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from segkit.errors import InputError
 from segkit.evaluation.results import number_or_null, percent
-from segkit.io import picture_size
+from segkit.io import image_size
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.paths import walk_files
 from segkit.predictions.label_files import Ids, find_predictions, write_raw
@@ -61,7 +61,7 @@ def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, 
     args.evalInstLevelScore, args.evalPixelAccuracy = instances, False
     args.quiet, args.JSONOutput, args.colorized = True, False, False
     predictions, truths = ([str(path) for path in column] for column in zip(*pairs, strict=True))
-    with _LOCK, _repaired(), tqdm(total=len(pairs), desc="cityscapesScripts", unit="picture") as bar:
+    with _LOCK, _repaired(), tqdm(total=len(pairs), desc="cityscapesScripts", unit="image") as bar:
         found = official.evaluateImgLists(_Watched(predictions, bar), truths, args)
     if math.isnan(found["averageScoreClasses"]):
         raise InputError(
@@ -87,10 +87,10 @@ def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, 
 
 
 def find_pairs(predictions: Path, truth: Path) -> list[Pair]:
-    """The prediction of every truth below `truth`; those of other pictures are left out.
+    """The prediction of every truth below `truth`; those of other images are left out.
 
     Raises:
-        InputError: There is no truth, or a picture has no prediction, or more than one.
+        InputError: There is no truth, or an image has no prediction, or more than one.
     """
     masks = [path for path in walk_files(truth, (".png",)) if path.name.endswith(TRUTH_ENDING)]
     if not masks:
@@ -100,7 +100,7 @@ def find_pairs(predictions: Path, truth: Path) -> list[Pair]:
     missing = [key for key in keys if key not in found]
     if missing:
         raise InputError(
-            f"{predictions}: {len(missing)} of {len(keys)} pictures have no prediction, the first is {missing[0]}; "
+            f"{predictions}: {len(missing)} of {len(keys)} images have no prediction, the first is {missing[0]}; "
             "predict them all: official scores are of a whole split"
         )
     for key in keys:
@@ -199,11 +199,11 @@ class _Watched(list[str]):
 
 
 def _copy(prediction: Path, truth: Path, target: Path, ids: Ids) -> set[int]:
-    sizes = [picture_size(path) for path in (prediction, truth)]
+    sizes = [image_size(path) for path in (prediction, truth)]
     if sizes[0] != sizes[1]:
         (width, height), (true_width, true_height) = sizes
         raise InputError(
-            f"{prediction} is {width}x{height}, its truth {truth} {true_width}x{true_height}; predict at the picture's "
+            f"{prediction} is {width}x{height}, its truth {truth} {true_width}x{true_height}; predict at the image's "
             "own size"
         )
     return write_raw(prediction, target, _BENCHMARK, ids)

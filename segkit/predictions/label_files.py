@@ -1,4 +1,4 @@
-"""Label PNGs on the disk: what is in them, which picture they are of, and the same in a benchmark's own ids."""
+"""Label PNGs on the disk: what is in them, which image they are of, and the same in a benchmark's own ids."""
 
 import io
 import struct
@@ -56,8 +56,8 @@ def inspect_label_png(read: Callable[[], bytes], size: tuple[int, int] | None) -
         problem = _header_problem(data, size)
         if problem is not None:
             return LabelPng(problem=problem)
-        with Image.open(io.BytesIO(data)) as picture:
-            counts = picture.histogram()
+        with Image.open(io.BytesIO(data)) as image:
+            counts = image.histogram()
     except (*_READ_ERRORS, Image.DecompressionBombError) as error:
         return LabelPng(problem=("unreadable", " ".join(str(error).split())[:120] or type(error).__name__))
     return LabelPng(pixels={value: count for value, count in enumerate(counts) if count})
@@ -74,7 +74,7 @@ def _header_problem(data: bytes, size: tuple[int, int] | None) -> tuple[str, str
     if (depth, colour) != (8, 0):
         return "format", f"{depth} bits a channel, {_COLOUR_TYPES.get(colour, 'unknown colours')}"
     if size is not None and (width, height) != size:
-        return "wrong size", f"{width}x{height}, its picture is {size[0]}x{size[1]}"
+        return "wrong size", f"{width}x{height}, its image is {size[0]}x{size[1]}"
     return None if _is_whole(data) else ("unreadable", "truncated or damaged")
 
 
@@ -87,7 +87,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def find_predictions(folder: Path, benchmark: Benchmark) -> dict[str, list[Path]]:
-    """PNGs anywhere below `folder` by the picture that their names begin with; those of no picture are left out.
+    """PNGs anywhere below `folder` by the image that their names begin with; those of no image are left out.
 
     Raises:
         InputError: There is no such folder, or no such PNG in it.
@@ -101,7 +101,7 @@ def find_predictions(folder: Path, benchmark: Benchmark) -> dict[str, list[Path]
             found[key].append(path)
     if not found:
         example = "berlin_000000_000019.png" if benchmark.name == "cityscapes" else "ADE_test_00000001.png"
-        raise InputError(f"{folder}: no label map of a {benchmark.name} picture here; names begin as in {example}")
+        raise InputError(f"{folder}: no label map of a {benchmark.name} image here; names begin as in {example}")
     return dict(found)
 
 

@@ -23,9 +23,9 @@ class Manifest:
         protocol: the one that really runs.
         precision: of the arithmetic, in Lightning's words.
         dataset: "name" and "split".
-        pictures: "count", and "sha256" of their names and file sizes.
+        images: "count", and "sha256" of their names and file sizes.
         label_space: `LabelSpace.to_dict()`: classes, and what raw label values of the truth mean.
-        complete: whether every picture has its label map.
+        complete: whether every image has its label map.
         run: what says nothing about the labels: command, date, versions, processes.
     """
 
@@ -33,7 +33,7 @@ class Manifest:
     protocol: Mapping[str, Any]
     precision: str
     dataset: Mapping[str, Any]
-    pictures: Mapping[str, Any]
+    images: Mapping[str, Any]
     label_space: Mapping[str, Any]
     complete: bool
     run: Mapping[str, Any]
@@ -47,7 +47,7 @@ class Manifest:
         """What first differs from `other` in what makes the labels, as "name: this, not that"; None = nothing."""
         if self.weights["sha256"] != other.weights["sha256"]:
             return f"weights: {_weights(self)}, not {_weights(other)}"
-        for key in ("protocol", "precision", "dataset", "pictures", "label_space"):
+        for key in ("protocol", "precision", "dataset", "images", "label_space"):
             mine, theirs = _plain(getattr(self, key)), _plain(getattr(other, key))
             if mine != theirs:
                 return _first_difference(key, mine, theirs)
@@ -78,12 +78,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise InputError(f"{path}: not what `segkit predict` writes; move it away, or give another folder") from error
 
 
-def pictures_identity(pictures: Mapping[str, int]) -> dict[str, Any]:
-    """`Manifest.pictures` of names and bytes of the files: the size is enough to notice other pictures."""
+def images_identity(images: Mapping[str, int]) -> dict[str, Any]:
+    """`Manifest.images` of names and bytes of the files: the size is enough to notice other images."""
     digest = hashlib.sha256()
-    for name in sorted(pictures):
-        digest.update(f"{name}\0{pictures[name]}\n".encode())
-    return {"count": len(pictures), "sha256": digest.hexdigest()}
+    for name in sorted(images):
+        digest.update(f"{name}\0{images[name]}\n".encode())
+    return {"count": len(images), "sha256": digest.hexdigest()}
 
 
 def _weights(manifest: Manifest) -> str:

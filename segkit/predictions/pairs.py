@@ -15,7 +15,7 @@ _FRAME_ENDINGS = {False: "_labelIds.png", True: "_labelTrainIds.png"}  # of City
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture's name and its two label maps."""
+    """An image's name and its two label maps."""
 
     name: str
     truth: Path
@@ -24,7 +24,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a picture could not be scored: its name, the kind of problem, and one line with file, value and cause."""
+    """Why an image could not be scored: its name, the kind of problem, and one line with file, value and cause."""
 
     name: str
     kind: str
@@ -36,8 +36,8 @@ class Pairing:
     """What `find_pairs` found, in the order of the names.
 
     Attributes:
-        pairs: pictures with both label maps.
-        problems: of pictures whose prediction is missing, or is there twice.
+        pairs: images with both label maps.
+        problems: of images whose prediction is missing, or is there twice.
         unused: names of predictions that have no truth; they are not scored.
     """
 
@@ -75,7 +75,7 @@ def find_pairs(
     pairs, problems = [], []
     for name, files in true.items():
         if len(files) > 1:
-            raise InputError(f"{files[0]} and {files[1]}: two truths for the picture {name}; give --truth_ending")
+            raise InputError(f"{files[0]} and {files[1]}: two truths for the image {name}; give --truth_ending")
         found = predicted.get(name, [])
         if len(found) == 1:
             pairs.append(Pair(name, files[0], found[0]))
@@ -117,5 +117,5 @@ def _unpaired(name: str, truth: Path, found: Sequence[Path], folder: Path) -> Pr
     if not found:
         message = f"{name}: no prediction below {folder} for {truth}; was the run that predicts finished?"
         return Problem(name, "missing prediction", message)
-    message = f"{found[0]} and {found[1]}: {len(found)} predictions for the picture {name}; give --prediction_ending"
+    message = f"{found[0]} and {found[1]}: {len(found)} predictions for the image {name}; give --prediction_ending"
     return Problem(name, "two predictions", message)

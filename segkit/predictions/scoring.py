@@ -1,6 +1,6 @@
-"""Scoring folders of label maps, of any tool, without a network: picture by picture, the counts of the pair.
+"""Scoring folders of label maps, of any tool, without a network: image by image, the counts of the pair.
 
-Values stay as stored until they are counted: a picture is one 256 x 256 histogram of (truth, prediction), whose rows
+Values stay as stored until they are counted: an image is one 256 x 256 histogram of (truth, prediction), whose rows
 and columns the label tables then sort into classes. Mapping every pixel first would cost about as much again.
 """
 
@@ -29,8 +29,8 @@ UInt8Array = npt.NDArray[np.uint8]
 R = TypeVar("R")
 
 
-class PictureError(InputError):
-    """An InputError about one picture; `problem` has its name and kind."""
+class ImageError(InputError):
+    """An InputError about one image; `problem` has its name and kind."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -51,7 +51,7 @@ def read_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> tuple[U
         predictions: what those of the predictions mean, of the same classes (`train_id_space`, often).
 
     Raises:
-        PictureError: a file is unreadable or no 8-bit label map, sizes differ, or a value is undeclared.
+        ImageError: a file is unreadable or no 8-bit label map, sizes differ, or a value is undeclared.
     """
     raw_mask, raw_labels = _read_raw(pair)
     others = {"train_ids": train_id_space(truth), "raw": truth}
@@ -62,7 +62,7 @@ def read_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> tuple[U
 
 
 def count_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> Tensor:
-    """`confusion_counts` of one picture, int64 (K + 2, K + 1); arguments and errors as for `read_pair`."""
+    """`confusion_counts` of one image, int64 (K + 2, K + 1); arguments and errors as for `read_pair`."""
     mask, labels = _read_raw(pair)
     raw = byte_pairs(mask, labels)
     true_values, predicted_values = np.flatnonzero(raw.any(axis=1)), np.flatnonzero(raw.any(axis=0))
@@ -86,21 +86,21 @@ def score_pairs(
     workers: int | None = None,
     report: Callable[[Problem], None] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Count picture after picture, in order, decoding and counting ahead in threads.
+    """Count image after image, in order, decoding and counting ahead in threads.
 
     Args:
         pairs: of `find_pairs`.
         truth: what the values of the truth mean.
         predictions: what those of the predictions mean; None = train ids.
         workers: threads; None = one for each core.
-        report: told of each picture that cannot be scored, which is then left out; None = the first one is raised.
+        report: told of each image that cannot be scored, which is then left out; None = the first one is raised.
 
     Yields:
         Name and int64 (K + 2, K + 1), see `segkit.evaluation.confusion.confusion_counts`.
 
     Raises:
         InputError: the two label spaces are of different classes.
-        PictureError: as `read_pair`, without `report`.
+        ImageError: as `read_pair`, without `report`.
     """
     predictions = train_id_space(truth) if predictions is None else predictions
     if predictions.num_classes != truth.num_classes:
@@ -108,7 +108,7 @@ def score_pairs(
     for pair, future in _in_order(lambda pair: count_pair(pair, truth, predictions), pairs, workers):
         try:
             counts = future.result()
-        except PictureError as error:
+        except ImageError as error:
             if report is None:
                 raise
             report(error.problem)
@@ -119,10 +119,10 @@ def score_pairs(
 def boundary_areas_of_pairs(
     pairs: Iterable[Pair], truth: LabelSpace, predictions: LabelSpace, workers: int | None = None
 ) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """Name and `segkit.evaluation.boundary.boundary_areas` of each picture, in order; arguments as for `score_pairs`.
+    """Name and `segkit.evaluation.boundary.boundary_areas` of each image, in order; arguments as for `score_pairs`.
 
     Raises:
-        PictureError: as `read_pair`.
+        ImageError: as `read_pair`.
     """
 
     def areas(pair: Pair) -> npt.NDArray[np.int64]:
@@ -142,7 +142,7 @@ def score_directories(
     """
     found = find_pairs(predictions, truth, train_id_truth=truth_space == train_id_space(truth_space))
     if found.problems:
-        raise PictureError(found.problems[0])
+        raise ImageError(found.problems[0])
     yield from score_pairs(found.pairs, truth_space, prediction_space)
 
 
@@ -173,14 +173,14 @@ def _read_raw(pair: Pair) -> tuple[UInt8Array, UInt8Array]:
         try:
             arrays.append(read_label(path))
         except InputError as error:
-            raise PictureError(Problem(pair.name, "unreadable file", str(error))) from error
+            raise ImageError(Problem(pair.name, "unreadable file", str(error))) from error
     mask, labels = arrays
     if mask.shape != labels.shape:
         message = (
             f"{pair.prediction} is {_size(labels)} but the truth {pair.truth} is {_size(mask)}; "
-            "was it predicted at a resized or cropped size? predict at the picture's own size"
+            "was it predicted at a resized or cropped size? predict at the image's own size"
         )
-        raise PictureError(Problem(pair.name, "wrong size", message))
+        raise ImageError(Problem(pair.name, "wrong size", message))
     return mask, labels
 
 
@@ -192,7 +192,7 @@ def _mapped(raw: UInt8Array, space: LabelSpace, pair: Pair, what: str, cure: str
     try:
         return space.map_labels(raw, str(pair.truth if what == "truth" else pair.prediction))
     except InputError as error:
-        raise PictureError(Problem(pair.name, f"unknown id in the {what}", f"{error}{cure}")) from error
+        raise ImageError(Problem(pair.name, f"unknown id in the {what}", f"{error}{cure}")) from error
 
 
 def _cure(raw: UInt8Array, what: str, space: LabelSpace, others: dict[str, LabelSpace]) -> str:
@@ -206,7 +206,7 @@ def _cure(raw: UInt8Array, what: str, space: LabelSpace, others: dict[str, Label
 def _in_order(
     function: Callable[[Pair], R], pairs: Iterable[Pair], workers: int | None
 ) -> Iterator[tuple[Pair, "Future[R]"]]:
-    """Each pair with its future, in order; threads work ahead, a few pictures only: an interrupt waits for these."""
+    """Each pair with its future, in order; threads work ahead, a few images only: an interrupt waits for these."""
     workers = workers or cores()
     source, waiting = iter(pairs), deque[tuple[Pair, "Future[R]"]]()
     pool = ThreadPoolExecutor(workers)

@@ -26,14 +26,14 @@ R = TypeVar("R")
 # kind          what it means and what to do; in the order of the report
 KINDS = {
     "count":      "wrong number of label maps",
-    "missing":    "pictures without a label map",
-    "extra":      "label maps of no picture of this split; remove them",
-    "duplicate":  "pictures with more than one label map; leave one",
+    "missing":    "images without a label map",
+    "extra":      "label maps of no image of this split; remove them",
+    "duplicate":  "images with more than one label map; leave one",
     "wrong name": "files whose name the server does not look for",
     "unreadable": "files that cannot be read; write them again",
     "format":     "not an 8-bit PNG with one grey channel; save one channel, 8 bits, no palette",
     "wrong ids":  "label maps that hold other ids than --ids says",
-    "wrong size": "not of the picture's size; predict at the picture's own size",
+    "wrong size": "not of the image's size; predict at the image's own size",
     "unknown id": "values that are no id of this benchmark",
     "train ids":  "files that seem to hold train ids; `segkit submission make` turns them into the ids to upload",
 }  # fmt: skip
@@ -41,7 +41,7 @@ KINDS = {
 
 @dataclass
 class Problems:
-    """What is wrong with a submission: by kind (`KINDS`), one text for each file, picture or value."""
+    """What is wrong with a submission: by kind (`KINDS`), one text for each file, image or value."""
 
     found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     num_files: int = 0
@@ -104,12 +104,12 @@ def check_submission(
     Args:
         entries: the files, from `open_submission`.
         benchmark: the server's rules.
-        split: of the pictures.
-        sizes: picture name to (width, height) of that split; None: only the number of pictures is checked.
+        split: of the images.
+        sizes: image name to (width, height) of that split; None: only the number of images is checked.
     """
     problems = Problems(num_files=len(entries))
     maps = _check_names(entries, benchmark, sizes, problems)
-    _check_pictures([key for key, _ in maps], benchmark, split, sizes, problems)
+    _check_images([key for key, _ in maps], benchmark, split, sizes, problems)
     jobs = [(entry, sizes.get(key) if sizes else benchmark.size) for key, entry in maps]
     results = in_threads(lambda job: inspect_label_png(job[0].read, job[1]), jobs, "check")
     for (_, entry), result in zip(maps, results, strict=True):
@@ -145,12 +145,12 @@ def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:
 def _check_names(
     entries: Sequence[Entry], benchmark: Benchmark, sizes: Mapping[str, Size] | None, problems: Problems
 ) -> list[tuple[str, Entry]]:
-    """(picture, file) for every file that can be told to belong to a picture."""
+    """(image, file) for every file that can be told to belong to an image."""
     maps = []
     for entry in entries:
         key, base = benchmark.key(entry.name), entry.name.rsplit("/", 1)[-1]
         if key is None:
-            problems.add("wrong name", f"{entry.name}: expected is PICTURE{benchmark.ending}")
+            problems.add("wrong name", f"{entry.name}: expected is IMAGE{benchmark.ending}")
             continue
         if not benchmark.file.fullmatch(base):
             problems.add("wrong name", f"{entry.name}: call it {key}{benchmark.ending}")
@@ -163,7 +163,7 @@ def _check_names(
     return maps
 
 
-def _check_pictures(
+def _check_images(
     keys: Sequence[str],
     benchmark: Benchmark,
     split: str,
@@ -176,7 +176,7 @@ def _check_pictures(
             problems.add("duplicate", f"{key}: {number} files")
     if sizes is None:
         if len(times) != benchmark.counts[split]:
-            problems.add("count", f"{len(times)} pictures; the {split} split has {benchmark.counts[split]}")
+            problems.add("count", f"{len(times)} images; the {split} split has {benchmark.counts[split]}")
         return
     for key in sizes:
         if key not in times:

@@ -2,7 +2,7 @@
 
 Cityscapes (cityscapesScripts, evalPixelLevelSemanticLabeling.getPrediction): 8-bit PNGs of label ids, found anywhere in
 the archive by `<city>_<6 digits>_<6 digits>*.png`. ADE20K (development kit of the scene parsing challenge 2016): PNGs
-of 1..150 with the name of the picture.
+of 1..150 with the name of the image.
 """
 
 import re
@@ -23,18 +23,18 @@ class Benchmark:
     Attributes:
         space: classes; `space.unmap_labels` makes the uploaded ids of train ids.
         ids: the values a pixel may have.
-        picture: finds the picture's name at the start of a file's name.
+        image: finds the image's name at the start of a file's name.
         file: what a file's name must be.
         ending: of the names that segkit gives.
         flat: whether files must lie at the top of the archive.
-        size: width and height of every picture, or None where they differ.
-        counts: pictures of each split.
+        size: width and height of every image, or None where they differ.
+        counts: images of each split.
     """
 
     name: str
     space: LabelSpace
     ids: range
-    picture: re.Pattern[str]
+    image: re.Pattern[str]
     file: re.Pattern[str]
     ending: str
     flat: bool
@@ -42,8 +42,8 @@ class Benchmark:
     counts: Mapping[str, int]
 
     def key(self, file_name: str) -> str | None:
-        """Name of the picture that a file (name or path) belongs to, None where it has no such name."""
-        match = self.picture.match(file_name.rsplit("/", 1)[-1])
+        """Name of the image that a file (name or path) belongs to, None where it has no such name."""
+        match = self.image.match(file_name.rsplit("/", 1)[-1])
         return match.group(0) if match else None
 
     def holds_train_ids(self, values: set[int]) -> bool:
@@ -61,7 +61,7 @@ BENCHMARKS = {
         name="cityscapes",
         space=CITYSCAPES,
         ids=range(len(LABELS)),
-        picture=re.compile(_CITYSCAPES_NAME),
+        image=re.compile(_CITYSCAPES_NAME),
         file=re.compile(_CITYSCAPES_NAME + r"[^/]*\.png"),
         ending="_pred_labelIds.png",
         flat=False,
@@ -72,7 +72,7 @@ BENCHMARKS = {
         name="ade20k",
         space=ADE20K,
         ids=range(1, 151),
-        picture=re.compile(_ADE20K_NAME),
+        image=re.compile(_ADE20K_NAME),
         file=re.compile(_ADE20K_NAME + r"\.png"),
         ending=".png",
         flat=True,

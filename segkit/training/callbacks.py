@@ -74,7 +74,7 @@ class ResultWriter(Callback):
             self._report(trainer, pl_module, trainer.val_dataloaders, trainer.limit_val_batches)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Keep what was scored when `test` or `validate` stops: the pictures of this process until then."""
+        """Keep what was scored when `test` or `validate` stops: the images of this process until then."""
         loader = {"test": trainer.test_dataloaders, "validate": trainer.val_dataloaders}.get(trainer.state.fn or "")
         confusion = pl_module.confusion if isinstance(pl_module, SegmentationModule) else None
         if loader is None or confusion is None or confusion.num_images == 0 or self._reported:
@@ -89,9 +89,7 @@ class ResultWriter(Callback):
         count, expected = module.confusion.num_images, len(loader.dataset)
         partial = not is_whole(limit)
         if not partial and count != expected:
-            raise RuntimeError(
-                f"{count} pictures were scored, the split has {expected}: a sampler repeats or drops some"
-            )
+            raise RuntimeError(f"{count} images were scored, the split has {expected}: a sampler repeats or drops some")
         folder = trainer.log_dir  # asked on every rank: it is broadcast
         self._reported = True
         if trainer.is_global_zero:
@@ -129,7 +127,7 @@ class ResultWriter(Callback):
         if self.compares:
             rank_zero_info(f"\n{comparison_table(module.confusion.counts)}")
         note = f"note: in the truth {module.note}\n" if module.note else ""
-        of_all = f" of {expected} pictures (partial)" if partial else " pictures"
+        of_all = f" of {expected} images (partial)" if partial else " images"
         rank_zero_info(
             f"\n{format_table(module.confusion.scores(metric), names)}\n{note}metric {metric}: {self.convention.rule}\n"
             f"{module.confusion.num_images}{of_all}, "

@@ -34,7 +34,7 @@ class LossConfig:
         cross_entropy: Weight of the main head's cross entropy; 0 leaves it out, here and below.
         ohem_threshold: Online hard example mining: the main cross entropy is that of the pixels whose true class has
             a probability below this, or of `ohem_min_kept` where these are fewer; 0 turns it off. See `ohem.py`.
-        ohem_min_kept: Pixels a picture.
+        ohem_min_kept: Pixels an image.
         dice: Weight of the Dice loss. This and the next three are as in segmentation_models_pytorch, of the main head.
         lovasz: Weight of the Lovász-Softmax loss.
         focal: Weight of the focal loss.

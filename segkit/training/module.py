@@ -63,11 +63,11 @@ class SegmentationModule(pl.LightningModule):
         norm_eval: Whether the encoder's batch norms use their running statistics in training, too.
         checkpoint_stages: Of the encoder, whose activations are computed again in the backward pass instead of kept.
         protocol: How `test` and `predict` run; never stored in a checkpoint. `fit` always validates single-scale,
-            without flip, on the whole picture, at its label's size.
+            without flip, on the whole image, at its label's size.
         test_precision: In what form `test`, `validate` and `predict` run the network; never stored in a checkpoint.
             "exact" as it was trained; "float32", "bfloat16" or "auto" in its inference form, which is faster and rounds
             differently (`segkit.models.inference_form`).
-        validation_scale: That one scale: 1, or where crops are cut from smaller pictures, theirs.
+        validation_scale: That one scale: 1, or where crops are cut from smaller images, theirs.
         label_space: Classes, colours and label table of the data; stored in the checkpoint for inference.
     """
 
@@ -141,7 +141,7 @@ class SegmentationModule(pl.LightningModule):
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits of a normalised float picture `(B, 3, H, W)` at the network's stride."""
+        """Logits of a normalised float image `(B, 3, H, W)` at the network's stride."""
         outputs: dict[str, Tensor] = self.network(x)
         return outputs
 
@@ -174,10 +174,10 @@ class SegmentationModule(pl.LightningModule):
         self.validation_loss = ValidationLoss(self.loss, self.device) if self._fitting else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add whole pictures, at their label's own size, to the confusion matrix; return train ids `(B, H, W)`."""
+        """Add whole images, at their label's own size, to the confusion matrix; return train ids `(B, H, W)`."""
         if self.validation_loss is None:
             return self._evaluate(batch, self.protocol)
-        # One view a picture, so that the network runs once; its logits are kept at its own stride.
+        # One view an image, so that the network runs once; its logits are kept at its own stride.
         seen: list[Tensor] = []
         with self.network.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs["out"])):
             labels = self._evaluate(batch, self.validation_protocol)
@@ -219,7 +219,7 @@ class SegmentationModule(pl.LightningModule):
         self.on_validation_epoch_start()
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Add pictures, predicted by the test protocol, to the confusion matrix; return train ids `(B, H, W)`."""
+        """Add images, predicted by the test protocol, to the confusion matrix; return train ids `(B, H, W)`."""
         return self._evaluate(batch, self.protocol)
 
     def on_test_epoch_end(self) -> None:
@@ -227,7 +227,7 @@ class SegmentationModule(pl.LightningModule):
         self._finish("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return train ids, uint8 `(B, H, W)`, of pictures at their own size."""
+        """Return train ids, uint8 `(B, H, W)`, of images at their own size."""
         return self._predict(batch, self.protocol)
 
     def configure_optimizers(self) -> Any:

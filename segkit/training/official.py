@@ -35,7 +35,7 @@ class _Sample(Protocol):
 class OfficialCityscapes(Callback):
     """Writes each label map as a PNG of label ids into `<run>/official/`; scores them all after the test.
 
-    The table is printed beside ours, and `<run>/official.json` written. Each process writes its own pictures; the
+    The table is printed beside ours, and `<run>/official.json` written. Each process writes its own images; the
     first scores them.
 
     Raises:
@@ -73,7 +73,7 @@ class OfficialCityscapes(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write one file per picture; `outputs` are train ids (B, H, W)."""
+        """Write one file per image; `outputs` are train ids (B, H, W)."""
         assert isinstance(outputs, Tensor)
         for name, labels in zip(batch["name"], outputs.cpu().numpy(), strict=True):
             write_png(self._path(name), _BENCHMARK.space.unmap_labels(labels))
@@ -89,7 +89,7 @@ class OfficialCityscapes(Callback):
         found = official_scores(pairs)
         wrong = differences(found, class_iou)
         path = free_path(self.folder.with_name("official.json"))
-        rank_zero_info(f"\n{format_official(found, class_iou)}\n{len(pairs)} pictures")  # also where it is not kept
+        rank_zero_info(f"\n{format_official(found, class_iou)}\n{len(pairs)} images")  # also where it is not kept
         write_json(path, found | {"equals_segkit": not wrong, "differences": wrong, "versions": versions()})
         rank_zero_info(f"{path}, {self.folder}")
         if wrong:
@@ -99,12 +99,12 @@ class OfficialCityscapes(Callback):
     def _path(self, name: str) -> Path:
         key = _BENCHMARK.key(name)
         if key is None:
-            raise InputError(f"{name}: no Cityscapes picture; names begin with CITY_SEQUENCE_FRAME, 6 digits each")
+            raise InputError(f"{name}: no Cityscapes image; names begin with CITY_SEQUENCE_FRAME, 6 digits each")
         return self.folder / f"{key}{_BENCHMARK.ending}"
 
 
 def _truths(trainer: pl.Trainer) -> dict[str, Path]:
-    """Name of each test picture and its `*_gtFine_labelIds.png`."""
+    """Name of each test image and its `*_gtFine_labelIds.png`."""
     loader: Any = trainer.test_dataloaders
     samples: Sequence[_Sample] = loader.dataset.samples
     truths = {sample.name: sample.mask for sample in samples if sample.mask is not None}

@@ -23,7 +23,7 @@ def hard_target(probability: Tensor, target: Tensor, threshold: float, min_kept:
             to the end: what `segkit.ops.upsample_probability` makes.
         target: int64 train ids `(B, H, W)`; 255 is ignored.
         threshold: Probability in 0..1.
-        min_kept: Pixels a picture.
+        min_kept: Pixels an image.
 
     Returns:
         int64 `(B, H, W)`: `target`, with 255 at the pixels that are not hard.

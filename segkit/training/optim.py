@@ -35,7 +35,7 @@ class OptimConfig:
 
     Attributes:
         name: "sgd" or "adamw".
-        lr: Learning rate of the encoder for `reference_batch` pictures per step; scaled linearly to the real number.
+        lr: Learning rate of the encoder for `reference_batch` images per step; scaled linearly to the real number.
         reference_batch: Total batch that `lr` was meant for; 0 takes `lr` as it is.
         head_lr_mult: The head's and auxiliary head's learning rate in units of the encoder's.
         layer_decay: Each block of the encoder learns this much slower than the one above it, the last block than the
@@ -102,7 +102,7 @@ class OptimConfig:
 
 
 def scaled_lr(config: OptimConfig, total_batch: int) -> float:
-    """The encoder's learning rate for `total_batch` pictures per optimiser step."""
+    """The encoder's learning rate for `total_batch` images per optimiser step."""
     return config.lr * total_batch / config.reference_batch if config.reference_batch else config.lr
 
 

@@ -44,13 +44,13 @@ class Recalibration:
         network: A copy with the new statistics, each part in the training or eval mode that it had. Its counters
             `num_batches_tracked` hold the number of batches.
         batches: How many there were.
-        pictures: How many they had in all.
+        images: How many they had in all.
         changes: One for each norm that was recalibrated, in the network's order.
     """
 
     network: nn.Module
     batches: int
-    pictures: int
+    images: int
     changes: tuple[Change, ...]
 
 
@@ -64,7 +64,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
     Args:
         network: Maps a batch to anything; left as it is.
         batches: Normalised float (B, C, H, W) on the network's device, of equal B, since each batch counts the same.
-            Each norm must see more than one value a channel: B of 2 or more where pictures are pooled to 1x1.
+            Each norm must see more than one value a channel: B of 2 or more where images are pooled to 1x1.
 
     Raises:
         InputError: There is no batch norm, all are frozen, there is no batch, or statistics come out infinite or NaN.
@@ -84,7 +84,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
         copied.training = original.training
     before = dict(network.named_modules())
     changes = tuple(_change(name, before[name], norm) for name, norm in moving.items())
-    return Recalibration(fresh, view.batches, view.pictures, changes)
+    return Recalibration(fresh, view.batches, view.images, changes)
 
 
 class _View(nn.Module):
@@ -94,7 +94,7 @@ class _View(nn.Module):
         super().__init__()
         self.network = network
         self.moving, self.frozen = moving, frozen
-        self.batches = self.pictures = 0
+        self.batches = self.images = 0
 
     def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
         """Those whose statistics are set to 0 and 1 first, and then averaged."""
@@ -110,7 +110,7 @@ class _View(nn.Module):
     def forward(self, batch: Tensor) -> Any:
         """As the network does."""
         self.batches += 1
-        self.pictures += len(batch)
+        self.images += len(batch)
         return self.network(batch)
 
 
@@ -135,7 +135,7 @@ def _relative(name: str, old: Tensor | None, new: Tensor | None) -> float:
     if not new.isfinite().all():
         raise InputError(
             f"{name}: its statistics over these batches are infinite or NaN, so the network overflows on them; check "
-            "its weights and the normalisation of the pictures"
+            "its weights and the normalisation of the images"
         )
     size, distance = float(old.double().norm()), float((new.double() - old.double()).norm())
     return distance / size if size > 0 else math.inf if distance > 0 else 0.0

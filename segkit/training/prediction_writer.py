@@ -1,7 +1,7 @@
-"""`segkit predict`'s label maps: each picture once, by any number of processes, and gone on with after an interruption.
+"""`segkit predict`'s label maps: each image once, by any number of processes, and gone on with after an interruption.
 
 A file that is there is whole (`segkit.io` renames finished files), so going on means leaving out what is there. Each
-process looks only at the pictures that are its own in this run, so that none depends on how far another one is.
+process looks only at the images that are its own in this run, so that none depends on how far another one is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from segkit.evaluation.results import command_line, now, versions
 from segkit.inference.engine import resolve
 from segkit.io import write_png
 from segkit.models.checkpoint import weights_sha256
-from segkit.predictions.manifest import NAME, Manifest, pictures_identity, read_manifest
+from segkit.predictions.manifest import NAME, Manifest, images_identity, read_manifest
 from segkit.temporary import remove_left_behind
 from segkit.training.module import SegmentationModule
 
@@ -32,7 +32,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         output: The folder.
-        pictures: Gives name and bytes of every picture; called after the data's setup.
+        images: Gives name and bytes of every image; called after the data's setup.
         dataset: Name and split, for the manifest.
         weights_file: Name of the checkpoint, for the manifest.
         overwrite: Predict again what is there already, whatever made it.
@@ -41,13 +41,13 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(
         self,
         output: str | Path,
-        pictures: Callable[[], Mapping[str, int]],
+        images: Callable[[], Mapping[str, int]],
         dataset: Mapping[str, str],
         weights_file: str | None = None,
         overwrite: bool = False,
     ) -> None:
         super().__init__(write_interval="batch")
-        self.output, self.pictures, self.dataset = Path(output), pictures, dict(dataset)
+        self.output, self.images, self.dataset = Path(output), images, dict(dataset)
         self.weights_file, self.overwrite = weights_file, overwrite
         self._identity: dict[str, Any] = {}
         self._earlier: Manifest | None = None
@@ -55,7 +55,7 @@ class PredictionWriter(BasePredictionWriter):
         self._nothing_left = False
 
     def is_written(self, name: str) -> bool:
-        """Whether the picture of that name is done."""
+        """Whether the image of that name is done."""
         return self._path(name).is_file()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -63,14 +63,14 @@ class PredictionWriter(BasePredictionWriter):
 
         Raises:
             InputError: It has label maps of these names that something unknown made, or, to be overwritten, a
-                manifest of other pictures.
+                manifest of other images.
         """
-        pictures = self.pictures()
-        self._identity = pictures_identity(pictures)
+        images = self.images()
+        self._identity = images_identity(images)
         self._earlier = read_manifest(self.output)
-        done = [name for name in pictures if self.is_written(name)]
+        done = [name for name in images if self.is_written(name)]
         if self.overwrite:
-            self._check_same_pictures()
+            self._check_same_images()
         elif done and self._earlier is None:
             raise InputError(
                 f"{self._path(done[0])}: is there, but no {NAME} that says what made it; "
@@ -79,15 +79,15 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             self._clean(done)
         if done and not self.overwrite:
-            left = len(pictures) - len(done)
+            left = len(images) - len(done)
             self._nothing_left = left == 0
-            rank_zero_info(f"{self.output}: {len(done)} of {len(pictures)} pictures are there already; {left} to do")
+            rank_zero_info(f"{self.output}: {len(done)} of {len(images)} images are there already; {left} to do")
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say in the manifest what is being made.
 
         Raises:
-            InputError: The folder was begun with something else: weights, protocol, precision, pictures or classes.
+            InputError: The folder was begun with something else: weights, protocol, precision, images or classes.
         """
         manifest = self._check(trainer, pl_module)
         if trainer.is_global_zero:
@@ -103,25 +103,25 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write one file per picture."""
+        """Write one file per image."""
         for name, labels in zip(batch["name"], prediction.cpu().numpy(), strict=True):
             if labels.dtype.itemsize > 1:
                 raise InputError(f"predict: more than 256 classes do not fit an 8-bit PNG ({name})")
             write_png(self._path(name), labels)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Whichever process finds all pictures written says so in the manifest; the last one always does.
+        """Whichever process finds all images written says so in the manifest; the last one always does.
 
         Raises:
             InputError: As `on_predict_start`, which is not called where nothing was left to do.
         """
         manifest = self._check(trainer, pl_module) if self._manifest is None else self._manifest
-        names = self.pictures()
+        names = self.images()
         written = sum(self.is_written(name) for name in names)
         said_before = self._nothing_left and self._earlier is not None and self._earlier.complete
         if written == len(names) and not said_before:
             replace(manifest, complete=True).write(self.output)
-        rank_zero_info(f"predictions: {self.output}, {written} of {len(names)} pictures")
+        rank_zero_info(f"predictions: {self.output}, {written} of {len(names)} images")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say how to go on."""
@@ -131,10 +131,10 @@ class PredictionWriter(BasePredictionWriter):
     def _path(self, name: str) -> Path:
         return self.output / f"{name}.png"
 
-    def _check_same_pictures(self) -> None:
-        if self._earlier is not None and self._earlier.pictures != self._identity:
+    def _check_same_images(self) -> None:
+        if self._earlier is not None and self._earlier.images != self._identity:
             raise InputError(
-                f"{self.output}: holds label maps of other pictures ({self._earlier.dataset['name']}, "
+                f"{self.output}: holds label maps of other images ({self._earlier.dataset['name']}, "
                 f"{self._earlier.dataset['split']}), which would stay among the new ones; give another --output"
             )
 
@@ -155,7 +155,7 @@ class PredictionWriter(BasePredictionWriter):
             protocol=resolve(module.protocol, module.network).to_dict(),
             precision=str(trainer.precision),
             dataset=self.dataset,
-            pictures=self._identity,
+            images=self._identity,
             label_space=module.classes.to_dict(),
             complete=False,
             run={

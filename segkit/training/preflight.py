@@ -14,7 +14,7 @@ from segkit.training.optim import OptimConfig, scaled_lr
 
 
 def check_norms(network: nn.Module, batch_size: int | None) -> None:
-    """Refuse a batch of one picture that batch norms on 1x1 maps cannot be trained with.
+    """Refuse a batch of one image that batch norms on 1x1 maps cannot be trained with.
 
     PyTorch would stop in the first step ("Expected more than 1 value per channel") and name neither norm nor cure.
 
@@ -26,7 +26,7 @@ def check_norms(network: nn.Module, batch_size: int | None) -> None:
     names = needs_more_than_one_value(network)
     if names:
         raise InputError(
-            f"data.batch_size is 1, but {len(names)} norms see one value a picture ({names[0]}, ...), which has no "
+            f"data.batch_size is 1, but {len(names)} norms see one value an image ({names[0]}, ...), which has no "
             "variance: set --data.batch_size 2 or more, or several processes with --trainer.sync_batchnorm true, or "
             "--model.network.pooled_norm frozen (or group)"
         )
@@ -64,7 +64,7 @@ _KNOWN = ("pytorch_lightning.", "segkit.")
 
 
 def learning_rate(trainer: pl.Trainer, optim: OptimConfig, total_steps: float) -> float:
-    """The encoder's learning rate, scaled to the pictures of an optimiser step over all processes, which is said.
+    """The encoder's learning rate, scaled to the images of an optimiser step over all processes, which is said.
 
     Raises:
         InputError: The run has no end, so no schedule.
@@ -78,7 +78,7 @@ def learning_rate(trainer: pl.Trainer, optim: OptimConfig, total_steps: float) -
     total = batch * trainer.world_size * trainer.accumulate_grad_batches
     lr = scaled_lr(optim, total)
     rank_zero_info(
-        f"lr: {optim.lr:g} for {optim.reference_batch or total} pictures a step -> {lr:g} for {total} ({batch} "
+        f"lr: {optim.lr:g} for {optim.reference_batch or total} images a step -> {lr:g} for {total} ({batch} "
         f"a process x {trainer.world_size} x {trainer.accumulate_grad_batches} accumulated); "
         f"{optim.name}, {optim.schedule} over {total_steps:g} steps"
     )
@@ -86,7 +86,7 @@ def learning_rate(trainer: pl.Trainer, optim: OptimConfig, total_steps: float) -
 
 
 def batch_size(trainer: pl.Trainer) -> int | None:
-    """Pictures of a training batch in each process; None where the loader does not say."""
+    """Images of a training batch in each process; None where the loader does not say."""
     if trainer.train_dataloader is None:  # as yet, in a run that is as long as its max_steps
         trainer.fit_loop.setup_data()
     return getattr(trainer.train_dataloader, "batch_size", None)

@@ -14,7 +14,7 @@ from segkit.training.losses import segmentation_loss
 from segkit.training.module import SegmentationModule
 from segkit.training.optim import build_optimizer, parameter_groups
 
-SHARE = 0.9  # of the memory that a run may take: pictures, loaders and fragmentation need the rest
+SHARE = 0.9  # of the memory that a run may take: images, loaders and fragmentation need the rest
 _MOST = 1024  # crops a batch
 _CPU_SIZES = (2, 4, 8)  # enough for a straight line; past the memory a CPU does not fail, it swaps, or is killed
 

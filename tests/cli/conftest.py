@@ -1,4 +1,4 @@
-"""What the tests of `segkit benchmark` share: five tiny pictures, networks with random weights, and the command."""
+"""What the tests of `segkit benchmark` share: five tiny images, networks with random weights, and the command."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_t
 from segkit.models.segmentation import FCN
 
 NAMES = ("road", "tree", "sky", "boat")  # of which no truth has a boat
-PICTURES = 5
+IMAGES = 5
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def benchmark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data.yaml with its data, and checkpoints: a (which never predicts a boat) and b; wide has one class more."""
     folder = tmp_path_factory.mktemp("benchmark")
     rng = np.random.default_rng(0)
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         height, width = 40 + 3 * i, 56 + 5 * (i % 2)
         write_png(folder / f"data/images/test/{i}.png", rng.integers(0, 256, (height, width, 3), np.uint8))
         labels = np.where(rng.random((height, width)) < 0.1, 255, rng.integers(0, 3, (height, width)))

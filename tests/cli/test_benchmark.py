@@ -1,4 +1,4 @@
-"""`segkit benchmark` through the front door, on five tiny pictures and networks with random weights."""
+"""`segkit benchmark` through the front door, on five tiny images and networks with random weights."""
 
 import csv
 import json
@@ -17,14 +17,14 @@ from segkit.evaluation.cost import flops, parameters
 from segkit.files import write_text
 from segkit.inference.segmenter import load
 
-NUM_CLASSES, PICTURES = 4, 5  # of conftest.py
+NUM_CLASSES, IMAGES = 4, 5  # of conftest.py
 
 Run = Callable[..., int]
 
 
 @pytest.fixture
 def labelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with every picture that a network labels."""
+    """Grows with every image that a network labels."""
     calls: list[int] = []
     label = benchmark_rows._label
     monkeypatch.setattr(benchmark_rows, "_label", lambda *args: (calls.append(1), label(*args))[1])
@@ -39,7 +39,7 @@ def plain_miou(folder: Path, checkpoint: str, protocol: str, absent: float | Non
     """mIoU with loops and numpy only; what a class without any pixel counts, or that it is left out."""
     segmenter = load(folder / checkpoint, "cpu", protocol, precision="exact")
     both = np.zeros((NUM_CLASSES, 3))
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         truth = np.asarray(Image.open(folder / f"data/labels/test/{i}.png"))
         labels = segmenter.predict(folder / f"data/images/test/{i}.png")
         for k in range(NUM_CLASSES):
@@ -73,15 +73,15 @@ def test_models_times_protocols(
             plain_miou(benchmark_folder, Path(row["model"]).name, both if row["protocol"] == "both" else "whole"),
             abs=1e-12,
         )
-        assert (row["pictures"], row["partial"], row["data"], row["size"]) == (PICTURES, False, "data", [32, 64])
-        assert row["pictures/s"] > 0 and list(row["class IoU"]) == ["road", "tree", "sky", "boat"]
+        assert (row["images"], row["partial"], row["data"], row["size"]) == (IMAGES, False, "data", [32, 64])
+        assert row["images/s"] > 0 and list(row["class IoU"]) == ["road", "tree", "sky", "boat"]
     assert len({row["mIoU"] for row in rows}) >= 3
     network = load(benchmark_folder / "a.ckpt", "cpu", precision="exact").network
     assert rows[0]["M params"] == parameters(network) / 1e6
     assert rows[0]["GFLOPs"] == flops(network, (32, 64)) / 1e9
-    assert rows[0]["GFLOPs/picture"] == flops(network, (40, 56)) / 1e9
+    assert rows[0]["GFLOPs/image"] == flops(network, (40, 56)) / 1e9
     views = 2 * flops(network, (20, 28)) + 2 * flops(network, (40, 56))
-    assert rows[1]["GFLOPs/picture"] == views / 1e9
+    assert rows[1]["GFLOPs/image"] == views / 1e9
     assert rows[1]["protocol fields"]["flip"] is True
 
     table = tmp_path / "table"
@@ -96,7 +96,7 @@ def test_models_times_protocols(
 
     before = {path.name: path.read_bytes() for path in table.iterdir() if path.is_file()}
     done = len(labelled)
-    assert run_benchmark(*command) == 0 and len(labelled) == done == 4 * PICTURES
+    assert run_benchmark(*command) == 0 and len(labelled) == done == 4 * IMAGES
     assert {path.name: path.read_bytes() for path in table.iterdir() if path.is_file()} == before
 
 
@@ -123,8 +123,8 @@ def test_limit_marks_a_row_partial(
     assert run_benchmark(str(benchmark_folder / "a.ckpt")) == 0
     assert run_benchmark(str(benchmark_folder / "a.ckpt"), "--limit", "2") == 0
     rows = rows_of(tmp_path / "table")
-    assert [(row["pictures"], row["partial"]) for row in rows] == [(PICTURES, False), (2, True)]
-    assert len(labelled) == PICTURES + 2 and rows[0]["mIoU"] != rows[1]["mIoU"]
+    assert [(row["images"], row["partial"]) for row in rows] == [(IMAGES, False), (2, True)]
+    assert len(labelled) == IMAGES + 2 and rows[0]["mIoU"] != rows[1]["mIoU"]
     assert "2 (partial)" in (tmp_path / "table" / "benchmark.md").read_text()
 
 
@@ -133,7 +133,7 @@ def test_another_metric_needs_no_network(
 ) -> None:
     assert run_benchmark(str(benchmark_folder / "a.ckpt")) == 0
     assert run_benchmark(str(benchmark_folder / "a.ckpt"), "--metric", "encoding") == 0
-    assert len(labelled) == PICTURES
+    assert len(labelled) == IMAGES
     own, encoding = rows_of(tmp_path / "table")
     assert (own["metric"], encoding["metric"]) == ("segkit", "encoding")
     # Boats are in no truth, and this network predicts none: left out of the mean, or counted as 0.
@@ -161,10 +161,10 @@ def plan(path: Path, *rows: dict) -> list[str]:
 
 
 def test_plan_with_published_numbers_and_costs(run_benchmark: Run, benchmark_folder: Path, tmp_path: Path) -> None:
-    number = f"mIoU 20.00, pixel_accuracy 50.50, protocol whole, pictures {PICTURES} (somewhere)"
+    number = f"mIoU 20.00, pixel_accuracy 50.50, protocol whole, images {IMAGES} (somewhere)"
     mine = recipe(tmp_path / "mine.yaml", benchmark_folder, number)
     other = recipe(tmp_path / "other.yaml", benchmark_folder, number, stride=8)
-    few = recipe(tmp_path / "few.yaml", benchmark_folder, number.replace(f"pictures {PICTURES}", "pictures 7"))
+    few = recipe(tmp_path / "few.yaml", benchmark_folder, number.replace(f"images {IMAGES}", "images 7"))
     words = recipe(tmp_path / "words.yaml", benchmark_folder, "none by the authors; 45.62 elsewhere")
     a = str(benchmark_folder / "a.ckpt")
     arguments = plan(
@@ -182,13 +182,13 @@ def test_plan_with_published_numbers_and_costs(run_benchmark: Run, benchmark_fol
     assert first["published"]["pixel_accuracy"] == 0.505 and first["mIoU"] == window["mIoU"]
     reasons = [row.get("not comparable") for row in (first, window, few_row, stride)]
     assert reasons[0] is None and "the protocol window, published for whole" in reasons[1]
-    assert "5 pictures were scored, published for 7" in reasons[2]
+    assert "5 images were scored, published for 7" in reasons[2]
     assert (
         "output_stride=16" in reasons[3] and "published for FCN(encoder=resnest14_tiny, output_stride=8" in reasons[3]
     )
     assert not any("published mIoU" in row for row in (window, few_row, stride, no_number))
-    assert cost["data"] is None and cost.get("mIoU") is None and cost["pictures/s"] > 0
-    assert cost["GFLOPs"] == cost["GFLOPs/picture"] > first["GFLOPs"] and cost["M params"] == first["M params"]
+    assert cost["data"] is None and cost.get("mIoU") is None and cost["images/s"] > 0
+    assert cost["GFLOPs"] == cost["GFLOPs/image"] > first["GFLOPs"] and cost["M params"] == first["M params"]
 
     lines = (tmp_path / "table" / "benchmark.md").read_text().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:9]]
@@ -201,7 +201,7 @@ def test_plan_with_published_numbers_and_costs(run_benchmark: Run, benchmark_fol
 
 
 def test_recipe_on_the_command_line(run_benchmark: Run, benchmark_folder: Path, tmp_path: Path) -> None:
-    path = recipe(tmp_path / "r.yaml", benchmark_folder, f"mIoU 30.00, protocol whole, pictures {PICTURES} (there)")
+    path = recipe(tmp_path / "r.yaml", benchmark_folder, f"mIoU 30.00, protocol whole, images {IMAGES} (there)")
     assert run_benchmark(str(benchmark_folder / "a.ckpt"), path, "--config", path, data=False) == 0
     scored, cost = rows_of(tmp_path / "table")
     assert scored["published mIoU"] == 0.3 and cost.get("mIoU") is None and cost["model"] == path

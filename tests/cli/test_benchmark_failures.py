@@ -13,7 +13,7 @@ import pytest
 from segkit.cli import main
 from segkit.cli.benchmark import rows as benchmark_rows
 
-PICTURES = 5  # of conftest.py
+IMAGES = 5  # of conftest.py
 
 Run = Callable[..., int]
 
@@ -23,7 +23,7 @@ def rows_of(folder: Path) -> list[dict]:
 
 
 def stop_at(call: int, what: BaseException | Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let labelling fail, or something else happen, at its n-th call; the list grows with every picture labelled."""
+    """Let labelling fail, or something else happen, at its n-th call; the list grows with every image labelled."""
     calls: list[int] = []
     label = benchmark_rows._label
 
@@ -65,21 +65,21 @@ def test_out_of_memory_is_a_failed_row(
     assert capsys.readouterr().err.strip().endswith("a.ckpt, whole): not enough memory")
 
 
-def test_an_interrupted_row_goes_on_with_the_next_picture(
+def test_an_interrupted_row_goes_on_with_the_next_image(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [str(benchmark_folder / "a.ckpt"), "--protocol", "whole", "window"]
     assert run_benchmark(*command, output="straight") == 0
     with monkeypatch.context() as patch:
-        stop_at(PICTURES + 3, KeyboardInterrupt(), patch)
+        stop_at(IMAGES + 3, KeyboardInterrupt(), patch)
         assert run_benchmark(*command) == 130
     assert [row["protocol"] for row in rows_of(tmp_path / "table")] == ["whole"]
     assert "the same command goes on from here" in capsys.readouterr().err
     calls = stop_at(0, KeyboardInterrupt(), monkeypatch)
     assert run_benchmark(*command) == 0
-    assert len(calls) == PICTURES - 2
+    assert len(calls) == IMAGES - 2
     straight, resumed = rows_of(tmp_path / "straight"), rows_of(tmp_path / "table")
-    for name in ("mIoU", "class IoU", "pixel accuracy", "pictures", "partial", "GFLOPs/picture"):
+    for name in ("mIoU", "class IoU", "pixel accuracy", "images", "partial", "GFLOPs/image"):
         assert [row[name] for row in straight] == [row[name] for row in resumed]
 
 
@@ -94,14 +94,14 @@ def test_a_killed_row_goes_on_from_what_was_saved(
         assert run_benchmark(*command) == 0
     calls = stop_at(0, KeyboardInterrupt(), monkeypatch)
     assert run_benchmark(*command, output="killed") == 0
-    assert len(calls) == PICTURES - 3
+    assert len(calls) == IMAGES - 3
     assert rows_of(tmp_path / "killed")[0]["class IoU"] == rows_of(tmp_path / "table")[0]["class IoU"]
 
     saved = next((tmp_path / "killed" / "counts").iterdir())
     saved.write_text(saved.read_text()[:50])  # damaged: the row begins again
     (tmp_path / "killed" / "benchmark.json").unlink()
     assert run_benchmark(*command, output="killed") == 0
-    assert len(calls) == 2 * PICTURES - 3
+    assert len(calls) == 2 * IMAGES - 3
 
 
 def test_other_weights_under_the_same_name_are_another_row(

@@ -30,7 +30,7 @@ SIZES = {"base_size": 48, "crop_size": 32}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five training and three validation pictures of 40x56, one with a name that HTML must escape."""
+    """Five training and three validation images of 40x56, one with a name that HTML must escape."""
     root = tmp_path_factory.mktemp("folder")
     rng = np.random.default_rng(0)
     for split, count in (("train", 5), ("val", 3)):
@@ -62,9 +62,9 @@ def module(root: Path, **options) -> FolderDataModule:
     return FolderDataModule(root, batch_size=1, num_workers=0, **SIZES, **options)
 
 
-def place_of(picture: np.ndarray, sheet: np.ndarray, factor: int) -> tuple[int, int]:
-    """(row, column) at which the sheet shows exactly this picture, enlarged."""
-    large = picture.repeat(factor, 0).repeat(factor, 1)
+def place_of(image: np.ndarray, sheet: np.ndarray, factor: int) -> tuple[int, int]:
+    """(row, column) at which the sheet shows exactly this image, enlarged."""
+    large = image.repeat(factor, 0).repeat(factor, 1)
     height, width = large.shape[:2]
     corners = np.argwhere((sheet[: -height + 1, : -width + 1] == large[0, 0]).all(-1))
     found = [(int(y), int(x)) for y, x in corners if np.array_equal(sheet[y : y + height, x : x + width], large)]
@@ -73,7 +73,7 @@ def place_of(picture: np.ndarray, sheet: np.ndarray, factor: int) -> tuple[int, 
 
 
 def check_tile(sheet: np.ndarray, image: np.ndarray, mask: np.ndarray, factor: int) -> tuple[int, int]:
-    """The picture is there, and right of it its labels: colours, or dark where ignored."""
+    """The image is there, and right of it its labels: colours, or dark where ignored."""
     y, x = place_of(image, sheet, factor)
     height, width = (side * factor for side in mask.shape)
     right = sheet[y : y + height : factor, x + width + 6 : x + 2 * width + 6 : factor]
@@ -126,7 +126,7 @@ def test_a_recipe_gives_its_augmentations_and_the_root_is_beaten(root: Path, tmp
     assert not (tmp_path / "cache").exists()
 
 
-def test_val_shows_whole_pictures_spread_over_the_split(root: Path, tmp_path: Path) -> None:
+def test_val_shows_whole_images_spread_over_the_split(root: Path, tmp_path: Path) -> None:
     assert browse(root, tmp_path / "sheet.png", "--split", "val", "--count", "2") == 0
     sheet, data = read_image(tmp_path / "sheet.png"), module(root)
     data.setup("validate")

@@ -62,8 +62,8 @@ def test_labels_and_confidence_are_of_the_same_scores(
     assert sum(b["pixels"] for b in calibration["bins"]) == len(right) == result["num_pixels"]
     found = sum(b["pixels"] * b["accuracy"] for b in calibration["bins"] if b["pixels"])
     assert found / len(right) == pytest.approx(result["scores"]["pixel_accuracy"], rel=1e-12)
-    with Image.open(tmp_path / "run" / "reliability.png") as picture:
-        picture.load()
+    with Image.open(tmp_path / "run" / "reliability.png") as image:
+        image.load()
     assert f"expected calibration error {100 * calibration['expected_calibration_error']:.2f} %" in caplog.text
 
 

@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> Path:
             write_png(tmp_path / f"data/images/{split}/{i}.png", rng.integers(0, 256, (32, 32, 3), np.uint8))
             labels = rng.choice([0, 1, 255], (32, 32), p=[0.8, 0.15, 0.05])
             if i % 2:
-                labels[:4, :8] = 2  # a class that only some pictures have
+                labels[:4, :8] = 2  # a class that only some images have
             write_png(tmp_path / f"data/labels/{split}/{i}.png", labels.astype(np.uint8))
     write_text(tmp_path / "data/classes.txt", "a\nb\nc\n")
     return tmp_path / "data"
@@ -86,7 +86,7 @@ def test_weights_come_from_the_training_masks(data: Path, used: list[LossConfig]
 
 
 def test_only_training_counts(data: Path) -> None:
-    """The word in a checkpoint asks nobody else for statistics: others may have no training pictures at all."""
+    """The word in a checkpoint asks nobody else for statistics: others may have no training images at all."""
     assert fit(data, "run", "--model.loss.class_weights", "enet") == 0
     last, out = str(data.parent / "run/checkpoints/last.ckpt"), data.parent / "out"
     (data / "segkit-statistics-train.json").unlink()
@@ -152,7 +152,7 @@ def test_the_extremes_are_printed_once(data: Path, capsys, caplog) -> None:
 
 
 def test_rare_classes_are_sampled(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Class 2 has 2 % of the pixels: at T = 0.01 nearly every crop is of a picture that has it, and shows it."""
+    """Class 2 has 2 % of the pixels: at T = 0.01 nearly every crop is of an image that has it, and shows it."""
     steps: list[list[bool]] = []
     step = SegmentationModule.training_step
 

@@ -9,13 +9,13 @@ from PIL import Image
 
 from segkit.cli import main
 from segkit.evaluation.boundary import boundary_areas
-from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.statistics import bootstrap_miou
 from segkit.files import write_text
 from segkit.io import write_png
 
 CLASSES = ("road", "tree", "sky", "boat")
-PICTURES = 24
+IMAGES = 24
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """truth/, of the classes 0..2 and ignored pixels; good/ and poor/, which differ in trees; like/ is like good/."""
     folder = tmp_path_factory.mktemp("compare")
     rng = np.random.default_rng(0)
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         small = rng.integers(0, 3, (5, 6)).astype(np.uint8)
         truth = small.repeat(8, 0).repeat(8, 1)[: 38 + i % 3]
         for name, errors in (("good", (0.1, 0.1)), ("like", (0.1, 0.1)), ("poor", (0.1, 0.35))):
@@ -45,7 +45,7 @@ def test_a_real_difference(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert compare(folder, "poor", "good", tmp_path / "comparison.json") == 0
     printed = capsys.readouterr().out
     result = json.loads((tmp_path / "comparison.json").read_text())
-    assert result["mIoU"]["verdict"] == "B" and result["pictures"] == PICTURES
+    assert result["mIoU"]["verdict"] == "B" and result["images"] == IMAGES
     verdicts = [row["verdict"] for row in result["classes"]]
     assert verdicts[1] == "B" and verdicts[3] == "" and result["classes"][3]["a"] is None
     d = result["mIoU"]["difference"]
@@ -58,8 +58,8 @@ def test_a_real_difference(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     tree, boat = (next(line for line in lines if line[:1] == [name]) for name in ("tree", "boat"))
     assert tree[1] == f"{100 * result['classes'][1]['a']:.2f}" and tree[-1] == "good"
     assert boat == ["boat", "-", "-", "-", "-", "-", "no", "truth"]
-    with Image.open(tmp_path / "comparison.png") as picture:
-        picture.load()
+    with Image.open(tmp_path / "comparison.png") as image:
+        image.load()
 
 
 def test_no_difference_and_nothing_is_written_over(folder: Path, tmp_path: Path, capsys) -> None:
@@ -72,8 +72,8 @@ def test_no_difference_and_nothing_is_written_over(folder: Path, tmp_path: Path,
     }  # fmt: skip
 
 
-def test_missing_pictures(folder: Path, tmp_path: Path, capsys) -> None:
-    for i in range(4, PICTURES):
+def test_missing_images(folder: Path, tmp_path: Path, capsys) -> None:
+    for i in range(4, IMAGES):
         name = f"{i:02d}.png"
         (tmp_path / "part").mkdir(exist_ok=True)
         (tmp_path / "part" / name).write_bytes((folder / "good" / name).read_bytes())
@@ -82,7 +82,7 @@ def test_missing_pictures(folder: Path, tmp_path: Path, capsys) -> None:
     error = capsys.readouterr().err
     assert "00: no prediction below" in error and "3 more; --allow_missing" in error
     assert compare(folder, part, "poor", tmp_path / "c.json", "--allow_missing") == 0
-    assert json.loads((tmp_path / "c.json").read_text())["pictures"] == PICTURES - 4
+    assert json.loads((tmp_path / "c.json").read_text())["images"] == IMAGES - 4
 
 
 def test_wrong_commands(folder: Path, tmp_path: Path, capsys) -> None:
@@ -117,7 +117,7 @@ def test_extra_scores(folder: Path, tmp_path: Path, capsys) -> None:
     np.testing.assert_allclose(result["boundary"]["classes"][:3], iou, rtol=1e-12)
     assert result["boundary"]["classes"][3] is None
     assert result["boundary"]["mIoU"] == pytest.approx(iou.mean(), rel=1e-12)
-    areas = PictureAreas.load(tmp_path / "r.npz")
+    areas = ImageAreas.load(tmp_path / "r.npz")
     assert list(areas.names) == names and areas.areas[:, 1].sum() == result["num_pixels"]
     assert result["bootstrap"] == bootstrap_miou(areas, 200).to_dict()
     interval = result["bootstrap"]["mIoU"]
@@ -126,12 +126,12 @@ def test_extra_scores(folder: Path, tmp_path: Path, capsys) -> None:
     assert (pair["true"], pair["predicted"]) == ("tree", "sky") and "most confused pairs, by pixels" in printed
     assert pair["pixels"] == np.max(np.array(result["confusion_matrix"]) * (1 - np.eye(4)))
     assert f"{100 * interval['value']:.2f} ({100 * interval['low']:.2f} to {100 * interval['high']:.2f})" in printed
-    with Image.open(tmp_path / "r-confusion.png") as picture:
-        picture.load()
+    with Image.open(tmp_path / "r-confusion.png") as image:
+        image.load()
     assert str(tmp_path / "r-confusion.png") in printed
 
 
-def test_kept_areas_are_compared_without_their_pictures(folder: Path, tmp_path: Path, capsys) -> None:
+def test_kept_areas_are_compared_without_their_images(folder: Path, tmp_path: Path, capsys) -> None:
     for name in ("good", "poor"):
         assert score(folder, name, tmp_path / f"{name}.json", "--bootstrap", "10") == 0
     assert compare(folder, "good", "poor", tmp_path / "folders.json") == 0
@@ -148,6 +148,6 @@ def test_extra_scores_that_cannot_be(folder: Path, tmp_path: Path, capsys) -> No
     assert score(folder, "good", tmp_path / "r.json", "--bootstrap", "0") == 2
     assert "--bootstrap is 0" in capsys.readouterr().err
     assert score(folder, "good", tmp_path / "r.json", "--bootstrap", "10", "--limit", "1") == 0
-    assert "one picture cannot be resampled" in capsys.readouterr().out
+    assert "one image cannot be resampled" in capsys.readouterr().out
     assert score(folder, "good", tmp_path / "plain.json") == 0
     assert not {"bootstrap", "boundary", "most_confused"} & json.loads((tmp_path / "plain.json").read_text()).keys()

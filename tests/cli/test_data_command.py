@@ -75,7 +75,7 @@ def test_check_of_good_data(root, capsys, tmp_path):
     assert main(["data", "check", "folder", str(root), "--json", str(tmp_path / "report.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"folder: {root}"
-    assert " ".join(lines[1].split()) == "train 8 pictures, 8 masks, 0.0 M pixels, 75.00% valid"
+    assert " ".join(lines[1].split()) == "train 8 images, 8 masks, 0.0 M pixels, 75.00% valid"
     assert "raw   id  class   " in lines[4] and " ".join(lines[5].split()) == "0 0 road 96 25.00% 8 36 25.00% 3"
     assert " ".join(lines[7].split()) == "255 ignored 96 25.00% 8 36 25.00% 3"
     assert lines[-2:] == ["nothing wrong", str(tmp_path / "report.json")]
@@ -198,18 +198,18 @@ def test_cache(root, capsys, tmp_path):
     assert "`segkit data cache` makes one" in capsys.readouterr().out
     assert main(arguments) == 0
     captured = capsys.readouterr()
-    assert "the cache needs 0.00 GB for 8 pictures" in captured.err and "folder val: 3 pictures" in captured.out
+    assert "the cache needs 0.00 GB for 8 images" in captured.err and "folder val: 3 images" in captured.out
     assert main(arguments) == 0
     assert "the cache needs" not in capsys.readouterr().err
     assert main([*arguments, "--verify"]) == 0
-    assert "8 pictures, none damaged" in capsys.readouterr().out
+    assert "8 images, none damaged" in capsys.readouterr().out
     (folder,) = (tmp_path / "cache").glob("folder-train-*")
     with (folder / "masks.u8").open("r+b") as file:
-        file.seek(3 * 48)  # between the pictures that are looked at when a cache is opened
+        file.seek(3 * 48)  # between the images that are looked at when a cache is opened
         file.write(b"\7")
     assert main([*arguments, "--verify"]) == 1
     out = capsys.readouterr().out
-    assert "damaged at picture 3; remove this folder" in out and "8 pictures, 1 damaged" in out
+    assert "damaged at image 3; remove this folder" in out and "8 images, 1 damaged" in out
     (folder / "index.json").write_text("")
     assert main([*arguments, "--verify"]) == 1
     assert "no index of a cache" in capsys.readouterr().out

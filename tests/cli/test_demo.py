@@ -19,15 +19,15 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = small.replace("check_val_every_n_epoch: 5", "check_val_every_n_epoch: 1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "RECIPE", small)
-        assert main(["demo", "--output", str(output), "--epochs", "1", "--pictures", "2"]) == 0
+        assert main(["demo", "--output", str(output), "--epochs", "1", "--images", "2"]) == 0
     return output
 
 
-def test_demo_leaves_data_pictures_curves_and_result(output: Path) -> None:
+def test_demo_leaves_data_images_curves_and_result(output: Path) -> None:
     run = output / "run"
     assert len(list((output / "data" / "gtFine" / "train").rglob("*_labelIds.png"))) == 16
-    pictures = sorted((run / "pictures").iterdir())
-    assert len(pictures) == 2 and all(cv2.imread(str(p)) is not None for p in pictures)
+    images = sorted((run / "images").iterdir())
+    assert len(images) == 2 and all(cv2.imread(str(p)) is not None for p in images)
     result = json.loads((run / "result.json").read_text())
     assert result["num_images"] == 3 and result["protocol"]["flip"] and len(result["protocol"]["scales"]) > 1
     assert (run / "curves.png").is_file() and (output / "demo.yaml").is_file()

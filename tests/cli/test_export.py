@@ -87,9 +87,9 @@ def test_the_weights_are_the_checkpoints_and_nothing_else_is_there(model: Path, 
 
 
 def test_load_gives_the_same_labels_and_offers_the_card(model: Path, last: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (61, 83, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (61, 83, 3), np.uint8)
     exported, trained = segkit.load(model, "cpu"), segkit.load(last, "cpu")
-    assert np.array_equal(exported.predict(picture), trained.predict(picture))
+    assert np.array_equal(exported.predict(image), trained.predict(image))
     assert exported.label_space == trained.label_space and exported.normalization == trained.normalization
     assert exported.protocol.name == "whole"  # how one tests is no property of the weights
     assert exported.card["protocol"]["name"] == "window" and exported.card["scores"] and trained.card == {}

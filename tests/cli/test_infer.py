@@ -1,4 +1,4 @@
-"""`segkit infer` through its front door: every kind of picture, every kind of mistake, and what is left on disk."""
+"""`segkit infer` through its front door: every kind of image, every kind of mistake, and what is left on disk."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from checkpoints import write_checkpoint
 from PIL import Image
 
 from segkit.cli.infer import main
-from segkit.cli.infer_inputs import find_pictures
+from segkit.cli.infer_inputs import find_images
 from segkit.errors import InputError
 from segkit.inference.segmenter import load
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
@@ -51,8 +51,8 @@ def save(path: Path, shape: tuple[int, ...] = (20, 30, 3), seed: int = 0) -> Pat
 
 
 def read(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def tree(folder: Path) -> list[str]:
@@ -64,16 +64,16 @@ def results(*stems: str) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [(97, 65), (1, 1)])
-def test_four_results_at_the_pictures_size(
+def test_four_results_at_the_images_size(
     run: Run, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int]
 ) -> None:
-    picture = save(tmp_path / "street.png", (*size, 3))
-    assert run(picture) == 0
+    image = save(tmp_path / "street.png", (*size, 3))
+    assert run(image) == 0
     out = tmp_path / "out"
     assert tree(out) == results("street")
     labels = read(out / "street_labels.png")
     assert labels.shape == size and labels.dtype == np.uint8
-    assert (labels == load(checkpoint, "cpu").predict(picture)).all()
+    assert (labels == load(checkpoint, "cpu").predict(image)).all()
     assert (read(out / "street_color.png") == colorize(labels, SPACE.palette)).all()
     assert read(out / "street_overlay.png").shape[0] > 200  # enlarged, and with a legend
     area = json.loads((out / "street_area.json").read_text())
@@ -82,70 +82,70 @@ def test_four_results_at_the_pictures_size(
     assert sum(c["share"] for c in area["classes"]) == pytest.approx(1)
     assert all(c["name"] == SPACE.class_names[c["id"]] for c in area["classes"])
     printed = capsys.readouterr()
-    assert "1 picture in" in printed.out and str(out) in printed.out and "whole" in printed.out
+    assert "1 image in" in printed.out and str(out) in printed.out and "whole" in printed.out
     assert printed.err == ""
 
 
-def test_every_kind_of_picture(run: Run, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    rgb = save(pictures / "turned.jpg", (24, 40, 3))
-    with Image.open(rgb) as picture:
-        exif = picture.getexif()
+def test_every_kind_of_image(run: Run, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    rgb = save(images / "turned.jpg", (24, 40, 3))
+    with Image.open(rgb) as image:
+        exif = image.getexif()
         exif[0x0112] = 6
-        picture.save(rgb, exif=exif)
-    save(pictures / "grey.png", (24, 40))
-    save(pictures / "alpha.png", (24, 40, 4))
-    Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 60).save(pictures / "deep.png")
-    Image.fromarray(np.zeros((24, 40), np.uint8)).convert("P").save(pictures / "palette.png")
-    assert run(pictures) == 0
+        image.save(rgb, exif=exif)
+    save(images / "grey.png", (24, 40))
+    save(images / "alpha.png", (24, 40, 4))
+    Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 60).save(images / "deep.png")
+    Image.fromarray(np.zeros((24, 40), np.uint8)).convert("P").save(images / "palette.png")
+    assert run(images) == 0
     out = tmp_path / "out"
     assert tree(out) == results("turned", "grey", "alpha", "deep", "palette")
     assert read(out / "turned_labels.png").shape == (40, 24)
     assert all(read(out / f"{name}_labels.png").shape == (24, 40) for name in ("grey", "alpha", "deep", "palette"))
 
 
-def test_what_is_not_read_of_a_picture_is_said(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+def test_what_is_not_read_of_an_image_is_said(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
     page = Image.fromarray(np.zeros((24, 40, 3), np.uint8))
-    page.save(pictures / "a.tif", save_all=True, append_images=[page, page])
+    page.save(images / "a.tif", save_all=True, append_images=[page, page])
     deep = np.arange(960, dtype=np.uint16).reshape(24, 40)
-    Image.fromarray(deep * 68).save(pictures / "b.png")
+    Image.fromarray(deep * 68).save(images / "b.png")
     for name in ("c.png", "d.tif"):
-        Image.fromarray(deep * 4).save(pictures / name)
-    assert run(pictures) == 1
+        Image.fromarray(deep * 4).save(images / name)
+    assert run(images) == 1
     assert tree(tmp_path / "out") == results("a", "b")
     said = capsys.readouterr().err
     for name in ("c.png", "d.tif"):
-        assert f"error: {pictures / name}: 16 bits per channel with values 0..3836: only the upper 8 bits" in said
-    assert f"note: {pictures / 'a.tif'} has 3 pages or frames, of which only the first is read" in said
-    assert f"note: {pictures / 'b.png'} has 16 bits per channel, of which the upper 8 are read" in said
+        assert f"error: {images / name}: 16 bits per channel with values 0..3836: only the upper 8 bits" in said
+    assert f"note: {images / 'a.tif'} has 3 pages or frames, of which only the first is read" in said
+    assert f"note: {images / 'b.png'} has 16 bits per channel, of which the upper 8 are read" in said
 
 
 def test_folders_are_kept_and_equal_names_told_apart(run: Run, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
+    images = tmp_path / "images"
     for name in ("a.jpg", "a.png", "b.png", "inner/a.png", "inner/._a.png", ".hidden/a.png"):
-        save(pictures / name)
-    (pictures / "notes.txt").write_text("not a picture")
-    assert run(pictures, pictures / "b.png") == 0
+        save(images / name)
+    (images / "notes.txt").write_text("not an image")
+    assert run(images, images / "b.png") == 0
     assert tree(tmp_path / "out") == results("a_jpg", "a_png", "b", "inner/a")
 
 
 def test_names_are_unique_whatever_is_given(tmp_path: Path) -> None:
     given = [tmp_path / name for name in ("x/a.jpg", "y/a.jpg", "x/A.JPG", "x/a_jpg.png", "x/b.c.png", "x/b.c.png")]
-    names = [name.as_posix() for _, name in find_pictures(given, tmp_path / "out")]
+    names = [name.as_posix() for _, name in find_images(given, tmp_path / "out")]
     assert names == ["a_jpg", "a_jpg_2", "A_JPG_3", "a_jpg_4", "b.c"]
 
 
 def test_results_of_an_earlier_run_are_replaced_and_not_segmented(run: Run, tmp_path: Path) -> None:
-    pictures = tmp_path / "pictures"
-    save(pictures / "a.png")
-    output = pictures / "out"
+    images = tmp_path / "images"
+    save(images / "a.png")
+    output = images / "out"
     for _ in range(2):
-        assert run(pictures, output=output) == 0
+        assert run(images, output=output) == 0
         assert tree(output) == results("a")
     with pytest.raises(InputError, match="both input and output"):
-        find_pictures([pictures], pictures)
+        find_images([images], images)
 
 
 def damaged(folder: Path) -> dict[str, Path]:
@@ -154,56 +154,56 @@ def damaged(folder: Path) -> dict[str, Path]:
     for path in (cut_png, cut_jpg):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     return {"cut": cut_png, "cut jpeg": cut_jpg, "empty": folder / "empty.png", "text": folder / "text.png"}
 
 
-def test_a_damaged_picture_costs_one_line_and_the_others_are_done(
+def test_a_damaged_image_costs_one_line_and_the_others_are_done(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = tmp_path / "pictures"
-    save(pictures / "a.png"), save(pictures / "z.png")
-    bad = {**damaged(pictures), "absent": tmp_path / "absent.png"}
-    assert run(pictures, tmp_path / "absent.png") == 1
+    images = tmp_path / "images"
+    save(images / "a.png"), save(images / "z.png")
+    bad = {**damaged(images), "absent": tmp_path / "absent.png"}
+    assert run(images, tmp_path / "absent.png") == 1
     assert tree(tmp_path / "out") == results("a", "z")
     printed = capsys.readouterr()
     lines = [line.rpartition("\r")[2] for line in printed.err.splitlines() if "error:" in line]
     assert len(lines) == len(bad)
     assert all(sum(str(path) in line for line in lines) == 1 for path in bad.values())
-    assert "2 pictures" in printed.out and "5 failed" in printed.out
+    assert "2 images" in printed.out and "5 failed" in printed.out
 
 
 def test_what_is_no_file_costs_one_line_and_the_others_are_done(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = tmp_path / "pictures"
-    save(pictures / "a.png"), save(tmp_path / "elsewhere" / "b.png")
-    save(pictures / ".ipynb_checkpoints" / "a-checkpoint.png"), save(pictures / "@eaDir" / "a.png")
-    os.mkfifo(pictures / "pipe.png")  # to open it would wait for ever
-    (pictures / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    (pictures / "loop.png").symlink_to(pictures / "loop.png")
-    (pictures / "town").symlink_to(tmp_path / "elsewhere")
-    (pictures / "up").symlink_to(tmp_path)
-    (pictures / os.fsdecode(b"caf\xe9.png")).write_bytes((pictures / "a.png").read_bytes())
-    assert run(pictures, pictures / "pipe.png") == 1
+    images = tmp_path / "images"
+    save(images / "a.png"), save(tmp_path / "elsewhere" / "b.png")
+    save(images / ".ipynb_checkpoints" / "a-checkpoint.png"), save(images / "@eaDir" / "a.png")
+    os.mkfifo(images / "pipe.png")  # to open it would wait for ever
+    (images / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (images / "loop.png").symlink_to(images / "loop.png")
+    (images / "town").symlink_to(tmp_path / "elsewhere")
+    (images / "up").symlink_to(tmp_path)
+    (images / os.fsdecode(b"caf\xe9.png")).write_bytes((images / "a.png").read_bytes())
+    assert run(images, images / "pipe.png") == 1
     assert tree(tmp_path / "out") == results("a", "town/b")
     printed = capsys.readouterr()
     lines = [line.rpartition("\r")[2] for line in printed.err.splitlines() if "error:" in line]
     wanted = {"pipe.png: is a named pipe", "gone.png: is a link to", "loop.png: is a link that leads to itself"}
     wanted |= {r"caf\xe9.png: this name is not UTF-8"}
     assert len(lines) == len(wanted) and all(sum(words in line for line in lines) == 1 for words in wanted)
-    assert "2 pictures" in printed.out and "4 failed" in printed.out
+    assert "2 images" in printed.out and "4 failed" in printed.out
 
 
 def test_inputs_below_the_output_are_left_out_and_it_is_said(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures = tmp_path / "pictures"
-    output = pictures / "out"
-    save(pictures / "a.png"), save(output / "inner" / "b.png"), save(output / "c.png")
+    images = tmp_path / "images"
+    output = images / "out"
+    save(images / "a.png"), save(output / "inner" / "b.png"), save(output / "c.png")
     (tmp_path / "link").symlink_to(output)
     for _ in range(2):  # the second time there are results, which are no inputs
-        assert run(pictures, output=tmp_path / "link") == 0
+        assert run(images, output=tmp_path / "link") == 0
         err = capsys.readouterr().err
         assert err == f"segkit infer: note: {output}/c.png and all else in {tmp_path}/link is left out (2 images), " + (
             "because results go there; give --output a folder outside of the input to have them segmented\n"
@@ -213,10 +213,10 @@ def test_inputs_below_the_output_are_left_out_and_it_is_said(
 def test_a_result_that_cannot_be_written_costs_one_line(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(tmp_path / "pictures" / "inner" / "a.png"), save(tmp_path / "pictures" / "b.png")
+    save(tmp_path / "images" / "inner" / "a.png"), save(tmp_path / "images" / "b.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "inner").write_text("in the way")
-    assert run(tmp_path / "pictures") == 1
+    assert run(tmp_path / "images") == 1
     assert tree(tmp_path / "out") == sorted([*results("b"), "inner"])
     assert "inner" in capsys.readouterr().err
 
@@ -259,7 +259,7 @@ def test_an_output_that_is_a_file_is_one_line(
     assert (tmp_path / "taken").read_text() == "a file"
 
 
-def test_a_folder_without_pictures_is_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_images_is_one_line(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "nothing").mkdir()
     assert run(tmp_path / "nothing") == 2
     assert_one_line(capsys, "nothing")

@@ -1,4 +1,4 @@
-"""`segkit infer` on pictures that are read in tiles: GeoTIFF in, GeoTIFF out, nothing half-written."""
+"""`segkit infer` on images that are read in tiles: GeoTIFF in, GeoTIFF out, nothing half-written."""
 
 import json
 import sys
@@ -38,10 +38,10 @@ def _nothing_said() -> None:
     tiles._log_once.cache_clear()
 
 
-def run(checkpoint: Path, picture: Path, *options: str) -> int:
-    output = picture.parent / "out"
+def run(checkpoint: Path, image: Path, *options: str) -> int:
+    output = image.parent / "out"
     arguments = ["--checkpoint", str(checkpoint), "--output", str(output), "--device", "cpu", "--memory", MEMORY]
-    return main([str(picture), *arguments, *options])
+    return main([str(image), *arguments, *options])
 
 
 def save(path: Path, bands: np.ndarray, **profile: object) -> np.ndarray:
@@ -79,8 +79,8 @@ def test_a_geotiff_beyond_the_budget(checkpoint: Path, tmp_path: Path, capfd: py
     assert (area["height"], area["width"]) == SIZE
     assert {one["id"]: one["pixels"] for one in area["classes"]} == {i: (labels == i).sum() for i in np.unique(labels)}
     printed = capfd.readouterr()
-    assert "a picture of 700 x 500 does not fit into 14 MB: the network sees it in " in printed.err
-    assert "1 picture in" in printed.out
+    assert "an image of 700 x 500 does not fit into 14 MB: the network sees it in " in printed.err
+    assert "1 image in" in printed.out
 
 
 def test_a_budget_with_little_room_beside_transformed_filters(
@@ -109,9 +109,9 @@ def test_other_kinds_of_files(checkpoint: Path, tmp_path: Path, kind: str) -> No
     else:
         colours = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
         indices = noise(1)[0]
-        picture = Image.fromarray(indices, "P")
-        picture.putpalette(colours.tobytes())
-        picture.save(path)
+        image = Image.fromarray(indices, "P")
+        image.putpalette(colours.tobytes())
+        image.save(path)
         rgb = colours[indices].transpose(2, 0, 1)
     assert run(checkpoint, path) == 0
     with rasterio.open(tmp_path / "out/kind_labels.tif") as file:
@@ -122,11 +122,11 @@ def test_the_preview_is_small(checkpoint: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(infer_large, "PREVIEW_SIDE", 250)
     save(tmp_path / "city.tif", noise(3))
     assert run(checkpoint, tmp_path / "city.tif") == 0
-    with Image.open(tmp_path / "out/city_overlay.png") as picture:
-        assert picture.width == 2 * 167 and picture.height > 2 * 234  # every third pixel; enlarged, as small ones are
+    with Image.open(tmp_path / "out/city_overlay.png") as image:
+        assert image.width == 2 * 167 and image.height > 2 * 234  # every third pixel; enlarged, as small ones are
 
 
-def test_a_picture_in_the_budget_is_read_at_once(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_image_in_the_budget_is_read_at_once(checkpoint: Path, tmp_path: Path) -> None:
     save(tmp_path / "small.tif", noise(3)[:, :64, :64])
     assert run(checkpoint, tmp_path / "small.tif", "--memory", "1GB") == 0
     assert (tmp_path / "out/small_labels.png").is_file()
@@ -195,7 +195,7 @@ def test_what_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert infer_large.is_large(tmp_path / "a.png", 10**5)
     monkeypatch.setenv("SEGKIT_MAX_PIXELS", "9999")
     assert infer_large.is_large(tmp_path / "a.png", 10**9)
-    (tmp_path / "b.png").write_text("no picture")
+    (tmp_path / "b.png").write_text("no image")
     assert not infer_large.is_large(tmp_path / "b.png", 1) and not infer_large.is_large(tmp_path / "absent.png", 1)
 
 

@@ -20,7 +20,7 @@ CLASSES = ("left", "right", "square")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six training, three validation and three test pictures of 40x56 in the folder layout."""
+    """Six training, three validation and three test images of 40x56 in the folder layout."""
     root = tmp_path_factory.mktemp("folder")
     generator = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 3), ("test", 3)):
@@ -355,8 +355,8 @@ def test_probe_trains_nothing(recipe: Path, tmp_path: Path, capsys) -> None:
     arguments = ["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run"), "--probe"]
     assert main([*arguments, "--data.batch_size", "2"]) == 0
     said = capsys.readouterr().out
-    assert "batch  s/step  pictures/s  peak memory" in said and "largest batch within" in said
-    assert "6 batches, 1 process(es)" in said and "2 times 3 pictures" in said
+    assert "batch  s/step  images/s  peak memory" in said and "largest batch within" in said
+    assert "6 batches, 1 process(es)" in said and "2 times 3 images" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -61,7 +61,7 @@ def weights(run: Path) -> dict[str, Any]:
 
 
 def test_two_processes_resume_to_the_bit_and_a_checkpoint_has_plain_norms(recipe: Path, tmp_path: Path) -> None:
-    """One picture a process, which only synchronised norms can train."""
+    """One image a process, which only synchronised norms can train."""
     run_command(2, fit(recipe, tmp_path / "whole", 2), tmp_path / "whole.log")
     whole = weights(tmp_path / "whole")
     assert whole["global_step"] == 12 and "network.encoder.bn1.running_var" in whole["state_dict"]

@@ -1,4 +1,4 @@
-"""`segkit predict`: every picture once, by any number of processes, and gone on with after whatever stopped it."""
+"""`segkit predict`: every image once, by any number of processes, and gone on with after whatever stopped it."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ COUNT = 7
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven pictures of different sizes, two of them in a folder of their own."""
+    """Seven images of different sizes, two of them in a folder of their own."""
     root = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     for i in range(COUNT):
@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wanted(root: Path, checkpoint: Path) -> dict[str, np.ndarray]:
-    """The labels that one picture at a time gives."""
+    """The labels that one image at a time gives."""
     segmenter = load(checkpoint, precision="exact")
     folder = root / "images" / "test"
     return {p.relative_to(folder).as_posix(): segmenter.predict(p) for p in sorted(folder.rglob("*.png"))}
@@ -71,7 +71,7 @@ def check(out: Path, wanted: dict[str, np.ndarray]) -> None:
     for name, labels in wanted.items():
         assert np.array_equal(cv2.imread(str(out / name), cv2.IMREAD_UNCHANGED), labels)
     manifest = json.loads((out / "predictions.json").read_text())
-    assert manifest["complete"] and manifest["pictures"]["count"] == COUNT
+    assert manifest["complete"] and manifest["images"]["count"] == COUNT
     assert manifest["label_space"]["class_names"] == ["a", "b", "c"] and manifest["weights"]["file"] == "random.ckpt"
     assert manifest["dataset"] == {"name": "FolderDataModule", "split": "test"}
     assert manifest["protocol"]["name"] == "whole" and manifest["protocol"]["align_corners"] is not None
@@ -103,7 +103,7 @@ def test_a_second_run_does_what_the_first_left(
     left_behind(out / "5.png").write_bytes(b"half")
     with caplog.at_level("INFO"):
         assert main(arguments) == 0
-    assert f"3 of {COUNT} pictures are there already; 4 to do" in caplog.text + capsys.readouterr().err
+    assert f"3 of {COUNT} images are there already; 4 to do" in caplog.text + capsys.readouterr().err
     check(out, wanted)
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in first.items())
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
@@ -142,7 +142,7 @@ def test_other_makers_are_refused(
     assert "no predictions.json that says what made it" in capsys.readouterr().err
 
 
-def test_other_pictures_are_refused(root: Path, checkpoint: Path, tmp_path: Path, capsys) -> None:
+def test_other_images_are_refused(root: Path, checkpoint: Path, tmp_path: Path, capsys) -> None:
     out, data = tmp_path / "labels", tmp_path / "data"
     (data / "images" / "test").mkdir(parents=True)
     (data / "classes.txt").write_text("a\nb\nc\n")
@@ -150,7 +150,7 @@ def test_other_pictures_are_refused(root: Path, checkpoint: Path, tmp_path: Path
     assert main(command(data, checkpoint, out)) == 0
     for more in ([], ["--overwrite", "true"]):
         assert main(command(root, checkpoint, out, *more)) == 2
-        assert "pictures" in capsys.readouterr().err.strip().splitlines()[-1]
+        assert "images" in capsys.readouterr().err.strip().splitlines()[-1]
     assert [p.name for p in out.rglob("*.png")] == ["0.png"]
 
 
@@ -202,7 +202,7 @@ def finish(processes: list[multiprocessing.Process], log: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_several_processes_write_each_picture_once_also_when_resumed(
+def test_several_processes_write_each_image_once_also_when_resumed(
     world: int, root: Path, checkpoint: Path, wanted: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     out = tmp_path / "labels"

@@ -1,4 +1,4 @@
-"""`segkit weights recalibrate` through the front door, on five small training pictures."""
+"""`segkit weights recalibrate` through the front door, on five small training images."""
 
 import copy
 import subprocess
@@ -41,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for split, count in (("train", 5), ("val", 1)):
         for i in range(count):
-            picture = rng.integers(0, 60 + 40 * i, (8, 10, 3)).repeat(5, 0).repeat(5, 1)
-            write_png(folder / f"data/images/{split}/{i}.png", picture.astype(np.uint8))
+            image = rng.integers(0, 60 + 40 * i, (8, 10, 3)).repeat(5, 0).repeat(5, 1)
+            write_png(folder / f"data/images/{split}/{i}.png", image.astype(np.uint8))
             write_png(folder / f"data/labels/{split}/{i}.png", rng.integers(0, 3, (40, 50), np.uint8))
     write_text(folder / "data/classes.txt", "\n".join(CLASSES) + "\n")
     arguments = {"root": str(folder / "data"), "batch_size": 2, "num_workers": 0, **SIZES}
@@ -117,7 +117,7 @@ def test_statistics_are_those_of_the_trainings_crops(folder: Path, tmp_path: Pat
             assert torch.equal(value, before.state_dict[name])
     shown = {line[:13].strip(): line[13:].strip() for line in capsys.readouterr().out.splitlines()}
     norms = len(expected) // 2
-    assert shown["recalibrated"] == f"{norms} batch norms over 10 pictures (5 batches of 2 crops, data train)"
+    assert shown["recalibrated"] == f"{norms} batch norms over 10 images (5 batches of 2 crops, data train)"
     for kind, key in (("mean", "running_mean"), ("variance", "running_var")):
         moved = {
             name: float((value - before.state_dict[name]).norm() / before.state_dict[name].norm())
@@ -234,7 +234,7 @@ def test_an_output_is_replaced_only_by_force(folder: Path, tmp_path: Path, monke
         (
             ["--batch_size", "6"],
             "own.ckpt",
-            "data has 5 training pictures, fewer than a batch of 6; lower --batch_size",
+            "data has 5 training images, fewer than a batch of 6; lower --batch_size",
         ),
         (["-o", "model.pt"], "own.ckpt", "a name that ends in .safetensors"),
         (["--data", "none.yaml"], "own.ckpt", "none.yaml: no such file"),

@@ -261,7 +261,7 @@ def test_changed_settings_are_refused_until_rescheduled(
     for change, words in (
         (["--model.optim.lr", "0.05"], "model.optim.lr: 0.1 -> 0.05"),
         (["--trainer.max_epochs", "4"], "steps in all: 21 -> 28; trainer.max_epochs: 3 -> 4"),
-        (["--data.batch_size", "3"], "pictures a batch over all processes: 2 -> 3"),
+        (["--data.batch_size", "3"], "images a batch over all processes: 2 -> 3"),
         (["--data.crop_size", "48"], "data.crop_size: 32 -> 48"),
         (["--model.loss.dice", "1"], "model.loss.dice: 0.0 -> 1.0"),
         (["--seed_everything", "5"], "seed_everything: 0 -> 5"),

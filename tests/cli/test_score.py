@@ -25,7 +25,7 @@ COUNT = 6
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Predictions and truth of six pictures, of train ids; no truth and no prediction has a boat."""
+    """Predictions and truth of six images, of train ids; no truth and no prediction has a boat."""
     for i in range(COUNT):
         mask = RNG.choice(np.array([0, 1, 2, 255], np.uint8), (20 + i, 30))
         labels = np.where(RNG.random(mask.shape) < 0.7, mask % 3, RNG.integers(0, 3, mask.shape)).astype(np.uint8)
@@ -66,7 +66,7 @@ def test_the_result_is_the_plain_count(folders, capsys) -> None:
     assert found["protocol"]["name"].startswith("unknown") and found["problems"] == []
     said = capsys.readouterr()
     assert "metric encoding (mIoU: mean of I / (U + 2^-52) over all K classes" in said.out
-    assert "paddleseg" in said.out and f"{COUNT} pictures, " in said.out and "Mpx/s" in said.err
+    assert "paddleseg" in said.out and f"{COUNT} images, " in said.out and "Mpx/s" in said.err
     assert run(folders) == 0 and result(folders, "result-2.json")["metric"] == "segkit"  # nothing is written over
     assert result(folders) == found
 
@@ -108,7 +108,7 @@ def test_the_wrong_option_is_noticed(tmp_path: Path, capsys) -> None:
 
 
 def spoil(folders: tuple[Path, Path]) -> list[str]:
-    """Make five of six pictures unusable, each in another way; return the words that the messages must have."""
+    """Make five of six images unusable, each in another way; return the words that the messages must have."""
     found, truth = (folder / "town" for folder in folders)
     (found / "0.png").unlink()
     cv2.imwrite(str(found / "1.png"), np.zeros((21, 30), np.uint16))
@@ -124,13 +124,13 @@ def spoil(folders: tuple[Path, Path]) -> list[str]:
     ]
 
 
-def test_bad_pictures_are_listed_and_the_rest_is_kept(folders, capsys) -> None:
+def test_bad_images_are_listed_and_the_rest_is_kept(folders, capsys) -> None:
     words = spoil(folders)
     assert run(folders) == 1
     said = capsys.readouterr()
-    lines = [line for line in said.err.splitlines() if line and "picture/s" not in line]
+    lines = [line for line in said.err.splitlines() if line and "image/s" not in line]
     assert len(lines) == 5 and all(any(word in line for line in lines) for word in words), said.err
-    assert "1 of 6 pictures (partial)" in said.out and "result-partial.json" in said.out
+    assert "1 of 6 images (partial)" in said.out and "result-partial.json" in said.out
     kept = result(folders, "result-partial.json")
     assert (
         kept["partial"]
@@ -141,17 +141,17 @@ def test_bad_pictures_are_listed_and_the_rest_is_kept(folders, capsys) -> None:
     assert not (folders[0].parent / "result.json").exists()
 
 
-def test_many_bad_pictures_take_few_lines(folders, capsys) -> None:
+def test_many_bad_images_take_few_lines(folders, capsys) -> None:
     for i in range(1, COUNT):
         (folders[0] / "town" / f"{i}.png").unlink()
     assert run(folders) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("missing")]
-    assert len(lines) == 4 and lines[-1] == "missing prediction: ... 5 pictures in all"
+    assert len(lines) == 4 and lines[-1] == "missing prediction: ... 5 images in all"
     assert run(folders, "--allow_missing", "true") == 0
     assert result(folders)["partial"] and result(folders)["num_images"] == 1 and result(folders)["problems"] == []
     (folders[0] / "town" / "0.png").write_bytes(b"")
     assert run(folders, "--allow_missing") == 2
-    assert "none of 6 pictures could be scored" in capsys.readouterr().err
+    assert "none of 6 images could be scored" in capsys.readouterr().err
 
 
 def test_an_interruption_keeps_what_was_scored(folders, monkeypatch, capsys) -> None:
@@ -203,7 +203,7 @@ def test_no_network_and_no_lightning_is_needed(folders) -> None:
 
 
 def lightning(command: str, folder: Path, out: Path, *more: str) -> int:
-    """`segkit test` or `predict` on the five pictures of tests/cli/conftest.py."""
+    """`segkit test` or `predict` on the five images of tests/cli/conftest.py."""
     data = ["--data", "FolderDataModule", "--data.root", str(folder / "data"), "--data.num_workers", "0"]
     trainer = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--run_dir", str(out)]
     return main([command, *data, "--ckpt_path", str(folder / "a.ckpt"), *trainer, *more])
@@ -235,7 +235,7 @@ def test_saved_predictions_score_as_the_test_did(benchmark_folder: Path, tmp_pat
     ],
 )
 def test_a_test_that_dies_keeps_what_it_scored(benchmark_folder: Path, tmp_path: Path, capsys, write, words) -> None:
-    """The fourth of five masks is wrong: three pictures are in result-partial.json, and one line says why."""
+    """The fourth of five masks is wrong: three images are in result-partial.json, and one line says why."""
     folder = tmp_path / "copy"
     shutil.copytree(benchmark_folder / "data", folder / "data")
     shutil.copy(benchmark_folder / "a.ckpt", folder)
@@ -257,7 +257,5 @@ def test_the_scores_are_shown_though_they_cannot_be_kept(folders, capsys) -> Non
     with file_limit(512):
         assert run(folders) == 2
     said = capsys.readouterr()
-    assert (
-        "mean       " in said.out and f"{COUNT} pictures, " in said.out and not list(folders[0].parent.glob("*.json"))
-    )
+    assert "mean       " in said.out and f"{COUNT} images, " in said.out and not list(folders[0].parent.glob("*.json"))
     assert f"{folders[0].parent / 'result.json'}: cannot be written: " in said.err and "Traceback" not in said.err

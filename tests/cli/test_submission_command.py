@@ -1,4 +1,4 @@
-"""`segkit submission make` and `check` through the front door, on small pictures in the true layouts."""
+"""`segkit submission make` and `check` through the front door, on small images in the true layouts."""
 
 import io
 import re
@@ -19,7 +19,7 @@ ADE = ("ADE_test_00000001", "ADE_test_00000002")
 SIZES = {ADE[0]: (20, 30), ADE[1]: (25, 15)}  # width, height
 
 
-def picture(path: Path, width: int, height: int) -> None:
+def make_image(path: Path, width: int, height: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), (9, 99, 199)).save(path)
 
@@ -28,7 +28,7 @@ def picture(path: Path, width: int, height: int) -> None:
 def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cityscapes")
     for frame in FRAMES:
-        picture(root / f"leftImg8bit/test/{frame.split('_')[0]}/{frame}_leftImg8bit.png", 64, 32)
+        make_image(root / f"leftImg8bit/test/{frame.split('_')[0]}/{frame}_leftImg8bit.png", 64, 32)
     return root
 
 
@@ -36,7 +36,7 @@ def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ade20k(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ade20k")
     for name, size in SIZES.items():
-        picture(root / f"release_test/testing/{name}.jpg", *size)
+        make_image(root / f"release_test/testing/{name}.jpg", *size)
     return root
 
 
@@ -51,7 +51,7 @@ def cityscapes_predictions(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ade20k_predictions(tmp_path: Path) -> Path:
-    """All 150 train ids, as `segkit infer` writes them, with its pictures beside them."""
+    """All 150 train ids, as `segkit infer` writes them, with its images beside them."""
     for name, (width, height) in SIZES.items():
         ids = np.arange(width * height).reshape(height, width) % 150
         write_png(tmp_path / f"pred/{name}_labels.png", ids.astype(np.uint8))
@@ -118,7 +118,7 @@ def test_same_predictions_make_the_same_bytes_and_nothing_is_replaced_unasked(
 def test_a_wrong_archive_is_not_written_and_all_causes_are_listed(cityscapes, cityscapes_predictions, tmp_path, capsys):
     output = tmp_path / "results.zip"
     berlin = cityscapes_predictions / "berlin"
-    (berlin / f"{FRAMES[0]}_leftImg8bit.png").write_bytes(b"no picture")
+    (berlin / f"{FRAMES[0]}_leftImg8bit.png").write_bytes(b"no image")
     write_png(berlin / f"{FRAMES[1]}_leftImg8bit.png", np.zeros((32, 60), np.uint8))
     (cityscapes_predictions / "mainz" / f"{FRAMES[2]}_leftImg8bit.png").unlink()
     write_png(cityscapes_predictions / "mainz_000000_000020.png", np.zeros((32, 64, 3), np.uint8))
@@ -126,8 +126,8 @@ def test_a_wrong_archive_is_not_written_and_all_causes_are_listed(cityscapes, ci
     printed = capsys.readouterr().out
     assert not output.exists() and "not written" in printed
     assert "missing (1)" in printed and f"{FRAMES[2]}_pred_labelIds.png" in printed
-    assert "wrong size (1)" in printed and "60x32, its picture is 64x32" in printed
-    assert "unreadable (1)" in printed and f"{FRAMES[0]}_leftImg8bit.png: not a picture that can" in printed
+    assert "wrong size (1)" in printed and "60x32, its image is 64x32" in printed
+    assert "unreadable (1)" in printed and f"{FRAMES[0]}_leftImg8bit.png: not an image that can" in printed
 
 
 def test_label_ids_given_as_train_ids_are_refused_and_taken_with_the_option(
@@ -144,17 +144,15 @@ def test_label_ids_given_as_train_ids_are_refused_and_taken_with_the_option(
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_predictions_of_other_pictures_are_left_out_and_two_of_one_refused(
-    ade20k, ade20k_predictions, tmp_path, capsys
-):
+def test_predictions_of_other_images_are_left_out_and_two_of_one_refused(ade20k, ade20k_predictions, tmp_path, capsys):
     output = tmp_path / "results.zip"
     write_png(ade20k_predictions / "ADE_val_00000001.png", np.zeros((4, 4), np.uint8))
     assert make("ade20k", ade20k_predictions, "--data", ade20k, "-o", output) == 0
-    assert "left out: 1 predictions of no picture of the test split" in capsys.readouterr().out
+    assert "left out: 1 predictions of no image of the test split" in capsys.readouterr().out
     assert sorted(members(output)) == [f"{name}.png" for name in ADE]
     shutil.copy(ade20k_predictions / f"{ADE[0]}_labels.png", ade20k_predictions / f"{ADE[0]}.png")
     assert make("ade20k", ade20k_predictions, "--data", ade20k, "-o", output, "--force") == 1
-    assert f"duplicate (1): pictures with more than one label map; leave one\n  {ADE[0]}: " in capsys.readouterr().out
+    assert f"duplicate (1): images with more than one label map; leave one\n  {ADE[0]}: " in capsys.readouterr().out
 
 
 def label_map(frame_size=(64, 32), value=26, mode="L") -> Image.Image:
@@ -185,10 +183,10 @@ def damaged(folder: Path) -> None:
 EXPECTED = {
     "extra (1)": ["bonn_000000_000019_pred.png"],
     "duplicate (1)": ["mainz_000000_000019: 8 files"],
-    "wrong name (2)": ["berlin_1_2.png: expected is PICTURE_pred_labelIds.png", "notes.txt"],
+    "wrong name (2)": ["berlin_1_2.png: expected is IMAGE_pred_labelIds.png", "notes.txt"],
     "unreadable (2)": ["berlin_000001_000019_pred_labelIds.png: truncated", "mainz_000000_000019_h.png: empty file"],
     "format (4)": ["_c.png: 8 bits a channel, RGB", "_d.png: 8 bits a channel, paletted", "_e.png: 16 bits", "a JPEG"],
-    "wrong size (1)": ["mainz_000000_000019_a.png: 63x32, its picture is 64x32"],
+    "wrong size (1)": ["mainz_000000_000019_a.png: 63x32, its image is 64x32"],
     "unknown id (1)": ["34 (allowed: 0..33): 2047 pixels in 1 files, first mainz_000000_000019_b.png"],
     "train ids (1)": ["mainz_000000_000019_g.png"],
 }
@@ -209,10 +207,10 @@ def test_every_kind_of_damage_is_found_and_named_in_one_run(cityscapes, tmp_path
         assert all(case in line for case, line in zip(cases, blocks[title], strict=True)), title
 
 
-def test_missing_pictures_and_the_limit_of_the_list(cityscapes, tmp_path, capsys):
+def test_missing_images_and_the_limit_of_the_list(cityscapes, tmp_path, capsys):
     label_map().save(tmp_path / f"{FRAMES[1]}.png")
     assert check("cityscapes", tmp_path, "--data", cityscapes, "--limit", "1") == 1
-    assert "missing (2): pictures without a label map\n" in (printed := capsys.readouterr().out)
+    assert "missing (2): images without a label map\n" in (printed := capsys.readouterr().out)
     assert f"  {FRAMES[0]}_pred_labelIds.png\n  ... and 1 more" in printed and FRAMES[2] not in printed
 
 
@@ -221,7 +219,7 @@ def test_without_the_data_the_official_numbers_are_asked_for(tmp_path, capsys):
     label_map().save(tmp_path / f"{FRAMES[1]}.png")
     assert check("cityscapes", tmp_path) == 1
     printed = capsys.readouterr().out
-    assert "2 pictures; the test split has 1525" in printed and "64x32, its picture is 2048x1024" in printed
+    assert "2 images; the test split has 1525" in printed and "64x32, its image is 2048x1024" in printed
     assert check("cityscapes", tmp_path, "--split", "val") == 1
     assert "the val split has 500" in capsys.readouterr().out
 
@@ -258,9 +256,9 @@ def test_wrong_input_is_one_line(cityscapes, ade20k, tmp_path, capsys):
         (["check", "cityscapes", tmp_path / "gone.zip"], "no such file or folder"),
         (["check", "cityscapes", tmp_path / "text.zip"], "cannot be read as a zip file"),
         (["check", "cityscapes", tmp_path / "empty"], "holds no file"),
-        (["check", "cityscapes", tmp_path / "text.zip", "--data", ade20k], "no test pictures here"),
-        (["check", "ade20k", tmp_path / "text.zip", "--data", cityscapes], "no test pictures here"),
-        (["make", "ade20k", tmp_path / "empty", "-o", tmp_path / "o.zip"], "no label map of a ade20k picture here"),
+        (["check", "cityscapes", tmp_path / "text.zip", "--data", ade20k], "no test images here"),
+        (["check", "ade20k", tmp_path / "text.zip", "--data", cityscapes], "no test images here"),
+        (["make", "ade20k", tmp_path / "empty", "-o", tmp_path / "o.zip"], "no label map of a ade20k image here"),
     ]
     for arguments, expected in cases:
         assert main(["submission", *map(str, arguments)]) == 2

@@ -85,8 +85,8 @@ def test_convert_a_network(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     direct, converted = read_checkpoint(folder / "smp.ckpt"), read_checkpoint(output)
     assert converted.network == direct.network and converted.normalization == direct.normalization
     assert converted.card["source"]["toolkit"] == "smp" and len(converted.card["source"]["sha256"]) == 64
-    picture = np.random.default_rng(0).integers(0, 256, (49, 65, 3), np.uint8)
-    labels = [segkit.load(path, "cpu").predict(picture) for path in (folder / "smp.ckpt", output)]
+    image = np.random.default_rng(0).integers(0, 256, (49, 65, 3), np.uint8)
+    labels = [segkit.load(path, "cpu").predict(image) for path in (folder / "smp.ckpt", output)]
     assert np.array_equal(*labels) and labels[0].shape == (49, 65)
     before = output.read_bytes()
     assert main(arguments) == 2  # not written over silently

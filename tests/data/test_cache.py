@@ -26,7 +26,7 @@ from segkit.io import write_png
 
 COUNT = 8
 
-# A layout that writes down what it decodes, and kills its process at the DIE-th picture once the others are journaled.
+# A layout that writes down what it decodes, and kills its process at the DIE-th image once the others are journaled.
 SCRIPT = textwrap.dedent(
     """
     import os, signal, sys, time
@@ -109,7 +109,7 @@ def test_every_sample_is_as_decoded(root, tmp_path):
     assert again.reads == 0
 
 
-def test_crops_of_the_views_are_those_of_decoded_pictures(root, tmp_path):
+def test_crops_of_the_views_are_those_of_decoded_images(root, tmp_path):
     cache, layout, samples = made(root, tmp_path / "cache")
     transform = TrainTransform(RandomLongSideCrop(48, 24))
     sets = [SegmentationDataset(samples, read, transform) for read in (cache.read, layout.read)]
@@ -139,7 +139,7 @@ def test_a_killed_run_is_completed(root, tmp_path, how):
     resumed = run(root, cache_dir, log)
     output, errors = resumed.communicate()
     assert resumed.returncode == 0, errors
-    assert "4 of 8 pictures are there already" in output
+    assert "4 of 8 images are there already" in output
     assert log.read_text().split() == [f"town/{i}" for i in range(4, COUNT)]
     cache, layout, samples = made(root, cache_dir, layout)
     assert layout.reads == 0
@@ -147,7 +147,7 @@ def test_a_killed_run_is_completed(root, tmp_path, how):
 
 
 def stopped(root, cache_dir, at=5):
-    """The folder of a cache that a bad picture has stopped; the picture is mended, its time as before."""
+    """The folder of a cache that a bad image has stopped; the image is mended, its time as before."""
     bad = root / f"labels/train/town/{at}.png"
     good, times = bad.read_bytes(), (bad.stat().st_atime_ns, bad.stat().st_mtime_ns)
     bad.write_bytes(good[:-20] + bytes(20))  # of the same size and time: the same key
@@ -161,14 +161,14 @@ def stopped(root, cache_dir, at=5):
     return part
 
 
-def test_after_a_bad_picture_the_rest_is_kept(root, tmp_path):
+def test_after_a_bad_image_the_rest_is_kept(root, tmp_path):
     stopped(root, tmp_path / "cache")
     cache, layout, samples = made(root, tmp_path / "cache")
     assert layout.reads == COUNT - 5
     assert_equal_to_decoding(cache, layout, samples)
 
 
-def test_mending_a_picture_keeps_what_was_done_though_the_key_is_another(root, tmp_path):
+def test_mending_an_image_keeps_what_was_done_though_the_key_is_another(root, tmp_path):
     bad = root / "labels/train/town/6.png"
     good = bad.read_bytes()
     bad.write_bytes(good[:40])
@@ -192,7 +192,7 @@ def test_an_unfinished_cache_of_other_data_is_left_alone(root, tmp_path):
 def test_what_a_power_failure_has_lost_is_decoded_again(root, tmp_path):
     part = stopped(root, tmp_path / "cache")
     size = (part / "images.u8").stat().st_size
-    with (part / "images.u8").open("r+b") as file:  # the journal came to the disk, the rows of picture 1 did not
+    with (part / "images.u8").open("r+b") as file:  # the journal came to the disk, the rows of image 1 did not
         file.seek(3 * 20 * 33 + 100)
         file.write(bytes(50))
     cache, layout, samples = made(root, tmp_path / "cache")
@@ -238,16 +238,16 @@ def test_damage_is_found(root, tmp_path, name):
     cache, layout, samples = made(root, tmp_path / "cache")
     path = cache.folder / name
     data = bytearray(path.read_bytes())
-    data[5] ^= 1  # in the first picture, which is always looked at
+    data[5] ^= 1  # in the first image, which is always looked at
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"damaged at picture town/0; remove"):
+    with pytest.raises(InputError, match=r"damaged at image town/0; remove"):
         find_cache(tmp_path / "cache", layout, "train", samples)
     data[5] ^= 1
     channels = 3 if name == "images.u8" else 1
     data[channels * int(cache.index.offsets[1]) + 3] ^= 1  # in the second, which only `verify` looks at
     path.write_bytes(data)
     found = find_cache(tmp_path / "cache", layout, "train", samples)
-    with pytest.raises(InputError, match="damaged at picture town/1"):
+    with pytest.raises(InputError, match="damaged at image town/1"):
         found.verify(range(COUNT))
     os.truncate(path, 100)
     with pytest.raises(InputError, match=f"{name}: has 100 bytes"):
@@ -269,7 +269,7 @@ def changed(change):
     [
         lambda path: path.write_text("{"),
         lambda path: path.unlink(),
-        changed(lambda plain: {"version": 9, "pictures": []}),
+        changed(lambda plain: {"version": 9, "images": []}),
         changed(lambda plain: []),
         changed(lambda plain: {**plain, "checksums": []}),
         changed(lambda plain: {**plain, "sizes": plain["sizes"][1:]}),
@@ -332,9 +332,7 @@ def test_a_full_disk_is_one_line(root, tmp_path, monkeypatch):
     said = []
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 1000))
-        with pytest.raises(
-            InputError, match=r"needs 0\.00 GB for 8 pictures, 0\.00 GB are free; give another cache_dir"
-        ):
+        with pytest.raises(InputError, match=r"needs 0\.00 GB for 8 images, 0\.00 GB are free; give another cache_dir"):
             made(root, tmp_path / "cache", say=said.append)
     assert "the cache needs" in said[0]
 
@@ -368,7 +366,7 @@ def test_a_folder_that_may_not_be_written(root, tmp_path, monkeypatch):
     assert not (tmp_path / "cache/.folder-train.lock").exists()
 
 
-def test_a_picture_that_changes_meanwhile(root, tmp_path):
+def test_an_image_that_changes_meanwhile(root, tmp_path):
     class Changing(FolderLayout):
         def read(self, sample):
             image, mask = super().read(sample)

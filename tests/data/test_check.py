@@ -22,7 +22,7 @@ from segkit.io import write_png
 SIZE = (6, 8)
 
 
-def picture(path, size=SIZE):
+def image(path, size=SIZE):
     write_png(path, np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
 
 
@@ -34,7 +34,7 @@ def mask(path, values=(0, 1, 2, 255), size=SIZE):
 def root(tmp_path):
     for split, count in (("train", 4), ("val", 2)):
         for i in range(count):
-            picture(tmp_path / f"images/{split}/{i}.png")
+            image(tmp_path / f"images/{split}/{i}.png")
             mask(tmp_path / f"labels/{split}/{i}.png")
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     return tmp_path
@@ -54,7 +54,7 @@ def found(report: Report) -> dict[str, list[str]]:
 def test_nothing_wrong(root):
     report = checked(FolderLayout(root))
     assert found(report) == {}
-    assert [(s.split, s.pictures, s.masks, s.opened) for s in report.splits] == [("train", 4, 4, 4), ("val", 2, 2, 2)]
+    assert [(s.split, s.images, s.masks, s.opened) for s in report.splits] == [("train", 4, 4, 4), ("val", 2, 2, 2)]
     train = report.splits[0]
     assert train.pixels[[0, 1, 2, 255]].tolist() == [48] * 4 and train.having[255] == 4
     assert train.valid_share(report.layout.label_space.table) == 0.75
@@ -87,14 +87,14 @@ def paged(path):
 
 FAULTS: dict[str, tuple[Callable, str, str]] = {
     "no mask": (lambda r: (r / "labels/train/1.png").unlink(), "no mask", "1.png: expected is "),
-    "no picture": (lambda r: (r / "images/train/1.png").unlink(), "no picture", "labels/train/1.png"),
+    "no image": (lambda r: (r / "images/train/1.png").unlink(), "no image", "labels/train/1.png"),
     "size": (lambda r: mask(r / "labels/train/1.png", size=(6, 9)), "size", "is 8x6, "),
-    "truncated picture": (lambda r: cut(r / "images/train/1.png"), "unreadable", "images/train/1.png"),
+    "truncated image": (lambda r: cut(r / "images/train/1.png"), "unreadable", "images/train/1.png"),
     "truncated mask": (lambda r: cut(r / "labels/train/1.png"), "unreadable", "labels/train/1.png"),
-    "no picture at all": (lambda r: (r / "images/train/1.png").write_text("hello"), "unreadable", "images/train/1"),
+    "no image at all": (lambda r: (r / "images/train/1.png").write_text("hello"), "unreadable", "images/train/1"),
     "empty file": (lambda r: (r / "labels/train/1.png").write_bytes(b""), "unreadable", "empty file"),
     "JPEG mask": (lambda r: jpeg(r / "labels/train/1.png"), "mask format", "is a JPEG"),
-    "RGB mask": (lambda r: picture(r / "labels/train/1.png"), "mask format", "mode RGB"),
+    "RGB mask": (lambda r: image(r / "labels/train/1.png"), "mask format", "mode RGB"),
     "undeclared": (lambda r: mask(r / "labels/train/1.png", (0, 3)), "undeclared", "value 3 is not declared"),
     "empty mask": (lambda r: mask(r / "labels/train/1.png", (255,)), "empty mask", "labels/train/1.png"),
     "EXIF": (lambda r: rotated(r / "images/train/1.png"), "exif", "1.jpg: orientation 6"),
@@ -121,7 +121,7 @@ def test_what_is_no_file_stops_nothing(root):
     mask(root / "labels/train/pipe.png")
     (root / "images/train/gone.png").symlink_to(root / "nowhere.png")
     mask(root / "labels/train/gone.png")
-    picture(root / "images/train/a.png")
+    image(root / "images/train/a.png")
     os.mkfifo(root / "labels/train/a.png")
     report = checked(FolderLayout(root))
     texts = sorted(text.removeprefix(f"{root}/") for text in found(report)["unreadable"])
@@ -141,7 +141,7 @@ def test_a_list_of_classes_that_is_a_pipe(root):
 
 
 def test_a_name_that_is_not_utf8_is_one_problem(root):
-    picture(root / "images/train" / os.fsdecode(b"caf\xe9.png"))
+    image(root / "images/train" / os.fsdecode(b"caf\xe9.png"))
     report = checked(FolderLayout(root))
     assert [text for text in found(report)["data set"] if r"caf\xe9.png: this name is not UTF-8; rename it" in text]
     assert report.splits[1].opened == 2
@@ -150,7 +150,7 @@ def test_a_name_that_is_not_utf8_is_one_problem(root):
 def test_all_faults_at_once_hide_none(root):
     for i, (spoil, _, _) in enumerate(FAULTS.values()):
         one = root / f"part{i}"
-        picture(one / "images/train/1.png")
+        image(one / "images/train/1.png")
         mask(one / "labels/train/1.png")
         spoil(one)
         for kind in ("images", "labels"):
@@ -178,7 +178,7 @@ def test_undeclared_values_are_in_the_table(root):
 
 def test_lists_share_a_folder(tmp_path):
     for name in "abcd":
-        picture(tmp_path / f"images/{name}.png")
+        image(tmp_path / f"images/{name}.png")
         mask(tmp_path / f"labels/{name}.png")
     mask(tmp_path / "labels/lone.png")
     mask(tmp_path / "labels/a_labelTrainIds.png")
@@ -189,10 +189,10 @@ def test_lists_share_a_folder(tmp_path):
     report = checked(FolderLayout(tmp_path))
     assert found(report) == {
         "not found": [f"{tmp_path / 'splits/train.txt'}: gone"],
-        # Once; and neither d, which has a picture, nor what was made from a mask.
-        "no picture": [str(tmp_path / "labels/lone.png")],
+        # Once; and neither d, which has an image, nor what was made from a mask.
+        "no image": [str(tmp_path / "labels/lone.png")],
     }
-    assert [split.pictures for split in report.splits] == [2, 1]
+    assert [split.images for split in report.splits] == [2, 1]
 
 
 def test_colours_that_are_not_declared(root):
@@ -216,8 +216,8 @@ def test_a_split_that_is_not_there_does_not_stop_the_other(root):
         path.unlink()
     (root / "images/val").rmdir()
     report = checked(FolderLayout(root))
-    assert list(found(report)) == ["data set", "no picture"] or list(found(report)) == ["data set"]
-    assert report.splits[0].opened == 4 and report.splits[1].pictures == 0
+    assert list(found(report)) == ["data set", "no image"] or list(found(report)) == ["data set"]
+    assert report.splits[0].opened == 4 and report.splits[1].images == 0
 
 
 def test_nothing_there(tmp_path):
@@ -230,15 +230,15 @@ def test_nothing_there(tmp_path):
 
 def test_official_counts(tmp_path):
     for split in ("training", "validation"):
-        picture(tmp_path / f"images/{split}/a.jpg")
+        image(tmp_path / f"images/{split}/a.jpg")
         mask(tmp_path / f"annotations/{split}/a.png", range(48))
     report = checked(ADE20KLayout(tmp_path))
-    assert found(report)["count"] == ["train: 1 pictures; ADE20K has 20210", "val: 1 pictures; ADE20K has 2000"]
+    assert found(report)["count"] == ["train: 1 images; ADE20K has 20210", "val: 1 images; ADE20K has 2000"]
     assert [split.split for split in report.splits] == ["train", "val"]  # its test split is val
 
 
 def test_the_wrong_ade20k_archive_is_the_only_problem(tmp_path):
-    picture(tmp_path / "images/ADE/training/urban/street/ADE_train_00000001.jpg")
+    image(tmp_path / "images/ADE/training/urban/street/ADE_train_00000001.jpg")
     mask(tmp_path / "images/ADE/training/urban/street/ADE_train_00000001_seg.png")
     report = checked(ADE20KLayout(tmp_path))
     assert list(found(report)) == ["data set"]
@@ -250,7 +250,7 @@ def test_the_wrong_ade20k_archive_is_the_only_problem(tmp_path):
 def cityscapes(tmp_path):
     for split in ("train", "val", "test"):
         stem = f"{split}/town/town_000000_000019"
-        picture(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png")
+        image(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png")
         mask(tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", range(34))
         mask(tmp_path / f"gtFine/{stem}_gtFine_labelTrainIds.png", range(19))  # is not asked for, and no lone mask
     return tmp_path
@@ -259,9 +259,9 @@ def cityscapes(tmp_path):
 def test_masks_that_are_not_public_are_not_opened(cityscapes):
     (cityscapes / "gtFine/test/town/town_000000_000019_gtFine_labelIds.png").write_text("no PNG")
     report = checked(CityscapesLayout(cityscapes))
-    assert list(found(report)) == ["count"] and found(report)["count"][2] == "test: 1 pictures; Cityscapes has 1525"
+    assert list(found(report)) == ["count"] and found(report)["count"][2] == "test: 1 images; Cityscapes has 1525"
     test = report.splits[2]
-    assert (test.pictures, test.opened, test.masks, test.is_labelled) == (1, 1, 0, False)
+    assert (test.images, test.opened, test.masks, test.is_labelled) == (1, 1, 0, False)
     (cityscapes / "leftImg8bit/test/town/town_000000_000019_leftImg8bit.png").write_text("no PNG")
     assert "town_000000_000019" in found(checked(CityscapesLayout(cityscapes)))["unreadable"][0]
 
@@ -280,7 +280,7 @@ def test_in_a_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         for split in ("train", "val"):
             for i in range(2):
-                picture(tmp_path / "i.png")
+                image(tmp_path / "i.png")
                 mask(tmp_path / "l.png", (0, 11, 12 * i))
                 archive.write(tmp_path / "i.png", f"CamVid/{split}/{i}.png")
                 archive.write(tmp_path / "l.png", f"CamVid/{split}annot/{i}.png")
@@ -292,8 +292,8 @@ def test_in_a_zip(tmp_path):
 def test_a_limit_is_spread_evenly(root):
     mask(root / "labels/train/2.png", (9,))
     report = checked(FolderLayout(root), limit=2)
-    assert [(split.pictures, split.opened) for split in report.splits] == [(4, 2), (2, 2)]
-    assert len(found(report)["undeclared"]) == 1  # pictures 0 and 2
+    assert [(split.images, split.opened) for split in report.splits] == [(4, 2), (2, 2)]
+    assert len(found(report)["undeclared"]) == 1  # images 0 and 2
 
 
 def test_what_a_decoder_throws_stops_nothing(root):
@@ -331,15 +331,15 @@ def test_masks_of_several_parts(tmp_path):
             return [Part(f"images/{split}", f"labels/{split}"), Part("extra", "extra_labels", "_im", "_ids.png")]
 
     for split in ("train", "val"):
-        picture(tmp_path / f"images/{split}/a.png")
+        image(tmp_path / f"images/{split}/a.png")
         mask(tmp_path / f"labels/{split}/a.png")
-    picture(tmp_path / "extra/b_im.png")
+    image(tmp_path / "extra/b_im.png")
     mask(tmp_path / "extra_labels/b_ids.png")
     mask(tmp_path / "extra_labels/c_ids.png")
     mask(tmp_path / "extra_labels/c_other.png")
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     report = checked(Two(tmp_path))
-    assert found(report) == {"no picture": [str(tmp_path / "extra_labels/c_ids.png")]}
+    assert found(report) == {"no image": [str(tmp_path / "extra_labels/c_ids.png")]}
     assert report.splits[0].masks == 2
 
 

@@ -17,14 +17,14 @@ def window(size, corner, crop, source=(90, 160), flipped=False):
 
 
 def scale_then_crop(size, corner, crop):
-    """The authors' way: Pillow resizes the whole picture."""
+    """The authors' way: Pillow resizes the whole image."""
     image = np.asarray(Image.fromarray(IMAGE).resize(size[::-1], Image.Resampling.BILINEAR))
     mask = np.asarray(Image.fromarray(MASK).resize(size[::-1], Image.Resampling.NEAREST))
     rows, cols = (slice(c, c + n) for c, n in zip(corner, crop, strict=True))
     return image[rows, cols], mask[rows, cols]
 
 
-# size, corner: of the scaled picture, so that the corner falls on a whole source pixel
+# size, corner: of the scaled image, so that the corner falls on a whole source pixel
 ON_PIXELS = [
     ((45, 80), (0, 0)),
     ((45, 80), (7, 31)),  # half the size: every corner does
@@ -45,7 +45,7 @@ def test_cropping_first_equals_resizing_the_whole(size, corner):
     image, mask = scale_then_crop(size, corner, crop)
     difference = np.abs(cut.image(IMAGE).astype(int) - image)
     assert difference.shape == (*crop, 3)
-    # Rounding; but for the first row and column, which in the whole picture have neighbours outside of the crop.
+    # Rounding; but for the first row and column, which in the whole image have neighbours outside of the crop.
     assert difference[corner[0] > 0 :, corner[1] > 0 :].max() <= 1
     assert difference.max() <= 30
     assert np.array_equal(cut.mask(MASK), mask)
@@ -85,7 +85,7 @@ def test_nearest_is_pillows(seed):
     assert np.array_equal(Lattice(source, scaled, 0, scaled).nearest(), expected)
 
 
-def test_mirrored_is_the_mirrored_picture():
+def test_mirrored_is_the_mirrored_image():
     for size, corner in (((45, 80), (3, 20)), ((120, 213), (11, 100)), ((90, 160), (0, 60))):
         there, back = window(size, corner, (40, 60), flipped=True), window(size, corner, (40, 60))
         assert np.array_equal(there.image(IMAGE), back.image(np.ascontiguousarray(IMAGE[:, ::-1])))
@@ -102,7 +102,7 @@ def test_without_antialiasing_it_is_opencvs():
 
 
 def test_same_distribution_as_scale_then_crop():
-    """Sizes and corners are drawn in the scaled picture, uniformly, as the authors draw them."""
+    """Sizes and corners are drawn in the scaled image, uniformly, as the authors draw them."""
     transform = RandomLongSideCrop(base_size=160, crop_size=80, ratio=(1.0, 1.0), flip=0.25)
     drawn = []
     for index in range(2000):
@@ -159,7 +159,7 @@ def test_image_and_mask_stay_together():
         assert wrong.mean() < 0.03  # half blended edge columns
 
 
-def test_a_picture_taken_as_it_is_is_copied():
+def test_an_image_taken_as_it_is_is_copied():
     image = IMAGE.copy()
     image.flags.writeable = False
     crop, _ = TrainTransform(RandomLongSideCrop(160, (90, 160), (1.0, 1.0), flip=0))(image, MASK, (0,))
@@ -168,7 +168,7 @@ def test_a_picture_taken_as_it_is_is_copied():
 
 @pytest.mark.parametrize("place", ["left", "right", "bottom"])
 def test_only_the_crop_is_read(place):
-    """A crop at a picture's corner does not depend on pixels that it does not show (but for what a kernel reaches)."""
+    """A crop at an image's corner does not depend on pixels that it does not show (but for what a kernel reaches)."""
     size, crop = (180, 320), (40, 60)
     corner = {"left": (0, 0), "right": (0, 260), "bottom": (140, 0)}[place]
     cut = window(size, corner, crop)

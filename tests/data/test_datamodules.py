@@ -17,7 +17,7 @@ SHARED = Path(__file__).parents[3] / "shared/data"
 RNG = np.random.default_rng(0)
 
 
-def picture(path, size=(24, 32)):
+def make_image(path, size=(24, 32)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(RNG.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
 
@@ -30,7 +30,7 @@ def camvid_like(root):
     for split, count in (("train", 4), ("val", 3), ("test", 2)):
         names = [f"{split}_{index}" for index in range(count)]
         for name in names:
-            picture(root / "images" / split / f"{name}.jpg")
+            make_image(root / "images" / split / f"{name}.jpg")
             mask(root / "labels" / split / f"{name}.png", [0, 1, 2, 255])
         (root / "splits").mkdir(exist_ok=True)
         (root / "splits" / f"{split}.txt").write_text("\n".join(reversed(names)) + "\n")
@@ -41,7 +41,7 @@ def camvid_like(root):
 
 def flat(root, count=30):
     for index in range(count):
-        picture(root / "images" / f"town{index % 2}/p{index}.png")
+        make_image(root / "images" / f"town{index % 2}/p{index}.png")
         mask(root / "labels" / f"town{index % 2}/p{index}.png", [0, 1])
     (root / "classes.txt").write_text("a\nb\n\n")
     return root
@@ -50,7 +50,7 @@ def flat(root, count=30):
 def ade(root):
     for split in ("training", "validation"):
         for index in range(3):
-            picture(root / "images" / split / f"ADE_{index}.jpg")
+            make_image(root / "images" / split / f"ADE_{index}.jpg")
             mask(root / "annotations" / split / f"ADE_{index}.png", [0, 1, 150])
     return root
 
@@ -58,7 +58,7 @@ def ade(root):
 def cityscapes(root):
     for split in ("train", "val", "test"):
         for index in range(2):
-            picture(root / f"leftImg8bit/{split}/bonn/bonn_{index}_leftImg8bit.png")
+            make_image(root / f"leftImg8bit/{split}/bonn/bonn_{index}_leftImg8bit.png")
             if split != "test":
                 mask(root / f"gtFine/{split}/bonn/bonn_{index}_gtFine_labelIds.png", [0, 7, 33])
     return root
@@ -166,7 +166,7 @@ def test_absent_things_are_named(tmp_path):
     shutil.rmtree(root / "images/val")
     (root / "images/val").mkdir()
     fails(lambda: build(FolderDataModule, root).setup("validate"), "no images")
-    picture(root / "images/test/test_0.png")
+    make_image(root / "images/test/test_0.png")
     fails(lambda: build(FolderDataModule, root).setup("test"), "same name")
     fails(lambda: build(CityscapesDataModule, root).setup("fit"), "leftImg8bit")
 
@@ -174,7 +174,7 @@ def test_absent_things_are_named(tmp_path):
 def test_set_smaller_than_a_batch(tmp_path):
     data = FolderDataModule(camvid_like(tmp_path), batch_size=5, crop_size=16, base_size=32, num_workers=0)
     data.setup("fit")
-    fails(data.train_dataloader, "4 training pictures", "batch_size 5")
+    fails(data.train_dataloader, "4 training images", "batch_size 5")
 
 
 def test_wrong_numbers_are_refused_at_once(tmp_path):
@@ -188,9 +188,9 @@ def test_ade20k_root_may_be_the_parent_and_the_wrong_archive_is_known(tmp_path):
     data = build(ADE20KDataModule, tmp_path / "a")
     data.setup("test")
     assert names(data.test_dataloader()) == ["ADE_0", "ADE_1", "ADE_2"]
-    picture(tmp_path / "full/images/ADE/training/urban/street/ADE_train_1.jpg")
-    picture(tmp_path / "full/images/ADE/training/urban/street/ADE_train_1_seg.png")
-    picture(tmp_path / "old/images/training/a/abbey/ADE_train_1_seg.png")
+    make_image(tmp_path / "full/images/ADE/training/urban/street/ADE_train_1.jpg")
+    make_image(tmp_path / "full/images/ADE/training/urban/street/ADE_train_1_seg.png")
+    make_image(tmp_path / "old/images/training/a/abbey/ADE_train_1_seg.png")
     (tmp_path / "parent/ADE20K_2021_17_01").mkdir(parents=True)
     for wrong in ("full", "old", "parent"):
         fails(lambda wrong=wrong: build(ADE20KDataModule, tmp_path / wrong).setup("fit"), "ADEChallengeData2016")
@@ -217,12 +217,12 @@ def test_what_is_skipped_moves_nothing_to_another_process(world, done):
     assert sum(map(len, left)) == 7 - len(done) and sorted(i for own in every for i in own) == list(data)
 
 
-def test_predicted_pictures_are_left_out(tmp_path):
+def test_predicted_images_are_left_out(tmp_path):
     data = build(FolderDataModule, camvid_like(tmp_path), predict_split="val")
     data.is_predicted = {"val_1"}.__contains__
     data.setup("predict")
     assert names(data.predict_dataloader()) == ["val_2", "val_0"]
-    assert list(data.predict_pictures()) == ["val_2", "val_1", "val_0"]
+    assert list(data.predict_images()) == ["val_2", "val_1", "val_0"]
     data.setup("test")
     assert names(data.test_dataloader()) == ["test_1", "test_0"]
 
@@ -265,4 +265,4 @@ def test_scale_range(tmp_path):
     )
     module.setup("fit")
     batch = next(iter(module.train_dataloader()))
-    assert all((m[24:] == 255).all() and (m[:, 32:] == 255).all() for m in batch["mask"])  # 24x32 pictures, as they are
+    assert all((m[24:] == 255).all() and (m[:, 32:] == 255).all() for m in batch["mask"])  # 24x32 images, as they are

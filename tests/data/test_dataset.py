@@ -82,7 +82,7 @@ def test_all_crops_of_an_epoch_differ(samples):
     assert len(set(crops)) == 8
 
 
-def test_whole_pictures_without_transform(samples):
+def test_whole_images_without_transform(samples):
     dataset = SegmentationDataset(samples, LAYOUT.read)
     assert dataset[3]["image"].shape == (3, 30, 40) and dataset[3]["mask"].shape == (30, 40)
     bare = SegmentationDataset([Sample(samples[0].image, None, "x")], LAYOUT.read)

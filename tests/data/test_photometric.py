@@ -29,9 +29,9 @@ def as_params(row):
 
 @pytest.mark.parametrize("index", range(len(GOLDEN["draws"])))
 def test_each_combination_is_that_of_mmsegmentation(index):
-    made = PhotoMetricDistortion().apply(GOLDEN["picture"], **as_params(GOLDEN["draws"][index]))
+    made = PhotoMetricDistortion().apply(GOLDEN["image"], **as_params(GOLDEN["draws"][index]))
     assert made.dtype == np.uint8
-    np.testing.assert_array_equal(made, GOLDEN["pictures"][index])
+    np.testing.assert_array_equal(made, GOLDEN["images"][index])
 
 
 def plain(img, brightness, contrast, contrast_first, saturation, hue):
@@ -121,6 +121,6 @@ def test_wrong_numbers_are_refused_at_once(options, message):
 
 
 @pytest.mark.parametrize("wrong", [IMAGE.astype(np.float32), IMAGE[..., 0], IMAGE[..., :2]])
-def test_other_pictures_are_refused(wrong):
+def test_other_images_are_refused(wrong):
     with pytest.raises(InputError, match="allowed is uint8"):
         PhotoMetricDistortion().apply(wrong, 1.0, None, False, None, None)

@@ -54,7 +54,7 @@ def test_a_class_that_never_occurs_is_never_drawn():
     assert {draw.wanted_class for draw in sampler(areas=np.tile(areas, (9, 1))).draws()} == {0, 2}
 
 
-def picture(index):
+def make_image(index):
     """200 x 160, class 0 but for a block of class 1 + index % 2 in a place of its own."""
     rng = np.random.default_rng(index)
     mask = np.zeros((160, 200), np.uint8)
@@ -71,7 +71,7 @@ def dataset(seed=0, cat_max_ratio=1.0, augmentations=()):
 
 
 def read(sample):
-    return picture(int(sample.name))
+    return make_image(int(sample.name))
 
 
 def test_a_wanted_class_is_in_the_crop():
@@ -115,7 +115,7 @@ AUGMENTED = (A.RandomBrightnessContrast(p=1), A.GaussNoise(p=0.5))
 
 
 def test_the_number_of_workers_changes_nothing():
-    areas = np.stack([np.bincount(picture(i)[1].ravel(), minlength=256)[:3] for i in range(12)])
+    areas = np.stack([np.bincount(make_image(i)[1].ravel(), minlength=256)[:3] for i in range(12)])
     for made in (sampler(areas=areas), TrainSampler(range(12), num_replicas=1, rank=0)):
         first = batches(dataset(augmentations=AUGMENTED), made, 0)
         assert len(set(first.values())) == 12
@@ -126,7 +126,7 @@ def test_the_number_of_workers_changes_nothing():
 @pytest.mark.parametrize("world", [2, 3])
 def test_the_number_of_processes_changes_no_sample(world):
     data = dataset(augmentations=AUGMENTED)
-    areas = np.stack([np.bincount(picture(i)[1].ravel(), minlength=256)[:3] for i in range(12)])
+    areas = np.stack([np.bincount(make_image(i)[1].ravel(), minlength=256)[:3] for i in range(12)])
 
     def samples(rank, count):
         return {draw: data[draw]["image"].numpy().tobytes() for draw in sampler(rank, count, areas=areas)}

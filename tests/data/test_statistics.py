@@ -46,7 +46,7 @@ def root(tmp_path):
 def test_counts(root):
     found = statistics(FolderLayout(root), "train")
     assert found.pixels.tolist() == [10, 4, 0, 3] and found.ignored == 7
-    assert found.pictures.tolist() == [2, 2, 0, 2] and found.class_names == ("a", "b", "c", "d")
+    assert found.images.tolist() == [2, 2, 0, 2] and found.class_names == ("a", "b", "c", "d")
     assert found.areas(["z", "x"]).tolist() == [[0, 0, 0, 2], [6, 1, 0, 0]]
 
 
@@ -95,11 +95,11 @@ def test_kept_until_the_data_change(root):
     one = statistics(first, "train", say=said.append)
     two = statistics(again, "train", say=said.append)
     assert (first.reads, again.reads) == (3, 0) and len(said) == 1 and str(statistics_path(first, "train")) in said[0]
-    assert two.split == "train" and two.class_names == one.class_names and two.by_picture.keys() == MASKS.keys()
-    assert all(np.array_equal(one.by_picture[name], two.by_picture[name]) for name in MASKS)
+    assert two.split == "train" and two.class_names == one.class_names and two.by_image.keys() == MASKS.keys()
+    assert all(np.array_equal(one.by_image[name], two.by_image[name]) for name in MASKS)
     plain = json.loads(statistics_path(first, "train").read_text())
     assert plain["classes"][1] == {
-        "class": "b", "pixels": 4, "share": 4 / 17, "pictures": 2,
+        "class": "b", "pixels": 4, "share": 4 / 17, "images": 2,
         "enet": class_weights(one, "enet")[1], "median": class_weights(one, "median")[1],
     }  # fmt: skip
     write_png(root / "labels/train/z.png", np.zeros((2, 4), np.uint8))

@@ -1,4 +1,4 @@
-"""prepare_ade20k.py against a server on this machine and a zip of five small pictures in the true layout."""
+"""prepare_ade20k.py against a server on this machine and a zip of five small images in the true layout."""
 
 import hashlib
 import subprocess
@@ -66,9 +66,9 @@ def files() -> dict[str, bytes]:
     for folder, count in COUNTS.items():
         for i in range(1, count + 1):
             stem = f"{folder}/ADE_{folder.removesuffix('ing').removesuffix('idation')}_{i:08}"
-            picture = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+            image = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
             label = generator.integers(0, 151, (12, 16), dtype=np.uint8)
-            files[f"{NAME}/images/{stem}.jpg"] = cv2.imencode(".jpg", picture)[1].tobytes()
+            files[f"{NAME}/images/{stem}.jpg"] = cv2.imencode(".jpg", image)[1].tobytes()
             files[f"{NAME}/annotations/{stem}.png"] = cv2.imencode(".png", label)[1].tobytes()
     return files
 
@@ -255,7 +255,7 @@ def test_an_incomplete_data_set_in_the_way(prepare: Callable, server: Server, ro
 
 
 def test_a_disk_that_is_too_small(prepare: Callable, server: Server, program: ModuleType, common, monkeypatch) -> None:
-    usage = type("Usage", (), {"free": 2 * len(server.data)})  # zip and pictures need 2.2 times
+    usage = type("Usage", (), {"free": 2 * len(server.data)})  # zip and images need 2.2 times
     monkeypatch.setattr(common.shutil, "disk_usage", lambda _: usage)
     code, said = prepare()
     assert code == 2 and "the disk has" in said and server.ranges == []

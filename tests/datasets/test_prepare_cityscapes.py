@@ -27,7 +27,7 @@ def frames(counts: dict[str, int], kind: str) -> list[str]:
     ]
 
 
-def pictures(counts: dict[str, int]) -> dict[str, bytes]:
+def images(counts: dict[str, int]) -> dict[str, bytes]:
     top = {"license.txt": b"terms", "README": b"read"}
     return top | {f"{name}.png": name.encode() * 9 for name in frames(counts, "leftImg8bit")}
 
@@ -39,9 +39,9 @@ def labels(counts: dict[str, int], kind: str) -> dict[str, bytes]:
 
 CONTENTS = {
     "gtFine_trainvaltest.zip": labels(FINE, "gtFine"),
-    "leftImg8bit_trainvaltest.zip": pictures(FINE),
+    "leftImg8bit_trainvaltest.zip": images(FINE),
     "gtCoarse.zip": labels(COARSE, "gtCoarse"),
-    "leftImg8bit_trainextra.zip": pictures(EXTRA),
+    "leftImg8bit_trainextra.zip": images(EXTRA),
 }
 BOTH = CONTENTS["gtFine_trainvaltest.zip"] | CONTENTS["leftImg8bit_trainvaltest.zip"]
 

@@ -36,16 +36,16 @@ PADDLESEG = {**np.load(GOLDENS / "metrics_paddleseg.npz")}
 CASES = sorted({key.split("/")[0] for key in GOLDEN})
 
 
-def pictures(case):
-    """Truth and prediction of each picture, uint8."""
+def images(case):
+    """Truth and prediction of each image, uint8."""
     count = sum(key.startswith(f"{case}/mask/") for key in GOLDEN)
     return [(GOLDEN[f"{case}/mask/{i}"], GOLDEN[f"{case}/labels/{i}"]) for i in range(count)]
 
 
 def counts_of(case):
-    """Count picture by picture, as an evaluation does."""
+    """Count image by image, as an evaluation does."""
     confusion = ConfusionMatrix(int(GOLDEN[f"{case}/num_classes"]))
-    for mask, labels in pictures(case):
+    for mask, labels in images(case):
         confusion.update(torch.from_numpy(mask), torch.from_numpy(labels))
     return confusion.counts
 
@@ -92,7 +92,7 @@ def test_segkits_rule_is_mmsegs(case):
 def test_csail_is_mit_semseg(case):
     score = ours(case, "csail")
     assert_same(score, GOLDEN[f"{case}/csail/IoU"], GOLDEN[f"{case}/csail/mIoU"], rtol=1e-14)
-    # CSAIL adds its 1e-10 to the pixels of each picture, we to those of all
+    # CSAIL adds its 1e-10 to the pixels of each image, we to those of all
     np.testing.assert_allclose(score.pixel_accuracy, GOLDEN[f"{case}/csail/accuracy"], rtol=1e-9)
     assert np.isnan(score.mean_accuracy) and np.isnan(score.class_accuracy).all()
 
@@ -123,7 +123,7 @@ def test_torchmetrics_is_torchmetrics(case):
         "mean_accuracy": MulticlassAccuracy(num_classes, average="macro", ignore_index=255),
         "accuracy": MulticlassAccuracy(num_classes, average="none", ignore_index=255),
     }
-    for mask, labels in pictures(case):
+    for mask, labels in images(case):
         for metric in metrics.values():
             metric.update(torch.from_numpy(labels).long()[None], torch.from_numpy(mask).long()[None])
     theirs = {name: metric.compute().numpy() for name, metric in metrics.items()}  # float32
@@ -139,7 +139,7 @@ def test_torchmetrics_is_torchmetrics(case):
 def test_cityscapes_is_cityscapes_scripts(case):
     num_classes = int(GOLDEN[f"{case}/num_classes"])
     by_id = generateMatrix(official_args)
-    for mask, labels in pictures(case):
+    for mask, labels in images(case):
         for true, predicted in zip(mask.flat, labels.flat, strict=True):
             row = trainId2label[int(true)].id if true != 255 else 0  # 0 is "unlabeled": ignored
             column = trainId2label[int(predicted)].id if predicted < num_classes else 0
@@ -154,10 +154,10 @@ def test_cityscapes_is_cityscapes_scripts(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_encoding_is_its_file_in_plain_loops(case):
-    """PyTorch-Encoding, encoding/utils/metrics.py: ids shifted by one, 0 is ignored, areas of pictures are added."""
+    """PyTorch-Encoding, encoding/utils/metrics.py: ids shifted by one, 0 is ignored, areas of images are added."""
     num_classes = int(GOLDEN[f"{case}/num_classes"])
     both, either, correct, labelled = np.zeros(num_classes), np.zeros(num_classes), 0, 0
-    for mask, labels in pictures(case):
+    for mask, labels in images(case):
         for true, predicted in zip(mask.flat, labels.flat, strict=True):
             shifted = 0 if true == 255 else int(true) + 1
             guess = (int(predicted) + 1) * (shifted > 0)
@@ -179,7 +179,7 @@ def test_detectron2_is_its_file_in_plain_loops(case):
     """detectron2, sem_seg_evaluation.py: predictions by row, one more row and column for what is no class, cut off."""
     num_classes = int(GOLDEN[f"{case}/num_classes"])
     matrix = [[0] * (num_classes + 1) for _ in range(num_classes + 1)]
-    for mask, labels in pictures(case):
+    for mask, labels in images(case):
         for true, predicted in zip(mask.flat, labels.flat, strict=True):
             matrix[min(int(predicted), num_classes)][min(int(true), num_classes)] += 1
     kept = range(num_classes)
@@ -259,7 +259,7 @@ def test_void_class_is_espnets_file_in_plain_loops(case):
     """ESPNet, train/IOUEval.py, of one batch that is the whole data set; void is the last of its classes."""
     num_classes = int(GOLDEN[f"{case}/num_classes"])
     hist = np.zeros((num_classes + 1, num_classes + 1))
-    for mask, labels in pictures(case):
+    for mask, labels in images(case):
         for true, predicted in zip(mask.flat, labels.flat, strict=True):
             hist[min(int(true), num_classes), min(int(predicted), num_classes)] += 1
     iou = [hist[k, k] / (hist[k].sum() + hist[:, k].sum() - hist[k, k] + 1e-8) for k in range(num_classes + 1)]

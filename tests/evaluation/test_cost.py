@@ -66,16 +66,16 @@ def test_forwards_of_a_protocol_are_those_that_ran() -> None:
     assert sum(seen.values()) == 10  # no longer listening
 
 
-def test_stopwatch_leaves_out_the_first_picture_and_failures() -> None:
+def test_stopwatch_leaves_out_the_first_image_and_failures() -> None:
     clock = Clock()
     watch = Stopwatch("cpu", clock)
     for seconds in (5, 1, 2):
-        with watch.picture():
+        with watch.image():
             clock.sleep(seconds)
-    with pytest.raises(ValueError), watch.picture():
+    with pytest.raises(ValueError), watch.image():
         clock.sleep(4)
         raise ValueError
-    assert (watch.pictures, watch.seconds) == (2, 3)
+    assert (watch.images, watch.seconds) == (2, 3)
 
 
 @pytest.mark.skipif(not cost._STATUS.is_file(), reason="needs Linux")

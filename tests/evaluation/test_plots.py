@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: every text inside the picture and none over another, and what the cells show."""
+"""The images of an evaluation: every text inside the image and none over another, and what the cells show."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.comparison import paired_comparison
 from segkit.evaluation.confused_pairs import most_confused_pairs, pairs_table
-from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.plots import BLUE, class_order, comparison_figure, confusion_figure, reliability_figure
 from segkit.evaluation.plots import save_figure as save
 from segkit.metadata.ade20k import ADE20K
@@ -36,7 +36,7 @@ def text_boxes(texts, renderer):
 
 
 def check_layout(figure: Figure) -> None:
-    """All text lies within the picture, and the labels of each axis are apart."""
+    """All text lies within the image, and the labels of each axis are apart."""
     figure.set_dpi(150)  # as `save_figure` has it
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -135,7 +135,7 @@ def test_comparison_plot(num_classes):
     truth = generator.integers(50, 5000, (30, num_classes))
     truth[:, 1] = 0
     parts = [np.round(truth * share).astype(np.int64) for share in (0.6, 0.8)]
-    a, b = (PictureAreas(np.stack([p, truth, truth], 1), tuple(map(str, range(30)))) for p in parts)
+    a, b = (ImageAreas(np.stack([p, truth, truth], 1), tuple(map(str, range(30)))) for p in parts)
     result = paired_comparison(a, b, num_samples=50, num_permutations=10_000)
     figure = comparison_figure(result, NAMES[num_classes], "a model with a long name indeed", "other")
     check_layout(figure)
@@ -144,12 +144,12 @@ def test_comparison_plot(num_classes):
     assert figure.axes[0].lines[-4].get_color() == BLUE  # the interval of the mIoU
 
 
-def test_pictures_are_written_whole_and_grow_with_the_classes(tmp_path):
+def test_images_are_written_whole_and_grow_with_the_classes(tmp_path):
     sizes = {}
     for count in (11, 19):
         save(confusion_figure(matrix(count), NAMES[count]), tmp_path / "new" / f"{count}.png")
-        with Image.open(tmp_path / "new" / f"{count}.png") as picture:
-            picture.load()
-            sizes[count] = picture.width
+        with Image.open(tmp_path / "new" / f"{count}.png") as image:
+            image.load()
+            sizes[count] = image.width
     assert 600 < sizes[11] < sizes[19] < 2000
     assert len(list((tmp_path / "new").iterdir())) == 2

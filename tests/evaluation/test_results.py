@@ -94,7 +94,7 @@ def test_versions():
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    """`segkit test` of an untrained network on two pictures; class 2 is in no mask."""
+    """`segkit test` of an untrained network on two images; class 2 is in no mask."""
     root = tmp_path_factory.mktemp("folder")
     mask = np.zeros((40, 56), np.uint8)
     mask[:, 28:], mask[:2] = 1, 255

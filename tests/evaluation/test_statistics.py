@@ -9,16 +9,16 @@ import torch
 from segkit.errors import InputError
 from segkit.evaluation.comparison import holm, p_value, paired_comparison
 from segkit.evaluation.confusion import ConfusionMatrix, confusion_counts
-from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.statistics import bootstrap_miou, bootstrap_weights
 
 
 def named(areas):
-    return PictureAreas(np.asarray(areas, np.int64), tuple(f"picture {i}" for i in range(len(areas))))
+    return ImageAreas(np.asarray(areas, np.int64), tuple(f"image {i}" for i in range(len(areas))))
 
 
 def model(truth, skill, seed, noise=0.1):
-    """Areas of a model that finds about `skill` (K,) of each class; pictures differ in difficulty."""
+    """Areas of a model that finds about `skill` (K,) of each class; images differ in difficulty."""
     generator = np.random.default_rng(seed)
     found = np.clip(skill + noise * generator.standard_normal(truth.shape), 0, 1)
     inside = np.round(truth * found)
@@ -32,16 +32,16 @@ def truth_areas(count, num_classes, seed=0):
     return np.where(present, generator.integers(50, 5000, (count, num_classes)), 0)
 
 
-def plain_miou(pictures):
+def plain_miou(images):
     """segkit's rule in plain Python, for a list of (3, K)."""
-    total, ious = np.sum(pictures, axis=0), []
+    total, ious = np.sum(images, axis=0), []
     for i, t, p in total.T.tolist():
         if t + p - i:
             ious.append(i / (t + p - i))
     return sum(ious) / len(ious) if ious else float("nan")
 
 
-def test_areas_of_pictures_sum_to_the_confusion_matrix():
+def test_areas_of_images_sum_to_the_confusion_matrix():
     generator = torch.Generator().manual_seed(0)
     masks, labels = (torch.randint(0, 5, (6, 20, 30), generator=generator, dtype=torch.uint8) for _ in range(2))
     masks[torch.rand(masks.shape, generator=generator) < 0.1] = 255
@@ -49,33 +49,33 @@ def test_areas_of_pictures_sum_to_the_confusion_matrix():
     confusion = ConfusionMatrix(5)
     confusion.update(masks, labels)
     counts = [(str(i), confusion_counts(m, p, 5)) for i, (m, p) in enumerate(zip(masks, labels, strict=True))]
-    areas = PictureAreas.from_counts(iter(counts))
+    areas = ImageAreas.from_counts(iter(counts))
     assert areas.areas.shape == (6, 3, 5) and areas.names == ("0", "1", "2", "3", "4", "5")
     result, scores = bootstrap_miou(areas, num_samples=10), confusion.scores()
     assert result.miou.value == pytest.approx(scores.miou, rel=1e-14)
     np.testing.assert_allclose([c.value for c in result.classes], scores.class_iou, rtol=1e-14)
 
 
-def test_undeclared_ids_name_the_picture():
+def test_undeclared_ids_name_the_image():
     counts = confusion_counts(torch.tensor([0, 7], dtype=torch.uint8), torch.tensor([0, 0], dtype=torch.uint8), 2)
     with pytest.raises(InputError, match="strange: 1 pixels"):
-        PictureAreas.from_counts([("strange", counts)])
+        ImageAreas.from_counts([("strange", counts)])
 
 
 def test_areas_are_kept_in_a_file(tmp_path):
     areas = model(truth_areas(5, 3), 0.7, seed=0)
     areas.save(tmp_path / "new" / "areas.npz")
-    again = PictureAreas.load(tmp_path / "new" / "areas.npz")
+    again = ImageAreas.load(tmp_path / "new" / "areas.npz")
     assert again.names == areas.names and np.array_equal(again.areas, areas.areas)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["areas.npz"]
     with pytest.raises(InputError, match="no such file"):
-        PictureAreas.load(tmp_path / "none.npz")
+        ImageAreas.load(tmp_path / "none.npz")
     np.savez(tmp_path / "pickled.npz", areas=np.array([{}], object), names=np.array(["a"]))
     (tmp_path / "text.npz").write_text("hello")
     np.save(tmp_path / "array.npz.npy", np.zeros(3))
     for name in ("pickled.npz", "text.npz", "array.npz.npy"):
-        with pytest.raises(InputError, match="not a file of picture areas"):
-            PictureAreas.load(tmp_path / name)
+        with pytest.raises(InputError, match="not a file of image areas"):
+            ImageAreas.load(tmp_path / name)
 
 
 def test_bootstrap_is_the_plain_one():
@@ -93,7 +93,7 @@ def test_bootstrap_is_the_plain_one():
     )
     assert result.to_dict() == bootstrap_miou(areas, num_samples=50, seed=3, level=0.9).to_dict()
     assert result.to_dict() != bootstrap_miou(areas, num_samples=50, seed=4, level=0.9).to_dict()
-    backwards = PictureAreas(areas.areas[::-1], areas.names[::-1])
+    backwards = ImageAreas(areas.areas[::-1], areas.names[::-1])
     assert result == bootstrap_miou(backwards, num_samples=50, seed=3, level=0.9)
 
 
@@ -154,12 +154,12 @@ def test_a_real_difference_is_found_and_said():
     truth[:, 3] = 0
     a, b = model(truth, 0.6, seed=1), model(truth, np.array([0.6, 0.72, 0.6, 0.6]), seed=2)
     order = np.random.default_rng(0).permutation(100)
-    b = PictureAreas(b.areas[order], tuple(b.names[i] for i in order))  # matched by name
+    b = ImageAreas(b.areas[order], tuple(b.names[i] for i in order))  # matched by name
     result = paired_comparison(a, b)
     assert [c.verdict for c in result.classes] == ["=", "B", "=", ""]
     assert result.miou.verdict == "B" and result.miou.difference.low > 0 and result.miou.p < 0.01
     d = result.miou.difference
-    numbers = f"95 % CI {100 * d.low:.2f} to {100 * d.high:.2f}, {p_value(result.miou.p)}, 100 pictures"
+    numbers = f"95 % CI {100 * d.low:.2f} to {100 * d.high:.2f}, {p_value(result.miou.p)}, 100 images"
     assert result.sentence("old", "new") == f"new is better than old by {100 * d.value:+.2f} mIoU ({numbers})"
     back = paired_comparison(b, a)
     assert back.sentence("new", "old") == result.sentence("old", "new") and back.miou.verdict == "A"
@@ -193,12 +193,12 @@ def test_what_cannot_be_compared_is_refused():
     truth = truth_areas(5, 3)
     a, b = model(truth, 0.6, seed=1), model(truth, 0.6, seed=2)
     with pytest.raises(InputError, match="in only one of A"):
-        paired_comparison(a, PictureAreas(b.areas[1:], b.names[1:]))
+        paired_comparison(a, ImageAreas(b.areas[1:], b.names[1:]))
     with pytest.raises(InputError, match="classes"):
         paired_comparison(a, named(b.areas[:, :, :2]))
     other = b.areas.copy()
     other[3, 1, 0] += 1
-    with pytest.raises(InputError, match="picture 3 has two truths"):
+    with pytest.raises(InputError, match="image 3 has two truths"):
         paired_comparison(a, named(other))
     for options, words in (({"num_samples": 0}, "samples"), ({"level": 95}, "between 0 and 1")):
         with pytest.raises(InputError, match=words):
@@ -206,9 +206,9 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InputError, match="2 or more"):
         bootstrap_miou(named(a.areas[:1]))
     with pytest.raises(InputError, match="different names"):
-        PictureAreas(a.areas, ("x",) * 5)
+        ImageAreas(a.areas, ("x",) * 5)
     with pytest.raises(InputError, match="int64"):
-        PictureAreas.from_counts([])
+        ImageAreas.from_counts([])
 
 
 @pytest.mark.parametrize(

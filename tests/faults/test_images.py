@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from segkit.cli import main
 from segkit.errors import InputError
-from segkit.io import picture_size, read_image
+from segkit.io import image_size, read_image
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
 
@@ -91,7 +91,7 @@ def check(data: bytes, original: bytes) -> None:
         if data == original:
             raise AssertionError("an undamaged file was refused") from None
         raise
-    assert picture_size(Stored("x", data), apply_exif=True) == read.shape[1::-1], "its size is another one"
+    assert image_size(Stored("x", data), apply_exif=True) == read.shape[1::-1], "its size is another one"
     expected, is_jpeg = by_pillow(data), data.startswith(b"\xff\xd8")
     if expected is None:
         assert is_jpeg, "Pillow refuses it"  # a part that is there twice: JPEG has no check sum

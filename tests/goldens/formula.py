@@ -1,4 +1,4 @@
-"""Weights and a picture from a formula: the same in a script that runs another toolkit and in the test beside it.
+"""Weights and an image from a formula: the same in a script that runs another toolkit and in the test beside it.
 
 NumPy's `RandomState` is used because its streams are frozen: they are the same in every version.
 """
@@ -14,7 +14,7 @@ def formula_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarr
     return {name: _values(name, shape) for name, shape in shapes.items()}
 
 
-def picture(height: int = 65, width: int = 49) -> np.ndarray:
+def image(height: int = 65, width: int = 49) -> np.ndarray:
     """Normalised float32 (1, 3, height, width) of odd sides."""
     return np.random.RandomState(0).standard_normal((1, 3, height, width)).astype(np.float32)
 

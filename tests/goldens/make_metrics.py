@@ -9,8 +9,8 @@
 
 Run: uv run --no-project tests/goldens/make_metrics.py    (uv must be allowed to build mit-semseg from source)
 
-Every case is a small data set of several pictures, summed as the library sums it. In each, 255 is ignored. Keys are
-CASE/mask/I and CASE/labels/I (uint8 pictures), CASE/num_classes, and CASE/LIBRARY/SCORE. make_metrics_paddleseg.py adds
+Every case is a small data set of several images, summed as the library sums it. In each, 255 is ignored. Keys are
+CASE/mask/I and CASE/labels/I (uint8 images), CASE/num_classes, and CASE/LIBRARY/SCORE. make_metrics_paddleseg.py adds
 PaddleSeg's, in an environment of its own.
 """
 
@@ -28,38 +28,38 @@ from mmseg.evaluation import IoUMetric  # noqa: E402
 SIZES = ((23, 31), (1, 17), (40, 9))
 
 
-def random_pictures(num_classes, seed, sizes=SIZES):
-    """Pictures of which 7 in 10 pixels are right and 1 in 10 is ignored."""
+def random_images(num_classes, seed, sizes=SIZES):
+    """Images of which 7 in 10 pixels are right and 1 in 10 is ignored."""
     generator = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for size in sizes:
         mask = generator.integers(0, num_classes, size, dtype=np.uint8)
         labels = np.where(generator.random(size) < 0.7, mask, generator.integers(0, num_classes, size, dtype=np.uint8))
         mask[generator.random(size) < 0.1] = 255
-        pictures.append((mask, labels.astype(np.uint8)))
-    return pictures
+        images.append((mask, labels.astype(np.uint8)))
+    return images
 
 
 def cases():
-    """Name to (num_classes, pictures)."""
-    found = {f"random_{k}": (k, random_pictures(k, seed=k)) for k in (2, 5, 19, 150)}
-    absent = random_pictures(7, seed=100)
+    """Name to (num_classes, images)."""
+    found = {f"random_{k}": (k, random_images(k, seed=k)) for k in (2, 5, 19, 150)}
+    absent = random_images(7, seed=100)
     for mask, labels in absent:
         mask[mask == 3], labels[labels == 3] = 255, 6
     found["absent_from_both"] = (7, absent)
-    predicted = random_pictures(7, seed=101)
+    predicted = random_images(7, seed=101)
     for mask, _ in predicted:
         mask[(mask == 2) | (mask == 5)] = 0
     found["predicted_only"] = (7, predicted)
-    hidden = random_pictures(7, seed=102)
+    hidden = random_images(7, seed=102)
     for mask, labels in hidden:
         mask[(mask == 4) | (labels == 4)] = 255  # class 4 is predicted on ignored pixels alone
     found["predicted_where_ignored"] = (7, hidden)
-    outside = random_pictures(6, seed=103)
+    outside = random_images(6, seed=103)
     for _, labels in outside:
         labels[::3, ::2], labels[1::3, ::4] = 255, 6
     found["predicted_as_no_class"] = (6, outside)
-    lost = random_pictures(6, seed=104)
+    lost = random_images(6, seed=104)
     for mask, labels in lost:
         labels[mask == 1] = 255  # a true class whose pixels are all predicted as no class
     found["class_lost"] = (6, lost)
@@ -67,15 +67,15 @@ def cases():
     found["one_pixel_right"] = (3, [(np.array([[1]], np.uint8), np.array([[1]], np.uint8))])
     found["one_pixel_wrong"] = (3, [(np.array([[1]], np.uint8), np.array([[2]], np.uint8))])
     found["one_class_of_5"] = (5, [(np.full((4, 6), 2, np.uint8), np.full((4, 6), 2, np.uint8))])
-    found["one_class_at_all"] = (1, random_pictures(1, seed=105))
+    found["one_class_at_all"] = (1, random_images(1, seed=105))
     return found
 
 
-def mmseg_scores(num_classes, pictures):
+def mmseg_scores(num_classes, images):
     """The rounded percents of `evaluate`, and the unrounded float32 of `total_area_to_metrics`."""
     metric = IoUMetric(ignore_index=255, iou_metrics=["mIoU"])
     metric.dataset_meta = {"classes": [str(i) for i in range(num_classes)]}
-    for mask, labels in pictures:
+    for mask, labels in images:
         sample = {
             "pred_sem_seg": {"data": torch.from_numpy(labels).long()[None]},
             "gt_sem_seg": {"data": torch.from_numpy(mask).long()[None]},
@@ -83,14 +83,14 @@ def mmseg_scores(num_classes, pictures):
         metric.process({}, [sample])
     areas = [sum(area) for area in zip(*metric.results, strict=True)]
     unrounded = metric.total_area_to_metrics(*areas)
-    rounded = metric.evaluate(len(pictures))
+    rounded = metric.evaluate(len(images))
     return {**rounded, "IoU": unrounded["IoU"], "Acc": unrounded["Acc"], "aAcc_unrounded": unrounded["aAcc"]}
 
 
-def csail_scores(num_classes, pictures):
+def csail_scores(num_classes, images):
     """The meters of CSAIL's eval.py; there, ignored is -1."""
     share, intersections, unions = AverageMeter(), AverageMeter(), AverageMeter()
-    for mask, labels in pictures:
+    for mask, labels in images:
         true = np.where(mask == 255, -1, mask.astype(np.int64))
         predicted = labels.astype(np.int64)
         share.update(*accuracy(predicted, true))
@@ -104,12 +104,12 @@ def csail_scores(num_classes, pictures):
 def main():
     """Write the file."""
     arrays = {}
-    for name, (num_classes, pictures) in cases().items():
+    for name, (num_classes, images) in cases().items():
         arrays[f"{name}/num_classes"] = np.array(num_classes)
-        for i, (mask, labels) in enumerate(pictures):
+        for i, (mask, labels) in enumerate(images):
             arrays[f"{name}/mask/{i}"], arrays[f"{name}/labels/{i}"] = mask, labels
         for library, score in (("mmseg", mmseg_scores), ("csail", csail_scores)):
-            for key, value in score(num_classes, pictures).items():
+            for key, value in score(num_classes, images).items():
                 arrays[f"{name}/{library}/{key}"] = np.asarray(value)
     np.savez_compressed(Path(__file__).with_name("metrics.npz"), **arrays)
 

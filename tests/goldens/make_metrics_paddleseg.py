@@ -9,11 +9,11 @@
 #     "tqdm; python_version < '0'",
 # ]
 # ///
-"""Writes metrics_paddleseg.npz: what PaddleSeg 2.8.0's paddleseg/utils/metrics.py makes of the pictures in metrics.npz.
+"""Writes metrics_paddleseg.npz: what PaddleSeg 2.8.0's paddleseg/utils/metrics.py makes of the images in metrics.npz.
 
 Run: uv run --no-project tests/goldens/make_metrics_paddleseg.py
 
-Keys are CASE/SCORE. Areas are summed over pictures as paddleseg/core/val.py does. The file of the release is loaded by
+Keys are CASE/SCORE. Areas are summed over images as paddleseg/core/val.py does. The file of the release is loaded by
 itself, with two stand-ins: an empty scikit-learn (it is for its area under the curve), and a `paddle.concat` that takes
 the scalars that `paddle.sum` has given since 2.5, later than the release.
 """

@@ -9,7 +9,7 @@
 
     uv run --no-project tests/goldens/make_mmseg_networks.py
 
-The file has outputs and names only. Weights and pictures are made from `formula`, here and in the test, from each
+The file has outputs and names only. Weights and images are made from `formula`, here and in the test, from each
 parameter's name. The networks are small (a quarter of the published widths, few blocks); their code is mmseg's own.
 """
 
@@ -26,7 +26,7 @@ mmseg_stub.install()
 
 import numpy as np
 import torch
-from formula import formula_weights, picture
+from formula import formula_weights, image
 from mmseg.models.backbones import resnest
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
@@ -88,7 +88,7 @@ def load_formula(module: torch.nn.Module) -> None:
 def main() -> None:
     MODELS.register_module(module=SmallResNeSt)
     register_all_modules()
-    x = torch.from_numpy(picture())
+    x = torch.from_numpy(image())
     golden: dict[str, np.ndarray] = {}
     for output_stride in (8, 16):
         encoder = MODELS.build(small_resnest(output_stride))

@@ -29,11 +29,11 @@ import paddle.nn.functional as F
 
 FOLDER = Path(__file__).parent
 WEIGHTS = np.load(FOLDER / "resize.npz")
-PICTURES = {"small": (61, 83), "large": (530, 701), "tall": (93, 47)}
+IMAGES = {"small": (61, 83), "large": (530, 701), "tall": (93, 47)}
 
 
-def picture(height, width):
-    """The picture of make_resize.py, (H, W, 3) uint8."""
+def make_image(height, width):
+    """The image of make_resize.py, (H, W, 3) uint8."""
     y, x, c = np.mgrid[:height, :width, :3]
     return ((x * 3 + y * 5 + c * 40 + (x * y) // 37 + 90 * ((x // 11 + y // 7) % 2)) % 256).astype(np.uint8)
 
@@ -63,8 +63,8 @@ def main():
     infer, arrays = load_infer(), {}
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     step = int(WEIGHTS["step"])
-    for name, size in PICTURES.items():
-        image = ((picture(*size).astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None]
+    for name, size in IMAGES.items():
+        image = ((make_image(*size).astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None]
         labels, scores = infer.aug_inference(
             network, paddle.to_tensor(image), [], scales=[0.75, 1.0, 1.25], flip_horizontal=True
         )

@@ -5,11 +5,11 @@
 #     "torch", "torchvision", "numpy",
 # ]
 # ///
-"""Writes photometric.npz: what mmsegmentation 1.2.2's PhotoMetricDistortion makes of a picture for fixed draws.
+"""Writes photometric.npz: what mmsegmentation 1.2.2's PhotoMetricDistortion makes of an image for fixed draws.
 
 Run: uv run --no-project tests/goldens/make_photometric.py
 
-Keys: `picture` uint8 RGB (H, W, 3), `draws` float64 (N, 5), and `pictures` uint8 RGB (N, H, W, 3). A row of `draws` is
+Keys: `image` uint8 RGB (H, W, 3), `draws` float64 (N, 5), and `images` uint8 RGB (N, H, W, 3). A row of `draws` is
 brightness, contrast, contrast_first, saturation, hue; nan leaves a step out.
 """
 
@@ -74,7 +74,7 @@ def in_order(brightness: float, contrast: float, contrast_first: int, saturation
     return [*steps["b"], contrast_first, *([*steps["c"], *late] if contrast_first else [*late, *steps["c"]])]
 
 
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """Greys, full colours and random ones, (16, 64, 3) RGB."""
     made = np.random.default_rng(0).integers(0, 256, (16, 64, 3), np.uint8)
     made[:4] = np.arange(256, dtype=np.uint8).reshape(4, 64, 1)
@@ -83,14 +83,14 @@ def picture() -> np.ndarray:
 
 
 def main() -> None:
-    rgb, pictures = picture(), []
+    rgb, images = image(), []
     for draws in DRAWS:
         transforms.random = FixedDraws(in_order(*draws))
         out = transforms.PhotoMetricDistortion().transform({"img": rgb[..., ::-1].copy()})["img"]
         assert not transforms.random.values
-        pictures.append(out[..., ::-1])
+        images.append(out[..., ::-1])
     path = Path(__file__).with_name("photometric.npz")
-    np.savez_compressed(path, picture=rgb, draws=np.array(DRAWS), pictures=np.stack(pictures))
+    np.savez_compressed(path, image=rgb, draws=np.array(DRAWS), images=np.stack(images))
 
 
 if __name__ == "__main__":

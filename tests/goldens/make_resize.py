@@ -5,12 +5,12 @@
 #     "mit-semseg==1.0.0", "torch", "torchvision", "numpy", "pillow",
 # ]
 # ///
-"""Writes resize.npz: what mmcv, mmsegmentation and CSAIL's mit_semseg themselves make of pictures at test time.
+"""Writes resize.npz: what mmcv, mmsegmentation and CSAIL's mit_semseg themselves make of images at test time.
 
 Run: uv run --no-project tests/goldens/make_resize.py    (uv must be allowed to build mit-semseg from source)
 
 1. Sizes: mmcv's `Resize` and mit_semseg's `ValDataset` on hundreds of (height, width).
-2. Pixels: the 8-bit pictures that they hand to the network.
+2. Pixels: the 8-bit images that they hand to the network.
 3. Scores: mmsegmentation's own EncoderDecoder (whole, slide), SegTTAModel, and mit_semseg's SegmentationModule with the
    loop of its eval.py, around a network of a few weights, which are in the file too.
 """
@@ -38,12 +38,12 @@ from mmseg.registry import MODELS  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
 
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-PICTURES = {"small": (61, 83), "large": (530, 701), "tall": (93, 47)}
+IMAGES = {"small": (61, 83), "large": (530, 701), "tall": (93, 47)}
 STEP = 17  # scores are kept on a grid of pixels that far apart
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """A picture of edges and slopes, (H, W, 3) uint8; tests/inference/test_named_protocols.py makes the same."""
+def make_image(height: int, width: int) -> np.ndarray:
+    """An image of edges and slopes, (H, W, 3) uint8; tests/inference/test_named_protocols.py makes the same."""
     y, x, c = np.mgrid[:height, :width, :3]
     return ((x * 3 + y * 5 + c * 40 + (x * y) // 37 + 90 * ((x // 11 + y // 7) % 2)) % 256).astype(np.uint8)
 
@@ -80,9 +80,9 @@ def mmcv_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
     return [Resize(**rule, keep_ratio=True).transform({"img": blank})["img"].shape[:2] for rule in rules]
 
 
-def csail_data(pictures: list[np.ndarray], folder: Path) -> ValDataset:
+def csail_data(images: list[np.ndarray], folder: Path) -> ValDataset:
     records = []
-    for i, rgb in enumerate(pictures):
+    for i, rgb in enumerate(images):
         Image.fromarray(rgb).save(folder / f"{i}.png")
         Image.fromarray(np.ones(rgb.shape[:2], np.uint8)).save(folder / f"{i}_label.png")
         records.append({"fpath_img": f"{i}.png", "fpath_segm": f"{i}_label.png"})
@@ -158,15 +158,15 @@ def main() -> None:
         dataset.img_transform = lambda image: torch.zeros(1, *image.size[::-1])
         found["csail_from"] = np.array(usable)
         found["csail_sizes"] = np.array([[v.shape[-2:] for v in dataset[i]["img_data"]] for i in range(len(usable))])
-        record_pictures(found, Path(folder))
+        record_images(found, Path(folder))
     np.savez_compressed(Path(__file__).with_name("resize.npz"), **{k: narrow(v) for k, v in found.items()})
     print(json.dumps({k: list(v.shape) for k, v in found.items()}))
 
 
-def record_pictures(found: dict[str, np.ndarray], folder: Path) -> None:
-    dataset = csail_data([picture(*size) for size in PICTURES.values()], folder)
-    for i, (name, size) in enumerate(PICTURES.items()):
-        rgb = picture(*size)
+def record_images(found: dict[str, np.ndarray], folder: Path) -> None:
+    dataset = csail_data([make_image(*size) for size in IMAGES.values()], folder)
+    for i, (name, size) in enumerate(IMAGES.items()):
+        rgb = make_image(*size)
         found[f"csail-ms_{name}"] = csail_scores(dataset, i)[:, ::STEP, ::STEP].numpy()
         whole, slide = {"mode": "whole"}, {"mode": "slide", "crop_size": (769, 769), "stride": (513, 513)}
         singles = {"mmseg-ss": ((2048, 512), whole, False), "mmseg-ss-cityscapes": ((2048, 1024), whole, False)}
@@ -179,7 +179,7 @@ def record_pictures(found: dict[str, np.ndarray], folder: Path) -> None:
             labels, mean = mmseg_tta(rgb, resizes, align_corners=False)
             found[f"{rule}_{name}"] = mean[:, ::STEP, ::STEP].numpy()
             found[f"{rule}_{name}_labels"] = labels[..., ::3, ::3].numpy()
-    rgb = picture(*PICTURES["small"])
+    rgb = make_image(*IMAGES["small"])
     for scale in (0.75, 1.25):
         found[f"opencv_{scale}"] = Resize(scale_factor=scale, keep_ratio=True).transform({"img": rgb})["img"]
     dataset.imgSizes = (32, 70)

@@ -45,8 +45,8 @@ def trained() -> DeepLabV3:
     network.eval()
     classifier = [module for module in network.head.modules() if isinstance(module, nn.Conv2d)][-1]
     assert classifier.bias is not None
-    pictures = torch.stack([torch.from_numpy(picture(SIZES[0], seed)) for seed in range(4)]).permute(0, 3, 1, 2)
-    classifier.bias -= network(normalize(pictures))["out"].mean((0, 2, 3))
+    images = torch.stack([torch.from_numpy(image(SIZES[0], seed)) for seed in range(4)]).permute(0, 3, 1, 2)
+    classifier.bias -= network(normalize(images))["out"].mean((0, 2, 3))
     return network
 
 
@@ -60,7 +60,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def picture(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+def image(size: tuple[int, int], seed: int = 0) -> np.ndarray:
     """Smooth colours, uint8 (H, W, 3)."""
     coarse = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(seed))
     smooth = nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
@@ -85,11 +85,11 @@ def test_labels_by_precision(checkpoint: Path) -> None:
     bfloat16 = exact.optimize("bfloat16")
     assert [one.precision for one in (exact, float32, bfloat16)] == ["exact", "float32", "bfloat16"]
     for size in SIZES:
-        expected = exact.predict(picture(size))
+        expected = exact.predict(image(size))
         assert len(np.unique(expected)) > 2  # else agreement is no news
-        assert agreement(float32.predict(picture(size)), expected) > 0.999
-        assert agreement(bfloat16.predict(picture(size)), expected) > 0.94  # one in thirty differs on a CPU
-        assert agreement(load(checkpoint, "cpu", precision="exact").predict(picture(size)), expected) > 0.999
+        assert agreement(float32.predict(image(size)), expected) > 0.999
+        assert agreement(bfloat16.predict(image(size)), expected) > 0.94  # one in thirty differs on a CPU
+        assert agreement(load(checkpoint, "cpu", precision="exact").predict(image(size)), expected) > 0.999
 
 
 def test_auto_is_bfloat16_where_the_gpu_has_it(checkpoint: Path) -> None:
@@ -118,13 +118,13 @@ def test_compiled_labels_are_the_same_each_time(checkpoint: Path) -> None:
     uncompiled = load(checkpoint, DEVICE, precision="float32")
     compiled = load(checkpoint, DEVICE, precision="float32", compiled=True)
     for size in SIZES:
-        first, *others = (compiled.predict(picture(size)) for _ in range(4))
+        first, *others = (compiled.predict(image(size)) for _ in range(4))
         assert all(np.array_equal(first, other) for other in others)
-        assert agreement(first, uncompiled.predict(picture(size))) > 0.999
+        assert agreement(first, uncompiled.predict(image(size))) > 0.999
 
 
 class Brightness(nn.Module):
-    """Class 1 where a picture is bright: nothing in it is rounded differently on a GPU."""
+    """Class 1 where an image is bright: nothing in it is rounded differently on a GPU."""
 
     num_classes, align_corners, output_stride = 2, True, 1
 
@@ -135,10 +135,10 @@ class Brightness(nn.Module):
 
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
-    """Runs of pictures of one size, which share forwards, and single ones."""
+    """Runs of images of one size, which share forwards, and single ones."""
     sizes = [SIZES[0]] * 5 + [SIZES[1]] + [SIZES[0]] * 2 + [(300, 400)] * 20
     for number, size in enumerate(sizes):
-        write_png(tmp_path / f"{number:02}.png", picture(size, seed=number))
+        write_png(tmp_path / f"{number:02}.png", image(size, seed=number))
     return sorted(tmp_path.iterdir())
 
 
@@ -151,7 +151,7 @@ def streamed(segmenter: Segmenter, paths: list[Path]) -> list[np.ndarray]:
     return [one.labels for one in found]
 
 
-def test_streams_give_each_picture_its_own_labels(paths: list[Path]) -> None:
+def test_streams_give_each_image_its_own_labels(paths: list[Path]) -> None:
     whole = protocols.get("whole")
     on_gpu, on_cpu = (Segmenter(Brightness(), None, IMAGENET, whole, torch.device(name)) for name in (DEVICE, "cpu"))
     for found, expected in zip(streamed(on_gpu, paths), streamed(on_cpu, paths), strict=True):

@@ -24,7 +24,7 @@ PROTOCOLS = {
     "logit mean": Protocol(
         "l", scales=(0.8, 1.2), flip=True, fusion="logit_mean", resize_to="short_side", base_size=33, window=31
     ),
-    "logit mean of whole pictures": Protocol("p", scales=(1.0, 2.0), fusion="logit_mean", align_corners=False),
+    "logit mean of whole images": Protocol("p", scales=(1.0, 2.0), fusion="logit_mean", align_corners=False),
 }
 
 
@@ -57,7 +57,7 @@ class TinyNetwork(nn.Module):
         return {"out": self.layers(x.double()).to(x.dtype)}
 
 
-def picture(*size, batch=1):
+def make_image(*size, batch=1):
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
 
 
@@ -82,7 +82,7 @@ def windows_by_hand(protocol, height, width):
 
 
 def view_by_hand(network, image, protocol, align_corners, mirrored_too):
-    """Logits (or exp of the flip sum) of one scaled picture at its own size."""
+    """Logits (or exp of the flip sum) of one scaled image at its own size."""
     height, width = image.shape[2:]
     corners, (tall, wide), (h, w) = [(0, 0)], (height, width), (height, width)
     if protocol.window is not None:
@@ -106,7 +106,7 @@ def view_by_hand(network, image, protocol, align_corners, mirrored_too):
 
 
 def by_hand(network, image, protocol, size=None):
-    """The documented semantics of a protocol, one picture, without any economy, in float64."""
+    """The documented semantics of a protocol, one image, without any economy, in float64."""
     image = image.double()
     size = size or tuple(image.shape[2:])
     align_corners = network.align_corners if protocol.align_corners is None else protocol.align_corners
@@ -132,7 +132,7 @@ def by_hand(network, image, protocol, size=None):
 def rounding(network, image):
     """How far a score may be from float64, of the largest score.
 
-    A logit, or the sum of two flipped ones, is rounded about 20 times (picture and logits are resized by four products
+    A logit, or the sum of two flipped ones, is rounded about 20 times (image and logits are resized by four products
     each, then added up over windows, flips and scales), each time by 2^-24 of the largest. The exponential of a logit
     is wrong by a share as large as what the logit is wrong by.
     """
@@ -151,7 +151,7 @@ def assert_same_labels(labels, reference, tolerance=1e-5):
 @pytest.mark.parametrize("size", [(61, 45), (29, 45), (23, 21)])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_engine_is_the_plain_loop(name, size):
-    protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), picture(*size)
+    protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), make_image(*size)
     with torch.no_grad():
         reference = by_hand(network, image, protocol)
     result = scores(network, image, protocol, strip_bytes=40_000)
@@ -163,7 +163,7 @@ def test_engine_is_the_plain_loop(name, size):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_another_output_size(name):
-    protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), picture(37, 51)
+    protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), make_image(37, 51)
     with torch.no_grad():
         reference = by_hand(network, image, protocol, size=(70, 41))
     result = scores(network, image, protocol, size=(70, 41))
@@ -175,7 +175,7 @@ def test_another_output_size(name):
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("size", [(97, 65), (1, 1), (1, 30), (64, 64)])
 def test_whole_is_forward_interpolate_argmax(size, align_corners):
-    network, image = TinyNetwork().eval(), picture(*size, batch=2)
+    network, image = TinyNetwork().eval(), make_image(*size, batch=2)
     network.align_corners = align_corners
     with torch.no_grad():
         logits = resize(network(image)["out"], size, align_corners)
@@ -188,13 +188,13 @@ def test_whole_is_forward_interpolate_argmax(size, align_corners):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_one_pixel(name):
-    labels = predict(TinyNetwork(), picture(1, 1), PROTOCOLS[name])
+    labels = predict(TinyNetwork(), make_image(1, 1), PROTOCOLS[name])
     assert labels.shape == (1, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["authors", "ms-flip", "window"])
 def test_neither_batch_nor_chunks_nor_strips_change_the_scores(name):
-    protocol, network, image = PROTOCOLS[name], TinyNetwork(), picture(75, 50, batch=3)
+    protocol, network, image = PROTOCOLS[name], TinyNetwork(), make_image(75, 50, batch=3)
     together, tolerance = scores(network, image, protocol), 2 * rounding(network, image)
     for max_pixels, strip_bytes in ((1, 1), (3000, 4000), (10_000, 2**30)):
         result = scores(network, image, protocol, max_pixels=max_pixels, strip_bytes=strip_bytes)
@@ -208,18 +208,18 @@ def test_windows_and_flips_share_forwards():
     network = TinyNetwork()
     protocol = Protocol("w", window=32, flip=True)
     number = forwards(protocol, (75, 50))
-    predict(network, picture(75, 50), protocol)
+    predict(network, make_image(75, 50), protocol)
     assert network.batches == [number] and number == 2 * 4 * 2
     network.batches.clear()
-    predict(network, picture(75, 50), protocol, max_pixels=5 * 32 * 32)
+    predict(network, make_image(75, 50), protocol, max_pixels=5 * 32 * 32)
     assert network.batches == [5, 5, 5, 1]
     network.batches.clear()
-    predict(network, picture(75, 50, batch=3), protocol, max_pixels=2 * 32 * 32)
+    predict(network, make_image(75, 50, batch=3), protocol, max_pixels=2 * 32 * 32)
     assert network.batches == [2] * (16 + 8)
 
 
 def test_large_logits_do_not_overflow():
-    network, image = TinyNetwork(gain=7.0).eval(), picture(60, 41)
+    network, image = TinyNetwork(gain=7.0).eval(), make_image(60, 41)
     with torch.no_grad():
         reference = by_hand(network, image, AUTHORS)  # float64 holds exp up to 709
         largest = network(image)["out"].max()
@@ -241,7 +241,7 @@ def test_half_precision_logits_are_fused_in_float32(name):
         def forward(self, x):
             return {"out": super().forward(x)["out"].bfloat16().float()}
 
-    image = picture(45, 58)
+    image = make_image(45, 58)
     result = scores(Half(), image, PROTOCOLS[name])
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, scores(Rounded(), image, PROTOCOLS[name]), rtol=1e-6, atol=0)
@@ -250,7 +250,7 @@ def test_half_precision_logits_are_fused_in_float32(name):
 def test_modes_are_restored_and_labels_are_ordinary_tensors():
     network = TinyNetwork().train()
     network.layers[0].eval()
-    image = picture(20, 20)
+    image = make_image(20, 20)
     kept = image.clone()
     labels = predict(network, image, get("ms-flip"))
     labels += 1  # not an inference tensor
@@ -266,7 +266,7 @@ def test_modes_are_restored_after_an_error():
 
     network = Broken().train()
     with pytest.raises(RuntimeError, match="broken"):
-        predict(network, picture(20, 20), get("whole"))
+        predict(network, make_image(20, 20), get("whole"))
     assert network.training
 
 
@@ -288,7 +288,7 @@ def test_resolve_takes_the_networks_align_corners():
         (torch.zeros(1, 3, 4, 4), (0, 4)),
     ],
 )
-def test_wrong_pictures_are_refused(image, size):
+def test_wrong_images_are_refused(image, size):
     with pytest.raises(InputError, match="engine"):
         predict(TinyNetwork(), image, get("whole"), size)
 
@@ -328,7 +328,7 @@ class Pool(nn.Module):
 def test_memory_is_bounded_by_the_strip(protocol):
     height, width, strip_bytes = 480, 640, 4 * 2**20
     with LargestTensor() as largest:
-        predict(Pool(), picture(height, width), protocol, max_pixels=2**18, strip_bytes=strip_bytes)
+        predict(Pool(), make_image(height, width), protocol, max_pixels=2**18, strip_bytes=strip_bytes)
     scaled = height * width * max(protocol.scales) ** 2
-    assert largest.numel <= max(strip_bytes // 4, 3 * scaled, 150 * scaled / 64 * 1.1)  # picture, logits at stride 8
+    assert largest.numel <= max(strip_bytes // 4, 3 * scaled, 150 * scaled / 64 * 1.1)  # image, logits at stride 8
     assert largest.numel < 150 * height * width / 30

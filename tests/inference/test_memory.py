@@ -158,7 +158,7 @@ def without() -> nn.Module:
 
 
 def needed(network: nn.Module, image: torch.Tensor) -> int:
-    """For the whole picture in one forward."""
+    """For the whole image in one forward."""
     measured = footprint(network)
     held = held_bytes(measured, image.shape, resolve(get("whole"), network), (image.shape[2], image.shape[3]))
     return held + int(measured.per_pixel * (image.shape[2] * image.shape[3] + 1))

@@ -17,7 +17,7 @@ from torch import nn
 
 from segkit.inference.engine import forwards, predict, scores
 from segkit.inference.protocols import NAMED, get
-from segkit.inference.resample import PictureResizer, denormalize
+from segkit.inference.resample import ImageResizer, denormalize
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
 
 UNRECORDED = "mmseg-0x-ms-cityscapes"  # but for its base_size it is mmseg-0x-ms
@@ -26,7 +26,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 GOLDEN = {**np.load(GOLDENS / "resize.npz"), **np.load(GOLDENS / "paddleseg_scores.npz")}
 
 
-def picture(height, width):
+def make_image(height, width):
     """Edges and slopes, uint8 (H, W, 3); tests/goldens/make_resize.py makes the same."""
     y, x, c = np.mgrid[:height, :width, :3]
     return ((x * 3 + y * 5 + c * 40 + (x * y) // 37 + 90 * ((x // 11 + y // 7) % 2)) % 256).astype(np.uint8)
@@ -190,7 +190,7 @@ RULES = {
     "paddleseg-ms": paddleseg_ms,
 }
 
-# Smaller and larger than every crop but Cityscapes', whose pictures are long strips: fewer windows of 768.
+# Smaller and larger than every crop but Cityscapes', whose images are long strips: fewer windows of 768.
 SIZES = {name: [(61, 83), (701, 533)] for name in RULES}
 SIZES["encoding-ms-cityscapes"] = [(37, 331), (2111, 301)]
 SIZES["mmseg-0x-ms-cityscapes"] = [(37, 331), (1031, 301)]
@@ -202,7 +202,7 @@ def test_every_named_protocol_has_its_rule_here():
 
 @pytest.mark.parametrize("name, size", [(name, size) for name, all_sizes in SIZES.items() for size in all_sizes])
 def test_the_engine_does_what_the_rule_says(name, size):
-    rgb, network = picture(*size), Patches(align_corners=name == "mmseg-slide").eval()
+    rgb, network = make_image(*size), Patches(align_corners=name == "mmseg-slide").eval()
     with torch.no_grad():
         expected = RULES[name](network, rgb)
     result = scores(network, as_input(rgb), get(name))
@@ -239,7 +239,7 @@ class GoldenNetwork(nn.Module):
 def test_the_engine_gives_the_scores_of_the_toolkit(name, size):
     key = name + {61: "_small", 530: "_large", 93: "_tall"}[size[0]]
     network = GoldenNetwork("csail" if name == "csail-ms" else "mmseg", align_corners=name == "mmseg-slide")
-    protocol, image = get(name), as_input(picture(*size))
+    protocol, image = get(name), as_input(make_image(*size))
     step, expected = int(GOLDEN["step"]), torch.from_numpy(GOLDEN[key])
     result = scores(network, image, protocol)[0]
     difference = (result[:, ::step, ::step] - expected).abs().max() / expected.abs().max()
@@ -267,15 +267,15 @@ def test_sizes_are_those_of_mmcv_and_csail():
     "resample, key",
     [("opencv", "opencv_0.75"), ("opencv", "opencv_1.25"), ("pillow", "pillow_0"), ("pillow", "pillow_1")],
 )
-def test_pictures_are_those_of_mmcv_and_csail(resample, key):
+def test_images_are_those_of_mmcv_and_csail(resample, key):
     expected = GOLDEN[key]
-    resize = PictureResizer(as_input(picture(61, 83)), resample, True, IMAGENET)
+    resize = ImageResizer(as_input(make_image(61, 83)), resample, True, IMAGENET)
     resized = denormalize(resize(expected.shape[:2]), IMAGENET)[0].permute(1, 2, 0).numpy()
     assert np.array_equal(resized, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_eight_bits_come_back_from_a_normalised_picture(dtype):
+def test_eight_bits_come_back_from_a_normalised_image(dtype):
     rgb = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
     assert torch.equal(denormalize(normalize(rgb, dtype=dtype), IMAGENET), rgb)
     assert denormalize(torch.full((1, 3, 1, 1), 9.0), IMAGENET).eq(255).all()
@@ -285,7 +285,7 @@ def test_a_single_channel_is_resized_too():
     grey = Normalization((0.5,), (0.25,))
     image = normalize(torch.arange(12, dtype=torch.uint8).view(1, 1, 3, 4) * 20, grey)
     for resample in ("opencv", "pillow"):
-        assert PictureResizer(image, resample, True, grey)((6, 9)).shape == (1, 1, 6, 9)
+        assert ImageResizer(image, resample, True, grey)((6, 9)).shape == (1, 1, 6, 9)
 
 
 def test_forwards_count_what_the_network_sees():

@@ -27,7 +27,7 @@ def test_the_named_protocols_are_exactly_these():
     seven = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
     expected = {
         "whole": Protocol("whole", scales=(1.0,), flip=False, window=None, align_corners=None),
-        "ms-flip": Protocol("ms-flip", scales=SIX, flip=True, fusion="softmax_mean", resize_to="picture"),
+        "ms-flip": Protocol("ms-flip", scales=SIX, flip=True, fusion="softmax_mean", resize_to="image"),
         "window": Protocol("window", window=512, window_rule="shift_back"),
         "encoding-ms": Protocol("encoding-ms", scales=SIX, base_size=520, window=480, **authors),
         "encoding-ms-cityscapes": Protocol(
@@ -40,7 +40,7 @@ def test_the_named_protocols_are_exactly_these():
         "mmseg-ss-cityscapes": Protocol(
             "mmseg-ss-cityscapes", fusion="logit_mean", base_size=1024, long_limit=2048, **mmseg
         ),
-        "mmseg-ms": Protocol("mmseg-ms", scales=SIX, flip=True, resize_to="mmcv_picture", resample="opencv"),
+        "mmseg-ms": Protocol("mmseg-ms", scales=SIX, flip=True, resize_to="mmcv_image", resample="opencv"),
         "mmseg-0x-ms": Protocol("mmseg-0x-ms", scales=SIX, flip=True, base_size=512, long_limit=2048, **mmseg),
         "mmseg-0x-ms-cityscapes": Protocol(
             "mmseg-0x-ms-cityscapes", scales=SIX, flip=True, base_size=1024, long_limit=2048, **mmseg
@@ -140,7 +140,7 @@ def test_plain_data_and_back():
         {"upsample_to": "window"},
         {"upsample_to": "output", "window": 30},
         {"long_limit": 1000},
-        {"resize_to": "mmcv_picture", "base_size": 512},
+        {"resize_to": "mmcv_image", "base_size": 512},
         {"resize_to": "mmcv_limits", "base_size": 512},
         {"resize_to": "mmcv_limits", "base_size": 512, "long_limit": 511},
         {"resize_to": "csail", "long_limit": 1000},

@@ -93,7 +93,7 @@ def test_max_pools_count() -> None:
         (lambda: Wrapped(nn.Conv2d(3, 2, 3, 2, 1), nn.Upsample(scale_factor=2)), True),
     ],
 )
-def test_what_sees_the_whole_picture_is_told(network, sees_all: bool) -> None:
+def test_what_sees_the_whole_image_is_told(network, sees_all: bool) -> None:
     assert receptive_field(network()).sees_all is sees_all
 
 

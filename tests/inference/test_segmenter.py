@@ -1,4 +1,4 @@
-"""Segmenter and load(): any picture in, labels of exactly its size out, with what the checkpoint says."""
+"""Segmenter and load(): any image in, labels of exactly its size out, with what the checkpoint says."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,13 +34,13 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def test_labels_are_those_of_the_bare_network_at_the_pictures_size(checkpoint: Path) -> None:
+def test_labels_are_those_of_the_bare_network_at_the_images_size(checkpoint: Path) -> None:
     segmenter = load(checkpoint, device="cpu")
-    picture = noise(97, 65, 3)
-    x = torch.from_numpy((picture / 255 - MEAN) / STD).float().permute(2, 0, 1)[None]
+    image = noise(97, 65, 3)
+    x = torch.from_numpy((image / 255 - MEAN) / STD).float().permute(2, 0, 1)[None]
     with torch.no_grad():
         logits = F.interpolate(segmenter.network(x)["out"], (97, 65), mode="bilinear", align_corners=True)
-    labels = segmenter.predict(picture)
+    labels = segmenter.predict(image)
     assert labels.shape == (97, 65) and labels.dtype == np.uint8
     assert (labels == logits.argmax(1)[0].numpy()).mean() > 0.999  # ties may fall either way
     assert len(np.unique(labels)) > 1
@@ -104,10 +104,10 @@ RGB = noise(5, 7, 3)
         (Image.fromarray(RGB[..., 0].astype(np.uint16) * 256 + 17), RGB[..., [0, 0, 0]]),
     ],
 )
-def test_pictures_in_memory_of_every_kind(given: np.ndarray | Image.Image, expected: np.ndarray) -> None:
-    picture = as_rgb(given)
-    assert picture.dtype == np.uint8 and picture.flags.c_contiguous and picture.flags.writeable
-    assert (picture == expected).all()
+def test_images_in_memory_of_every_kind(given: np.ndarray | Image.Image, expected: np.ndarray) -> None:
+    image = as_rgb(given)
+    assert image.dtype == np.uint8 and image.flags.c_contiguous and image.flags.writeable
+    assert (image == expected).all()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_pictures_in_memory_of_every_kind(given: np.ndarray | Image.Image, expec
         (torch.zeros(3, 5, 7), "Tensor"),
     ],
 )
-def test_pictures_of_unknown_meaning_are_refused(given: object, message: str) -> None:
+def test_images_of_unknown_meaning_are_refused(given: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         as_rgb(given)  # type: ignore[arg-type]
 
@@ -179,21 +179,21 @@ def test_a_closed_pillow_image_is_refused(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("how", [str, Path, Image.open])
 def test_exif_orientation_is_applied(tmp_path: Path, how: Callable[[Path], str | Path | Image.Image]) -> None:
-    picture = Image.fromarray(RGB)
-    exif = picture.getexif()
+    image = Image.fromarray(RGB)
+    exif = image.getexif()
     exif[0x0112] = 6  # shown turned by a quarter, clockwise
-    picture.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.png", exif=exif)
     assert (as_rgb(how(tmp_path / "turned.png")) == np.rot90(RGB, -1)).all()
 
 
-def test_a_truncated_picture_says_so(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_truncated_image_says_so(tmp_path: Path, checkpoint: Path) -> None:
     path = tmp_path / "cut.png"
     Image.fromarray(noise(50, 50, 3)).save(path)
     path.write_bytes(path.read_bytes()[:2000])
     segmenter = load(checkpoint, device="cpu")
-    for picture in (path, Image.open(path)):
+    for image in (path, Image.open(path)):
         with pytest.raises(InputError, match="truncated"):
-            segmenter.predict(picture)
+            segmenter.predict(image)
 
 
 @pytest.mark.parametrize(
@@ -223,23 +223,23 @@ def test_memory_that_is_not_enough_is_told_with_the_cure(checkpoint: Path, monke
 
 def test_default_precision_is_the_inference_form_and_exact_is_the_network(checkpoint: Path) -> None:
     exact = load(checkpoint, "cpu", precision="exact")
-    picture = noise(97, 65, 3)
+    image = noise(97, 65, 3)
     assert exact.precision == "exact" and type(exact.network) is FCN
     assert load(checkpoint, "cpu").precision in ("bfloat16", "float32")
     float32 = exact.optimize("float32")
     assert float32.precision == "float32" and exact.precision == "exact"
-    assert (float32.predict(picture) == exact.predict(picture)).mean() > 0.999
+    assert (float32.predict(image) == exact.predict(image)).mean() > 0.999
     bfloat16 = load(checkpoint, "cpu", precision="bfloat16")
     assert bfloat16.precision == "bfloat16"
-    assert (bfloat16.predict(picture) == exact.predict(picture)).mean() > 0.9  # an untrained network has many near ties
+    assert (bfloat16.predict(image) == exact.predict(image)).mean() > 0.9  # an untrained network has many near ties
     assert exact.optimize("exact") is exact
 
 
 def test_exact_labels_do_not_depend_on_what_else_was_loaded(checkpoint: Path) -> None:
-    picture = noise(50, 70, 3)
-    first = load(checkpoint, "cpu", precision="exact").predict(picture)
-    load(checkpoint, "cpu", precision="float32").predict(picture)
-    np.testing.assert_array_equal(load(checkpoint, "cpu", precision="exact").predict(picture), first)
+    image = noise(50, 70, 3)
+    first = load(checkpoint, "cpu", precision="exact").predict(image)
+    load(checkpoint, "cpu", precision="float32").predict(image)
+    np.testing.assert_array_equal(load(checkpoint, "cpu", precision="exact").predict(image), first)
 
 
 @pytest.mark.parametrize(

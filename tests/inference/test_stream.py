@@ -1,4 +1,4 @@
-"""Many pictures in order, some of one size together, and none lost by another that fails."""
+"""Many images in order, some of one size together, and none lost by another that fails."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from segkit.ops.normalize import IMAGENET
 
 
 class Brightness(nn.Module):
-    """Class 1 where a picture is bright; remembers its batches and fails on those that it is told to."""
+    """Class 1 where an image is bright; remembers its batches and fails on those that it is told to."""
 
     num_classes, align_corners, output_stride = 2, True, 1
 
@@ -52,7 +52,7 @@ def never(path: Path, error: Exception) -> None:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 99])
-def test_every_picture_gets_its_own_labels_in_order(paths: list[Path], ahead: int) -> None:
+def test_every_image_gets_its_own_labels_in_order(paths: list[Path], ahead: int) -> None:
     found = list(predict_files(segmenter(), paths, never, ahead))
     assert [one.path for one in found] == paths
     for one in found:
@@ -76,8 +76,8 @@ def test_what_fits_alone_but_not_together_is_done_alone(paths: list[Path], monke
     assert [one.path for one in predict_files(segmenter(most=1), paths, never)] == paths
 
 
-def test_unreadable_pictures_are_told_and_the_others_done(paths: list[Path]) -> None:
-    paths[1].write_bytes(b"no picture")
+def test_unreadable_images_are_told_and_the_others_done(paths: list[Path]) -> None:
+    paths[1].write_bytes(b"no image")
     paths[3].unlink()
     told: list[tuple[Path, str]] = []
     found = list(predict_files(segmenter(), paths, lambda path, error: told.append((path, str(error)))))
@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_told(paths: list[Path]) -> None:
     assert len(told) == 2 and all(isinstance(error, InputError) for error in told)
 
 
-def test_reading_stays_a_few_pictures_ahead(paths: list[Path]) -> None:
+def test_reading_stays_a_few_images_ahead(paths: list[Path]) -> None:
     taken = 0
 
     def counted() -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Pictures beyond the budget: the logits of tiles are those of the whole picture, and the budget is kept."""
+"""Images beyond the budget: the logits of tiles are those of the whole image, and the budget is kept."""
 
 import logging
 import math
@@ -62,7 +62,7 @@ def made(name: str) -> nn.Module:
     return NETWORKS[name]().double().eval()
 
 
-def picture(*size: int, batch: int = 1) -> Tensor:
+def make_image(*size: int, batch: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(sum(size))
     return torch.randn(batch, 3, *size, generator=generator, dtype=torch.float64)
 
@@ -89,8 +89,8 @@ CASES = [
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "size", "most"), CASES)
-def test_tiles_with_the_receptive_fields_overlap_are_the_whole_picture(name: str, size: tuple[int, int], most: int):
-    network, image = made(name), picture(*size, batch=2)
+def test_tiles_with_the_receptive_fields_overlap_are_the_whole_image(name: str, size: tuple[int, int], most: int):
+    network, image = made(name), make_image(*size, batch=2)
     tiles = plan_tiles(network, size, most)
     assert len(list(tiles)) > 1 and tiles.exact
     assert tiles.shape[0] * tiles.shape[1] <= most
@@ -99,7 +99,7 @@ def test_tiles_with_the_receptive_fields_overlap_are_the_whole_picture(name: str
 
 @torch.no_grad()
 def test_less_overlap_than_the_receptive_field_is_not_exact_and_says_so(caplog: pytest.LogCaptureFixture):
-    network, image = made("resnet"), picture(400, 400)
+    network, image = made("resnet"), make_image(400, 400)
     tiles = plan_tiles(network, (400, 400), 160**2)
     assert tiles.overlap == 40 and not tiles.exact  # a quarter of the side; the field has 67
     assert tiles.shape[0] * tiles.shape[1] <= 160**2
@@ -139,7 +139,7 @@ PROTOCOLS = {
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_engine_gives_the_same_scores_in_tiles(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    network, image, protocol = made("strides"), picture(203, 158, batch=2), PROTOCOLS[name]
+    network, image, protocol = made("strides"), make_image(203, 158, batch=2), PROTOCOLS[name]
     reference = scores(network, image, protocol)
     network.largest = 0
     memory = budget_of(network, image, protocol, 90**2, all_classes=True)
@@ -157,7 +157,7 @@ def test_the_engine_gives_the_same_scores_in_tiles(name: str, caplog: pytest.Log
 def test_it_is_said_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None:
     network = FCN("resnest14_tiny", 3).double()
     for side in (211, 211, 217, 211):
-        image = picture(side, side)
+        image = make_image(side, side)
         with caplog.at_level(logging.WARNING):
             predict(network, image, get("whole"), memory=budget_of(network, image, get("whole"), 128**2))
     messages = [record.getMessage() for record in caplog.records]
@@ -166,8 +166,8 @@ def test_it_is_said_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize("memory", [10**9, 10**10])
-def test_a_budget_in_which_the_picture_fits_changes_nothing(caplog: pytest.LogCaptureFixture, memory: int) -> None:
-    network, image = made("strides"), picture(120, 90, batch=3)
+def test_a_budget_in_which_the_image_fits_changes_nothing(caplog: pytest.LogCaptureFixture, memory: int) -> None:
+    network, image = made("strides"), make_image(120, 90, batch=3)
     for protocol in (*PROTOCOLS.values(), Protocol("windows", window=40, flip=True)):
         assert torch.equal(scores(network, image, protocol), scores(network, image, protocol, memory=memory))
         assert torch.equal(predict(network, image, protocol), predict(network, image, protocol, memory=memory))
@@ -176,14 +176,14 @@ def test_a_budget_in_which_the_picture_fits_changes_nothing(caplog: pytest.LogCa
 
 def test_a_budget_that_is_surely_enough_costs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "footprint", lambda *_: pytest.fail("measured"))
-    network, image = made("strides"), picture(120, 90)
+    network, image = made("strides"), make_image(120, 90)
     predict(network, image, get("whole"), memory=3 * 10**8)
     with pytest.raises(pytest.fail.Exception):
         predict(network, image, get("whole"), memory=2 * 10**8)
 
 
-def test_fewer_windows_and_pictures_share_a_forward() -> None:
-    network, image, protocol = made("strides"), picture(120, 90, batch=4), Protocol("w", window=40, flip=True)
+def test_fewer_windows_and_images_share_a_forward() -> None:
+    network, image, protocol = made("strides"), make_image(120, 90, batch=4), Protocol("w", window=40, flip=True)
     reference = predict(network, image, protocol)
     network.largest = 0
     assert torch.equal(
@@ -200,7 +200,7 @@ def test_fewer_windows_and_pictures_share_a_forward() -> None:
 
 @pytest.mark.parametrize("protocol", [get("whole"), Protocol("w", window=64)], ids=lambda protocol: protocol.name)
 def test_a_budget_without_room_names_what_is_needed(protocol: Protocol) -> None:
-    network, image = made("strides"), picture(200, 200)
+    network, image = made("strides"), make_image(200, 200)
     with pytest.raises(InputError, match=r"200 x 200.*at least .*B.* and 100 kB are allowed: allow more"):
         predict(network, image, protocol, memory=100_000)
     needed = budget_of(network, image, protocol, 64**2)
@@ -214,14 +214,14 @@ def test_a_network_that_cannot_be_measured_runs_without_the_budget(caplog: pytes
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             return super().forward(x if x.sum().item() > 0 else x.clone())
 
-    network, image = Looks().double(), picture(60, 60)
+    network, image = Looks().double(), make_image(60, 60)
     assert torch.equal(predict(network, image, get("whole"), memory=1), predict(network, image, get("whole")))
     assert "the budget of 0.001 kB is not kept" in caplog.text
 
 
-def test_global_pools_make_tiles_near_the_picture_not_equal() -> None:
+def test_global_pools_make_tiles_near_the_image_not_equal() -> None:
     torch.manual_seed(0)
-    network, image = FCN("resnest14_tiny", 3).double().eval(), picture(350, 350)
+    network, image = FCN("resnest14_tiny", 3).double().eval(), make_image(350, 350)
     tiles = plan_tiles(network, (350, 350), 290**2)
     assert tiles.overlap == 72 and not tiles.exact
     with torch.no_grad():

@@ -58,7 +58,7 @@ FEW = LabelSpace(("a", "b"), distinct_palette(2), (0, 1) + (-1,) * 254)
         (THREE, [0, 1, 2, 3], 3, "or 3 is void: write 255, which is ignored in a truth and counts as no class"),
         (THREE, [0, 1, 2, 3], 3, "in a folder of your own, table.csv may map 3 to 255"),
         (THREE, [0, 3, 4], 3, "likely a wrong class count, or raw ids where train ids are expected"),
-        (THREE, list(range(40)), 3, "so many values suggest a grey picture, or labels resized with interpolation"),
+        (THREE, list(range(40)), 3, "so many values suggest a grey image, or labels resized with interpolation"),
     ],
 )
 def test_the_likely_cause_of_undeclared_values(space, values, value, cause):

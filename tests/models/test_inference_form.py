@@ -42,7 +42,7 @@ def with_statistics(network: SegmentationModel) -> SegmentationModel:
     return network.eval()
 
 
-def picture(network: SegmentationModel, batch: int = 2) -> Tensor:
+def image(network: SegmentationModel, batch: int = 2) -> Tensor:
     channels = network.config["init_args"]["in_channels"]
     return torch.randn(batch, channels, 65, 97, generator=torch.Generator().manual_seed(2))
 
@@ -57,9 +57,9 @@ def test_float32_agrees_but_for_rounding(name: str) -> None:
     network = with_statistics(NETWORKS[name]())
     before = copy.deepcopy(network.state_dict())
     form = inference_form(network)
-    expected, found = network(picture(network))["out"], form(picture(network))["out"]
+    expected, found = network(image(network))["out"], form(image(network))["out"]
     assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert form(picture(network))["out"].shape == expected.shape
+    assert form(image(network))["out"].shape == expected.shape
     for key, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[key])
 
@@ -77,7 +77,7 @@ def test_every_norm_is_gone(name: str) -> None:
 def test_bfloat16_keeps_its_logits_in_float32() -> None:
     network = with_statistics(DeepLabV3("resnest14_tiny", 5))
     form = inference_form(network, torch.bfloat16)
-    found, expected = form(picture(network))["out"], network(picture(network))["out"]
+    found, expected = form(image(network))["out"], network(image(network))["out"]
     assert found.dtype == torch.float32
     assert not torch.equal(found, found.bfloat16().float())  # more than eight bits
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
@@ -103,7 +103,7 @@ def test_a_norm_that_cannot_be_folded_stays() -> None:
     network = with_statistics(SharedConvolution())
     form = inference_form(network)
     assert norms(form) == ["network.norm"]
-    torch.testing.assert_close(form(picture(network))["out"], network(picture(network))["out"])
+    torch.testing.assert_close(form(image(network))["out"], network(image(network))["out"])
 
 
 class Wide(SegmentationModel):
@@ -123,7 +123,7 @@ class Wide(SegmentationModel):
 @torch.no_grad()
 def test_float32_multiplies_less_in_wide_convolutions() -> None:
     network = with_statistics(Wide())
-    form, x = inference_form(network), picture(network)
+    form, x = inference_form(network), image(network)
     assert [name for name, module in form.named_modules() if isinstance(module, WinogradConv2d)] == [
         "network.encoder.2"
     ]

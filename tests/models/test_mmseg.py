@@ -67,7 +67,7 @@ def test_whole_resnest_networks_equal_mmseg(
     assert type(network) is network_class and not network.align_corners
     assert network.config["init_args"]["dilation_convention"] == "mmseg"
     with torch.inference_mode():
-        features = network.encoder(torch.from_numpy(formula.picture()))
+        features = network.encoder(torch.from_numpy(formula.image()))
         close(network.head(features[-1]), golden[f"{head}_os{output_stride}_logits"])
         close(network.aux_head(features[-2]), golden[f"{head}_os{output_stride}_aux"])
 
@@ -82,7 +82,7 @@ def test_encoder_features_equal_mmseg(formula, golden, output_stride: int) -> No
     weights = formula.formula_weights({t: tuple(encoder.state_dict()[o].shape) for t, o in theirs.items()})
     encoder.load_state_dict({theirs[name]: torch.from_numpy(value) for name, value in weights.items()})
     with torch.inference_mode():
-        features = encoder.eval()(torch.from_numpy(formula.picture()))
+        features = encoder.eval()(torch.from_numpy(formula.image()))
     close(features[-2], golden[f"stage3_os{output_stride}"])
     close(features[-1], golden[f"stage4_os{output_stride}"])
 
@@ -92,7 +92,7 @@ def test_fcn_over_resnet50c_equals_mmseg(formula, golden, network_of) -> None:
     network = network_of("FCNHead_resnet50c", 8)
     assert network.config["init_args"]["encoder"] == "resnet50c"
     with torch.inference_mode():
-        features = network.encoder(torch.from_numpy(formula.picture()))
+        features = network.encoder(torch.from_numpy(formula.image()))
         close(network.head(features[-1]), golden["FCNHead_resnet50c_logits"])
         close(network.aux_head(features[-2]), golden["FCNHead_resnet50c_aux"])
 

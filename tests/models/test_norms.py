@@ -65,7 +65,7 @@ def test_the_norms_of_selective_kernels_are_found() -> None:
 
 @pytest.mark.parametrize("network_class", NETWORKS.values())
 @pytest.mark.parametrize("kind", ["frozen", "group"])
-def test_one_picture_trains(network_class: type[SegmentationModel], kind: str) -> None:
+def test_one_image_trains(network_class: type[SegmentationModel], kind: str) -> None:
     network = network_class(TINY, 3, pooled_norm=kind)
     norms = pooled_norms(network)
     before = {name: value.clone() for name, value in network.state_dict().items()}

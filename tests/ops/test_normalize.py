@@ -12,7 +12,7 @@ from segkit.ops.normalize import IMAGENET, Normalization, normalize
 def test_bits_of_torchvision():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 13, 17, 3), dtype=np.uint8)
     reference = Compose([ToTensor(), Normalize(IMAGENET.mean, IMAGENET.std)])
-    expected = torch.stack([reference(picture) for picture in pixels])
+    expected = torch.stack([reference(array) for array in pixels])
     image = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     kept = image.clone()
     result = normalize(image)
@@ -37,7 +37,7 @@ def test_plain_data_and_back():
 
 
 @pytest.mark.parametrize("image", [torch.zeros(1, 3, 2, 2), torch.zeros(1, 4, 2, 2, dtype=torch.uint8)])
-def test_wrong_pictures_are_refused(image):
+def test_wrong_images_are_refused(image):
     with pytest.raises(InputError, match="needed"):
         normalize(image)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segkit.ops.sync_batch_norm import SyncBatchNorm2d, TorchSyncBatchNorm, to_batch_norm, to_sync_batch_norm
 
-SIZES = {2: (3, 2), 3: (1, 4, 2)}  # pictures of each process: uneven, one of them with a single one
+SIZES = {2: (3, 2), 3: (1, 4, 2)}  # images of each process: uneven, one of them with a single one
 
 
 def batch(count: int, dtype: torch.dtype) -> Tensor:
@@ -67,7 +67,7 @@ def on_1x1_maps(rank: int, world: int) -> dict[str, Tensor]:
     return {"x": x, "y": y.detach(), "evaluated": evaluated, "var": layer.running_var}
 
 
-def test_one_picture_a_process_on_1x1_maps_in_bfloat16(tmp_path: Path) -> None:
+def test_one_image_a_process_on_1x1_maps_in_bfloat16(tmp_path: Path) -> None:
     ranks = run_function(2, on_1x1_maps, folder=tmp_path)
     x = torch.cat([r["x"] for r in ranks]).float()
     y = torch.cat([r["y"] for r in ranks])

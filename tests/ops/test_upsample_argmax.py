@@ -56,7 +56,7 @@ def assert_labels(labels, logits, size, align_corners):
 
 @pytest.fixture(params=["cells", "strips", "as it comes"])
 def form(request, monkeypatch):
-    """Each way of the CPU form, whatever the picture."""
+    """Each way of the CPU form, whatever the image."""
     if request.param == "cells":
         monkeypatch.setattr(upsample_argmax_cpu, "MIXED_SHARE", 1.0)
         monkeypatch.setattr(upsample_argmax_cpu, "SCORE_SHARE", float("inf"))
@@ -181,7 +181,7 @@ class LargestFloats(TorchDispatchMode):
 def test_memory_is_bounded(make):
     logits, size, max_bytes = make(50, (40, 50), batch=1).half(), (320, 400), 200_000
     with LargestFloats() as largest:
-        upsample_argmax_cpu.label_pictures(logits, size, True, max_bytes)
+        upsample_argmax_cpu.label_images(logits, size, True, max_bytes)
     assert largest.bytes <= max_bytes  # of 25 MB; the logits in float32 are 400 kB
 
 

@@ -33,7 +33,7 @@ def save(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three validation pictures of two cities, 48x64, in the true layout; blocks of labels, each object an instance."""
+    """Three validation images of two cities, 48x64, in the true layout; blocks of labels, each object an instance."""
     root = tmp_path_factory.mktemp("cityscapes")
     generator = np.random.default_rng(0)
     ids = np.array([i for i in range(34) if i not in ABSENT], np.uint8)
@@ -91,7 +91,7 @@ def test_class_scores_are_ours_to_the_last_digit(root, predictions, confusion, t
     assert 0 < found["classes"]["car"]["iIoU"] < 1 and found["classes"]["road"]["iIoU"] is None
     assert 0 < found["averages"]["categories"]["iIoU"] < 1
     printed = capsys.readouterr().out
-    assert f"{100 * ours.miou:.2f}" in printed and "iIoU" in printed and "3 pictures" in printed
+    assert f"{100 * ours.miou:.2f}" in printed and "iIoU" in printed and "3 images" in printed
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(root, predictions, tmp_path, 
     cases = [
         ([predictions, root / "leftImg8bit"], "give gtFine/val"),
         ([tmp_path / "none", truth], "no such folder"),
-        ([predictions / "lindau", truth], "2 of 3 pictures have no prediction, the first is frankfurt_000000_000294"),
+        ([predictions / "lindau", truth], "2 of 3 images have no prediction, the first is frankfurt_000000_000294"),
         ([predictions, truth, "--ids", "label"], "hold train ids"),
     ]
     for arguments, expected in cases:
@@ -214,7 +214,7 @@ def test_segkit_test_scores_officially_too(root, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_write_their_own_pictures_and_one_scores(root, tmp_path):
+def test_two_processes_write_their_own_images_and_one_scores(root, tmp_path):
     arguments = test_arguments(root, tmp_path / "run", "--official", "true", "--trainer.devices", "2")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -7,7 +7,7 @@ import pytest
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import numbered_space
-from segkit.predictions.manifest import NAME, Manifest, pictures_identity, read_manifest
+from segkit.predictions.manifest import NAME, Manifest, images_identity, read_manifest
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def manifest() -> Manifest:
         protocol={"name": "whole", "scales": [1.0], "flip": False},
         precision="32-true",
         dataset={"name": "FolderDataModule", "split": "val"},
-        pictures={"count": 2, "sha256": "abc"},
+        images={"count": 2, "sha256": "abc"},
         label_space=numbered_space(3).to_dict(),
         complete=False,
         run={"command": "segkit predict", "date": "today"},
@@ -43,7 +43,7 @@ def test_written_and_read_it_is_the_same(manifest: Manifest, tmp_path: Path) -> 
         ({"protocol": {"name": "whole", "scales": (1.0,), "flip": True}}, "protocol.flip: False, not True"),
         ({"precision": "bf16-mixed"}, "precision: 32-true, not bf16-mixed"),
         ({"dataset": {"name": "FolderDataModule", "split": "test"}}, "dataset.split: val, not test"),
-        ({"pictures": {"count": 3, "sha256": "abc"}}, "pictures.count: 2, not 3"),
+        ({"images": {"count": 3, "sha256": "abc"}}, "images.count: 2, not 3"),
         ({"label_space": numbered_space(4).to_dict()}, "label_space.class_names: ['class 0'"),
         ({"complete": True, "run": {}}, None),
         ({"weights": {"file": "renamed.ckpt", "sha256": "0123456789"}}, None),
@@ -65,9 +65,9 @@ def test_another_file_of_that_name(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_are_told_by_names_and_sizes() -> None:
-    pictures = {"a": 1, "b": 2}
-    identity = pictures_identity(pictures)
-    assert identity["count"] == 2 and identity == pictures_identity(dict(reversed(pictures.items())))
-    assert identity != pictures_identity({"a": 1, "c": 2})
-    assert identity != pictures_identity({"a": 1, "b": 3})
+def test_images_are_told_by_names_and_sizes() -> None:
+    images = {"a": 1, "b": 2}
+    identity = images_identity(images)
+    assert identity["count"] == 2 and identity == images_identity(dict(reversed(images.items())))
+    assert identity != images_identity({"a": 1, "c": 2})
+    assert identity != images_identity({"a": 1, "b": 3})

@@ -18,7 +18,7 @@ from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table, numbered_space
 from segkit.predictions.pairs import Pair, Problem, find_pairs
 from segkit.predictions.scoring import (
-    PictureError,
+    ImageError,
     count_pair,
     read_pair,
     score_directories,
@@ -81,11 +81,11 @@ def test_any_number_of_threads_gives_the_same_in_order(tmp_path: Path) -> None:
     whole = list(score_directories(tmp_path / "predicted", tmp_path / "true", numbered_space(3)))
     assert torch.equal(sum(c for _, c in whole), sum(c for _, c in one))
     (tmp_path / "predicted" / "07.png").unlink()
-    with pytest.raises(PictureError, match="07: no prediction below"):
+    with pytest.raises(ImageError, match="07: no prediction below"):
         next(score_directories(tmp_path / "predicted", tmp_path / "true", numbered_space(3)))
 
 
-def test_only_as_many_pictures_as_needed_are_read_ahead(tmp_path: Path) -> None:
+def test_only_as_many_images_as_needed_are_read_ahead(tmp_path: Path) -> None:
     pair, taken = make_pair(tmp_path, [0], [0]), []
 
     def endless():
@@ -113,7 +113,7 @@ def test_only_as_many_pictures_as_needed_are_read_ahead(tmp_path: Path) -> None:
         (lambda p: Image.new("RGBA", (17, 13)).save(p), "unreadable file", ("RGBA", "replace each colour")),
         (lambda p: Image.new("L", (17, 13)).save(p, "JPEG"), "unreadable file", ("JPEG, which changes",)),
         (lambda p: p.write_bytes(b""), "unreadable file", ("empty file",)),
-        (lambda p: p.write_bytes(b"no picture"), "unreadable file", ("no image format",)),
+        (lambda p: p.write_bytes(b"no image"), "unreadable file", ("no image format",)),
         (lambda p: p.write_bytes(p.read_bytes()[:60]), "unreadable file", ("truncated label map",)),
         (lambda p: p.write_bytes(p.read_bytes()[:50] + b"?" + p.read_bytes()[51:]), "unreadable file", ("damaged",)),
         (lambda p: label_map(p, [7, 26]), "unknown id in the prediction", ("value 26", "--predictions raw reads")),
@@ -123,7 +123,7 @@ def test_only_as_many_pictures_as_needed_are_read_ahead(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, write, kind: str, words: tuple[str, ...]) -> None:
     good, bad = make_pair(tmp_path, range(34), range(19)), make_pair(tmp_path / "bad", range(34), range(19))
     write(bad.prediction)
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         list(score_pairs([bad], CITYSCAPES))
     message = str(caught.value)
     assert caught.value.problem == Problem("a", kind, message)
@@ -135,7 +135,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, write, kind: str, wor
 
 def test_an_unknown_id_in_the_truth(tmp_path: Path) -> None:
     pair = make_pair(tmp_path, [*range(19), 255], range(19))
-    with pytest.raises(PictureError, match=r"value 255 is not declared: .* --truth train_ids reads") as caught:
+    with pytest.raises(ImageError, match=r"value 255 is not declared: .* --truth train_ids reads") as caught:
         count_pair(pair, CITYSCAPES, train_id_space(CITYSCAPES))
     assert caught.value.problem.kind == "unknown id in the truth"
 
@@ -180,7 +180,7 @@ def test_cityscapes_names_are_city_sequence_and_frame(tmp_path: Path) -> None:
         assert all(p.truth.name.endswith(f"_gtFine_{kind}.png") for p in pairs)
     touch(found, "bonn_000001_000019_pred_labelIds.png")
     (problem,) = find_pairs(found, truth).problems
-    assert problem.kind == "two predictions" and "2 predictions for the picture bonn_000001_000019" in problem.message
+    assert problem.kind == "two predictions" and "2 predictions for the image bonn_000001_000019" in problem.message
 
 
 def test_folders_without_label_maps(tmp_path: Path) -> None:

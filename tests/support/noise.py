@@ -12,7 +12,7 @@ CLASSES = ("a", "b", "c")
 
 
 def write_noise(root: Path, counts: Mapping[str, int]) -> Path:
-    """`counts[split]` pictures of 56x40 with labels of three classes in each split."""
+    """`counts[split]` images of 56x40 with labels of three classes in each split."""
     generator = np.random.default_rng(0)
     for split, count in counts.items():
         for i in range(count):

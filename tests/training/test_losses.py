@@ -29,7 +29,7 @@ WEIGHTS = (0.5, 2.0, 7.0, 1.0)
 
 
 def batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Logits (2, 4, 8, 10) and a mask in which a block, and of the second picture all but a row, is ignored."""
+    """Logits (2, 4, 8, 10) and a mask in which a block, and of the second image all but a row, is ignored."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 4, 8, 10, generator=generator, dtype=dtype) * 2
     mask = torch.randint(0, 3, (2, 8, 10), generator=generator, dtype=torch.uint8)  # class 3 is absent
@@ -199,7 +199,7 @@ def test_two_processes_have_the_gradient_of_one(options: dict, average: str) -> 
     config = LossConfig(average=average, label_smoothing=0.1, **options)
 
     def halves(mean_count: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """The mean loss of the two pictures and its gradient."""
+        """The mean loss of the two images and its gradient."""
         x = logits.clone().requires_grad_()
         losses = []
         for rank in (0, 1):

@@ -22,7 +22,7 @@ from segkit.training.optim import OptimConfig
 from segkit.training.sync_norm import SyncBatchNormPlugin
 
 CLASSES = 5
-# Pictures of each process in each of the three steps; the last batch is uneven.
+# Images of each process in each of the three steps; the last batch is uneven.
 SIZES = {1: [(6,), (6,), (5,)], 2: [(3, 3), (3, 3), (3, 2)], 3: [(2, 2, 2), (2, 2, 2), (2, 2, 1)]}
 
 
@@ -114,8 +114,8 @@ def test_activations_that_are_computed_again_are_synchronised_again(alone: dict[
     assert relative_error(ranks[0], alone) <= 1e-10
 
 
-def test_one_picture_a_process_needs_a_cure() -> None:
-    """What a single process with one picture is told before its first step; and that each cure works."""
+def test_one_image_a_process_needs_a_cure() -> None:
+    """What a single process with one image is told before its first step; and that each cure works."""
 
     def fit(**options: Any) -> None:
         network = DeepLabV3("resnest14_tiny", CLASSES, **options)
@@ -132,7 +132,7 @@ def test_one_picture_a_process_needs_a_cure() -> None:
 
 
 class Counting(pl.Callback):
-    """Counts collective operations from the first picture of a validation to its end."""
+    """Counts collective operations from the first image of a validation to its end."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -161,7 +161,7 @@ def evaluated(rank: int, world: int) -> dict[str, Any]:
     trainer = pl.Trainer(accelerator="cpu", devices=world, strategy=DDPStrategy(process_group_backend="gloo"),
                          logger=False, enable_progress_bar=False, use_distributed_sampler=False,
                          callbacks=[counting])  # fmt: skip
-    rows = batches(rank, world)[: 3 - rank]  # one process has a picture less
+    rows = batches(rank, world)[: 3 - rank]  # one process has an image less
     trainer.validate(module, DataLoader(rows, batch_size=None), verbose=False)
     return {"calls": counting.seen, "images": module.confusion.num_images}
 

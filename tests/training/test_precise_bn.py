@@ -64,7 +64,7 @@ def test_statistics_are_the_average_of_the_batches_of_every_norm(resnest: FCN) -
     for name, norm in norms.items():
         torch.testing.assert_close(norm.running_mean.double(), expected[name][0], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(norm.running_var.double(), expected[name][1], rtol=1e-5, atol=1e-5)
-    assert (result.batches, result.pictures) == (4, 12)
+    assert (result.batches, result.images) == (4, 12)
     assert [change.layer for change in result.changes] == list(norms)
     # Of a norm after pooling to 1x1 the three values of a batch tell the unbiased variance from the biased one.
     pooled = by_hand(resnest, batches, correction=0)

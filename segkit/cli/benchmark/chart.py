@@ -1,4 +1,4 @@
-"""The picture beside the table of `segkit benchmark`: mIoU against the work that a picture takes, one point a row."""
+"""The image beside the table of `segkit benchmark`: mIoU against the work that an image takes, one point a row."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 
 from segkit.files import write_bytes
 
-X, Y = "GFLOPs/picture", "mIoU"
+X, Y = "GFLOPs/image", "mIoU"
 
 DPI = 120
 
@@ -42,7 +42,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     if any(row.get("published mIoU") is not None for row in rows):
         axes.scatter([], [], facecolors="none", edgecolors="grey", label="published")
     _scale(axes, [float(row[X]) for row in rows])
-    axes.set(xlabel="GFLOPs per picture (all forwards of the protocol)", ylabel="mIoU (%)")
+    axes.set(xlabel="GFLOPs per image (all forwards of the protocol)", ylabel="mIoU (%)")
     axes.margins(x=0.25, y=0.14)
     axes.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside upper center", ncols=len(sets) + 1)

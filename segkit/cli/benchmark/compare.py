@@ -12,7 +12,7 @@ from segkit.cli.benchmark.score_options import compare_parser, label_space
 from segkit.cli.words import say
 from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
-from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.results import percent
 from segkit.files import check_writable, free_path, write_json
 from segkit.metadata.label_space import LabelSpace
@@ -25,7 +25,7 @@ def main(args: Sequence[str]) -> int:
     """Run `segkit benchmark compare`; see `--help`.
 
     Raises:
-        InputError: The command is wrong, or a picture cannot be scored for both models.
+        InputError: The command is wrong, or an image cannot be scored for both models.
     """
     options = compare_parser().parse_args(list(args))
     check_writable(options.output.absolute().parent)
@@ -88,14 +88,14 @@ def _names(options: argparse.Namespace) -> tuple[str, str]:
     return ("A", "B") if first == second else (first, second)
 
 
-def _areas(path: Path, name: str, options: argparse.Namespace, space: LabelSpace) -> PictureAreas:
+def _areas(path: Path, name: str, options: argparse.Namespace, space: LabelSpace) -> ImageAreas:
     """Areas of one model, scored now or before.
 
     Raises:
-        InputError: A picture cannot be scored, or the areas are of other classes.
+        InputError: An image cannot be scored, or the areas are of other classes.
     """
     if path.suffix == ".npz":
-        areas = PictureAreas.load(path)
+        areas = ImageAreas.load(path)
         if areas.num_classes != space.num_classes:
             raise InputError(f"{path}: areas of {areas.num_classes} classes, --labels has {space.num_classes}")
         return areas
@@ -105,7 +105,7 @@ def _areas(path: Path, name: str, options: argparse.Namespace, space: LabelSpace
     raw = options.predictions == "raw" and read_manifest(path) is None  # `segkit predict` writes train ids
     pairs = _pairs(path, options)
     counts = score_pairs(pairs, truth, space if raw else train_id_space(space), options.workers)
-    return PictureAreas.from_counts(tqdm(counts, total=len(pairs), unit="picture", desc=printable(name)))
+    return ImageAreas.from_counts(tqdm(counts, total=len(pairs), unit="image", desc=printable(name)))
 
 
 def _pairs(path: Path, options: argparse.Namespace) -> list[Pair]:
@@ -133,7 +133,7 @@ def _write(
         **comparison.to_dict(),
     }
     path = free_path(options.output)
-    picture = free_path(path.with_suffix(".png"))
+    image = free_path(path.with_suffix(".png"))
     write_json(path, result)
-    save_figure(comparison_figure(comparison, space.class_names, *names), picture)
-    return [path, picture]
+    save_figure(comparison_figure(comparison, space.class_names, *names), image)
+    return [path, image]

@@ -13,7 +13,7 @@ KEYS = ("name", "model", "config", "data", "protocol", "metric")  # of a plan's 
 _DESCRIPTION = (
     "Score several models under several protocols on one data set, or the rows of a plan file, in one table: "
     "benchmark.md, .csv, .json and .png in the output folder. Rows that are there are not computed again; a row that "
-    "was stopped goes on with the next picture."
+    "was stopped goes on with the next image."
 )
 
 _EPILOG = (
@@ -56,12 +56,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--metric", default=DEFAULT, help=f"convention of the scores: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
     add("--output", metavar="DIR", default="benchmark", help="folder of the table; default: benchmark")
     add("--device", help="cpu, cuda, ...; default: the GPU where there is one")
-    add("--limit", type=int, help="pictures; the row is then marked partial")
+    add("--limit", type=int, help="images; the row is then marked partial")
     add(
         "--size",
         nargs=2,
         type=int,
         metavar=("HEIGHT", "WIDTH"),
         default=[480, 480],
-        help="of the picture whose FLOPs are counted; default: 480 480",
+        help="of the image whose FLOPs are counted; default: 480 480",
     )

@@ -1,6 +1,6 @@
 """What a row of `segkit benchmark` is a property of, and a file beside the table of what has been counted of it.
 
-A row that was stopped goes on with the next picture, and another metric needs no network.
+A row that was stopped goes on with the next image, and another metric needs no network.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ class Settings:
 
     Attributes:
         device: where networks run.
-        limit: pictures at most.
-        size: height and width of the picture whose FLOPs are counted.
+        limit: images at most.
+        size: height and width of the image whose FLOPs are counted.
         output: the table's folder.
     """
 
@@ -41,10 +41,10 @@ class Progress:
     Attributes:
         path: the file.
         key: what the counts are a property of.
-        seen: pictures done and their counts int64 (K + 2, K + 1): one attribute, so that they never disagree.
-        timed: pictures and seconds.
+        seen: images done and their counts int64 (K + 2, K + 1): one attribute, so that they never disagree.
+        timed: images and seconds.
         peak_memory: bytes, or None.
-        forwards: of the first picture: height, width, pictures that the network saw.
+        forwards: of the first image: height, width, images that the network saw.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class Progress:
         return progress
 
     def write(self) -> None:
-        """Write the file, atomically; nothing before the first picture."""
+        """Write the file, atomically; nothing before the first image."""
         done, counts = self.seen
         if counts is None:
             return

@@ -2,7 +2,7 @@
 
 The header line that is read, with what is known and in this order; the brackets say where it comes from:
 
-    # Published: mIoU 45.12, pixel_accuracy 81.17, protocol encoding-ms, pictures 2000 (PyTorch-Encoding docs)
+    # Published: mIoU 45.12, pixel_accuracy 81.17, protocol encoding-ms, images 2000 (PyTorch-Encoding docs)
 
 Any other line that begins with `# Published:` is for people only.
 """
@@ -28,7 +28,7 @@ _IDENTITY = ("encoder", "output_stride", "dilation_convention")
 
 _PUBLISHED = re.compile(
     r"^# Published: mIoU (?P<miou>[\d.]+)(?:, pixel_accuracy (?P<accuracy>[\d.]+))?, protocol (?P<protocol>[^\s,]+)"
-    r", pictures (?P<pictures>\d+) \((?P<source>.+)\)$",
+    r", images (?P<images>\d+) \((?P<source>.+)\)$",
     re.MULTILINE,
 )
 
@@ -41,14 +41,14 @@ class Published:
         miou: 0..1.
         pixel_accuracy: 0..1; None where none was published.
         protocol: name of the protocol that it was made with.
-        pictures: of the split that it was made on.
+        images: of the split that it was made on.
         source: where it stands.
     """
 
     miou: float
     pixel_accuracy: float | None
     protocol: str
-    pictures: int
+    images: int
     source: str
 
 
@@ -82,7 +82,7 @@ class Recipe:
         return build_network({**self.network, "init_args": arguments}).eval()
 
     def why_not_comparable(
-        self, network: SegmentationModel, protocol: Protocol, data_class: str, pictures: int
+        self, network: SegmentationModel, protocol: Protocol, data_class: str, images: int
     ) -> str | None:
         """Why a score must not be put beside the published number; None where it may, or where there is no number.
 
@@ -90,14 +90,14 @@ class Recipe:
             network: that was scored.
             protocol: that really ran.
             data_class: name of the data module's class.
-            pictures: how many were scored.
+            images: how many were scored.
         """
         if self.published is None:
             return None
         if data_class != self.data_class:
             return f"scored on {data_class}, published for {self.data_class}"
-        if pictures != self.published.pictures:
-            return f"{pictures} pictures were scored, published for {self.published.pictures}"
+        if images != self.published.images:
+            return f"{images} images were scored, published for {self.published.images}"
         wanted = resolve(protocols.get(self.published.protocol), network)
         if protocol.to_dict() != wanted.to_dict():
             return f"scored with the protocol {protocol.name}, published for {wanted.name}"
@@ -145,7 +145,7 @@ def read_published(text: str) -> Published | None:
         miou=float(found["miou"]) / 100,
         pixel_accuracy=None if accuracy is None else float(accuracy) / 100,
         protocol=found["protocol"],
-        pictures=int(found["pictures"]),
+        images=int(found["images"]),
         source=found["source"],
     )
 

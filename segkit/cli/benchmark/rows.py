@@ -26,7 +26,7 @@ from segkit.ops.normalize import IMAGENET, normalize
 
 SAVE_SECONDS = 30.0  # between two writings of a row's counts: as much is lost at most if the machine goes down
 SCORE_SECONDS = 1.0  # between two updates of the running mIoU
-COST_SECONDS = 3.0  # of timing, for a network without data; one picture at least
+COST_SECONDS = 3.0  # of timing, for a network without data; one image at least
 
 
 def compute(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _scored(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]
         with memory:
             segmenter = load(row.model, settings.device, row.protocol, precision="exact")
             _check_classes(row, segmenter)
-            _count_pictures(segmenter, row, progress, count)
+            _count_images(segmenter, row, progress, count)
     finally:
         if memory.bytes is not None and progress.seen[0]:
             progress.peak_memory = max(progress.peak_memory or 0, memory.bytes)
@@ -67,7 +67,7 @@ def _scored(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]
     counts = progress.seen[1]
     assert counts is not None
     scores = convention_scores(counts.cpu(), row.metric)
-    forwards = {(height, width): pictures for height, width, pictures in progress.forwards}
+    forwards = {(height, width): images for height, width, images in progress.forwards}
     return {
         "data": data_name(row.data),
         **_plain_scores(scores, row.data),
@@ -75,15 +75,15 @@ def _scored(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]
         **_comparison(row, segmenter, scores, count),
         **_network_cost(segmenter, settings, forwards),
         "protocol fields": segmenter.protocol.to_dict(),
-        "pictures": count,
+        "images": count,
         "partial": count < total,
-        "pictures/s": _rate(*progress.timed),
+        "images/s": _rate(*progress.timed),
         "peak MB": None if progress.peak_memory is None else progress.peak_memory / 1e6,
     }
 
 
-def _count_pictures(segmenter: Segmenter, row: Row, progress: Progress, count: int) -> None:
-    """Score the pictures that `progress` has not seen."""
+def _count_images(segmenter: Segmenter, row: Row, progress: Progress, count: int) -> None:
+    """Score the images that `progress` has not seen."""
     assert row.data is not None
     if progress.seen[0] >= count:
         return
@@ -92,18 +92,18 @@ def _count_pictures(segmenter: Segmenter, row: Row, progress: Progress, count: i
     loader.sampler.indices = range(progress.seen[0], count)  # what is done, or not wanted, is not even read
     watch = Stopwatch(segmenter.device)
     timed, saved, scored = progress.timed, time.monotonic(), 0.0
-    bar = tqdm(total=count, initial=progress.seen[0], unit="picture", desc=_short_title(row))
+    bar = tqdm(total=count, initial=progress.seen[0], unit="image", desc=_short_title(row))
     with bar:
         for batch in loader:
             first = progress.seen[0] == 0
-            with recorded_forwards(segmenter.network) as seen, watch.picture():
+            with recorded_forwards(segmenter.network) as seen, watch.image():
                 labels = _label(segmenter, batch["image"])
             if first:
-                progress.forwards = [[*size, pictures] for size, pictures in seen.items()]
+                progress.forwards = [[*size, images] for size, images in seen.items()]
             new = confusion_counts(batch["mask"].to(segmenter.device), labels, row.data.num_classes)
             done, counts = progress.seen
             progress.seen = (done + 1, new if counts is None else counts.to(new.device) + new)
-            progress.timed = (timed[0] + watch.pictures, timed[1] + watch.seconds)
+            progress.timed = (timed[0] + watch.images, timed[1] + watch.seconds)
             now = time.monotonic()
             if now - scored > SCORE_SECONDS or bar.n + 1 == count:
                 scored = now
@@ -115,7 +115,7 @@ def _count_pictures(segmenter: Segmenter, row: Row, progress: Progress, count: i
 
 
 def _label(segmenter: Segmenter, image: Tensor) -> Tensor:
-    """Labels of one uint8 picture (1, 3, H, W) in host memory."""
+    """Labels of one uint8 image (1, 3, H, W) in host memory."""
     with torch.inference_mode():
         normalized = normalize(image.to(segmenter.device), segmenter.normalization)
         return predict(segmenter.network, normalized, segmenter.protocol, normalization=segmenter.normalization)
@@ -128,33 +128,33 @@ def _show(bar: "tqdm[Any]", progress: Progress, metric: str) -> None:
 
 
 def _cost_only(row: Row, settings: Settings) -> dict[str, Any]:
-    """A recipe's network with random weights, on a random picture: what it costs is known, what it is worth is not."""
+    """A recipe's network with random weights, on a random image: what it costs is known, what it is worth is not."""
     assert row.recipe is not None
-    picture = torch.randint(0, 256, (1, 3, *settings.size), dtype=torch.uint8, generator=torch.Generator())
+    image = torch.randint(0, 256, (1, 3, *settings.size), dtype=torch.uint8, generator=torch.Generator())
     watch = Stopwatch(settings.device)
     with PeakMemory(settings.device) as memory:
         network = row.recipe.build(num_classes(row))
         segmenter = Segmenter(network, None, IMAGENET, row.protocol, torch.device(settings.device))
         with recorded_forwards(network) as forwards:
-            _time_one(segmenter, picture, watch)
-        with tqdm(unit="picture", desc=f"{_short_title(row)} (random weights)") as bar:
-            while watch.seconds < COST_SECONDS and watch.pictures < 20:
-                _time_one(segmenter, picture, watch)
+            _time_one(segmenter, image, watch)
+        with tqdm(unit="image", desc=f"{_short_title(row)} (random weights)") as bar:
+            while watch.seconds < COST_SECONDS and watch.images < 20:
+                _time_one(segmenter, image, watch)
                 bar.update()
     return {
         "data": None,
         **_network_cost(segmenter, settings, dict(forwards)),
         "protocol fields": segmenter.protocol.to_dict(),
-        "pictures": None,
+        "images": None,
         "partial": False,
-        "pictures/s": _rate(watch.pictures, watch.seconds),
+        "images/s": _rate(watch.images, watch.seconds),
         "peak MB": None if memory.bytes is None else memory.bytes / 1e6,
     }
 
 
-def _time_one(segmenter: Segmenter, picture: Tensor, watch: Stopwatch) -> None:
-    with watch.picture():
-        _label(segmenter, picture)
+def _time_one(segmenter: Segmenter, image: Tensor, watch: Stopwatch) -> None:
+    with watch.image():
+        _label(segmenter, image)
 
 
 def _short_title(row: Row) -> str:
@@ -183,14 +183,14 @@ def _plain_scores(scores: Scores, data: SegmentationDataModule) -> dict[str, Any
     }
 
 
-def _comparison(row: Row, segmenter: Segmenter, scores: Scores, pictures: int) -> dict[str, Any]:
+def _comparison(row: Row, segmenter: Segmenter, scores: Scores, images: int) -> dict[str, Any]:
     """The published number and the difference, or why they are not shown."""
     if row.recipe is None or row.recipe.published is None:
         return {}
     assert row.data is not None
     network: Any = segmenter.network
     published = asdict(row.recipe.published)
-    reason = row.recipe.why_not_comparable(network, segmenter.protocol, type(row.data).__name__, pictures)
+    reason = row.recipe.why_not_comparable(network, segmenter.protocol, type(row.data).__name__, images)
     if reason is not None:
         return {"published": published, "not comparable": reason}
     difference = number_or_null(scores.miou - row.recipe.published.miou)
@@ -198,14 +198,14 @@ def _comparison(row: Row, segmenter: Segmenter, scores: Scores, pictures: int) -
 
 
 def _network_cost(segmenter: Segmenter, settings: Settings, forwards: dict[tuple[int, int], int]) -> dict[str, Any]:
-    """Parameters in millions, GFLOPs of one picture of the stated size, and of the protocol; None where unknown."""
+    """Parameters in millions, GFLOPs of one image of the stated size, and of the protocol; None where unknown."""
     try:
         one: float | None = flops(segmenter.network, settings.size) / 1e9
         all_views: float | None = flops_of(segmenter.network, forwards) / 1e9
     except (RuntimeError, NotImplementedError):  # a network whose path depends on values, which shapes alone lack
         one = all_views = None
-    return {"M params": parameters(segmenter.network) / 1e6, "GFLOPs": one, "GFLOPs/picture": all_views}
+    return {"M params": parameters(segmenter.network) / 1e6, "GFLOPs": one, "GFLOPs/image": all_views}
 
 
-def _rate(pictures: int, seconds: float) -> float | None:
-    return pictures / seconds if pictures and seconds else None
+def _rate(images: int, seconds: float) -> float | None:
+    return images / seconds if images and seconds else None

@@ -1,6 +1,6 @@
 """`segkit benchmark score PRED_DIR TRUTH_DIR`: score label maps that any tool wrote, without a network.
 
-One wrong picture does not stop the others: all are read, what is wrong is listed, and the rest is kept as partial.
+One wrong image does not stop the others: all are read, what is wrong is listed, and the rest is kept as partial.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from segkit.evaluation.conventions import (
     convention,
     convention_scores,
 )
-from segkit.evaluation.picture_areas import Int64Array, PictureAreas, picture_areas
+from segkit.evaluation.image_areas import ImageAreas, Int64Array, image_areas
 from segkit.evaluation.results import format_table, result_dict, write_result
 from segkit.files import check_writable, free_path
 from segkit.metadata.label_space import LabelSpace
@@ -39,11 +39,11 @@ LINES = 10  # of problems that are printed; the result file has them all
 
 @dataclass
 class Outcome:
-    """What came of the pictures so far."""
+    """What came of the images so far."""
 
     confusion: ConfusionMatrix
     problems: list[Problem] = field(default_factory=list)
-    areas: list[tuple[str, Int64Array]] = field(default_factory=list)  # of each picture, for what is resampled
+    areas: list[tuple[str, Int64Array]] = field(default_factory=list)  # of each image, for what is resampled
     pixels: int = 0
     seconds: float = 0.0
     interrupted: bool = False
@@ -64,10 +64,10 @@ def main(args: Sequence[str]) -> int:
     """Run `segkit benchmark score`; see `--help`.
 
     Returns:
-        0: every picture was scored. 1: some could not be; the result file is marked partial.
+        0: every image was scored. 1: some could not be; the result file is marked partial.
 
     Raises:
-        InputError: The command is wrong, or no picture could be scored.
+        InputError: The command is wrong, or no image could be scored.
         KeyboardInterrupt: The user stopped it; the partial result is written.
     """
     options = score_parser().parse_args(list(args))
@@ -85,7 +85,7 @@ def main(args: Sequence[str]) -> int:
     expected = len(pairing.pairs) + len(pairing.problems)
     if not outcome.confusion.num_images and not outcome.interrupted:
         _complain(outcome.problems)
-        raise InputError(f"{options.pred_dir}: none of {expected} pictures could be scored, for the reasons above")
+        raise InputError(f"{options.pred_dir}: none of {expected} images could be scored, for the reasons above")
     _report(options, outcome, pairing, space, manifest)
     if outcome.interrupted:
         raise KeyboardInterrupt
@@ -121,7 +121,7 @@ def _score(options: argparse.Namespace, pairing: Pairing, space: LabelSpace) -> 
     truth = space if options.truth == "raw" else train_id_space(space)
     predictions = space if options.predictions == "raw" else train_id_space(space)
     start = time.perf_counter()
-    with tqdm(total=len(pairs), unit="picture", desc="score") as bar:
+    with tqdm(total=len(pairs), unit="image", desc="score") as bar:
 
         def complain(problem: Problem) -> None:
             outcome.problems.append(problem)
@@ -130,7 +130,7 @@ def _score(options: argparse.Namespace, pairing: Pairing, space: LabelSpace) -> 
         try:
             for name, counts in score_pairs(pairs, truth, predictions, options.workers, complain):
                 outcome.confusion.add(counts)
-                outcome.areas.append((name, picture_areas(counts, name)))
+                outcome.areas.append((name, image_areas(counts, name)))
                 outcome.pixels += int(counts.sum())
                 outcome.seconds = time.perf_counter() - start
                 bar.set_postfix_str(f"{outcome.pixels / outcome.seconds / 1e6:.0f} Mpx/s", refresh=False)
@@ -165,7 +165,7 @@ def _report(
     result["problems"] = [vars(problem) for problem in outcome.problems]
     extras = None
     if not outcome.interrupted:
-        areas = PictureAreas.from_areas(outcome.areas)
+        areas = ImageAreas.from_areas(outcome.areas)
         extras = ExtraScores(options, space, areas, pairing.pairs, confusion)
         result |= extras.result()
     written: list[Path] = []
@@ -182,7 +182,7 @@ def _report(
             say(f"note: {hint}")
         _complain(outcome.problems)
         say(
-            f"{confusion.num_images}{f' of {expected} pictures (partial)' if partial else ' pictures'}, "
+            f"{confusion.num_images}{f' of {expected} images (partial)' if partial else ' images'}, "
             f"{outcome.pixels / 1e6:.0f} Mpx in {outcome.seconds:.1f} s"
             + "; " * bool(written)
             + ", ".join(map(str, written))
@@ -222,4 +222,4 @@ def _complain(problems: Sequence[Problem]) -> None:
         for problem in some[:each]:
             say(f"{kind}: {printable(problem.message)}", to=sys.stderr)
         if len(some) > each:
-            say(f"{kind}: ... {len(some)} pictures in all", to=sys.stderr)
+            say(f"{kind}: ... {len(some)} images in all", to=sys.stderr)

@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.evaluation.boundary import DILATION_RATIO, RULE
 from segkit.evaluation.confused_pairs import ConfusedPair, most_confused_pairs, pairs_table
 from segkit.evaluation.confusion import ConfusionMatrix
-from segkit.evaluation.picture_areas import PictureAreas
+from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.results import number_or_null, percent
 from segkit.evaluation.statistics import Bootstrap, Interval, bootstrap_miou, class_iou, mean_iou
 from segkit.files import free_path
@@ -30,21 +30,21 @@ def check_extras(options: argparse.Namespace) -> None:
 
 
 class ExtraScores:
-    """What the options ask for, of the pictures that were scored.
+    """What the options ask for, of the images that were scored.
 
     Args:
         options: of the command.
         space: classes and raw values of the truth.
-        areas: of the pictures that were scored.
+        areas: of the images that were scored.
         pairs: their files, and maybe others.
-        confusion: of those pictures.
+        confusion: of those images.
     """
 
     def __init__(
         self,
         options: argparse.Namespace,
         space: LabelSpace,
-        areas: PictureAreas,
+        areas: ImageAreas,
         pairs: Sequence[Pair],
         confusion: ConfusionMatrix,
     ) -> None:
@@ -78,7 +78,7 @@ class ExtraScores:
         """Tables to print; empty where nothing was asked for."""
         parts = []
         if self.options.bootstrap is not None and self.interval is None:
-            parts.append("no interval: one picture cannot be resampled")
+            parts.append("no interval: one image cannot be resampled")
         if self.interval is not None or self.boundary is not None:
             parts.append(self._iou_table())
         if self.options.plot:
@@ -99,13 +99,13 @@ class ExtraScores:
             save_figure(confusion_figure(self.matrix, self.space.class_names), written[-1])
         return written
 
-    def _boundaries(self, pairs: Sequence[Pair]) -> PictureAreas:
+    def _boundaries(self, pairs: Sequence[Pair]) -> ImageAreas:
         truth, predictions = (
             self.space if ids == "raw" else train_id_space(self.space)
             for ids in (self.options.truth, self.options.predictions)
         )
         areas = boundary_areas_of_pairs(pairs, truth, predictions, self.options.workers)
-        return PictureAreas.from_areas(tqdm(areas, total=len(pairs), unit="picture", desc="boundary"))
+        return ImageAreas.from_areas(tqdm(areas, total=len(pairs), unit="image", desc="boundary"))
 
     def _confused(self) -> dict[str, list[ConfusedPair]]:
         names = self.space.class_names
@@ -130,12 +130,12 @@ class ExtraScores:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-def _scores(areas: PictureAreas) -> tuple[list[float], float]:
+def _scores(areas: ImageAreas) -> tuple[list[float], float]:
     iou = class_iou(areas.areas.sum(axis=0).astype(float))
     return iou.tolist(), float(mean_iou(iou))
 
 
-def _column(title: str, areas: PictureAreas, found: Bootstrap | None) -> list[str]:
+def _column(title: str, areas: ImageAreas, found: Bootstrap | None) -> list[str]:
     iou, mean = _scores(areas)
     if found is None:
         return [title, *(percent(value) for value in [*iou, mean])]

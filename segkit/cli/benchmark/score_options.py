@@ -23,13 +23,13 @@ _SCORE = """\
 Score the label maps in PRED_DIR against those in TRUTH_DIR, which are paired by name (in the Cityscapes layout by
 city_sequence_frame, else by relative path without suffix), and write one result file. Nothing is predicted.
 
-One wrong picture does not stop the others: what is wrong is listed (file, value, likely cause), the rest is scored and
+One wrong image does not stop the others: what is wrong is listed (file, value, likely cause), the rest is scored and
 kept in OUTPUT-partial.json. Exit code: 0 all scored, 1 some could not be, 2 none could, or the command is wrong."""
 
 _COMPARE = """\
-Score two models on the same pictures and say whether they differ: for each class and for the mIoU the difference
-B - A with a bootstrap interval over pictures, and p of a permutation test that swaps the models' predictions picture
-by picture (over the classes corrected by Holm). Writes OUTPUT and, beside it, a picture of the differences.
+Score two models on the same images and say whether they differ: for each class and for the mIoU the difference
+B - A with a bootstrap interval over images, and p of a permutation test that swaps the models' predictions image
+by image (over the classes corrected by Holm). Writes OUTPUT and, beside it, an image of the differences.
 
 Each PRED is a folder of label maps, of any tool (see `segkit benchmark score --help`), or the .npz file that `segkit
 benchmark score --bootstrap` wrote; of two of those no TRUTH_DIR is needed."""
@@ -44,7 +44,7 @@ def score_parser() -> argparse.ArgumentParser:
     add("--metric", nargs="+", default=[DEFAULT], help=f"{ALL_METRICS}, or any of {', '.join(CONVENTIONS)}")
     _add_label_options(parser)
     _add_extra_options(parser)
-    add("--limit", type=int, help="pictures; the result is then marked partial")
+    add("--limit", type=int, help="images; the result is then marked partial")
     add("--output", type=Path, default=Path("result.json"), help="result file; -2, -3, ... rather than over another")
     return parser
 
@@ -134,7 +134,7 @@ def _add_extra_options(parser: argparse.ArgumentParser) -> None:
     """Add --boundary, --bootstrap and --plot."""
     add = parser.add_argument
     switch: dict[str, Any] = {"nargs": "?", "type": _true_or_false, "const": True, "default": False}
-    add("--boundary", **switch, help="boundary IoU, too; reads the pictures once more")
+    add("--boundary", **switch, help="boundary IoU, too; reads the images once more")
     add("--bootstrap", type=int, help="95 %% interval of every IoU from so many resampled sets; 1000 is usual")
     add("--plot", **switch, help="the most confused pairs, and the confusion matrix as a PNG beside the result")
 

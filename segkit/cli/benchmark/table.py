@@ -1,4 +1,4 @@
-"""The table of `segkit benchmark`: read back, and written as JSON (everything), CSV, Markdown and a picture."""
+"""The table of `segkit benchmark`: read back, and written as JSON (everything), CSV, Markdown and an image."""
 
 import csv
 import io
@@ -48,9 +48,9 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "M params":       _number,
     "GFLOPs":         _number,
     "size":           _size,
-    "GFLOPs/picture": _number,
-    "pictures":       _text,
-    "pictures/s":     _number,
+    "GFLOPs/image": _number,
+    "images":       _text,
+    "images/s":     _number,
     "peak MB":        _number,
     "device":         _text,
 }  # fmt: skip
@@ -60,9 +60,9 @@ _WORDS = ("model", "data", "protocol", "metric", "device")  # aligned left; numb
 _RULES = (
     "mIoU and accuracies in percent, differences in points; (partial): not of the whole split.",
     "M params: without the auxiliary head, which does not run at test time.",
-    f"{FLOPS_RULE}. GFLOPs: one whole picture of height x width as in the column size; "
-    "GFLOPs/picture: all forwards of the protocol on the first picture.",
-    "pictures/s: from a picture in memory to its labels, one at a time; reading, counting and the first picture are "
+    f"{FLOPS_RULE}. GFLOPs: one whole image of height x width as in the column size; "
+    "GFLOPs/image: all forwards of the protocol on the first image.",
+    "images/s: from an image in memory to its labels, one at a time; reading, counting and the first image are "
     "left out. peak MB: the highest use of memory above that before the model was loaded (CUDA: tensors on the GPU; "
     "CPU: resident memory of the process, in its first row with some 30 MB that PyTorch loads once).",
 )
@@ -107,7 +107,7 @@ class Table:
         write_text(self.folder / "benchmark.csv", self._csv())
         write_text(self.folder / "benchmark.md", self.markdown() + "\n")
         if len([row for row in self.rows if row.get("mIoU") is not None]) >= 2:
-            # Matplotlib takes a second to import, and a single row needs no picture.
+            # Matplotlib takes a second to import, and a single row needs no image.
             from segkit.cli.benchmark.chart import draw
 
             draw(self.rows, self.folder / "benchmark.png")
@@ -171,7 +171,7 @@ def _cell(row: Values, column: str) -> str:
     value = _value(row, column)
     if value is None:
         return "-"
-    return COLUMNS[column](value) + (" (partial)" if column == "pictures" and row["partial"] else "")
+    return COLUMNS[column](value) + (" (partial)" if column == "images" and row["partial"] else "")
 
 
 def _line(cells: Sequence[str], columns: Sequence[str], widths: Sequence[int]) -> str:

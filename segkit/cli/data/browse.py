@@ -1,6 +1,6 @@
 """`segkit data browse`: a sheet of samples as the network sees them, with their labels and how much each class covers.
 
-The pictures come out of the very loader that `segkit fit` (or `validate`, `test`) would read, and in the order in which
+The images come out of the very loader that `segkit fit` (or `validate`, `test`) would read, and in the order in which
 the epoch draws them.
 """
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds 
     from segkit.data.datamodule import SegmentationDataModule
 
 _DESCRIPTION = """\
-Draw samples as the network sees them: each picture beside its labels, ignored pixels hatched, and the share of the
+Draw samples as the network sees them: each image beside its labels, ignored pixels hatched, and the share of the
 pixels that each class covers. `train` shows the crops that the given epoch of `segkit fit` begins with, after all
-augmentations; `val` and `test` show whole pictures, evenly spread over the split.
+augmentations; `val` and `test` show whole images, evenly spread over the split.
 
   segkit data browse camvid datasets/camvid
   segkit data browse configs/ade20k/fcn_resnest50.yaml --output sheet.html --count 48 --epoch 3
-  segkit data browse folder my_pictures --data.crop_size 256 --data.masks colors
+  segkit data browse folder my_images --data.crop_size 256 --data.masks colors
 
 Options of the data are those of `segkit fit`: --data.KEY VALUE."""
 
@@ -120,7 +120,7 @@ def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[
     chosen = keys[:count] if is_train else [keys[i * len(keys) // count] for i in range(count)]
     samples = [_sample(loader.dataset[key], getattr(key, "wanted_class", -1), data.class_names) for key in chosen]
     of_epoch = f"epoch {options.epoch}, seed {data.seed}, " if is_train else ""
-    of_split = f"{count} of {len(keys)} {options.split} {'crops' if is_train else 'pictures'}"
+    of_split = f"{count} of {len(keys)} {options.split} {'crops' if is_train else 'images'}"
     return samples, f"{type(data).__name__.removesuffix('DataModule')}, {of_epoch}{of_split}"
 
 

@@ -1,4 +1,4 @@
-"""The sheet of `segkit data browse` as one HTML file: pictures inside it, nothing from the network, no script."""
+"""The sheet of `segkit data browse` as one HTML file: images inside it, nothing from the network, no script."""
 
 import base64
 import html
@@ -12,7 +12,7 @@ from segkit.contact_sheet import IGNORED, Sample, Share, chart_title, fit, share
 from segkit.errors import printable
 from segkit.visualization import Palette
 
-_LONGEST = 1024  # pixels of a picture's longer side in the page
+_LONGEST = 1024  # pixels of an image's longer side in the page
 _QUALITY = 92  # of its JPEGs, whose colours keep their full resolution
 
 _PAGE = """\
@@ -77,7 +77,7 @@ def page(samples: Sequence[Sample], class_names: Sequence[str], palette: Palette
 def _figure(sample: Sample, palette: Palette) -> str:
     image, mask = fit(sample.image, sample.mask, _LONGEST)
     caption = html.escape(printable(sample.caption))
-    shown = (("picture", image), ("labels", tile_overlay(image, mask, palette)))
+    shown = (("image", image), ("labels", tile_overlay(image, mask, palette)))
     images = "".join(f'<img alt="{what} of {caption}" src="{_data_url(array)}">' for what, array in shown)
     return f"<figure><div>{images}</div><figcaption>{caption}</figcaption></figure>"
 

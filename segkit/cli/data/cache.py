@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
         0: done. 1: a cache is missing or damaged (with --verify or --list).
 
     Raises:
-        InputError: The command or a picture is wrong, or the disk is full.
+        InputError: The command or an image is wrong, or the disk is full.
     """
     layout = open_layout(options.name, options.root, options.option)
     code = 0
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _verify(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) -> int:
-    """Compare all check sums; every damaged picture is named."""
+    """Compare all check sums; every damaged image is named."""
     try:
         cache = find_cache(cache_dir, layout, split, samples)
     except InputError as error:
@@ -52,13 +52,13 @@ def _verify(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) 
         say(f"{cache_dir}: no cache of {layout.title} {split} as it is now; `segkit data cache` makes one")
         return 1
     damaged = 0
-    for position in tqdm(range(len(samples)), f"verify {layout.title} {split}", unit="picture"):
+    for position in tqdm(range(len(samples)), f"verify {layout.title} {split}", unit="image"):
         try:
             cache.verify([position])
         except InputError as error:
             say_above_bar(error, sys.stdout)
             damaged += 1
-    say(f"{cache.folder}: {len(samples)} pictures, {damaged or 'none'} damaged")
+    say(f"{cache.folder}: {len(samples)} images, {damaged or 'none'} damaged")
     return 1 if damaged else 0
 
 
@@ -66,5 +66,5 @@ def _show(cache: Cache | None, title: str, cache_dir: Path) -> int:
     if cache is None:
         say(f"{title}: no complete cache in {cache_dir}")
         return 1
-    say(f"{title}: {len(cache.index.names)} pictures, {cache.index.num_bytes / 1e9:.2f} GB in {cache.folder}")
+    say(f"{title}: {len(cache.index.names)} images, {cache.index.num_bytes / 1e9:.2f} GB in {cache.folder}")
     return 0

@@ -66,11 +66,11 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _split_line(split: SplitReport, space: LabelSpace | None) -> str:
     official = "" if split.official is None else f" (official: {split.official})"
-    parts = [f"{split.pictures} pictures{official}"]
+    parts = [f"{split.images} images{official}"]
     parts.append(f"{split.masks} masks" if split.is_labelled else "masks not public")
     if split.pixels.any() and space is not None:
         parts.append(f"{split.pixels.sum() / 1e6:.1f} M pixels, {split.valid_share(space.table):.2%} valid")
-    if split.opened < split.pictures:
+    if split.opened < split.images:
         parts.append(f"{split.opened} opened{'' if split.opened == split.wanted else ' (interrupted)'}")
     return f"  {split.split:<6} {', '.join(parts)}"
 
@@ -99,7 +99,7 @@ def _clipped(text: str) -> str:
 def _verdict(report: Report) -> str:
     problems, warnings = report.findings.count(PROBLEMS), report.findings.count(WARNINGS)
     ending = f", {_number(warnings, 'warning')}" if warnings else ""
-    partly = [split for split in report.splits if split.opened < split.pictures]
+    partly = [split for split in report.splits if split.opened < split.images]
     where = " in the part that was opened" if partly else ""
     return f"{_number(problems, 'problem') if problems else 'nothing wrong'}{where}{ending}"
 

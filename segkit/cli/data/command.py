@@ -10,15 +10,15 @@ _DESCRIPTION = """\
 check   list everything that is wrong with a data set, and what its label values become
 stats   pixels of each class, and the class weights that follow from them
 cache   decode a data set once, into files that training maps into memory; go on, verify or list
-browse  look at pictures and masks"""
+browse  look at images and masks"""
 
 _DATA = """\
 NAME is a data set (ade20k, cityscapes, camvid, folder, ...), or a data config or recipe (.yaml). ROOT is its folder or
 zip; of a config it may be left out."""
 
 _CHECK = """\
-List everything that is wrong with a data set: pictures without mask and masks without picture, sizes that differ,
-damaged files, masks that are JPEG or RGB, values that the label table does not declare, numbers of pictures.
+List everything that is wrong with a data set: images without mask and masks without image, sizes that differ,
+damaged files, masks that are JPEG or RGB, values that the label table does not declare, numbers of images.
 Exit code: 0 nothing wrong (warnings allowed), 1 problems, 2 wrong command or nothing there."""
 
 _CACHE = """\
@@ -57,14 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True, metavar="check | stats | cache | browse")
     check = _add(actions, "check", "list what is wrong", _CHECK)
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the full report")
-    check.add_argument("--limit", type=_positive, metavar="N", help="open N pictures of each split, evenly spread")
+    check.add_argument("--limit", type=_positive, metavar="N", help="open N images of each split, evenly spread")
     stats = _add(actions, "stats", "pixels of each class, and class weights", "Count the pixels of each class.")
     stats.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep them here (default: beside the data)")
     cache = _add(actions, "cache", "decode once, for fast training", _CACHE)
     cache.add_argument("--cache_dir", type=Path, required=True, metavar="DIR", help="as --data.cache_dir of training")
     cache.add_argument("--verify", action="store_true", help="compare all check sums of the caches that are there")
     cache.add_argument("--list", action="store_true", help="only list the caches of this data set")
-    actions.add_parser("browse", help="look at pictures and masks", add_help=False)
+    actions.add_parser("browse", help="look at images and masks", add_help=False)
     return parser
 
 

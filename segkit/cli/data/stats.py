@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         said: list[str] = []
         found = statistics(layout, split, options.output, options.workers, said.append)
         path = statistics_path(layout, split) if options.output is None else options.output
-        say(f"{layout.title} {split}: {len(found.by_picture)} masks")
+        say(f"{layout.title} {split}: {len(found.by_image)} masks")
         say("\n".join(_table(found)))
         note = layout.label_space.note_of_absence(found.ids)
         if note is not None:
@@ -44,10 +44,10 @@ def _table(found: Statistics) -> Iterator[str]:
     total = int(found.pixels.sum())
     width = max(len("ignored"), *map(len, found.class_names))
     weights = [class_weights(found, kind) if total else (np.nan,) * len(found.class_names) for kind in KINDS]
-    yield f"  id  {'class':<{width}} {'pixels':>13} {'share':>8} {'pictures':>8}" + "".join(f"{k:>10}" for k in KINDS)
+    yield f"  id  {'class':<{width}} {'pixels':>13} {'share':>8} {'images':>8}" + "".join(f"{k:>10}" for k in KINDS)
     for label, name in enumerate(found.class_names):
         pixels = int(found.pixels[label])
         own = "".join(f"{kind[label]:>10.4g}" for kind in weights)
-        yield f"{label:>4}  {name:<{width}} {pixels:>13} {pixels / max(1, total):>8.3%} {found.pictures[label]:>8}{own}"
+        yield f"{label:>4}  {name:<{width}} {pixels:>13} {pixels / max(1, total):>8.3%} {found.images[label]:>8}{own}"
     everything = total + found.ignored
     yield f"      {'ignored':<{width}} {found.ignored:>13} {found.ignored / max(1, everything):>8.3%} of all pixels"

@@ -28,7 +28,7 @@ that are NaN, infinite or of no floating-point type are listed (exit code 1); wh
 _RECALIBRATE = """\
 Precise batch norm: replace the running mean and variance of each batch norm by the average of those of N training
 batches, at fixed weights. Training's own averages remember weights that have changed since, and are noisy where a GPU
-had few pictures; all other weights stay as they are.
+had few images; all other weights stay as they are.
 
   segkit weights recalibrate runs/1/checkpoints/last.ckpt --data runs/1/config.yaml -o model.safetensors
 

@@ -63,7 +63,7 @@ def _device(name: str | None) -> torch.device:
 
 def _data(options: argparse.Namespace) -> SegmentationDataModule:
     """The data module, as `segkit fit` makes it, with what is typed here."""
-    given = ["--data.cache_dir", "null"]  # a cache pays where pictures are read again
+    given = ["--data.cache_dir", "null"]  # a cache pays where images are read again
     for name in ("batch_size", "num_workers"):
         value = getattr(options, name)
         given += [] if value is None else [f"--data.{name}", str(value)]
@@ -73,11 +73,9 @@ def _data(options: argparse.Namespace) -> SegmentationDataModule:
             f"{options.data}: its batch_size is {data.batch_size}; one crop is no batch, add --batch_size N"
         )
     data.setup("fit")
-    pictures = len(data.datasets["train"])
-    if pictures < data.batch_size:
-        few = (
-            f"{data.root}: {data_name(data)} has {pictures} training pictures, fewer than a batch of {data.batch_size}"
-        )
+    images = len(data.datasets["train"])
+    if images < data.batch_size:
+        few = f"{data.root}: {data_name(data)} has {images} training images, fewer than a batch of {data.batch_size}"
         raise InputError(f"{few}; lower --batch_size")
     return data
 
@@ -119,7 +117,7 @@ def _report(options: argparse.Namespace, result: Recalibration, done: str) -> st
     by_variance = max(result.changes, key=lambda change: change.variance)
     size = options.output.stat().st_size / 1e6
     rows = [
-        ("recalibrated", f"{len(result.changes)} batch norms over {result.pictures} pictures ({done})"),
+        ("recalibrated", f"{len(result.changes)} batch norms over {result.images} images ({done})"),
         ("mean", f"moved at most by {_percent(by_mean.mean)}: {by_mean.layer}"),
         ("variance", f"moved at most by {_percent(by_variance.variance)}: {by_variance.layer}"),
         ("written", f"{options.output} ({size:.1f} MB)"),

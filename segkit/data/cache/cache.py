@@ -1,6 +1,6 @@
-"""A split decoded once: pictures and train ids as flat uint8 files that are mapped into memory.
+"""A split decoded once: images and train ids as flat uint8 files that are mapped into memory.
 
-A folder `NAME-SPLIT-KEY` below `cache_dir` holds `images.u8` (each picture's rows, RGB), `masks.u8` (train ids) and
+A folder `NAME-SPLIT-KEY` below `cache_dir` holds `images.u8` (each image's rows, RGB), `masks.u8` (train ids) and
 `index.json`. The key is a hash of the sources (path, size, time of change), the label table and the format's version:
 changed data have another key, so that a cache is either right or not found. Workers and processes map the same files,
 of which the operating system keeps one copy; a crop reads its own rows and no others.
@@ -28,7 +28,7 @@ VERSION = 1  # of the format; raise it when what is stored changes
 UInt8Array = npt.NDArray[np.uint8]
 
 IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.json"
-_PROBES = 4  # pictures whose check sums are compared when a cache is opened
+_PROBES = 4  # images whose check sums are compared when a cache is opened
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Cache:
         self._positions = {name: i for i, name in enumerate(index.names)}
 
     def read(self, sample: Sample) -> tuple[UInt8Array, UInt8Array]:
-        """Picture uint8 (H, W, 3) and train ids uint8 (H, W) of a sample: read-only views, of which nothing is read."""
+        """Image uint8 (H, W, 3) and train ids uint8 (H, W) of a sample: read-only views, of which nothing is read."""
         return self.view(self._positions[sample.name])
 
     def view(self, i: int) -> tuple[UInt8Array, UInt8Array]:
-        """Picture and train ids of the sample at a position."""
+        """Image and train ids of the sample at a position."""
         (height, width), (start, end) = self.index.sizes[i], self.index.offsets[i : i + 2]
         image = self._images[3 * start : 3 * end].reshape(height, width, 3)
         return image, self._masks[start:end].reshape(height, width)
@@ -91,7 +91,7 @@ class Cache:
         """
         for i in positions:
             if checksums_of(*self.view(i)) != self.index.checksums[i]:
-                raise InputError(f"{self.folder}: damaged at picture {self.index.names[i]}; remove this folder, it is "
+                raise InputError(f"{self.folder}: damaged at image {self.index.names[i]}; remove this folder, it is "
                                  "made anew")  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:

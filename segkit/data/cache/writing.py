@@ -1,7 +1,7 @@
 """Making a cache: a split is decoded once and written to flat files; see `segkit.data.cache` for what they are.
 
 Writing goes to `<folder>.part`, which a run that was killed leaves behind and the next one completes, also when some of
-the pictures have been mended in between; a journal has the check sums of the pictures that are done.
+the images have been mended in between; a journal has the check sums of the images that are done.
 """
 
 import os
@@ -36,7 +36,7 @@ from segkit.data.cache.cache import (
 from segkit.data.layouts.base import Layout, Sample, sample_keys, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, write_bytes, write_json, write_refusal
-from segkit.io import picture_size
+from segkit.io import image_size
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -64,7 +64,7 @@ def make_cache(
         say: Told in a line each how much disk is needed, and what is found.
 
     Raises:
-        InputError: The disk is too full or not writable, or a picture or mask cannot be read; what is done is kept.
+        InputError: The disk is too full or not writable, or an image or mask cannot be read; what is done is kept.
     """
     key = samples_key(layout, samples, VERSION)
     folder = folder_of(cache_dir, layout, split, key)
@@ -166,7 +166,7 @@ class _Writer:
             pass  # there is none, or it was being written when the power failed
         sizes, apply_exif = [], self.layout.apply_exif
         with self._bar("sizes", 0) as bar:
-            for width, height in self.pool.map(lambda sample: picture_size(sample.image, apply_exif), self.samples):
+            for width, height in self.pool.map(lambda sample: image_size(sample.image, apply_exif), self.samples):
                 sizes.append((height, width))
                 bar.update()
         index = Index(self.key, root_of(self.layout), tuple(sample.name for sample in self.samples), tuple(sizes))
@@ -176,7 +176,7 @@ class _Writer:
         return index
 
     def _take_over(self, index: Index) -> None:
-        """Go on with an unfinished cache of the same pictures, of which some have been mended since."""
+        """Go on with an unfinished cache of the same images, of which some have been mended since."""
         for folder in () if self.part.exists() else self.unfinished:
             try:
                 other = read_index(folder)
@@ -199,7 +199,7 @@ class _Writer:
             if is_same and checksums_of(*cached.view(i)) == (image, mask):
                 done[i] = (image, mask)
         write_bytes(path, b"".join(self._record(i, sums) for i, sums in done.items()))
-        self.say(f"{self.title}: {len(done)} of {len(self.samples)} pictures are there already")
+        self.say(f"{self.title}: {len(done)} of {len(self.samples)} images are there already")
         return done
 
     def _record(self, i: int, sums: tuple[int, int]) -> bytes:
@@ -208,13 +208,13 @@ class _Writer:
     def _check_disk(self, index: Index, done: dict[int, tuple[int, int]]) -> None:
         needed = index.num_bytes - 4 * sum(index.sizes[i][0] * index.sizes[i][1] for i in done)
         free = shutil.disk_usage(self.part).free
-        gigabytes = f"{needed / 1e9:.2f} GB for {len(self.samples) - len(done)} pictures, {free / 1e9:.2f} GB are free"
+        gigabytes = f"{needed / 1e9:.2f} GB for {len(self.samples) - len(done)} images, {free / 1e9:.2f} GB are free"
         self.say(f"{self.title}: the cache needs {gigabytes}: {self.folder.parent}")
         if needed + _SPARE > free:
             raise InputError(f"{self.folder.parent}: the cache needs {gigabytes}; give another cache_dir, or none")
 
     def _bar(self, what: str, done: int) -> Any:
-        return tqdm(total=len(self.samples), initial=done, unit="picture", desc=f"{what} {self.title}")
+        return tqdm(total=len(self.samples), initial=done, unit="image", desc=f"{what} {self.title}")
 
 
 def _lengthen(path: Path, length: int) -> None:

@@ -44,7 +44,7 @@ def check(
         report: Of the data set; filled on the way.
         splits: To look at.
         workers: Threads that decode; None: one for each core.
-        limit: Pictures to open of each split, evenly spread; None: all.
+        limit: Images to open of each split, evenly spread; None: all.
 
     Raises:
         InputError: There is nothing there at all.
@@ -52,7 +52,7 @@ def check(
     if not report.layout.root.exists():
         root = report.layout.root
         raise InputError(f"{root}: no such data folder or archive{looked_for(root)}; give another ROOT")
-    _require_pictures(report.layout, splits)
+    _require_images(report.layout, splits)
     if report.label_space is None:
         _note_label_space(report)
         return
@@ -62,14 +62,14 @@ def check(
         _open_files(report, pairs if limit is None else _spread(pairs, limit), workers)
 
 
-def _require_pictures(layout: Layout, splits: Sequence[Split]) -> None:
-    """Refuse a root that has no folder of pictures; one that the layout refuses is a problem to report."""
+def _require_images(layout: Layout, splits: Sequence[Split]) -> None:
+    """Refuse a root that has no folder of images; one that the layout refuses is a problem to report."""
     try:
         if any(layout.has_split(split) for split in splits):
             return
     except InputError:
         return
-    layout.pictures(layout.parts(splits[0])[0])  # raises, and says which folder is missing
+    layout.images_of(layout.parts(splits[0])[0])  # raises, and says which folder is missing
 
 
 def _note_label_space(report: Report) -> None:
@@ -80,13 +80,13 @@ def _note_label_space(report: Report) -> None:
 
 
 def _list_files(report: Report, split: Split, seen: set[str]) -> list[Pair]:
-    """Pictures of a split with their masks; notes what does not fit together."""
+    """Images of a split with their masks; notes what does not fit together."""
     layout, findings = report.layout, report.findings
     found = SplitReport(split, layout.counts.get(split), is_labelled=split not in layout.scored_as)
     report.splits.append(found)
     try:
         parts = layout.parts(split)
-        everything = [layout.pictures(replace(part, names=None)) for part in parts]
+        everything = [layout.images_of(replace(part, names=None)) for part in parts]
     except InputError as error:
         if str(error) not in findings.found.get("data set", ()):
             findings.add("data set", str(error))
@@ -98,14 +98,14 @@ def _list_files(report: Report, split: Split, seen: set[str]) -> list[Pair]:
             seen.add(str(part.masks))
             _note_lone_masks(report, part, images)
         pairs += _pairs(report, part, _named(report, part, images), found.is_labelled)
-    found.pictures, found.masks = len(pairs), sum(pair.mask is not None for pair in pairs)
-    if found.official not in (None, found.pictures):
-        findings.add("count", f"{split}: {found.pictures} pictures; {layout.title} has {found.official}")
+    found.images, found.masks = len(pairs), sum(pair.mask is not None for pair in pairs)
+    if found.official not in (None, found.images):
+        findings.add("count", f"{split}: {found.images} images; {layout.title} has {found.official}")
     return pairs
 
 
 def _named(report: Report, part: Part, images: dict[str, Source]) -> dict[str, Source]:
-    """Those that the part's list names; notes names without a picture."""
+    """Those that the part's list names; notes names without an image."""
     for name in part.names or ():
         if name not in images:
             report.findings.add("not found", f"{part.list_file}: {name}")
@@ -131,17 +131,17 @@ def _pairs(report: Report, part: Part, images: dict[str, Source], is_labelled: b
 
 
 def _note_lone_masks(report: Report, part: Part, images: dict[str, Source]) -> None:
-    """Of the whole folder: a mask whose picture is in another split's list is not lone."""
+    """Of the whole folder: a mask whose image is in another split's list is not lone."""
     assert part.masks is not None
-    if not report.layout.files.has(part.masks):  # of each picture it is said that it has no mask
+    if not report.layout.files.has(part.masks):  # of each image it is said that it has no mask
         return
     wanted = {part.mask_path(name).removesuffix(".png") for name in images}
-    # Cityscapes has other files beside its masks, and masks beside the pictures are told from them by their ending.
+    # Cityscapes has other files beside its masks, and masks beside the images are told from them by their ending.
     is_mixed = bool(part.image_ending) or part.masks == part.images
     for relative, mask in report.layout.files.below(part.masks, MASK_SUFFIXES):
         name = relative.with_suffix("").as_posix().removesuffix(CONVERTED)  # mmsegmentation's copies are not lone
         if f"{part.masks}/{name}" not in wanted and not (is_mixed and not name.endswith(part.mask_stem)):
-            report.findings.add("no picture", str(mask))
+            report.findings.add("no image", str(mask))
 
 
 def _spread(pairs: Sequence[Pair], limit: int) -> list[Pair]:
@@ -152,7 +152,7 @@ def _spread(pairs: Sequence[Pair], limit: int) -> list[Pair]:
 def _open_files(report: Report, pairs: Sequence[Pair], workers: int | None) -> None:
     found, layout = report.splits[-1], report.layout
     found.wanted = len(pairs)
-    bar = tqdm(total=len(pairs), desc=f"check {layout.title} {found.split}", unit="picture", disable=not pairs)
+    bar = tqdm(total=len(pairs), desc=f"check {layout.title} {found.split}", unit="image", disable=not pairs)
     with bar, closing(_in_threads(lambda pair: inspect_pair(layout, pair), pairs, workers)) as results:
         for notes, counts in results:
             _take_in(report, found, notes, counts)

@@ -1,4 +1,4 @@
-"""What is wrong with one picture and its mask."""
+"""What is wrong with one image and its mask."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -16,15 +16,15 @@ Int64Array = npt.NDArray[np.int64]
 # kind            what it means and what to do; in the order of the report
 PROBLEMS = {
     "data set":      "not the data set that was named, or its lists and tables are wrong",
-    "count":         "not the official number of pictures: files were lost or added",
-    "not found":     "names in a list of the split without a picture; correct the list or add the pictures",
-    "no mask":       "pictures without a mask; add the masks or remove the pictures",
-    "no picture":    "masks without a picture; add the pictures or remove the masks",
+    "count":         "not the official number of images: files were lost or added",
+    "not found":     "names in a list of the split without an image; correct the list or add the images",
+    "no mask":       "images without a mask; add the masks or remove the images",
+    "no image":    "masks without an image; add the images or remove the masks",
     "unreadable":    "files that are damaged, or of a kind that is not read; copy or export them again",
     "mask format":   "masks that are no 8-bit PNG of class numbers (JPEG, RGB, 16 bits, ...)",
     "undeclared":    "masks with values that the label table does not declare",
     "0/255 masks":   "splits whose masks hold 0 and 255 alone, and 255 is ignored; nothing is learned from one class",
-    "size":          "pictures and masks of different sizes; export both at the same size",
+    "size":          "images and masks of different sizes; export both at the same size",
 }  # fmt: skip
 WARNINGS = {
     "exif":          "images with an EXIF orientation; masks must fit the image as it is stored, else set exif=apply",
@@ -60,19 +60,19 @@ class SplitReport:
 
     Attributes:
         split: Its name.
-        official: Pictures that it should have; None where nobody says.
-        pictures: That it has.
+        official: Images that it should have; None where nobody says.
+        images: That it has.
         masks: That belong to them.
         is_labelled: Whether its masks are public.
-        wanted: Pictures to be opened.
-        opened: Pictures that were.
+        wanted: Images to be opened.
+        opened: Images that were.
         pixels: Of each raw value, int64 (256).
         having: Masks that have each raw value, int64 (256).
     """
 
     split: Split
     official: int | None = None
-    pictures: int = 0
+    images: int = 0
     masks: int = 0
     is_labelled: bool = True
     wanted: int = 0
@@ -166,10 +166,10 @@ def _split_to_dict(split: SplitReport, space: LabelSpace | None) -> dict[str, ob
     return {
         "split": split.split,
         "official": split.official,
-        "pictures": split.pictures,
+        "images": split.images,
         "masks": split.masks if split.is_labelled else None,
         "opened": split.opened,
-        "complete": split.opened == split.pictures,
+        "complete": split.opened == split.images,
         "pixels": int(split.pixels.sum()),
         "valid_share": None if space is None or not split.pixels.any() else split.valid_share(space.table),
         "labels": labels,

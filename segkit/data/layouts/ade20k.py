@@ -15,7 +15,7 @@ class ADE20KLayout(Layout):
     """`images/{training,validation}` and `annotations/{training,validation}`.
 
     `root` is ADEChallengeData2016, the folder that contains it, or ADEChallengeData2016.zip. Labels of the benchmark's
-    test pictures are not public: test and predict read the validation split.
+    test images are not public: test and predict read the validation split.
     """
 
     title = "ADE20K"
@@ -36,14 +36,14 @@ class ADE20KLayout(Layout):
         """
         if self._is_full_archive():
             raise InputError(
-                f"{self.root}: this is the full ADE20K archive (pictures with *_seg.png); the benchmark needs "
+                f"{self.root}: this is the full ADE20K archive (images with *_seg.png); the benchmark needs "
                 "ADEChallengeData2016 (SceneParsing, ADEChallengeData2016.zip): see datasets/README.md"
             )
         folder = _FOLDERS[split]
         return (Part(f"images/{folder}", f"annotations/{folder}"),)
 
     def _is_full_archive(self) -> bool:
-        """The full data set nests its pictures two folders deep, by scene: images/ADE/training/urban/street/..."""
+        """The full data set nests its images two folders deep, by scene: images/ADE/training/urban/street/..."""
         if self.files.has("images/ADE"):
             return True
         home = next((self.root / home for home in self.homes if (self.root / home).is_dir()), self.root)

@@ -29,7 +29,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture. `name` is its path below the split's image folder without suffix, '/' kept."""
+    """One image. `name` is its path below the split's image folder without suffix, '/' kept."""
 
     image: Source
     mask: Source | None
@@ -38,15 +38,15 @@ class Sample:
 
 @dataclass(frozen=True)
 class Part:
-    """Pictures of one folder and the masks that go with them; a split has one part or more.
+    """Images of one folder and the masks that go with them; a split has one part or more.
 
     Attributes:
-        images: Folder of the pictures.
+        images: Folder of the images.
         masks: Folder of their masks; None where none are published.
-        image_ending: What follows the common name in a picture's name, before the suffix.
+        image_ending: What follows the common name in an image's name, before the suffix.
         mask_ending: What follows it in a mask's name, suffix included; one of `MASK_SUFFIXES` in its place will do.
-        suffixes: Of the pictures.
-        names: Those of the folder's pictures that belong to the part, in this order; None for all.
+        suffixes: Of the images.
+        names: Those of the folder's images that belong to the part, in this order; None for all.
         list_file: Where the names come from, for a message.
     """
 
@@ -59,7 +59,7 @@ class Part:
     list_file: str = ""
 
     def mask_path(self, name: str) -> str:
-        """Where the mask of a picture of this part must be."""
+        """Where the mask of an image of this part must be."""
         return f"{self.masks}/{name.removesuffix(self.image_ending)}{self.mask_ending}"
 
     @property
@@ -78,7 +78,7 @@ class Layout(ABC):
 
     Attributes:
         title: What a message calls the data set.
-        counts: Official number of pictures of each split, where there is one.
+        counts: Official number of images of each split, where there is one.
         archives: Names of the zip files that it is published as; they may stay packed.
         homes: Folders of those archives in which the data set begins.
         scored_as: For a split without public labels, the one that is scored in its place.
@@ -110,11 +110,11 @@ class Layout(ABC):
         """
 
     def has_split(self, split: Split) -> bool:
-        """Whether there are pictures of that split."""
+        """Whether there are images of that split."""
         return all(self.files.has(part.images) for part in self.parts(split))
 
-    def pictures(self, part: Part) -> dict[str, Source]:
-        """The pictures of a part, by name.
+    def images_of(self, part: Part) -> dict[str, Source]:
+        """The images of a part, by name.
 
         Raises:
             InputError: The folder is absent, has none, or lacks one that the part names.
@@ -137,22 +137,22 @@ class Layout(ABC):
         return {name: found[name] for name in part.names}
 
     def masks_of(self, part: Part, names: Sequence[str]) -> dict[str, Source | None]:
-        """The masks of a part's pictures, by name; None where there is none.
+        """The masks of a part's images, by name; None where there is none.
 
         Raises:
-            InputError: There are two for one picture.
+            InputError: There are two for one image.
         """
         assert part.masks is not None
         found = find_masks(self.files, part.masks, [part.mask_path(name) for name in names])
         return dict(zip(names, found, strict=True))
 
     def why_no_mask(self, part: Part, name: str) -> str:
-        """What to say of a picture without a mask: what lies where it should be, and what is allowed."""
+        """What to say of an image without a mask: what lies where it should be, and what is allowed."""
         assert part.masks is not None
         return what_is_there(self.files, part.masks, part.mask_path(name))
 
     def read_list(self, file: Source, images: str, mask_ending: str = "") -> tuple[str, ...]:
-        """The names in a list of pictures of the folder `images`.
+        """The names in a list of images of the folder `images`.
 
         Raises:
             InputError: As `read_names`.
@@ -165,7 +165,7 @@ class Layout(ABC):
         """The samples of a split, in a fixed order; the masks are None without `with_masks`.
 
         Raises:
-            InputError: Folders or masks are absent, or there is no picture.
+            InputError: Folders or masks are absent, or there is no image.
         """
         if not self.root.exists():
             raise InputError(
@@ -189,7 +189,7 @@ class Layout(ABC):
         return ""
 
     def read(self, sample: Sample) -> tuple[UInt8Array, UInt8Array | None]:
-        """Picture uint8 (H, W, 3) RGB, and train ids uint8 (H, W), 255 = ignore; None where the sample has no mask.
+        """Image uint8 (H, W, 3) RGB, and train ids uint8 (H, W), 255 = ignore; None where the sample has no mask.
 
         Raises:
             InputError: A file is unreadable, sizes disagree, or a raw label value is undeclared.
@@ -218,12 +218,12 @@ class Layout(ABC):
         )
 
     def _samples(self, part: Part, with_masks: bool) -> list[Sample]:
-        images = self.pictures(part)
+        images = self.images_of(part)
         if not with_masks:
             return [Sample(file, None, name) for name, file in images.items()]
         if part.masks is None:
             raise InputError(
-                f"{self.files.describe(part.images)}: these pictures have no public masks; choose another split"
+                f"{self.files.describe(part.images)}: these images have no public masks; choose another split"
             )
         masks = self.masks_of(part, list(images))
         missing = [name for name, mask in masks.items() if mask is None]

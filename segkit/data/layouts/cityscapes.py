@@ -1,4 +1,4 @@
-"""Cityscapes: 19 classes, 2975 training and 500 validation pictures of 2048x1024. Cordts et al., CVPR 2016."""
+"""Cityscapes: 19 classes, 2975 training and 500 validation images of 2048x1024. Cordts et al., CVPR 2016."""
 
 import os
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from segkit.data.layouts.base import Layout, Part, Split
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.metadata.label_space import LabelSpace
 
-_COARSE = 19998  # pictures of train_extra
+_COARSE = 19998  # images of train_extra
 
 
 class CityscapesLayout(Layout):
     """`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`.
 
-    Labels of the test pictures are not public: they are scored as the validation split; predict reads them where they
+    Labels of the test images are not public: they are scored as the validation split; predict reads them where they
     are there, and val where they are not.
 
     Args:
         root: The folder of these folders, or of the published zip files, or of both.
-        coarse: Also train on the 19998 pictures of `leftImg8bit/train_extra` with the labels of `gtCoarse`.
-        label_space: Of the `labelIds` values; another one for other pictures in this layout.
+        coarse: Also train on the 19998 images of `leftImg8bit/train_extra` with the labels of `gtCoarse`.
+        label_space: Of the `labelIds` values; another one for other images in this layout.
     """
 
     title = "Cityscapes"

@@ -1,4 +1,4 @@
-"""COCO-Stuff 164k: 171 classes on COCO's pictures of 2017, 118287 for training and 5000 for validation.
+"""COCO-Stuff 164k: 171 classes on COCO's images of 2017, 118287 for training and 5000 for validation.
 
 Caesar et al., CVPR 2018.
 """
@@ -20,9 +20,9 @@ _CONVERTED = f"{CONVERTED}.png"
 
 
 class CocoStuffLayout(Layout):
-    """Pictures in `train2017`, `val2017`; published masks in `stuffthingmaps/train2017`, ...
+    """Images in `train2017`, `val2017`; published masks in `stuffthingmaps/train2017`, ...
 
-    Or in mmsegmentation's `images/train2017` and `annotations/train2017`, or the masks beside the pictures, as the
+    Or in mmsegmentation's `images/train2017` and `annotations/train2017`, or the masks beside the images, as the
     published zip files unpack; these may stay packed. `root` is the folder of all of them. There is no test split with
     stuff labels: test and predict read the validation split.
     """

@@ -59,7 +59,7 @@ class Files:
 
         On the disk as `walk_files` finds them, links to folders included; an archive has none.
 
-        A folder on the disk without such files does not hide that of an archive: COCO's pictures and masks share one.
+        A folder on the disk without such files does not hide that of an archive: COCO's images and masks share one.
 
         Raises:
             InputError: There is no such folder, or two files have one name.

@@ -1,4 +1,4 @@
-"""A user's own data: pictures, masks of one of several kinds, and a list of class names."""
+"""A user's own data: images, masks of one of several kinds, and a list of class names."""
 
 import hashlib
 import math
@@ -34,10 +34,10 @@ class FolderLayout(Layout):
 
     The split comes from the first of these that exists:
 
-    1. `splits/{train,val,test}.txt`, one name or path a line (`read_names`); pictures in `images/` or `images/SPLIT/`.
+    1. `splits/{train,val,test}.txt`, one name or path a line (`read_names`); images in `images/` or `images/SPLIT/`.
     2. `images/{train,val,test}/` and `labels/{train,val,test}/`.
-    3. Neither: a picture whose SHA-256 of its name falls in the lowest 20 of 100 bins is validation, the others are
-       training; a picture keeps its place when others are added.
+    3. Neither: an image whose SHA-256 of its name falls in the lowest 20 of 100 bins is validation, the others are
+       training; an image keeps its place when others are added.
 
     Without a test split, test and predict read the validation split.
 
@@ -48,8 +48,8 @@ class FolderLayout(Layout):
             the two lines of classes.txt. "colors": RGB colours, those of palette.csv.
         exif: What to do with the images' EXIF orientation. "ignore": the masks fit the images as they are stored.
             "apply": they were drawn on the images as they are shown, by a tool that turns them.
-        mask_ending: What follows a picture's name in that of its mask: "_mask" for `a.jpg` and `a_mask.png`. Such masks
-            may also lie beside the pictures, where there is no folder `labels`.
+        mask_ending: What follows an image's name in that of its mask: "_mask" for `a.jpg` and `a_mask.png`. Such masks
+            may also lie beside the images, where there is no folder `labels`.
     """
 
     title = "folder"
@@ -101,7 +101,7 @@ class FolderLayout(Layout):
         return (part if by_folder else replace(part, names=self._hashed(part, split)),)
 
     def has_split(self, split: Split) -> bool:
-        """Whether there are pictures of that split; of test, only if they are not those of val."""
+        """Whether there are images of that split; of test, only if they are not those of val."""
         return self.files.has("images") and (split != "test" or self._is_declared(split))
 
     def read_mask(self, file: Source) -> UInt8Array:
@@ -123,7 +123,7 @@ class FolderLayout(Layout):
         return found + (f"; if {name}{ending} is its mask, set --data.mask_ending {ending}" if ending else "")
 
     def _part(self, folder: str, list_file: str) -> Part:
-        """All pictures of a folder; the masks beside them where they can be told apart and have no own folder."""
+        """All images of a folder; the masks beside them where they can be told apart and have no own folder."""
         images, masks = f"images{folder}", f"labels{folder}"
         beside = self.mask_ending and not self.files.has(masks)
         return Part(images, images if beside else masks, mask_ending=f"{self.mask_ending}.png", list_file=list_file)
@@ -164,18 +164,18 @@ class FolderLayout(Layout):
             raise InputError(
                 f"{self.root}: no {split} split here, though others exist; add images/{split}/ or splits/{split}.txt"
             )
-        names = list(self.pictures(part))
+        names = list(self.images_of(part))
         chosen = tuple(name for name in names if is_validation(name) == (split == "val"))
         if not chosen:
             raise InputError(
-                f"{self.root}: all {len(names)} pictures fell into one part of the automatic split; "
+                f"{self.root}: all {len(names)} images fell into one part of the automatic split; "
                 "write splits/train.txt and splits/val.txt, one name a line"
             )
         return chosen
 
 
 def is_validation(name: str) -> bool:
-    """Where the automatic split puts a picture: a function of its name alone."""
+    """Where the automatic split puts an image: a function of its name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100 < VAL_PERCENT
 
 

@@ -13,7 +13,7 @@ _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 class MapillaryLayout(Layout):
     """`{training,validation}/images` and `labels` of v1.2, or `v1.2/labels` as the archive of v2.0 has them.
 
-    Labels of the pictures in `testing/images` are not public: they are scored as the validation split; predict reads
+    Labels of the images in `testing/images` are not public: they are scored as the validation split; predict reads
     them where they are there, and val where they are not.
     """
 
@@ -30,7 +30,7 @@ class MapillaryLayout(Layout):
         """As in the base class."""
         folder = _FOLDERS[split]
         if split == "test":
-            has_pictures = self.files.has("testing/images")
-            return (Part("testing/images", suffixes=(".jpg",)),) if has_pictures else self.parts("val")
+            has_images = self.files.has("testing/images")
+            return (Part("testing/images", suffixes=(".jpg",)),) if has_images else self.parts("val")
         masks = f"{folder}/labels" if self.files.has(f"{folder}/labels") else f"{folder}/v1.2/labels"
         return (Part(f"{folder}/images", masks, suffixes=(".jpg",)),)

@@ -1,4 +1,4 @@
-"""PASCAL Context on the pictures of VOC 2010: its 59 most frequent classes. Mottaghi et al., CVPR 2014."""
+"""PASCAL Context on the images of VOC 2010: its 59 most frequent classes. Mottaghi et al., CVPR 2014."""
 
 from collections.abc import Sequence
 from types import MappingProxyType

@@ -26,7 +26,7 @@ STREET = _label_space()
 
 
 class SyntheticLayout(CityscapesLayout):
-    """The scenes on disk: Cityscapes' folders and label ids, other classes, labels of the test pictures too."""
+    """The scenes on disk: Cityscapes' folders and label ids, other classes, labels of the test images too."""
 
     title = "synthetic"
     archives: ClassVar[Sequence[str]] = ()

@@ -1,6 +1,6 @@
 """PASCAL VOC 2012, segmentation: 20 classes and background. Everingham et al., IJCV 2015.
 
-The 10582 training pictures that most papers use add those of SBD (Hariharan et al., ICCV 2011) that are not in VOC's
+The 10582 training images that most papers use add those of SBD (Hariharan et al., ICCV 2011) that are not in VOC's
 own validation split: 1464 + 9118.
 """
 
@@ -20,13 +20,13 @@ _LISTS = "ImageSets/Segmentation"
 class VOCLayout(Layout):
     """`JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation/{train,val,test}.txt`.
 
-    `root` is VOC2012, VOCdevkit, or the folder that contains VOCdevkit. Labels of the test pictures are not public:
+    `root` is VOC2012, VOCdevkit, or the folder that contains VOCdevkit. Labels of the test images are not public:
     they are scored as the validation split; predict reads them where test.txt is there, and val where it is not.
 
     Args:
         root: The folder.
-        augmented: Train on 10582 pictures: those of trainaug.txt or, where that is missing, of train.txt and aug.txt.
-            The pictures of train.txt keep VOC's own masks, the others take those of `SegmentationClassAug`, which
+        augmented: Train on 10582 images: those of trainaug.txt or, where that is missing, of train.txt and aug.txt.
+            The images of train.txt keep VOC's own masks, the others take those of `SegmentationClassAug`, which
             lacks a part of VOC's where it was made from SBD alone.
     """
 
@@ -58,7 +58,7 @@ class VOCLayout(Layout):
         return (self._part(split, "SegmentationClass", self._names(split)),)
 
     def _augmented_parts(self) -> Sequence[Part]:
-        """Pictures with VOC's masks, then those with SBD's."""
+        """Images with VOC's masks, then those with SBD's."""
         if not self.files.has("SegmentationClassAug"):
             raise InputError(
                 f"{self.root}: no folder SegmentationClassAug beside SegmentationClass, the masks of SBD; add it, or "

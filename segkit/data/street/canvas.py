@@ -1,7 +1,7 @@
-"""A canvas seen by a pinhole camera over a flat street: shapes given in metres, painted into picture and labels.
+"""A canvas seen by a pinhole camera over a flat street: shapes given in metres, painted into image and labels.
 
 Axes: X metres right of the camera, Y metres above the ground, Z metres ahead. Everything is painted at three times
-the final size, the picture averaged down (smooth edges), the labels taken at the middle pixel (crisp edges).
+the final size, the image averaged down (smooth edges), the labels taken at the middle pixel (crisp edges).
 """
 
 import math
@@ -35,15 +35,15 @@ class Light:
 
 
 class Canvas:
-    """Picture and labels of `size` (H, W) under a light, with the horizon and the vanishing point in heights."""
+    """Image and labels of `size` (H, W) under a light, with the horizon and the vanishing point in heights."""
 
     def __init__(self, size: tuple[int, int], light: Light, horizon: float, vanishing_x: float) -> None:
         self.light = light
-        self.scale = float(size[0] * SUPER)  # pixels of one picture height
+        self.scale = float(size[0] * SUPER)  # pixels of one image height
         self.height, self.width = size[0] * SUPER, size[1] * SUPER
         self.horizon = horizon
         self.vanishing_x = vanishing_x
-        self.focal = 0.85  # picture heights
+        self.focal = 0.85  # image heights
         self.eye = 2.0  # metres above the ground
         self.image = np.zeros((self.height, self.width, 3), np.uint8)
         self.labels = np.zeros((self.height, self.width), np.uint8)
@@ -107,7 +107,7 @@ class Canvas:
         region[mask > 0] = darker[mask > 0]
 
     def finish(self) -> tuple[UInt8Array, UInt8Array]:
-        """Picture (H, W, 3) and labels (H, W) at their final size."""
+        """Image (H, W, 3) and labels (H, W) at their final size."""
         size = (self.width // SUPER, self.height // SUPER)
         image = cv2.resize(self.image, size, interpolation=cv2.INTER_AREA)
         middle = SUPER // 2

@@ -37,7 +37,7 @@ def draw_scene(rng: np.random.Generator, height: int, width: int) -> tuple[UInt8
         width: Pixels.
 
     Returns:
-        The picture, uint8 RGB (H, W, 3), and its Cityscapes label ids, uint8 (H, W).
+        The image, uint8 RGB (H, W, 3), and its Cityscapes label ids, uint8 (H, W).
     """
     sky_top, sky_bottom, gain, shadow = _WEATHER[rng.integers(len(_WEATHER))]
     light = Light(sky_top, sky_bottom, gain, shadow, int(rng.choice((-1, 1))))

@@ -110,7 +110,7 @@ def _kernel(
 ):
     tiles_across = tl.cdiv(out_width, tile_columns)
     tile = tl.program_id(0)
-    picture = tl.program_id(1).to(tl.int64)
+    image = tl.program_id(1).to(tl.int64)
     rows = (tile // tiles_across) * tile_rows + tl.arange(0, tile_rows)
     columns = (tile % tiles_across) * tile_columns + tl.arange(0, tile_columns)
     inside = (rows < out_height)[:, None] & (columns < out_width)[None, :]
@@ -128,7 +128,7 @@ def _kernel(
     bottom_left = below + left
     bottom_right = below + right
 
-    one_class = logits + picture * stride_batch
+    one_class = logits + image * stride_batch
     best = _score(one_class, top_left, top_right, bottom_left, bottom_right, down, across, inside)
     label = tl.zeros((tile_rows, tile_columns), dtype=tl.int32)
     total = tl.full((tile_rows, tile_columns), 1.0, dtype=tl.float32)
@@ -142,7 +142,7 @@ def _kernel(
         label = tl.where(better, number, label)
         best = tl.where(better, score, best)
 
-    pixel = (picture * out_height + rows[:, None]) * out_width + columns[None, :]
+    pixel = (image * out_height + rows[:, None]) * out_width + columns[None, :]
     tl.store(labels + pixel, label.to(labels.dtype.element_ty), mask=inside)
     if with_confidence:
         tl.store(confidence + pixel, 1.0 / total, mask=inside)

@@ -17,7 +17,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int]) -> str:
-    """One line: what did not fit, and the largest smaller batch that trains on as many pictures a step.
+    """One line: what did not fit, and the largest smaller batch that trains on as many images a step.
 
     Args:
         batch_size: Crops a process, of the batch that did not fit.
@@ -34,7 +34,7 @@ def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int])
     fits = max(n for n in range(1, batch_size) if batch_size % n == 0)
     times = accumulated * batch_size // fits
     return (
-        f"{what}: take --data.batch_size {fits} --trainer.accumulate_grad_batches {times} (as many pictures a step), "
+        f"{what}: take --data.batch_size {fits} --trainer.accumulate_grad_batches {times} (as many images a step), "
         f"or {others}; {probe}"
     )
 

@@ -18,7 +18,7 @@ from segkit.errors import InputError
 from segkit.files import free_path, replacing
 from segkit.training.module import SegmentationModule
 
-_SHOWN = 4  # pictures that a message names
+_SHOWN = 4  # images that a message names
 
 
 class NonFiniteGuard(Callback):
@@ -72,7 +72,7 @@ class NonFiniteGuard(Callback):
         spoilt = next((i for i, loss in enumerate(losses) if not bool(loss.isfinite())), None)
         which = -1 if spoilt is None else spoilt
         batch, loss = batches[which], float(losses[which])
-        own = None if spoilt is None else f"the loss is {loss} for {_pictures(batch)}"
+        own = None if spoilt is None else f"the loss is {loss} for {_images(batch)}"
         cause, kept_elsewhere = _cause(trainer, own, batch)
         if self.skipped >= self.skip:
             raise InputError(self._stop(trainer, pl_module, batch, loss, cause, kept_elsewhere))
@@ -129,7 +129,7 @@ def _step(trainer: pl.Trainer) -> str:
     return f"step {trainer.global_step} (epoch {trainer.current_epoch}, lr {lr:.4g})"
 
 
-def _pictures(batch: dict[str, Any]) -> str:
+def _images(batch: dict[str, Any]) -> str:
     names = list(batch["name"])
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
@@ -143,7 +143,7 @@ def _cause(trainer: pl.Trainer, own: str | None, batch: dict[str, Any]) -> tuple
     others = [f"in rank {rank} {text}" for rank, text in enumerate(said) if text]
     if own is None and others:
         return others[0], True
-    return own or f"a gradient is not finite for {_pictures(batch)}", False
+    return own or f"a gradient is not finite for {_images(batch)}", False
 
 
 def _replayable(trainer: pl.Trainer, module: SegmentationModule, batch: dict[str, Any], loss: float) -> dict[str, Any]:

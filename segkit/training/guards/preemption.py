@@ -38,7 +38,7 @@ class Preempted(BaseException):  # no error, and as a KeyboardInterrupt not for 
 class Preemption(Callback):
     """On SIGTERM, SIGUSR1 or Ctrl-C: end the step, save, and raise `Preempted` in all processes at the same moment.
 
-    In a validation only the picture is ended: `last.ckpt` was written before the step that it follows, both are done
+    In a validation only the image is ended: `last.ckpt` was written before the step that it follows, both are done
     again. SLURM sends SIGTERM before it preempts a job, and what `--signal=SIGUSR1@120` asks for before the time is up;
     under SLURM the job is then requeued. A second Ctrl-C stops at once.
 

@@ -24,7 +24,7 @@ class Replay:
 
     Attributes:
         step: Optimiser steps before it.
-        names: Pictures of the batch.
+        names: Images of the batch.
         loss: Of the repeated forward pass.
         first: Name of the first layer whose output is not finite; None if all are.
         parameters: Names of parameters that are not finite before the step.

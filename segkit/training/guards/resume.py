@@ -107,7 +107,7 @@ class RunRecord(Callback):
         batch = batch_size(trainer)
         return self.config | {
             "steps in all": int(trainer.estimated_stepping_batches),
-            "pictures a batch over all processes": None if batch is None else batch * trainer.world_size,
+            "images a batch over all processes": None if batch is None else batch * trainer.world_size,
         }
 
 

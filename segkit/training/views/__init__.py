@@ -1,1 +1,1 @@
-"""What a training shows of itself: progress, speed, curves, pictures, a summary."""
+"""What a training shows of itself: progress, speed, curves, images, a summary."""

@@ -1,4 +1,4 @@
-"""Two pictures of a training run, from the log's CSV file: its curves over the steps, and the IoU of each class.
+"""Two images of a training run, from the log's CSV file: its curves over the steps, and the IoU of each class.
 
 The file is the `metrics.csv` of Lightning's CSVLogger: one row a logging event, a `step` column, and empty cells for
 what was not logged then. A run that was resumed may log a step again: its last value counts.

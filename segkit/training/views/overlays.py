@@ -1,4 +1,4 @@
-"""The same few validation pictures after every validation of a run: what the network gets right, and when."""
+"""The same few validation images after every validation of a run: what the network gets right, and when."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from segkit.metadata.label_space import LabelSpace
 from segkit.training.module import SegmentationModule
 from segkit.visualization import colorize, font, hatch, legend, occurring
 
-TAG = "validation"  # of the pictures in TensorBoard, and their folder in the run's
+TAG = "validation"  # of the images in TensorBoard, and their folder in the run's
 
 _LONGEST, _SHORTEST = 480, 240  # pixels: larger panels are reduced, those below are enlarged by a whole factor
 _GAP, _TEXT, _LINE = 6, 14, 24  # pixels: between panels, of the font, of a line of text
@@ -29,10 +29,10 @@ _PAPER, _INK, _STRIPED = (255, 255, 255), (32, 32, 32), (130, 130, 130)
 
 @dataclass(frozen=True)
 class Example:
-    """A validation picture at the size at which it is drawn.
+    """A validation image at the size at which it is drawn.
 
     Attributes:
-        name: Of the picture.
+        name: Of the image.
         image: uint8 (H, W, 3) RGB.
         truth: Train ids, uint8 (H, W), 255 = ignored.
         prediction: Train ids, uint8 (H, W).
@@ -45,14 +45,14 @@ class Example:
 
 
 class ValidationOverlays(Callback):
-    """Draws picture | ground truth | prediction of a few pictures of the validation split, at each validation.
+    """Draws image | ground truth | prediction of a few images of the validation split, at each validation.
 
     They go to `<run>/validation/epoch<e>-step<s>.png` and to every TensorBoard logger. The module's `validation_step`
     must return the labels that it predicted, uint8 (B, H, W). Of several processes the first one draws, from its own
     share of the split, which is the same at each validation.
 
     Args:
-        count: Pictures to draw; 0 = none.
+        count: Images to draw; 0 = none.
 
     Raises:
         InputError: count is negative.
@@ -60,7 +60,7 @@ class ValidationOverlays(Callback):
 
     def __init__(self, count: int = 4) -> None:
         if count < 0:
-            raise InputError(f"count of validation pictures is {count}; allowed is 0 (draw none) or more")
+            raise InputError(f"count of validation images is {count}; allowed is 0 (draw none) or more")
         self.count = count
         self._examples: list[Example] = []
 
@@ -77,7 +77,7 @@ class ValidationOverlays(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep small copies of pictures that lie evenly over the split, in the CPU's memory."""
+        """Keep small copies of images that lie evenly over the split, in the CPU's memory."""
         if dataloader_idx == 0 and _draws(trainer) and isinstance(outputs, Tensor):
             batches = trainer.num_val_batches[0]
             due = self.count if math.isinf(batches) else math.ceil((batch_idx + 1) * self.count / batches)
@@ -100,7 +100,7 @@ class ValidationOverlays(Callback):
 
 
 def draw_examples(examples: Sequence[Example], space: LabelSpace) -> UInt8Array:
-    """Draw a row an example, picture | ground truth | prediction under its name, above one legend.
+    """Draw a row an example, image | ground truth | prediction under its name, above one legend.
 
     Args:
         examples: One or more.
@@ -150,6 +150,6 @@ def _row(example: Example, space: LabelSpace) -> UInt8Array:
     colours = hatch(colorize(truth, space.palette), truth), colorize(prediction, space.palette)
     row = np.hstack([image, gap, colours[0], gap, colours[1]])
     title = Image.new("RGB", (row.shape[1], _LINE), _PAPER)
-    text = f"{example.name}:  picture | ground truth | prediction".removeprefix(":  ")
+    text = f"{example.name}:  image | ground truth | prediction".removeprefix(":  ")
     ImageDraw.Draw(title).text((0, _LINE // 2), text, _INK, font(_TEXT), anchor="lm")
     return np.vstack([np.asarray(title), row])

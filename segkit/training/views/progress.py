@@ -1,6 +1,6 @@
 """What `segkit test`, `validate` and `predict` say while they run: how much there is to do, how fast, how good so far.
 
-One line before the first picture (pictures, forwards per picture, about how long), then a bar that counts pictures
+One line before the first image (images, forwards per image, about how long), then a bar that counts images
 and shows forwards per second and the running mIoU. Nothing here touches the result or the random numbers.
 """
 
@@ -26,14 +26,14 @@ from segkit.models.norms import eval_mode
 from segkit.training.module import SegmentationModule
 from segkit.training.views.summary import rate_text
 
-PEEKED = 5  # pictures that are read to learn their sizes
+PEEKED = 5  # images that are read to learn their sizes
 FEW = 20  # forwards: below it, timing one would take as long as the job
 SLOW = 2.0  # seconds of the first forward, after which a second, warm one tells little more
 REFRESH = 1.0  # seconds between two looks at the matrix, each of which waits for the GPU
 
 
 class EvaluationProgress(ProgressBar):
-    """The line and the bar; only the first process shows them, and it counts its own share of the pictures."""
+    """The line and the bar; only the first process shows them, and it counts its own share of the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,13 +110,13 @@ class EvaluationProgress(ProgressBar):
         if self._silent:
             return
         share = _share(loader, batches)
-        job = Job(module.protocol, min(share * trainer.world_size, len(loader.dataset)), picture_sizes(loader.dataset))
+        job = Job(module.protocol, min(share * trainer.world_size, len(loader.dataset)), image_sizes(loader.dataset))
         seconds = None if job.forwards < FEW else job.seconds(seconds_per_pixel(trainer, module, job))
         if job.sizes:
             rank_zero_info(job.describe(None if seconds is None else seconds / trainer.world_size))
         name = trainer.state.fn.value if trainer.state.fn else ""
         process = f", process 1 of {trainer.world_size}" if trainer.world_size > 1 else ""
-        self._bar = tqdm(total=share, desc=name + process, unit="picture", dynamic_ncols=True)
+        self._bar = tqdm(total=share, desc=name + process, unit="image", dynamic_ncols=True)
         self._started = self._looked = time.perf_counter()
         self._done = 0
 
@@ -148,24 +148,24 @@ class EvaluationProgress(ProgressBar):
 
 @dataclass(frozen=True)
 class Job:
-    """What there is to do: a protocol, a number of pictures, and (height, width) of some of them."""
+    """What there is to do: a protocol, a number of images, and (height, width) of some of them."""
 
     protocol: Protocol
-    pictures: int
+    images: int
     sizes: list[tuple[int, int]]
 
     @property
     def forwards(self) -> int:
         """About how many inputs the network sees in all, flips and windows counted one by one."""
-        return round(self.pictures * _mean([forwards(self.protocol, size) for size in self.sizes]))
+        return round(self.images * _mean([forwards(self.protocol, size) for size in self.sizes]))
 
     def seconds(self, per_pixel: float | None) -> float | None:
-        """About how long the network takes for all pictures, in one process."""
+        """About how long the network takes for all images, in one process."""
         if per_pixel is None:
             return None
         inputs = [network_inputs(self.protocol, size) for size in self.sizes]
         pixels = [sum(count * height * width for count, (height, width) in seen) for seen in inputs]
-        return self.pictures * _mean(pixels) * per_pixel
+        return self.images * _mean(pixels) * per_pixel
 
     def heaviest(self, device: torch.device) -> tuple[int, tuple[int, int]]:
         """How many inputs go through the network at once where most of the work is, and their shape."""
@@ -178,13 +178,13 @@ class Job:
         each = sorted({forwards(self.protocol, size) for size in self.sizes})
         span = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
         about = "" if len(each) == 1 else "about "
-        line = f"{_counted(self.pictures, 'picture')}, protocol {self.protocol.name}: "
+        line = f"{_counted(self.images, 'image')}, protocol {self.protocol.name}: "
         line += f"{span} forward{'s' * (each[-1] > 1)} each, {about}{self.forwards} in all"
         return line if seconds is None else f"{line}; the network needs about {duration(seconds)}"
 
 
-def picture_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
-    """(height, width) of some pictures, evenly spread; of none where they cannot be read, which the run itself reports.
+def image_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
+    """(height, width) of some images, evenly spread; of none where they cannot be read, which the run itself reports.
 
     Args:
         dataset: map-style, of items with "image" (3, H, W).
@@ -229,7 +229,7 @@ def duration(seconds: float) -> str:
 
 
 def _share(loader: Any, batches: Sequence[int | float]) -> int:
-    """How many pictures this process sees."""
+    """How many images this process sees."""
     mine = len(loader.sampler) if isinstance(loader.sampler, Sized) else len(loader.dataset)
     return int(min(mine, sum(batches) * (loader.batch_size or 1)))
 

@@ -19,7 +19,7 @@ SIZE = (6, 8)
 
 
 def write(path: Path, content: Content) -> None:
-    """A list of names for text, a paletted mask of these raw values for numbers, a picture for None."""
+    """A list of names for text, a paletted mask of these raw values for numbers, an image for None."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, str):
         path.write_text(content)

@@ -208,7 +208,7 @@ def test_unusual_members_are_refused(tmp_path: Path, plant: Any, pack: Callable[
     refused(lambda: ADE20KLayout(archive).find_samples("train"), str(archive), "encrypted", "unpack it")
 
 
-def test_coco_masks_unpacked_beside_the_packed_pictures(tmp_path: Path, plant: Any, pack: Any) -> None:
+def test_coco_masks_unpacked_beside_the_packed_images(tmp_path: Path, plant: Any, pack: Any) -> None:
     """Both zips of COCO-Stuff have a folder train2017: the unpacked one must not hide the other."""
     plant(tmp_path, {"train2017/1.jpg": None})
     pack(tmp_path / "train2017.zip", tmp_path, ["train2017"], zipfile.ZIP_STORED)

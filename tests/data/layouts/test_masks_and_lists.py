@@ -82,13 +82,13 @@ def test_masks_whose_names_end_otherwise(tmp_path: Path, plant: Any, refused: An
     refused(lambda: names(tmp_path), "if a_mask is its mask, set --data.mask_ending _mask")
     code, out = checked(capsys, tmp_path)
     assert code == 1 and "set --data.mask_ending _mask" in out
-    assert place == "images" or "no picture (4)" in out  # the files are not hidden
+    assert place == "images" or "no image (4)" in out  # the files are not hidden
     assert names(tmp_path, mask_ending="_mask") == ["a", "town/b"]
     code, out = checked(capsys, tmp_path, "mask_ending=_mask")
-    assert code == 0 and "2 pictures, 2 masks" in out
+    assert code == 0 and "2 images, 2 masks" in out
     plant(tmp_path, {f"{place}/train/c_mask.png": [0]})
     code, out = checked(capsys, tmp_path, "mask_ending=_mask")
-    assert code == 1 and "no picture (1)" in out and f"{place}/train/c_mask.png" in out
+    assert code == 1 and "no image (1)" in out and f"{place}/train/c_mask.png" in out
 
 
 def test_masks_beside_the_images_without_splits(tmp_path: Path, plant: Any) -> None:
@@ -184,7 +184,7 @@ def test_linked_and_foreign_folders(tmp_path: Path, plant: Any, capsys: Any) -> 
         plant(root, {f"labels/{split}/.ipynb_checkpoints/b.png": [0]})
     assert names(root) == ["a", "bonn/1"]
     code, out = checked(capsys, root)
-    assert code == 0 and out.count("2 pictures, 2 masks") == 2
+    assert code == 0 and out.count("2 images, 2 masks") == 2
 
 
 def test_linked_cities(tmp_path: Path, plant: Any) -> None:

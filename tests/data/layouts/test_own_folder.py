@@ -20,14 +20,14 @@ def root(tmp_path: Path, plant: Any) -> Path:
 
 
 def mask_of(root: Path, values: Any, **options: Any) -> Path:
-    """Write the mask of picture a: (6, 8) from values or colours."""
+    """Write the mask of image a: (6, 8) from values or colours."""
     array = np.resize(np.array(values, np.uint8), (6, 8, 3) if np.ndim(values) == 2 else (6, 8))
     write_png(root / "labels/train/a.png", array, **options)
     return root / "labels/train/a.png"
 
 
 def ids_of(root: Path, masks: MaskKind = "ids") -> list[int]:
-    """The first train ids of picture a."""
+    """The first train ids of image a."""
     layout = FolderLayout(root, masks)
     mask = layout.read(layout.find_samples("train")[0])[1]
     assert mask is not None and mask.shape == (6, 8)

@@ -34,12 +34,12 @@ class Case:
     ids: dict[int, int]
     names: dict[str, list[str]]
     counts: dict[str, int]
-    predicted: list[str] = field(default_factory=list)  # where the test split has pictures without masks
+    predicted: list[str] = field(default_factory=list)  # where the test split has images without masks
     options: dict[str, Any] = field(default_factory=dict)
 
 
 def pairs(images: str, masks: str, names: list[str]) -> dict[str, Any]:
-    """Path patterns with {} for the name -> a picture, and a mask whose raw values come from the case."""
+    """Path patterns with {} for the name -> an image, and a mask whose raw values come from the case."""
     return {images.format(name): None for name in names} | {masks.format(name): "mask" for name in names}
 
 
@@ -127,7 +127,7 @@ CASES = {
         {"train": 367, "val": 101, "test": 233},
     ),
     "voc": Case(VOCLayout, VOC_FILES, VOC_IDS, VOC_NAMES, VOC_COUNTS),
-    "voc with test pictures": Case(
+    "voc with test images": Case(
         VOCLayout,
         VOC_FILES | {"VOCdevkit/VOC2012/JPEGImages/2008_5.jpg": None, f"{VOC_LISTS}/test.txt": "2008_5\n"},
         VOC_IDS,
@@ -196,7 +196,7 @@ def found(layout: Layout, split: Any, with_masks: bool = True) -> list[str]:
     return [sample.name for sample in layout.find_samples(split, with_masks)]
 
 
-def test_every_split_has_its_pictures_in_order(case: Case, root: Path) -> None:
+def test_every_split_has_its_images_in_order(case: Case, root: Path) -> None:
     layout = case.layout(root, **case.options)
     assert {split: found(layout, split) for split in case.names} == case.names
     assert dict(layout.counts) == case.counts
@@ -217,7 +217,7 @@ def test_labels_become_the_right_classes(case: Case, root: Path) -> None:
     assert set(case.ids) <= declared
 
 
-def test_pictures_without_masks_are_predicted_and_not_scored(case: Case, root: Path, refused: Any) -> None:
+def test_images_without_masks_are_predicted_and_not_scored(case: Case, root: Path, refused: Any) -> None:
     layout = case.layout(root, **case.options)
     samples = layout.find_samples("test", with_masks=False)
     assert all(sample.mask is None and layout.read(sample)[1] is None for sample in samples)
@@ -226,7 +226,7 @@ def test_pictures_without_masks_are_predicted_and_not_scored(case: Case, root: P
             refused(lambda part=part: layout._samples(part, True), "no public masks")
 
 
-def test_predict_reads_val_where_there_are_no_test_pictures(case: Case, root: Path) -> None:
+def test_predict_reads_val_where_there_are_no_test_images(case: Case, root: Path) -> None:
     for folder in ("leftImg8bit/test", "testing"):
         shutil.rmtree(root / folder, ignore_errors=True)
     (root / VOC_LISTS / "test.txt").unlink(missing_ok=True)

@@ -60,6 +60,6 @@ def test_number_of_classes(num_classes, dtype):
     torch.testing.assert_close(confidence, logits.softmax(1)[0, -1, 0, 0].expand(1, 3, 5))
 
 
-def test_no_pictures():
+def test_no_images():
     labels, confidence = launch(torch.zeros(0, 3, 2, 2, device=DEVICE), (4, 4), True, with_confidence=True)
     assert labels.shape == confidence.shape == (0, 4, 4)

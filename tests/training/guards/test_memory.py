@@ -13,7 +13,7 @@ from segkit.training.module import SegmentationModule
 from segkit.training.probe import Probed, Prober, largest_on_line, search_cpu, search_gpu
 
 
-def test_the_advice_keeps_the_pictures_of_a_step() -> None:
+def test_the_advice_keeps_the_images_of_a_step() -> None:
     text = smaller_batch(12, 2, (480, 480))
     assert "data.batch_size 12, crops of 480x480 and 2 accumulated" in text and "\n" not in text
     size, times = map(int, re.search(r"batch_size (\d+) --trainer.accumulate_grad_batches (\d+)", text).groups())
@@ -35,7 +35,7 @@ def test_what_counts_as_out_of_memory(error: Exception, whether: bool) -> None:
 
 
 class Fake(Prober):
-    """A device on which a batch takes 3 + 2 bytes a picture, and fails beyond its capacity."""
+    """A device on which a batch takes 3 + 2 bytes an image, and fails beyond its capacity."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.tried = capacity, []

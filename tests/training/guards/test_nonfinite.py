@@ -62,7 +62,7 @@ def fit(
     return module
 
 
-def test_it_stops_with_step_lr_and_pictures_and_keeps_the_batch(tmp_path: Path) -> None:
+def test_it_stops_with_step_lr_and_images_and_keeps_the_batch(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         fit(tmp_path, NonFiniteGuard(), {"street2a"})
     message = str(error.value)

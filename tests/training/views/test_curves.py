@@ -1,4 +1,4 @@
-"""The picture of a run's curves: what is read from the log, and that half a picture never appears."""
+"""The image of a run's curves: what is read from the log, and that half an image never appears."""
 
 import csv
 import math
@@ -37,13 +37,13 @@ def test_columns_are_read_without_their_gaps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [("train/loss", "lr", "val/mIoU"), ("train/loss",)])
-def test_a_picture_with_a_panel_a_kind_is_written_whole(tmp_path: Path, columns: tuple[str, ...]) -> None:
+def test_an_image_with_a_panel_a_kind_is_written_whole(tmp_path: Path, columns: tuple[str, ...]) -> None:
     log, output = tmp_path / "metrics.csv", tmp_path / "new" / "curves.png"
     rows = [",".join(["step", *columns])] + [",".join([str(i), *("0.5" for _ in columns)]) for i in range(150)]
     log.write_text("\n".join(rows))
     plot_curves(log, output)
-    with Image.open(output) as picture:
-        assert picture.width == len(columns) * 624  # 5.2 inches of 120 pixels
+    with Image.open(output) as image:
+        assert image.width == len(columns) * 624  # 5.2 inches of 120 pixels
     assert list(output.parent.iterdir()) == [output]
 
 
@@ -117,8 +117,8 @@ def test_a_log_without_classes_has_no_heat_map(tmp_path: Path) -> None:
 
 def test_the_heat_map_has_the_colour_of_each_score_and_grey_for_none(tmp_path: Path) -> None:
     plot_class_iou(log_of(tmp_path / "m.csv", (0, 9, [1.0, 0.0, 0.5, math.nan])), tmp_path / "new" / "class_iou.png")
-    with Image.open(tmp_path / "new" / "class_iou.png") as picture:
-        colours = {colour: count for count, colour in picture.convert("RGB").getcolors(1 << 20)}
+    with Image.open(tmp_path / "new" / "class_iou.png") as image:
+        colours = {colour: count for count, colour in image.convert("RGB").getcolors(1 << 20)}
     cells = [
         tuple(int(255 * x) for x in curves.colormaps["viridis"](index)[:3]) for index in (255, 0, 128)
     ]  # of 1, 0 and 0.5
@@ -133,8 +133,8 @@ def test_many_classes_stand_in_blocks(tmp_path: Path, count: int, pixels: tuple[
     names = ",".join(f"val/IoU/class {i}" for i in range(count))
     log.write_text(f"epoch,step,{names}\n" + "".join(f"{e},{e}{',0.5' * count}\n" for e in range(2)))
     plot_class_iou(log, tmp_path / "class_iou.png")
-    with Image.open(tmp_path / "class_iou.png") as picture:
-        assert picture.height < 1400 and pixels[0] <= picture.width <= pixels[1]
+    with Image.open(tmp_path / "class_iou.png") as image:
+        assert image.height < 1400 and pixels[0] <= image.width <= pixels[1]
 
 
 @pytest.mark.parametrize("name", [None, "fit"])

@@ -1,4 +1,4 @@
-"""Pictures of validation: which are drawn, their pixels, where they go, and what draws none."""
+"""Images of validation: which are drawn, their pixels, where they go, and what draws none."""
 
 import math
 from pathlib import Path
@@ -61,7 +61,7 @@ def validate(overlays: ValidationOverlays, fake: SimpleNamespace, batches: list[
     overlays.on_validation_end(fake, module)
 
 
-def test_a_fit_leaves_the_same_pictures_after_each_validation(tmp_path: Path) -> None:
+def test_a_fit_leaves_the_same_images_after_each_validation(tmp_path: Path) -> None:
     loggers = [CSVLogger(tmp_path, name="", version=""), TensorBoardLogger(tmp_path, name="", version="")]
     fit = pl.Trainer(
         accelerator="cpu",
@@ -87,7 +87,7 @@ def test_a_fit_leaves_the_same_pictures_after_each_validation(tmp_path: Path) ->
     assert (shown[0].height, shown[0].width) == first.shape[:2]
 
 
-def test_the_panels_are_picture_truth_and_prediction_in_the_colours_of_the_classes(tmp_path: Path) -> None:
+def test_the_panels_are_image_truth_and_prediction_in_the_colours_of_the_classes(tmp_path: Path) -> None:
     module = Module(FCN("resnest14_tiny", 3), label_space=SPACE)
     overlays = ValidationOverlays(3)
     validate(overlays, trainer(tmp_path), [batch(1, 2), batch(2, 2)], module)
@@ -106,7 +106,7 @@ def test_the_panels_are_picture_truth_and_prediction_in_the_colours_of_the_class
     assert {SPACE.palette[1], SPACE.palette[2], (130, 130, 130)} <= below  # the legend
 
 
-def test_pictures_lie_evenly_over_the_split() -> None:
+def test_images_lie_evenly_over_the_split() -> None:
     """The first ones of a video would all be alike."""
     overlays, fake, given = ValidationOverlays(4), trainer(Path()), batch(1)
     fake.num_val_batches = [101]
@@ -118,7 +118,7 @@ def test_pictures_lie_evenly_over_the_split() -> None:
     assert taken == [0, 25, 50, 75]
 
 
-def test_large_pictures_are_reduced_and_sizes_may_differ() -> None:
+def test_large_images_are_reduced_and_sizes_may_differ() -> None:
     module = Module(FCN("resnest14_tiny", 3), label_space=SPACE)
     overlays, fake = ValidationOverlays(), trainer(Path())
     for shape in ((600, 1200), (100, 50), (3, 2000)):
@@ -158,7 +158,7 @@ def test_a_validation_that_was_cut_off_leaves_nothing_to_the_next_one(tmp_path: 
     assert overlays.state_dict() == {}
 
 
-def test_a_picture_without_a_name_or_anything_ignored_has_a_plain_sheet() -> None:
+def test_an_image_without_a_name_or_anything_ignored_has_a_plain_sheet() -> None:
     labels = np.ones((240, 240), np.uint8)
     sheet = draw_examples([Example("", np.zeros((240, 240, 3), np.uint8), labels, labels)], SPACE)
     assert (sheet[24 : 24 + 240, 246 : 246 + 240] == SPACE.palette[1]).all()
@@ -166,5 +166,5 @@ def test_a_picture_without_a_name_or_anything_ignored_has_a_plain_sheet() -> Non
 
 
 def test_a_negative_count_is_refused() -> None:
-    with pytest.raises(InputError, match="count of validation pictures is -1; allowed is 0"):
+    with pytest.raises(InputError, match="count of validation images is -1; allowed is 0"):
         ValidationOverlays(-1)

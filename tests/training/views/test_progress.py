@@ -12,14 +12,14 @@ import yaml
 
 from segkit.cli import main
 from segkit.inference.protocols import Protocol, get
-from segkit.training.views.progress import EvaluationProgress, Job, duration, picture_sizes
+from segkit.training.views.progress import EvaluationProgress, Job, duration, image_sizes
 
 SIZES = [(40, 56), (56, 40), (41, 90), (40, 56)]
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two training, four validation and test pictures in the folder layout, and a config without training."""
+    """Two training, four validation and test images in the folder layout, and a config without training."""
     root = tmp_path_factory.mktemp("folder")
     for split in ("train", "val", "test"):
         for i, (height, width) in enumerate(SIZES):
@@ -60,7 +60,7 @@ def run(command: str, recipe: Path, folder: Path, *more: str) -> int:
 def test_a_long_test_says_how_long_and_shows_speed_and_miou(recipe, tmp_path, said, capsys) -> None:
     assert run("test", recipe, tmp_path, "--protocol", "ms-flip") == 0
     (line,) = said()
-    assert line.startswith("4 pictures, protocol ms-flip: 12 forwards each, 48 in all; the network needs about ")
+    assert line.startswith("4 images, protocol ms-flip: 12 forwards each, 48 in all; the network needs about ")
     bar = capsys.readouterr().err.splitlines()[-1].rsplit("\r", 1)[-1]
     miou = json.loads((tmp_path / "result.json").read_text())["scores"]["mIoU"]
     assert bar.startswith("test: 100%") and "4/4" in bar and "forwards/s" in bar
@@ -74,14 +74,14 @@ def test_forwards_that_differ_and_a_limit(recipe, tmp_path, said) -> None:
     assert run("test", recipe, tmp_path, "--protocol", "mmseg-ss", "--trainer.limit_test_batches", "2") == 0
     assert said() == [
         # 40 x 56: 2 windows; 56 x 40: 2; 41 x 90: 2 x 4. Below 20 forwards none is timed.
-        "4 pictures, protocol windows: 2 to 8 forwards each, about 14 in all",
-        "2 pictures, protocol mmseg-ss: 1 forward each, 2 in all",
+        "4 images, protocol windows: 2 to 8 forwards each, about 14 in all",
+        "2 images, protocol mmseg-ss: 1 forward each, 2 in all",
     ]
 
 
 def test_prediction_has_a_line_and_a_bar_without_miou(recipe, tmp_path, said, capsys) -> None:
     assert run("predict", recipe, tmp_path, "--output", str(tmp_path / "out"), "--protocol", "paddleseg-ms") == 0
-    assert said() and said()[0].startswith("4 pictures, protocol paddleseg-ms: 6 forwards each, 24 in all; the network")
+    assert said() and said()[0].startswith("4 images, protocol paddleseg-ms: 6 forwards each, 24 in all; the network")
     bar = capsys.readouterr().err
     assert "predict: 100%" in bar and "forwards/s" in bar and "mIoU" not in bar
     assert len(list((tmp_path / "out").rglob("*.png"))) == 4
@@ -111,11 +111,11 @@ def test_fit_is_as_before(recipe, tmp_path, said, capsys) -> None:
     assert said() == [] and "forwards/s" not in capsys.readouterr().err
 
 
-def test_a_picture_that_cannot_be_read_is_reported_by_the_run(recipe, tmp_path, said) -> None:
+def test_an_image_that_cannot_be_read_is_reported_by_the_run(recipe, tmp_path, said) -> None:
     broken = recipe.parent / "images" / "test" / "0.png"
     kept = broken.read_bytes()
     try:
-        broken.write_bytes(b"no picture")
+        broken.write_bytes(b"no image")
         assert run("test", recipe, tmp_path) != 0
     finally:
         broken.write_bytes(kept)
@@ -136,5 +136,5 @@ def test_the_estimate_is_pixels_times_time() -> None:
 
 def test_sizes_are_taken_from_all_over_the_data_set() -> None:
     dataset = [{"image": torch.zeros(3, 4, 10 + i)} for i in range(100)]
-    assert picture_sizes(dataset) == [(4, 10), (4, 30), (4, 50), (4, 70), (4, 90)]
-    assert picture_sizes([]) == []
+    assert image_sizes(dataset) == [(4, 10), (4, 30), (4, 50), (4, 70), (4, 90)]
+    assert image_sizes([]) == []

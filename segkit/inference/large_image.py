@@ -1,8 +1,8 @@
-"""Labels of a picture that is never in memory as a whole: rows of tiles in, strips of labels out, from top to bottom.
+"""Labels of an image that is never in memory as a whole: rows of tiles in, strips of labels out, from top to bottom.
 
 The logits of one row of tiles and the last cells of the one before are all that is kept. They lie on the grid of the
-whole picture's logits and are upsampled with its geometry, so that there are no seams, and the labels are those of
-`segkit.inference.engine.predict` in tiles. Memory grows with the picture's width, not with its height:
+whole image's logits and are upsampled with its geometry, so that there are no seams, and the labels are those of
+`segkit.inference.engine.predict` in tiles. Memory grows with the image's width, not with its height:
 
     parameters + W (4 K views / stride^2 + 12) B for each row of pixels in a row of tiles + one forward + three strips
 """
@@ -29,16 +29,16 @@ from segkit.ops.upsample import RowUpsampler, label_dtype
 _READ = 12  # bytes a pixel: four bands of 16 bits, RGB of 8, and what lies between
 _SMALL = 8  # of the budget: transformed filters that take less leave the tiles nearly as large as they would be without
 
-ReadRows = Callable[[int, int], NDArray[np.uint8]]  # (first, last) rows of the picture -> (last - first, W, 3) RGB
+ReadRows = Callable[[int, int], NDArray[np.uint8]]  # (first, last) rows of the image -> (last - first, W, 3) RGB
 
 
 @dataclass(frozen=True)
-class LargePicture:
-    """A picture on a disk and how it is seen; iterate for its labels.
+class LargeImage:
+    """An image on a disk and how it is seen; iterate for its labels.
 
     Attributes:
         network: in eval mode while labels are made, on `device`.
-        read: gives rows of the picture.
+        read: gives rows of the image.
         size: (H, W).
         protocol: resolved, of scale 1 and without windows.
         normalization: the network's.
@@ -132,8 +132,8 @@ def plan_large(
     normalization: Normalization,
     device: torch.device,
     memory: int,
-) -> LargePicture:
-    """How a picture of (H, W) is seen within `memory` bytes; see `LargePicture` for the arguments.
+) -> LargeImage:
+    """How an image of (H, W) is seen within `memory` bytes; see `LargeImage` for the arguments.
 
     A network that keeps transformed filters gives them up where they would make the tiles much smaller.
 
@@ -147,10 +147,10 @@ def plan_large(
         or len(protocol.scales) > 1
     ):
         raise InputError(
-            f"protocol: a picture of {size[0]} x {size[1]} that is read in tiles is seen at its own size without "
+            f"protocol: an image of {size[0]} x {size[1]} that is read in tiles is seen at its own size without "
             f"windows, and {protocol.name!r} says otherwise; use whole"
         )
-    no_room = f"a picture of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}"
+    no_room = f"an image of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}"
     gave_up_filters(network, no_room, more_than=memory // _SMALL)
     measured = footprint(network)
     room = memory - measured.parameters
@@ -165,4 +165,4 @@ def plan_large(
             return plan_large(network, read, size, protocol, normalization, device, memory)
         raise InputError(f"{error} (now {format_bytes(memory)})") from error
     strip_rows = max(1, strip // (4 * measured.num_classes * size[1]))
-    return LargePicture(network, read, size, protocol, normalization, device, tiles, strip_rows)
+    return LargeImage(network, read, size, protocol, normalization, device, tiles, strip_rows)

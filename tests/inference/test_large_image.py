@@ -1,4 +1,4 @@
-"""Labels in strips, of rows of tiles, against the engine that has the whole picture."""
+"""Labels in strips, of rows of tiles, against the engine that has the whole image."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.inference.engine import resolve, scores
-from segkit.inference.large_picture import LargePicture, plan_large
+from segkit.inference.large_image import LargeImage, plan_large
 from segkit.inference.memory import footprint
 from segkit.inference.protocols import Protocol, get
 from segkit.ops.normalize import IMAGENET, normalize
@@ -44,7 +44,7 @@ class Strides(nn.Module):
 
 
 class File:
-    """Rows of a picture, and how many were ever read at once."""
+    """Rows of an image, and how many were ever read at once."""
 
     def __init__(self, *size: int) -> None:
         self.rgb = np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), np.uint8)
@@ -59,13 +59,13 @@ class File:
         return self.rgb.shape[0], self.rgb.shape[1]
 
 
-def planned(network: nn.Module, file: File, protocol: Protocol, memory: int) -> LargePicture:
+def planned(network: nn.Module, file: File, protocol: Protocol, memory: int) -> LargeImage:
     return plan_large(network, file.read, file.size, resolve(protocol, network), IMAGENET, CPU, memory)
 
 
 @pytest.mark.parametrize("size", [(413, 307), (100, 801), (807, 64)])
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_strips_are_the_whole_pictures_labels(name: str, size: tuple[int, int]) -> None:
+def test_strips_are_the_whole_images_labels(name: str, size: tuple[int, int]) -> None:
     network, file, protocol = Strides(), File(*size), PROTOCOLS[name]
     image = normalize(torch.from_numpy(file.rgb).permute(2, 0, 1)[None], IMAGENET)
     reference = scores(network, image, protocol)[0]
@@ -99,7 +99,7 @@ def test_what_is_read_at_once_depends_on_the_width_alone() -> None:
 
 
 @pytest.mark.parametrize("protocol", [get("window"), get("ms-flip"), Protocol("half", scales=(0.5,))])
-def test_other_views_than_the_picture_itself_are_refused(protocol: Protocol) -> None:
+def test_other_views_than_the_image_itself_are_refused(protocol: Protocol) -> None:
     with pytest.raises(InputError, match=r"300 x 300 .*use whole"):
         planned(Strides(), File(300, 300), protocol, 10**7)
 
