@@ -30,12 +30,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from benchmark_common import header, measure
 from PIL import Image
 from torchvision.transforms import functional as VF
 
+from segkit.arrays import UInt8Array
 from segkit.data.albumentations import A
 from segkit.data.cache.writing import make_cache
 from segkit.data.crops import RandomLongSideCrop
@@ -48,7 +48,6 @@ from segkit.data.street.scene import draw_scene
 from segkit.data.transforms import TrainTransform
 from segkit.io import read_image, read_label, write_png
 
-UInt8Array = npt.NDArray[np.uint8]
 PACKAGES = ("segkit", "python", "torch", "torchvision", "albumentations", "numpy", "opencv-python-headless", "pillow")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -24,13 +24,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from benchmark_common import header, measure
 from PIL import Image
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from segkit.arrays import UInt8Array
 from segkit.cli import main as segkit
 from segkit.cores import cores
 from segkit.evaluation.confusion import confusion_counts
@@ -41,7 +41,6 @@ from segkit.predictions.scoring import score_pairs
 
 PACKAGES = ("segkit", "python", "torch", "numpy", "opencv-python-headless", "pillow")
 
-UInt8Array = npt.NDArray[np.uint8]
 IGNORED = 255
 
 

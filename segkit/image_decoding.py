@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from segkit.arrays import UInt8Array
 from segkit.errors import InputError
 from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, Header
 from segkit.tiff_tags import TIFF_STARTS, upright_tiff
-
-UInt8Array = npt.NDArray[np.uint8]
 
 # OpenCV prints several lines for each damaged file, of which the exception or the missing result says enough.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

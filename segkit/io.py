@@ -17,17 +17,15 @@ from typing import BinaryIO, Protocol, TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from segkit.arrays import UInt8Array
 from segkit.errors import InputError
 from segkit.files import write_bytes
 from segkit.image_decoding import decode_rgb, one_line, turn
 from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, Header, check_pixels, parse_header
 from segkit.paths import check_regular, read_file
 from segkit.tiff_tags import TIFF_STARTS, upright_tiff
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 class Stored(Protocol):

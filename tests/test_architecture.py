@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "segkit"
 # room            may import from segkit
 ALLOWED = {
     "errors":        set(),
+    "arrays":        set(),
     "signatures":    {"errors"},
     "cores":         set(),
     "download":      {"errors"},
@@ -22,20 +23,20 @@ ALLOWED = {
     "archives":      {"errors", "paths"},
     "tiff_tags":     set(),
     "image_header":  {"errors", "tiff_tags"},
-    "image_decoding": {"errors", "image_header", "tiff_tags"},
-    "io":            {"errors", "files", "image_header", "image_decoding", "tiff_tags", "paths"},
-    "metadata":      {"errors", "paths"},
+    "image_decoding": {"arrays", "errors", "image_header", "tiff_tags"},
+    "io":            {"arrays", "errors", "files", "image_header", "image_decoding", "tiff_tags", "paths"},
+    "metadata":      {"arrays", "errors", "paths"},
     "ops":           {"errors"},
     "visualization": {"errors"},
     "contact_sheet": {"visualization"},
     "models":        {"errors", "signatures", "download", "files", "ops", "metadata"},
     "inference":     {"errors", "image_decoding", "io", "ops", "metadata", "models", "plain_data"},
-    "evaluation":    {"errors", "files", "ops", "metadata", "__version__"},
-    "predictions":   {"archives", "cores", "errors", "files", "io", "metadata", "paths", "evaluation"},
-    "data":          {"archives", "cores", "errors", "files", "io", "metadata", "paths"},
+    "evaluation":    {"arrays", "errors", "files", "ops", "metadata", "__version__"},
+    "predictions":   {"arrays", "archives", "cores", "errors", "files", "io", "metadata", "paths", "evaluation"},
+    "data":          {"arrays", "archives", "cores", "errors", "files", "io", "metadata", "paths"},
     "doctor":        {"__version__", "cores", "errors", "files", "image_header", "ops", "models", "inference", "data"},
-    "training":      {"errors", "signatures", "files", "io", "ops", "metadata", "models", "inference", "evaluation",
-                      "predictions", "temporary", "visualization", "contact_sheet"},
+    "training":      {"arrays", "errors", "signatures", "files", "io", "ops", "metadata", "models", "inference",
+                      "evaluation", "predictions", "temporary", "visualization", "contact_sheet"},
 }  # fmt: skip
 
 # room            never, not even through others

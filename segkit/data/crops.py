@@ -21,10 +21,10 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from segkit.arrays import UInt8Array
 from segkit.data.albumentations import A
 from segkit.metadata.label_space import IGNORE_INDEX
 
-UInt8Array = npt.NDArray[np.uint8]
 Size: TypeAlias = tuple[int, int]  # height, width
 
 _EXACT = 1e-7  # source pixels; below it is float rounding

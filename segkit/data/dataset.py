@@ -4,17 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import NotRequired, TypeAlias, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from segkit.arrays import UInt8Array
 from segkit.data.layouts.base import Sample
 from segkit.data.samplers import Draw
 from segkit.data.transforms import TrainTransform
 from segkit.errors import InputError
 
-UInt8Array = npt.NDArray[np.uint8]
 Reader: TypeAlias = Callable[[Sample], tuple[UInt8Array, UInt8Array | None]]
 
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segkit.arrays import UInt8Array
 from segkit.data.albumentations import A
 from segkit.errors import InputError
-
-UInt8Array = npt.NDArray[np.uint8]
 
 _HUES = 180  # OpenCV's of uint8 images: degrees / 2
 _HALF = 0.5  # probability of each step

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
 from tqdm import tqdm
 
+from segkit.arrays import Int64Array
 from segkit.cores import cores
 from segkit.data.layouts.base import Layout, Sample, Split, samples_key
 from segkit.errors import InputError
@@ -20,7 +20,6 @@ from segkit.metadata.label_space import IGNORE_INDEX
 
 VERSION = 1  # of the file; raise it when what is stored changes
 
-Int64Array = npt.NDArray[np.int64]
 KINDS = ("enet", "median")  # of class weights
 
 

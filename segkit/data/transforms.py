@@ -5,14 +5,13 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from segkit.arrays import UInt8Array
 from segkit.data.albumentations import A
 from segkit.data.crops import RandomLongSideCrop
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 
-UInt8Array = npt.NDArray[np.uint8]
 Augmentation: TypeAlias = A.BasicTransform | A.BaseCompose  # the latter: OneOf, SomeOf, Sequential
 
 

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segkit.arrays import UInt8Array
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 
@@ -29,8 +30,6 @@ RULE = (
     "boundary IoU of Cheng et al. 2021: IoU of the pixels within 2 % of the diagonal of a class's outline, summed over "
     "images, mean over classes present in truth or prediction; ignored pixels are of no boundary and make none"
 )
-
-UInt8Array = NDArray[np.uint8]
 
 
 def boundary_areas(

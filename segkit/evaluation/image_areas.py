@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from segkit.arrays import Int64Array
 from segkit.errors import InputError
 from segkit.files import write_bytes
-
-Int64Array = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

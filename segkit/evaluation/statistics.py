@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from segkit.arrays import Float64Array, Int64Array
 from segkit.errors import InputError
-from segkit.evaluation.image_areas import ImageAreas, Int64Array
+from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.results import number_or_null
-
-Float64Array = NDArray[np.float64]
 
 _CHUNK = 2**22  # numbers in one array of weights, so that memory does not grow with the number of samples
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from segkit.arrays import UInt8Array
 from segkit.errors import InputError, printable
 
 IGNORE_INDEX = 255
@@ -17,8 +18,6 @@ MASKS_OPTION = (
     "masks=binary (--data.masks binary; `segkit data`: --option masks=binary; `segkit benchmark score`: --masks binary)"
 )
 _LISTED = 5  # classes that a note names
-
-UInt8Array = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

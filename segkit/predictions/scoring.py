@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from segkit.arrays import UInt8Array
 from segkit.cores import cores
 from segkit.errors import InputError
 from segkit.evaluation.boundary import boundary_areas
@@ -25,7 +26,6 @@ from segkit.io import read_label
 from segkit.metadata.label_space import UNDECLARED, LabelSpace, identity_table
 from segkit.predictions.pairs import Pair, Problem, find_pairs
 
-UInt8Array = npt.NDArray[np.uint8]
 R = TypeVar("R")
 
 

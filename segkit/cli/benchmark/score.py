@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from segkit.arrays import Int64Array
 from segkit.cli.benchmark.score_extras import ExtraScores, check_extras
 from segkit.cli.benchmark.score_options import ALL_METRICS, label_space, score_parser
 from segkit.cli.words import say
@@ -26,7 +27,7 @@ from segkit.evaluation.conventions import (
     convention,
     convention_scores,
 )
-from segkit.evaluation.image_areas import ImageAreas, Int64Array, image_areas
+from segkit.evaluation.image_areas import ImageAreas, image_areas
 from segkit.evaluation.results import format_table, result_dict, write_result
 from segkit.files import check_writable, free_path
 from segkit.metadata.label_space import LabelSpace

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segkit.arrays import UInt8Array
 from segkit.data.layouts.base import Layout, Sample, samples_key
 from segkit.errors import InputError
 from segkit.files import parse_json
 
 VERSION = 1  # of the format; raise it when what is stored changes
 
-UInt8Array = npt.NDArray[np.uint8]
 
 IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.json"
 _PROBES = 4  # images whose check sums are compared when a cache is opened

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from segkit.arrays import UInt8Array
 from segkit.cores import cores
 from segkit.data.cache.cache import (
     IMAGES,
@@ -37,8 +37,6 @@ from segkit.data.layouts.base import Layout, Sample, sample_keys, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, write_bytes, write_json, write_refusal
 from segkit.io import image_size
-
-UInt8Array = npt.NDArray[np.uint8]
 
 _JOURNAL = "journal"
 _RECORD = np.dtype([("index", "<u4"), ("sample", "S16"), ("image", "<u4"), ("mask", "<u4")])

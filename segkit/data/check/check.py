@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
+from segkit.arrays import Int64Array
 from segkit.cores import cores
-from segkit.data.check.pair import Int64Array, Notes, Pair, inspect_pair
+from segkit.data.check.pair import Notes, Pair, inspect_pair
 from segkit.data.check.report import Report, SplitReport, absent_classes
 from segkit.data.layouts.base import SPLITS, Layout, Part, Split
 from segkit.data.layouts.files import Source

@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segkit.arrays import Int64Array, UInt8Array
 from segkit.data.layouts.base import Layout
 from segkit.data.layouts.files import Source
 from segkit.errors import InputError
@@ -15,8 +15,6 @@ from segkit.io import File, read_header, read_image
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
 from segkit.paths import read_file
 
-Int64Array = npt.NDArray[np.int64]
-UInt8Array = npt.NDArray[np.uint8]
 Notes: TypeAlias = list[tuple[str, str]]  # kind, of those in `check_report.KINDS`, and text
 
 

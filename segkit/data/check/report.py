@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from segkit.arrays import Int64Array
 from segkit.data.layouts.base import Layout, Split
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
-
-Int64Array = npt.NDArray[np.int64]
 
 # kind            what it means and what to do; in the order of the report
 PROBLEMS = {

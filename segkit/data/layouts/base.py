@@ -10,9 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from segkit.arrays import UInt8Array
 from segkit.data.layouts.files import Files, Source, fingerprint
 from segkit.data.layouts.lists import NEEDED, read_names
 from segkit.data.layouts.masks import find_masks, what_is_there
@@ -21,7 +19,6 @@ from segkit.io import File, read_header, read_image, read_label
 from segkit.metadata.label_space import LabelSpace
 from segkit.paths import IMAGE_SUFFIXES, looked_for
 
-UInt8Array = npt.NDArray[np.uint8]
 Split: TypeAlias = Literal["train", "val", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

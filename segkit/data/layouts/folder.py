@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from segkit.arrays import UInt8Array
 from segkit.data.layouts.base import Layout, Part, Split
 from segkit.data.layouts.files import Source
 from segkit.data.layouts.masks import MASK_SUFFIXES, ending_of
@@ -20,7 +21,6 @@ from segkit.io import read_colors, read_label
 from segkit.metadata.class_files import Colour, read_classes, read_colour_table, read_palette, read_table, read_text
 from segkit.metadata.label_space import LabelSpace, binary_table, distinct_palette, identity_table
 
-UInt8Array = npt.NDArray[np.uint8]
 MaskKind: TypeAlias = Literal["ids", "binary", "colors"]
 Exif: TypeAlias = Literal["ignore", "apply"]
 

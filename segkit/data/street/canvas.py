@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-UInt8Array = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float64]
+from segkit.arrays import Float64Array, UInt8Array
+
 Colour = tuple[float, float, float]
 
 SUPER = 3
@@ -48,7 +47,7 @@ class Canvas:
         self.image = np.zeros((self.height, self.width, 3), np.uint8)
         self.labels = np.zeros((self.height, self.width), np.uint8)
 
-    def project(self, points: Sequence[Sequence[float]] | Sequence[float] | FloatArray) -> FloatArray:
+    def project(self, points: Sequence[Sequence[float]] | Sequence[float] | Float64Array) -> Float64Array:
         """Metres (..., 3) to canvas pixels (..., 2)."""
         world = np.asarray(points, np.float64)
         factor = self.focal * self.scale / world[..., 2]
@@ -71,7 +70,7 @@ class Canvas:
             min(255.0, clear * brightness * gain[2] * colour[2] + (1.0 - clear) * sky[2]),
         )
 
-    def polygons(self, corners: FloatArray, colour: Colour, label: int) -> None:
+    def polygons(self, corners: Float64Array, colour: Colour, label: int) -> None:
         """Fill convex polygons given in canvas pixels, (N, P, 2) or (P, 2); colour as it shall appear."""
         batch = corners if corners.ndim == 3 else corners[None]
         seen = (batch.max(1) > 0).all(-1) & (batch.min(1) < (self.width, self.height)).all(-1)
@@ -85,7 +84,7 @@ class Canvas:
         self.polygons(self.project(points), self.lit(colour, distance, brightness), label)
 
     def disc(
-        self, centre: Sequence[float] | FloatArray, radii: tuple[float, float], colour: Colour, label: int
+        self, centre: Sequence[float] | Float64Array, radii: tuple[float, float], colour: Colour, label: int
     ) -> None:
         """Fill an upright ellipse: centre in canvas pixels, radii in canvas pixels, colour as it shall appear."""
         self.polygons(CIRCLE * radii + np.asarray(centre), colour, label)

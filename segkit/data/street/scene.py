@@ -10,8 +10,9 @@ from functools import partial
 import cv2
 import numpy as np
 
+from segkit.arrays import UInt8Array
 from segkit.data.street import objects as things
-from segkit.data.street.canvas import Canvas, Light, UInt8Array
+from segkit.data.street.canvas import Canvas, Light
 
 Painter = Callable[[], None]
 

@@ -13,9 +13,10 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
+from segkit.arrays import UInt8Array
 from segkit.contact_sheet import IGNORED, fit
 from segkit.errors import InputError
-from segkit.io import UInt8Array, write_png
+from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace
 from segkit.training.module import SegmentationModule
 from segkit.visualization import colorize, font, hatch, legend, occurring
