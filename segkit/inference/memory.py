@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.errors import InputError
 from segkit.ops.dispatch import plain_ops
+from segkit.ops.torch_private import TorchDispatchMode
 from segkit.ops.winograd import WinogradConv2d
 
 SHARE = 0.7  # of the free memory is the default budget: the rest is for buffers that no tensor shows, and for others

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.errors import InputError
 from segkit.inference.memory import MEASURED_SIDE, meta_forward
+from segkit.ops.torch_private import TorchDispatchMode
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from segkit.errors import InputError
 from segkit.models.norms import FrozenBatchNorm2d
 from segkit.models.shape_bucket import ShapeBuckets
 from segkit.ops.processor import multiplies_bfloat16
+from segkit.ops.torch_private import BatchNormBase
 from segkit.ops.winograd import WinogradConv2d, suits
 
 Precision = Literal["auto", "exact", "float32", "bfloat16"]
@@ -166,7 +167,7 @@ def _pairs(network: nn.Module, probe: Tensor) -> tuple[list[tuple[str, str]], Te
 def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     """Multiply a norm into the weights of the convolution before it, and take it out."""
     conv, bn = network.get_submodule(convolution), network.get_submodule(norm)
-    assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.modules.batchnorm._BatchNorm)
+    assert isinstance(conv, nn.Conv2d) and isinstance(bn, BatchNormBase)
     if bn.running_mean is None or bn.running_var is None:
         return
     conv.weight, bias = fuse_conv_bn_weights(

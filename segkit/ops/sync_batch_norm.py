@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from segkit.ops.torch_private import BatchNormBase
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -56,7 +57,7 @@ class TorchSyncBatchNorm(nn.SyncBatchNorm):
 SYNCHRONISED = (SyncBatchNorm2d, nn.SyncBatchNorm)
 
 
-def to_sync_batch_norm(norm: _BatchNorm, device_type: str = "cpu") -> SyncBatchNorm2d | TorchSyncBatchNorm:
+def to_sync_batch_norm(norm: BatchNormBase, device_type: str = "cpu") -> SyncBatchNorm2d | TorchSyncBatchNorm:
     """A synchronised norm for networks on such a device, which shares parameters and buffers with a batch norm."""
     kind = SyncBatchNorm2d if device_type == "cpu" else TorchSyncBatchNorm
     synced = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -64,7 +65,7 @@ def to_sync_batch_norm(norm: _BatchNorm, device_type: str = "cpu") -> SyncBatchN
     return synced
 
 
-def to_batch_norm(synced: nn.Module, original: _BatchNorm) -> _BatchNorm:
+def to_batch_norm(synced: nn.Module, original: BatchNormBase) -> BatchNormBase:
     """`original`, which `to_sync_batch_norm` was given, with the parameters and buffers that are there now."""
     _share(synced, original)
     return original
@@ -72,17 +73,17 @@ def to_batch_norm(synced: nn.Module, original: _BatchNorm) -> _BatchNorm:
 
 def _and_after(norm: nn.Module, output: Tensor) -> Tensor:
     for name in ("drop", "act"):  # of timm's BatchNormAct2d
-        after = norm._modules.get(name)
+        after = getattr(norm, name, None)
         output = output if after is None else after(output)
     return output
 
 
 def _share(source: nn.Module, target: nn.Module) -> None:
-    for name, parameter in source._parameters.items():
+    for name, parameter in source.named_parameters(recurse=False):
         target.register_parameter(name, parameter)
-    for name, buffer in source._buffers.items():
+    for name, buffer in source.named_buffers(recurse=False):
         target.register_buffer(name, buffer)
-    for name, module in source._modules.items():
+    for name, module in source.named_children():
         target.add_module(name, module)
     target.train(source.training)
 

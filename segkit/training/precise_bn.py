@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # the base of all, which torch's own update_bn goes by
 from torch.optim.swa_utils import update_bn
 
 from segkit.errors import InputError
+from segkit.ops.torch_private import BatchNormBase
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
         ValueError: torch's, of a batch with one value a channel.
     """
     fresh = copy.deepcopy(network)
-    norms = {name: module for name, module in fresh.named_modules() if isinstance(module, _BatchNorm)}
+    norms = {name: module for name, module in fresh.named_modules() if isinstance(module, BatchNormBase)}
     moving = {name: norm for name, norm in norms.items() if not _is_frozen(norm, fresh)}
     if not moving:
         frozen = f"all its {len(norms)} batch norms are frozen" if norms else "it has no batch norm"
@@ -114,7 +114,7 @@ class _View(nn.Module):
         return self.network(batch)
 
 
-def _is_frozen(norm: _BatchNorm, network: nn.Module) -> bool:
+def _is_frozen(norm: BatchNormBase, network: nn.Module) -> bool:
     if not norm.track_running_stats or norm.running_mean is None:
         return True
     if network.training and not norm.training:
@@ -123,8 +123,8 @@ def _is_frozen(norm: _BatchNorm, network: nn.Module) -> bool:
     return norm.affine and others_learn and not any(parameter.requires_grad for parameter in norm.parameters())
 
 
-def _change(name: str, old: nn.Module, new: _BatchNorm) -> Change:
-    assert isinstance(old, _BatchNorm)
+def _change(name: str, old: nn.Module, new: BatchNormBase) -> Change:
+    assert isinstance(old, BatchNormBase)
     pairs = ((old.running_mean, new.running_mean), (old.running_var, new.running_var))
     mean, variance = (_relative(name, before, after) for before, after in pairs)
     return Change(name, mean, variance)

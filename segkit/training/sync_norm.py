@@ -3,10 +3,10 @@
 import pytorch_lightning as pl
 from pytorch_lightning.plugins import layer_sync
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from segkit.models.norms import FrozenBatchNorm2d
 from segkit.ops.sync_batch_norm import SYNCHRONISED, to_batch_norm, to_sync_batch_norm
+from segkit.ops.torch_private import BatchNormBase
 
 
 class SyncBatchNormPlugin(layer_sync.TorchSyncBatchNorm):
@@ -17,7 +17,7 @@ class SyncBatchNormPlugin(layer_sync.TorchSyncBatchNorm):
     """
 
     def __init__(self) -> None:
-        self._originals: list[tuple[nn.Module, str, _BatchNorm]] = []
+        self._originals: list[tuple[nn.Module, str, BatchNormBase]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Put the synchronised norms in, in place."""
@@ -25,7 +25,7 @@ class SyncBatchNormPlugin(layer_sync.TorchSyncBatchNorm):
         device = model.trainer.strategy.root_device.type
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, _BatchNorm) and not isinstance(child, (*SYNCHRONISED, FrozenBatchNorm2d)):
+                if isinstance(child, BatchNormBase) and not isinstance(child, (*SYNCHRONISED, FrozenBatchNorm2d)):
                     setattr(parent, name, to_sync_batch_norm(child, device))
                     self._originals.append((parent, name, child))
         return model

@@ -11,11 +11,11 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import get_total_norm
 
 from segkit.errors import InputError
 from segkit.files import free_path, replacing
+from segkit.ops.torch_private import BatchNormBase
 from segkit.training.module import SegmentationModule
 
 _SHOWN = 4  # images that a message names
@@ -161,7 +161,7 @@ def _replayable(trainer: pl.Trainer, module: SegmentationModule, batch: dict[str
 
 
 def _running(module: nn.Module) -> list[Tensor]:
-    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    norms = [norm for norm in module.modules() if isinstance(norm, BatchNormBase)]
     return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
