@@ -37,8 +37,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from segkit.bars import Bar
 from segkit.evaluation.plots import BLUE, GREY, VERMILION, save_figure
 from segkit.inference.budget import default_strip, held_bytes
 from segkit.inference.engine import predict, resolve
@@ -133,7 +133,7 @@ def main() -> None:
     print(header(PACKAGES), flush=True)
     rows: list[Row] = []
     wanted = list(points(options))
-    with tqdm(total=len(wanted), unit="row", file=sys.stderr) as bar:
+    with Bar(total=len(wanted), unit="row", file=sys.stderr) as bar:
         for axis in (name for name in AXES if name in options.only):
             failures = []
             for point in (one for one in wanted if one.axis == axis):

@@ -11,8 +11,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
+from segkit.bars import Bar
 from segkit.errors import InputError
 
 TIMEOUT = 30.0  # seconds without an answer
@@ -38,7 +37,7 @@ def fill(part: Path, url: str, size: int, cure: str, label: str) -> None:
     if bytes_of(part) > size:
         part.unlink()
     attempts, have = 0, bytes_of(part)
-    with tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=label) as bar:
+    with Bar(total=size, initial=have, unit="B", unit_scale=True, desc=label) as bar:
         while have < size:
             why = "the connection was closed"
             try:

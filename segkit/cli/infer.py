@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from segkit.bars import Bar
 from segkit.cli.infer_inputs import find_images
 from segkit.cli.infer_large import areas, is_large, segment_large
 from segkit.cli.words import say_above_bar
@@ -111,7 +111,7 @@ class _Work:
         self.segmenter, self.stems, self.alpha, self.failed = segmenter, stems, alpha, 0
         self._memory = segmenter.memory or default_budget(segmenter.device, "cpu")
         self._large: list[Path] = []
-        self._bar = tqdm(total=len(stems), unit="image", disable=len(stems) == 1)
+        self._bar = Bar(total=len(stems), unit="image", disable=len(stems) == 1)
 
     def run(self) -> None:
         from segkit.inference.stream import predict_files
@@ -246,7 +246,7 @@ def _say_losses(path: Path, is_large: bool) -> None:
 
 
 def _note(text: str) -> None:
-    tqdm.write(f"segkit infer: note: {text}", file=sys.stderr)
+    Bar.write(f"segkit infer: note: {text}", file=sys.stderr)
 
 
 def _complain(error: Exception) -> None:

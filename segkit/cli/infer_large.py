@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
+from segkit.bars import Bar
 from segkit.errors import InputError, printable
 from segkit.files import replacing, write_json
 from segkit.image_decoding import high_byte
@@ -71,7 +71,7 @@ def segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, 
         step = -(-max(large.size) // PREVIEW_SIDE)
         counts, small = np.zeros(2**16, np.int64), []
         with replacing(stem.with_name(stem.name + "_labels.tif")) as temporary:
-            bar = tqdm(total=large.forwards, unit="tile", desc=printable(path.name), leave=False)
+            bar = Bar(total=large.forwards, unit="tile", desc=printable(path.name), leave=False)
             with bar, _label_map(temporary, source, segmenter) as write:
                 for start, labels in large.strips(seen=bar.update):
                     write(labels)

@@ -57,7 +57,7 @@ from segkit.training.guards.watchdog import OtherProcessError, Watchdog
 from segkit.training.module import SegmentationModule
 from segkit.training.prediction_writer import PredictionWriter
 from segkit.training.sync_norm import SyncBatchNormPlugin
-from segkit.training.views.progress import EvaluationProgress
+from segkit.training.views.progress import RunProgress
 
 # Classes that a config or the command line may name without their module.
 SHORT_NAMES: tuple[type, ...] = (
@@ -217,8 +217,8 @@ class SegmentationCLI(LightningCLI):
         if config.get("enable_model_summary") is None:  # the optimiser's table has the parameters; FLOPs would read 0
             kwargs["enable_model_summary"] = any(isinstance(c, ModelSummary) for c in given)
         a_bar = config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given)
-        if a_bar and self.subcommand != "fit":
-            callbacks.append(EvaluationProgress())
+        if a_bar and (self.subcommand != "fit" or not sys.stdout.isatty()):  # where Lightning's is redrawn each step
+            callbacks.append(RunProgress())
         kwargs["callbacks"] = callbacks
         trainer = super().instantiate_trainer(**kwargs)
         cluster = getattr(trainer.strategy, "cluster_environment", None)

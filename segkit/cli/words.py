@@ -41,6 +41,6 @@ def flush_streams() -> None:
 
 def say_above_bar(line: object, to: TextIO | None = None) -> None:
     """Print one line above a progress bar that is being drawn; on standard error unless `to` is another stream."""
-    from tqdm import tqdm
+    from segkit.bars import Bar
 
-    tqdm.write(printable(str(line)), file=sys.stderr if to is None else to)
+    Bar.write(printable(str(line)), file=sys.stderr if to is None else to)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from tqdm import tqdm
 
 from segkit.arrays import Int64Array
+from segkit.bars import Bar
 from segkit.cores import cores
 from segkit.data.layouts.base import Layout, Sample, Split, samples_key
 from segkit.errors import InputError
@@ -166,7 +166,7 @@ def _count(layout: Layout, split: str, samples: Sequence[Sample], workers: int |
         return np.append(counts[:classes], counts[IGNORE_INDEX]).astype(np.int64)
 
     with ThreadPoolExecutor(workers or cores()) as pool:
-        counted = tqdm(pool.map(count, samples), f"count {layout.title} {split}", len(samples), unit="mask")
+        counted = Bar(pool.map(count, samples), f"count {layout.title} {split}", len(samples), unit="mask")
         by_image = {sample.name: counts for sample, counts in zip(samples, counted, strict=True)}
     return Statistics(split, layout.label_space.class_names, by_image)
 

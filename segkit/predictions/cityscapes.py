@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from segkit.bars import Bar
 from segkit.errors import InputError
 from segkit.evaluation.results import number_or_null, percent
 from segkit.io import image_size
@@ -61,7 +61,7 @@ def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, 
     args.evalInstLevelScore, args.evalPixelAccuracy = instances, False
     args.quiet, args.JSONOutput, args.colorized = True, False, False
     predictions, truths = ([str(path) for path in column] for column in zip(*pairs, strict=True))
-    with _LOCK, _repaired(), tqdm(total=len(pairs), desc="cityscapesScripts", unit="image") as bar:
+    with _LOCK, _repaired(), Bar(total=len(pairs), desc="cityscapesScripts", unit="image") as bar:
         found = official.evaluateImgLists(_Watched(predictions, bar), truths, args)
     if math.isnan(found["averageScoreClasses"]):
         raise InputError(
@@ -189,7 +189,7 @@ class _NumPyWithIn1d:
 class _Watched(list[str]):
     """File names that move a progress bar when they are asked for, as the evaluation does once for each."""
 
-    def __init__(self, names: Sequence[str], bar: "tqdm[NoReturn]") -> None:
+    def __init__(self, names: Sequence[str], bar: "Bar") -> None:
         super().__init__(names)
         self._bar = bar
 

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from segkit.archives import read_members
+from segkit.bars import Bar
 from segkit.cores import cores
 from segkit.errors import InputError, printable
 from segkit.files import write_bytes
@@ -133,7 +132,7 @@ def write_archive(path: Path, entries: Sequence[Entry]) -> None:
 def in_threads(function: Callable[[T], R], items: Sequence[T], description: str) -> list[R]:
     """`function` of every item, in order, on all cores: decoding PNGs holds no lock; a progress bar on the way."""
     with ThreadPoolExecutor(min(16, cores())) as pool:
-        return list(tqdm(pool.map(function, items), desc=description, total=len(items), unit="file"))
+        return list(Bar(pool.map(function, items), desc=description, total=len(items), unit="file"))
 
 
 def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:

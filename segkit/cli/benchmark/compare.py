@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from segkit import __version__
+from segkit.bars import Bar
 from segkit.cli.benchmark.score_options import compare_parser, label_space
 from segkit.cli.words import say
 from segkit.errors import InputError, printable
@@ -105,7 +105,7 @@ def _areas(path: Path, name: str, options: argparse.Namespace, space: LabelSpace
     raw = options.predictions == "raw" and read_manifest(path) is None  # `segkit predict` writes train ids
     pairs = _pairs(path, options)
     counts = score_pairs(pairs, truth, space if raw else train_id_space(space), options.workers)
-    return ImageAreas.from_counts(tqdm(counts, total=len(pairs), unit="image", desc=printable(name)))
+    return ImageAreas.from_counts(Bar(counts, total=len(pairs), unit="image", desc=printable(name)))
 
 
 def _pairs(path: Path, options: argparse.Namespace) -> list[Pair]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from segkit.bars import Bar
 from segkit.cli.benchmark.plan import Row
 from segkit.cli.benchmark.progress import Progress, Settings, num_classes
 from segkit.data.datamodule import SegmentationDataModule
@@ -92,7 +92,7 @@ def _count_images(segmenter: Segmenter, row: Row, progress: Progress, count: int
     loader.sampler.indices = range(progress.seen[0], count)  # what is done, or not wanted, is not even read
     watch = Stopwatch(segmenter.device)
     timed, saved, scored = progress.timed, time.monotonic(), 0.0
-    bar = tqdm(total=count, initial=progress.seen[0], unit="image", desc=_short_title(row))
+    bar = Bar(total=count, initial=progress.seen[0], unit="image", desc=_short_title(row))
     with bar:
         for batch in loader:
             first = progress.seen[0] == 0
@@ -121,7 +121,7 @@ def _label(segmenter: Segmenter, image: Tensor) -> Tensor:
         return predict(segmenter.network, normalized, segmenter.protocol, normalization=segmenter.normalization)
 
 
-def _show(bar: "tqdm[Any]", progress: Progress, metric: str) -> None:
+def _show(bar: Bar, progress: Progress, metric: str) -> None:
     counts = progress.seen[1]
     assert counts is not None
     bar.set_postfix_str(f"mIoU {percent(convention_scores(counts.cpu(), metric).miou)}", refresh=False)
@@ -137,7 +137,7 @@ def _cost_only(row: Row, settings: Settings) -> dict[str, Any]:
         segmenter = Segmenter(network, None, IMAGENET, row.protocol, torch.device(settings.device))
         with recorded_forwards(network) as forwards:
             _time_one(segmenter, image, watch)
-        with tqdm(unit="image", desc=f"{_short_title(row)} (random weights)") as bar:
+        with Bar(unit="image", desc=f"{_short_title(row)} (random weights)") as bar:
             while watch.seconds < COST_SECONDS and watch.images < 20:
                 _time_one(segmenter, image, watch)
                 bar.update()

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from segkit.arrays import Int64Array
+from segkit.bars import Bar
 from segkit.cli.benchmark.score_extras import ExtraScores, check_extras
 from segkit.cli.benchmark.score_options import ALL_METRICS, label_space, score_parser
 from segkit.cli.words import say
@@ -122,7 +121,7 @@ def _score(options: argparse.Namespace, pairing: Pairing, space: LabelSpace) -> 
     truth = space if options.truth == "raw" else train_id_space(space)
     predictions = space if options.predictions == "raw" else train_id_space(space)
     start = time.perf_counter()
-    with tqdm(total=len(pairs), unit="image", desc="score") as bar:
+    with Bar(total=len(pairs), unit="image", desc="score") as bar:
 
         def complain(problem: Problem) -> None:
             outcome.problems.append(problem)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from segkit.bars import Bar
 from segkit.errors import InputError
 from segkit.evaluation.boundary import DILATION_RATIO, RULE
 from segkit.evaluation.confused_pairs import ConfusedPair, most_confused_pairs, pairs_table
@@ -105,7 +104,7 @@ class ExtraScores:
             for ids in (self.options.truth, self.options.predictions)
         )
         areas = boundary_areas_of_pairs(pairs, truth, predictions, self.options.workers)
-        return ImageAreas.from_areas(tqdm(areas, total=len(pairs), unit="image", desc="boundary"))
+        return ImageAreas.from_areas(Bar(areas, total=len(pairs), unit="image", desc="boundary"))
 
     def _confused(self) -> dict[str, list[ConfusedPair]]:
         names = self.space.class_names

@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
+from segkit.bars import Bar
 from segkit.cli.data.source import open_layout
 from segkit.cli.words import say, say_above_bar
 from segkit.data.cache.cache import Cache, find_cache, other_caches
@@ -52,7 +51,7 @@ def _verify(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) 
         say(f"{cache_dir}: no cache of {layout.title} {split} as it is now; `segkit data cache` makes one")
         return 1
     damaged = 0
-    for position in tqdm(range(len(samples)), f"verify {layout.title} {split}", unit="image"):
+    for position in Bar(range(len(samples)), f"verify {layout.title} {split}", unit="image"):
         try:
             cache.verify([position])
         except InputError as error:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from segkit.bars import Bar
 from segkit.cli.benchmark.rows import data_name
 from segkit.cli.data.source import describe_module, make_module
 from segkit.cli.weights.convert import write_network
@@ -94,7 +94,7 @@ def _recalibrate(
     images = (normalize(image.to(device, non_blocking=True), normalization) for image in _crops(data))
     torch.manual_seed(data.seed)  # of DropBlock
     try:
-        with tqdm(islice(images, batches), "recalibrate", batches, unit="batch") as bar:
+        with Bar(islice(images, batches), "recalibrate", batches, unit="batch") as bar:
             return recalibrate(network, bar)
     except torch.OutOfMemoryError as error:
         raise InputError(

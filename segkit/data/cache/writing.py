@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from segkit.arrays import UInt8Array
+from segkit.bars import Bar
 from segkit.cores import cores
 from segkit.data.cache.cache import (
     IMAGES,
@@ -212,7 +212,7 @@ class _Writer:
             raise InputError(f"{self.folder.parent}: the cache needs {gigabytes}; give another cache_dir, or none")
 
     def _bar(self, what: str, done: int) -> Any:
-        return tqdm(total=len(self.samples), initial=done, unit="image", desc=f"{what} {self.title}")
+        return Bar(total=len(self.samples), initial=done, unit="image", desc=f"{what} {self.title}")
 
 
 def _lengthen(path: Path, length: int) -> None:

@@ -10,9 +10,9 @@ from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
-from tqdm import tqdm
 
 from segkit.arrays import Int64Array
+from segkit.bars import Bar
 from segkit.cores import cores
 from segkit.data.check.pair import Notes, Pair, inspect_pair
 from segkit.data.check.report import Report, SplitReport, absent_classes
@@ -153,7 +153,7 @@ def _spread(pairs: Sequence[Pair], limit: int) -> list[Pair]:
 def _open_files(report: Report, pairs: Sequence[Pair], workers: int | None) -> None:
     found, layout = report.splits[-1], report.layout
     found.wanted = len(pairs)
-    bar = tqdm(total=len(pairs), desc=f"check {layout.title} {found.split}", unit="image", disable=not pairs)
+    bar = Bar(total=len(pairs), desc=f"check {layout.title} {found.split}", unit="image", disable=not pairs)
     with bar, closing(_in_threads(lambda pair: inspect_pair(layout, pair), pairs, workers)) as results:
         for notes, counts in results:
             _take_in(report, found, notes, counts)

@@ -1,9 +1,10 @@
-"""What `segkit test`, `validate` and `predict` say while they run: how much there is to do, how fast, how good so far.
+"""What a run says while it runs: how much there is to do, how fast, how good so far.
 
-One line before the first image (images, forwards per image, about how long), then a bar that counts images
-and shows forwards per second and the running mIoU. Nothing here touches the result or the random numbers.
+`test`, `validate` and `predict` begin with a line (images, forwards per image, about how long); then a bar counts
+images and shows forwards per second and the running mIoU. Nothing here touches the result or the random numbers.
 """
 
+import math
 import time
 from collections.abc import Sequence, Sized
 from contextlib import suppress
@@ -14,8 +15,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_info
-from tqdm import tqdm
 
+from segkit.bars import Bar
 from segkit.errors import InputError
 from segkit.evaluation.results import percent
 from segkit.inference.budget import default_pixels
@@ -32,12 +33,15 @@ SLOW = 2.0  # seconds of the first forward, after which a second, warm one tells
 REFRESH = 1.0  # seconds between two looks at the matrix, each of which waits for the GPU
 
 
-class EvaluationProgress(ProgressBar):
-    """The line and the bar; only the first process shows them, and it counts its own share of the images."""
+class RunProgress(ProgressBar):
+    """The bar of a run; in `fit` one an epoch, which counts steps. Only the first process shows it, of its own share.
+
+    On a terminal `fit` has Lightning's bar, which shows the validations, too.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar: tqdm[Any] | None = None
+        self._bar: Bar | None = None
         self._silent = False
         self._forwards: dict[tuple[int, int], int] = {}
         self._done = 0
@@ -54,94 +58,89 @@ class EvaluationProgress(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
         if not self._silent:
-            tqdm.write(kwargs.get("sep", " ").join(map(str, args)), end=kwargs.get("end", "\n"))
+            Bar.write(kwargs.get("sep", " ").join(map(str, args)), end=kwargs.get("end", "\n"))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the bar of an epoch."""
+        if not self._silent:
+            steps = trainer.num_training_batches
+            total = None if math.isinf(steps) else int(steps)
+            self._bar = Bar(total=total, desc=f"epoch {trainer.current_epoch}", unit="step", dynamic_ncols=True)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step; a run that goes on begins in the middle of an epoch."""
+        if self._bar is not None:
+            self._bar.update(batch_idx + 1 - self._bar.n)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave a line with what the epoch has logged."""
+        if self._bar is not None:
+            self._bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+        self._close()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how much there is to do."""
-        self._open(trainer, pl_module, trainer.test_dataloaders, trainer.num_test_batches)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how much there is to do."""
-        self._open(trainer, pl_module, trainer.val_dataloaders, trainer.num_val_batches)
-
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how much there is to do."""
-        self._open(trainer, pl_module, trainer.predict_dataloaders, trainer.num_predict_batches)
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *indices: int
-    ) -> None:
-        """Count the batch."""
-        self._advance(pl_module, batch)
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *indices: int
-    ) -> None:
-        """Count the batch."""
-        self._advance(pl_module, batch)
-
-    def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *indices: int
-    ) -> None:
-        """Count the batch."""
-        self._advance(pl_module, batch)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the last line of the bar."""
-        self._close(pl_module)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the last line of the bar."""
-        self._close(pl_module)
-
-    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the last line of the bar."""
-        self._close(pl_module)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the bar where it stopped."""
-        if self._bar is not None:
-            self._bar.close()
-
-    def _open(
-        self, trainer: pl.Trainer, module: pl.LightningModule, loader: Any, batches: Sequence[int | float]
-    ) -> None:
-        assert isinstance(module, SegmentationModule)
-        if self._silent:
+        """Say how much there is to do, and begin the bar."""
+        assert isinstance(pl_module, SegmentationModule)
+        if self._silent or trainer.state.fn == "fit":
             return
-        share = _share(loader, batches)
-        job = Job(module.protocol, min(share * trainer.world_size, len(loader.dataset)), image_sizes(loader.dataset))
-        seconds = None if job.forwards < FEW else job.seconds(seconds_per_pixel(trainer, module, job))
+        loader, batches = _stage(trainer)
+        share, images = _share(loader, batches), len(loader.dataset)
+        job = Job(pl_module.protocol, min(share * trainer.world_size, images), image_sizes(loader.dataset))
+        seconds = None if job.forwards < FEW else job.seconds(seconds_per_pixel(trainer, pl_module, job))
         if job.sizes:
             rank_zero_info(job.describe(None if seconds is None else seconds / trainer.world_size))
-        name = trainer.state.fn.value if trainer.state.fn else ""
+        assert trainer.state.fn is not None
         process = f", process 1 of {trainer.world_size}" if trainer.world_size > 1 else ""
-        self._bar = tqdm(total=share, desc=name + process, unit="image", dynamic_ncols=True)
+        self._bar = Bar(total=share, desc=trainer.state.fn.value + process, unit="image", dynamic_ncols=True)
         self._started = self._looked = time.perf_counter()
         self._done = 0
 
-    def _advance(self, module: pl.LightningModule, batch: Any) -> None:
-        assert isinstance(module, SegmentationModule)
-        if self._bar is None:
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the images."""
+        assert isinstance(pl_module, SegmentationModule)
+        if self._bar is None or trainer.state.fn == "fit":
             return
         count, _, height, width = batch["image"].shape
         if (height, width) not in self._forwards:
-            self._forwards[height, width] = forwards(module.protocol, (height, width))
+            self._forwards[height, width] = forwards(pl_module.protocol, (height, width))
         self._done += count * self._forwards[height, width]
         if time.perf_counter() - self._looked > REFRESH:
-            self._look(self._bar, module)
+            self._look(self._bar, pl_module)
         self._bar.update(count)
 
-    def _look(self, bar: "tqdm[Any]", module: SegmentationModule) -> None:
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the last line of the bar."""
+        assert isinstance(pl_module, SegmentationModule)
+        if self._bar is not None and trainer.state.fn != "fit":
+            self._look(self._bar, pl_module)
+            self._close()
+
+    on_validation_start = on_predict_start = on_test_start
+    on_validation_batch_end = on_predict_batch_end = on_test_batch_end
+    on_validation_epoch_end = on_predict_epoch_end = on_test_epoch_end
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the bar where it stopped."""
+        self._close()
+
+    def _look(self, bar: Bar, module: SegmentationModule) -> None:
         """Write the rate and the mIoU so far, of this process, behind the bar."""
         self._looked = time.perf_counter()
         rate = f"{rate_text(self._done / (self._looked - self._started))} forwards/s"
         bar.set_postfix_str(", ".join([rate, *_running_miou(module)]), refresh=False)
 
-    def _close(self, module: pl.LightningModule) -> None:
-        assert isinstance(module, SegmentationModule)
+    def _close(self) -> None:
         if self._bar is not None:
-            self._look(self._bar, module)
             self._bar.close()
             self._bar = None
 
@@ -226,6 +225,15 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def _stage(trainer: pl.Trainer) -> tuple[Any, Sequence[int | float]]:
+    """The loader of the command that runs, and how many batches of it are taken."""
+    if trainer.state.fn == "test":
+        return trainer.test_dataloaders, trainer.num_test_batches
+    if trainer.state.fn == "predict":
+        return trainer.predict_dataloaders, trainer.num_predict_batches
+    return trainer.val_dataloaders, trainer.num_val_batches
 
 
 def _share(loader: Any, batches: Sequence[int | float]) -> int:

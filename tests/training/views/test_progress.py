@@ -12,7 +12,7 @@ import yaml
 
 from segkit.cli import main
 from segkit.inference.protocols import Protocol, get
-from segkit.training.views.progress import EvaluationProgress, Job, duration, image_sizes
+from segkit.training.views.progress import Job, RunProgress, duration, image_sizes
 
 SIZES = [(40, 56), (56, 40), (41, 90), (40, 56)]
 
@@ -61,7 +61,7 @@ def test_a_long_test_says_how_long_and_shows_speed_and_miou(recipe, tmp_path, sa
     assert run("test", recipe, tmp_path, "--protocol", "ms-flip") == 0
     (line,) = said()
     assert line.startswith("4 images, protocol ms-flip: 12 forwards each, 48 in all; the network needs about ")
-    bar = capsys.readouterr().err.splitlines()[-1].rsplit("\r", 1)[-1]
+    bar = capsys.readouterr().err.splitlines()[-1]
     miou = json.loads((tmp_path / "result.json").read_text())["scores"]["mIoU"]
     assert bar.startswith("test: 100%") and "4/4" in bar and "forwards/s" in bar
     assert f"mIoU {100 * miou:.2f}" in bar
@@ -95,8 +95,8 @@ def test_the_estimate_changes_neither_result_nor_random_numbers(recipe, tmp_path
         opened(self, trainer, module, *rest)
         states.append((torch.get_rng_state(), np.random.get_state()[1].copy(), module.network.training))
 
-    opened = EvaluationProgress._open
-    monkeypatch.setattr(EvaluationProgress, "_open", after_start)
+    opened = RunProgress.on_test_start
+    monkeypatch.setattr(RunProgress, "on_test_start", after_start)
     assert run("test", recipe, tmp_path / "a", "--protocol", "ms-flip") == 0
     assert run("test", recipe, tmp_path / "b", "--protocol", "ms-flip", "--trainer.enable_progress_bar", "false") == 0
     assert len(states) == 2
@@ -106,9 +106,13 @@ def test_the_estimate_changes_neither_result_nor_random_numbers(recipe, tmp_path
     assert with_bar["confusion_matrix"] == without["confusion_matrix"]
 
 
-def test_fit_is_as_before(recipe, tmp_path, said, capsys) -> None:
-    assert run("fit", recipe, tmp_path) == 0
-    assert said() == [] and "forwards/s" not in capsys.readouterr().err
+def test_training_leaves_a_line_an_epoch_where_there_is_no_terminal(recipe, tmp_path, said, capsys) -> None:
+    assert run("fit", recipe, tmp_path, "--trainer.max_epochs", "3") == 0
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.split("\n") if "step/s" in line or "s/step" in line]
+    assert [line[:14] for line in lines] == [f"epoch {epoch}: 100%|" for epoch in range(3)]
+    assert all("2/2" in line and "train/loss=" in line and "val/mIoU=" in line for line in lines)
+    assert "\r" not in shown.err + shown.out and "it/s" not in shown.out and said() == []
 
 
 def test_an_image_that_cannot_be_read_is_reported_by_the_run(recipe, tmp_path, said) -> None:
