@@ -4,7 +4,7 @@ import functools
 import inspect
 import reprlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as AbstractSequence
 from dataclasses import is_dataclass
 from numbers import Integral, Real
@@ -56,6 +56,24 @@ def check_effects(config: object, where: str, needs: Mapping[str, tuple[bool, st
                 f"{where}.{name}={_short(value)} has no effect without {need}; leave it out, or at its default "
                 f"{_short(default)}"
             )
+
+
+def with_defaults(init: Callable[..., None], defaults: Mapping[str, Any]) -> Callable[..., None]:
+    """Copy a constructor with other defaults: the same code under its own signature, which help and parsers show.
+
+    Raises:
+        TypeError: One of them is no argument.
+    """
+    known = {
+        name: parameter.default for name, parameter in inspect.signature(init).parameters.items() if name != "self"
+    }
+    if not defaults.keys() <= known.keys():
+        raise TypeError(f"no argument of {init.__qualname__}: {', '.join(defaults.keys() - known.keys())}")
+    assert isinstance(init, types.FunctionType)
+    values = tuple({**known, **defaults}.values())
+    made = types.FunctionType(init.__code__, init.__globals__, init.__name__, values, init.__closure__)
+    made.__annotations__, made.__qualname__ = init.__annotations__, init.__qualname__
+    return made
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -2,67 +2,36 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.models.encoders import build_encoder
-from segkit.models.heads import ASPP_RATES, DeepLabV3Head, FCNHead
-from segkit.models.mmseg_heads import MMSegASPPHead, MMSegAuxHead, MMSegFCNHead
+from segkit.models.heads import (
+    ASPP_RATES,
+    DeepLabV3Head,
+    FCNHead,
+    MMSegASPPHead,
+    MMSegAuxHead,
+    MMSegFCNHead,
+)
 from segkit.models.norms import PooledNorm, set_pooled_norm
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention
-from segkit.signatures import check_arguments
+from segkit.signatures import check_arguments, with_defaults
 
 IMAGE_CHANNELS = 3  # of the images that are read: RGB
 
 
 class SegmentationModel(nn.Module):
-    """Encoder + head + optional auxiliary head on stage 3.
+    """Encoder + head + optional auxiliary head on stage 3: the one constructor of all networks.
 
     `(B, C, H, W)` normalised float, any H and W, to `{"out": (B, K, h, w)}` logits at the network's own stride, with
     `"aux": (B, K, h, w)` beside it only while training. Upsampling is a separate step (`segkit.ops.upsample`).
 
-    Attributes:
-        num_classes: K.
-        output_stride: Pixels per cell of the logits.
-        align_corners: How these logits are to be upsampled: True in PyTorch-Encoding and smp, False in torchvision and
-            mmsegmentation.
-        config: Plain data, `{"class_path": ..., "init_args": {...}}`, that rebuilds this network.
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        head: nn.Module,
-        aux_head: nn.Module | None,
-        num_classes: int,
-        config: Mapping[str, Any],
-        align_corners: bool = True,
-        pooled_norm: PooledNorm = "batch",
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self.aux_head = aux_head
-        self.num_classes = num_classes
-        self.output_stride: int = encoder.output_stride  # type: ignore[assignment]
-        self.align_corners = align_corners
-        self.config = dict(config)
-        if pooled_norm != "batch":
-            set_pooled_norm(self, pooled_norm)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return logits at the network's own stride."""
-        features = self.encoder(x)
-        outputs = {"out": self.head(features[-1])}
-        if self.training and self.aux_head is not None:
-            outputs["aux"] = self.aux_head(features[-2])
-        return outputs
-
-
-class FCN(SegmentationModel):
-    """An FCN head on a dilated encoder, as the ResNeSt authors have it (PyTorch-Encoding, encoding/models/sseg/fcn.py).
+    A network is a subclass that names its heads, and the defaults that differ as keywords of the class:
+    `class Mine(SegmentationModel, output_stride=16)`. A head is built of `(in_channels, num_classes)`, and of
+    `rates`, where its constructor has them.
 
     Args:
         encoder: Name: a ResNeSt ("resnest50", ...) or a timm model ("resnet50", ...).
@@ -70,40 +39,23 @@ class FCN(SegmentationModel):
         output_stride: 8, 16 or 32.
         dilation_convention: "authors", "timm" or "mmseg"; see `ResNeSt`.
         in_channels: Channels of the input; training and inference read RGB images, 3 channels.
-        aux: Whether an auxiliary FCN head on stage 3 helps the training (it costs nothing at test time).
+        aux: Whether an auxiliary head on stage 3 helps the training (it costs nothing at test time).
         encoder_args: Arguments of `ResNeSt` that differ from the named variant's.
-        align_corners: How the logits are upsampled, in training and at test time.
+        align_corners: How the logits are upsampled, in training and at test time: True in PyTorch-Encoding and smp,
+            False in torchvision and mmsegmentation.
+        aspp_rates: The three dilation rates of a head with ASPP; None takes those of the output stride (`ASPP_RATES`).
         pooled_norm: The norms on 1x1 maps, which batch norms cannot train with one image a process: "batch",
             "frozen" (running statistics only) or "group"; see `norms.py`.
 
+    Attributes:
+        config: Plain data, `{"class_path": ..., "init_args": {...}}`, that rebuilds this network.
+
     Raises:
-        InputError: An unknown encoder or argument.
+        InputError: An unknown encoder or argument, or one that has no effect.
     """
 
-    def __init__(
-        self,
-        encoder: str = "resnest50",
-        num_classes: int = 150,
-        output_stride: int = 8,
-        dilation_convention: DilationConvention = "authors",
-        in_channels: int = 3,
-        aux: bool = True,
-        encoder_args: dict[str, Any] | None = None,
-        align_corners: bool = True,
-        pooled_norm: PooledNorm = "batch",
-    ) -> None:
-        config = _config(FCN, locals())
-        built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
-        head = FCNHead(_channels(built)[-1], num_classes)
-        aux_head = FCNHead(_channels(built)[-2], num_classes) if aux else None
-        super().__init__(built, head, aux_head, num_classes, config, align_corners, pooled_norm)
-
-
-class DeepLabV3(SegmentationModel):
-    """A DeepLabV3 head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/deeplab.py); see `FCN`.
-
-    `aspp_rates` are the three dilation rates of the head; None takes those of the output stride (`ASPP_RATES`).
-    """
+    head_class: ClassVar[type[nn.Module]]
+    aux_head_class: ClassVar[type[nn.Module]] = FCNHead
 
     def __init__(
         self,
@@ -118,61 +70,76 @@ class DeepLabV3(SegmentationModel):
         aspp_rates: Sequence[int] | None = None,
         pooled_norm: PooledNorm = "batch",
     ) -> None:
-        config = _config(DeepLabV3, locals())
-        if aspp_rates is not None and (len(aspp_rates) != 3 or min(aspp_rates) < 1):
-            raise InputError(f"model.network.init_args.aspp_rates={list(aspp_rates)} must be three numbers, 1 or more")
-        built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
-        head = DeepLabV3Head(_channels(built)[-1], num_classes, aspp_rates or ASPP_RATES[output_stride])
-        aux_head = FCNHead(_channels(built)[-2], num_classes) if aux else None
-        super().__init__(built, head, aux_head, num_classes, config, align_corners, pooled_norm)
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        _check(type(self), arguments)
+        if not has_rates(type(self)):
+            del arguments["aspp_rates"]
+        super().__init__()
+        self.config: dict[str, Any] = {"class_path": class_path(type(self)), "init_args": arguments}
+        self.num_classes, self.output_stride, self.align_corners = num_classes, output_stride, align_corners
+        self.encoder = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
+        channels: tuple[int, ...] = self.encoder.channels  # type: ignore[assignment]
+        rates = {"rates": aspp_rates or ASPP_RATES[output_stride]} if has_rates(type(self)) else {}
+        self.head = self.head_class(channels[-1], num_classes, **rates)
+        self.aux_head = self.aux_head_class(channels[-2], num_classes) if aux else None
+        if pooled_norm != "batch":
+            set_pooled_norm(self, pooled_norm)
+
+    def __init_subclass__(cls, **defaults: Any) -> None:
+        """Give the class a constructor with other defaults, which `help` and the command line show, too."""
+        super().__init_subclass__()
+        if defaults:
+            cls.__init__ = with_defaults(cls.__init__, defaults)  # type: ignore[method-assign]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return logits at the network's own stride."""
+        features = self.encoder(x)
+        outputs = {"out": self.head(features[-1])}
+        if self.training and self.aux_head is not None:
+            outputs["aux"] = self.aux_head(features[-2])
+        return outputs
 
 
-class MMSegFCN(SegmentationModel):
+class FCN(SegmentationModel):
+    """An FCN head on a dilated encoder, as the ResNeSt authors have it (PyTorch-Encoding, encoding/models/sseg/fcn.py).
+
+    The arguments are those of `SegmentationModel`.
+    """
+
+    head_class = FCNHead
+
+
+class DeepLabV3(SegmentationModel):
+    """A DeepLabV3 head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/deeplab.py); see `FCN`."""
+
+    head_class = DeepLabV3Head
+
+
+class MMSegFCN(SegmentationModel, encoder="resnest101", dilation_convention="mmseg", align_corners=False):
     """mmsegmentation's FCN (1.2.2, configs/_base_/models/fcn_r50-d8.py) on a dilated encoder; see `FCN`."""
 
-    def __init__(
-        self,
-        encoder: str = "resnest101",
-        num_classes: int = 150,
-        output_stride: int = 8,
-        dilation_convention: DilationConvention = "mmseg",
-        in_channels: int = 3,
-        aux: bool = True,
-        encoder_args: dict[str, Any] | None = None,
-        align_corners: bool = False,
-        pooled_norm: PooledNorm = "batch",
-    ) -> None:
-        config = _config(MMSegFCN, locals())
-        built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
-        head = MMSegFCNHead(_channels(built)[-1], num_classes)
-        aux_head = MMSegAuxHead(_channels(built)[-2], num_classes) if aux else None
-        super().__init__(built, head, aux_head, num_classes, config, align_corners, pooled_norm)
+    head_class, aux_head_class = MMSegFCNHead, MMSegAuxHead
 
 
-class MMSegDeepLabV3(SegmentationModel):
+class MMSegDeepLabV3(SegmentationModel, encoder="resnest101", dilation_convention="mmseg", align_corners=False):
     """mmsegmentation's DeepLabV3 (1.2.2, configs/_base_/models/deeplabv3_r50-d8.py) on a dilated encoder; see `FCN`."""
 
-    def __init__(
-        self,
-        encoder: str = "resnest101",
-        num_classes: int = 150,
-        output_stride: int = 8,
-        dilation_convention: DilationConvention = "mmseg",
-        in_channels: int = 3,
-        aux: bool = True,
-        encoder_args: dict[str, Any] | None = None,
-        align_corners: bool = False,
-        pooled_norm: PooledNorm = "batch",
-    ) -> None:
-        config = _config(MMSegDeepLabV3, locals())
-        built = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
-        head = MMSegASPPHead(_channels(built)[-1], num_classes, ASPP_RATES[output_stride])
-        aux_head = MMSegAuxHead(_channels(built)[-2], num_classes) if aux else None
-        super().__init__(built, head, aux_head, num_classes, config, align_corners, pooled_norm)
+    head_class, aux_head_class = MMSegASPPHead, MMSegAuxHead
+
+
+def class_path(cls: type[SegmentationModel]) -> str:
+    """The dotted path that configs and checkpoints name a network by."""
+    return f"{cls.__module__}.{cls.__name__}"
+
+
+def has_rates(cls: type[SegmentationModel]) -> bool:
+    """Whether a network's head has dilation rates."""
+    return "rates" in inspect.signature(cls.head_class).parameters
 
 
 NETWORKS: dict[str, type[SegmentationModel]] = {
-    f"{cls.__module__}.{cls.__name__}": cls for cls in (FCN, DeepLabV3, MMSegFCN, MMSegDeepLabV3)
+    class_path(cls): cls
+    for cls in (FCN, DeepLabV3, MMSegFCN, MMSegDeepLabV3)  # add a new one here
 }
 
 
@@ -182,16 +149,16 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
     Raises:
         InputError: The class or an argument is not known.
     """
-    class_path = config.get("class_path")
-    if not isinstance(class_path, str) or class_path not in NETWORKS:
-        raise InputError(f"network class {class_path!r} is not one of {', '.join(NETWORKS)}")
+    path = config.get("class_path")
+    if not isinstance(path, str) or path not in NETWORKS:
+        raise InputError(f"network class {path!r} is not one of {', '.join(NETWORKS)}")
     try:
-        return NETWORKS[class_path](**config.get("init_args", {}))
+        return NETWORKS[path](**config.get("init_args", {}))
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's, of sizes that are none
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"network {class_path}: {reason}; was it written by another version of segkit?") from error
+        raise InputError(f"network {path}: {reason}; was it written by another version of segkit?") from error
 
 
 def require_rgb(arguments: Mapping[str, Any]) -> None:
@@ -211,25 +178,22 @@ def require_rgb(arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _config(cls: type[SegmentationModel], constructor_locals: Mapping[str, Any]) -> dict[str, Any]:
-    """What rebuilds the network, of the arguments of its constructor, which are checked."""
-    arguments = {name: value for name, value in constructor_locals.items() if name not in ("self", "__class__")}
-    check_arguments(cls, arguments, "model.network.init_args")
-    _check_convention(cls, arguments["encoder"], arguments["dilation_convention"])
-    if arguments["num_classes"] < 1:
-        raise InputError(f"model.network.init_args.num_classes is {arguments['num_classes']}; give 1 or more")
-    return {"class_path": f"{cls.__module__}.{cls.__name__}", "init_args": arguments}
-
-
-def _check_convention(cls: type[SegmentationModel], encoder: str, convention: str) -> None:
+def _check(cls: type[SegmentationModel], arguments: Mapping[str, Any]) -> None:
+    """Refuse what is of another type, out of range or without effect."""
+    where = "model.network.init_args"
+    if cls is SegmentationModel:
+        raise InputError(f"model.network: SegmentationModel has no head; name one of {', '.join(NETWORKS)}")
+    check_arguments(cls, arguments, where)
+    encoder, convention, rates = (arguments[name] for name in ("encoder", "dilation_convention", "aspp_rates"))
     default = inspect.signature(cls).parameters["dilation_convention"].default
     if encoder not in RESNEST_VARIANTS and convention not in (default, "timm"):
         raise InputError(
-            f"model.network.init_args.dilation_convention={convention} has no effect: it is a choice for ResNeSts, and "
-            f"{encoder} is dilated as timm does; leave it out"
+            f"{where}.dilation_convention={convention} has no effect: it is a choice for ResNeSts, and {encoder} is "
+            "dilated as timm does; leave it out"
         )
-
-
-def _channels(encoder: nn.Module) -> tuple[int, ...]:
-    channels: tuple[int, ...] = encoder.channels  # type: ignore[assignment]
-    return channels
+    if arguments["num_classes"] < 1:
+        raise InputError(f"{where}.num_classes is {arguments['num_classes']}; give 1 or more")
+    if rates is not None and not has_rates(cls):
+        raise InputError(f"{where}.aspp_rates has no effect: {cls.__name__} has no ASPP; leave it out")
+    if rates is not None and (len(rates) != 3 or min(rates) < 1):
+        raise InputError(f"{where}.aspp_rates={list(rates)} must be three numbers, 1 or more")

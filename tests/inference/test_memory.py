@@ -22,7 +22,7 @@ from segkit.inference.memory import (
 )
 from segkit.inference.protocols import get
 from segkit.models.inference_form import inference_form
-from segkit.models.segmentation import FCN, SegmentationModel
+from segkit.models.segmentation import FCN
 
 
 class Net(nn.Module):
@@ -131,15 +131,16 @@ def test_free_memory_is_the_least_of_machine_and_container(tmp_path, monkeypatch
     assert free_bytes(cpu) > 10**8
 
 
-class Wide(SegmentationModel):
+class Wide(nn.Module):
     """Most of it is one convolution whose float32 form keeps transformed filters."""
 
     def __init__(self) -> None:
+        super().__init__()
         torch.manual_seed(0)
         wide = nn.Conv2d(128, 128, 3, padding=2, dilation=2)
-        encoder = nn.Sequential(nn.Conv2d(3, 128, 4, stride=4), nn.ReLU(), wide, nn.ReLU())
-        encoder.output_stride = 4  # type: ignore[assignment]
-        super().__init__(encoder, nn.Conv2d(128, 5, 1), None, num_classes=5, config={"init_args": {"in_channels": 3}})
+        self.encoder = nn.Sequential(nn.Conv2d(3, 128, 4, stride=4), nn.ReLU(), wide, nn.ReLU())
+        self.head = nn.Conv2d(128, 5, 1)
+        self.num_classes, self.output_stride, self.align_corners, self.config = 5, 4, True, {}
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"out": self.head(self.encoder(x))}

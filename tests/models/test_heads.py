@@ -7,8 +7,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead as TorchvisionFCNHead
 
 from segkit.errors import InputError
-from segkit.models.heads import ASPP_RATES, DeepLabV3Head, FCNHead
-from segkit.models.mmseg_heads import MMSegASPPHead, MMSegAuxHead
+from segkit.models.heads import ASPP_RATES, DeepLabV3Head, FCNHead, MMSegASPPHead, MMSegAuxHead
 from segkit.models.segmentation import FCN, NETWORKS, DeepLabV3, MMSegDeepLabV3, MMSegFCN, build_network
 
 TINY = "resnest14_tiny"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.models.inference_form import InferenceForm, convolution_dtype, inference_form
-from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN, SegmentationModel
+from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN
 from segkit.ops.dispatch import plain_ops
 from segkit.ops.winograd import WinogradConv2d
 
@@ -26,7 +26,7 @@ NETWORKS = {
 }
 
 
-def with_statistics(network: SegmentationModel) -> SegmentationModel:
+def with_statistics(network: nn.Module) -> nn.Module:
     """As if trained: norms that are not the identity."""
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
@@ -42,8 +42,8 @@ def with_statistics(network: SegmentationModel) -> SegmentationModel:
     return network.eval()
 
 
-def image(network: SegmentationModel, batch: int = 2) -> Tensor:
-    channels = network.config["init_args"]["in_channels"]
+def image(network: nn.Module, batch: int = 2) -> Tensor:
+    channels = network.config.get("init_args", {}).get("in_channels", 3)
     return torch.randn(batch, channels, 65, 97, generator=torch.Generator().manual_seed(2))
 
 
@@ -83,14 +83,20 @@ def test_bfloat16_keeps_its_logits_in_float32() -> None:
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
 
 
-class SharedConvolution(SegmentationModel):
+class Minimal(nn.Module):
+    """What an inference form asks of a network."""
+
+    def __init__(self, encoder: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Conv2d(channels, 5, 1)
+        self.num_classes, self.output_stride, self.align_corners, self.config = 5, 1, True, {}
+
+
+class SharedConvolution(Minimal):
     """A convolution whose output goes to a norm and past it: folding the norm would change what goes past."""
 
     def __init__(self) -> None:
-        encoder = nn.Conv2d(3, 4, 3)
-        encoder.output_stride = 1  # type: ignore[assignment]
-        config = {"init_args": {"in_channels": 3}}
-        super().__init__(encoder, nn.Conv2d(4, 5, 1), None, num_classes=5, config=config)
+        super().__init__(nn.Conv2d(3, 4, 3), 4)
         self.norm = nn.BatchNorm2d(4)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -106,15 +112,13 @@ def test_a_norm_that_cannot_be_folded_stays() -> None:
     torch.testing.assert_close(form(image(network))["out"], network(image(network))["out"])
 
 
-class Wide(SegmentationModel):
+class Wide(Minimal):
     """A convolution with enough channels for Winograd's way, with a norm after it."""
 
     def __init__(self) -> None:
         wide = nn.Conv2d(128, 128, 3, padding=2, dilation=2, bias=False)
         encoder = nn.Sequential(nn.Conv2d(3, 128, 3, padding=1), nn.ReLU(), wide, nn.BatchNorm2d(128), nn.ReLU())
-        encoder.output_stride = 1  # type: ignore[assignment]
-        config = {"init_args": {"in_channels": 3}}
-        super().__init__(encoder, nn.Conv2d(128, 5, 1), None, num_classes=5, config=config)
+        super().__init__(encoder, 128)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"out": self.head(self.encoder(x))}
