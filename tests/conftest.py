@@ -1,20 +1,47 @@
-"""Every test process computes with one thread: several share the cores, and more threads than cores are slow."""
+"""How the suite runs: one thread a process, no workers for a file or two, modules compiled once."""
 
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+FEW_FILES = 3  # up to so many are run here: a worker takes longer to start than most files take
+BYTECODE = Path(__file__).parents[1] / ".pytest_cache/bytecode"
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes share the cores
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import torch
+if sys.dont_write_bytecode:  # every worker and every command in a process of its own would compile PyTorch: 10 s each
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # kernels are checked on the CPU; Triton asks when it decorates them
 
-torch.set_num_threads(1)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No workers where single files are named."""
+    named = [argument.partition("::")[0] for argument in config.args]
+    return 0 if len(named) <= FEW_FILES and all(name.endswith(".py") for name in named) else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare PyTorch where tests run, which is not where workers are started."""
+    if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # kernels are checked on the CPU; Triton asks when it decorates them
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A campaign is slow: `-m "not slow"` takes the place of pyproject's `-m "not campaign"`."""
+    if item.get_closest_marker("campaign"):
+        item.add_marker("slow")
+
 
 FIGURES = "campaign"
 

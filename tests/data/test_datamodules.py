@@ -1,8 +1,8 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+import real_data
 import torch
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
@@ -13,7 +13,6 @@ from segkit.data.samplers import EvalSampler
 from segkit.errors import InputError
 from segkit.io import write_png
 
-SHARED = Path(__file__).parents[3] / "shared/data"
 RNG = np.random.default_rng(0)
 
 
@@ -238,9 +237,9 @@ def test_a_trainer_predicts_in_order(tmp_path):
     assert trainer.predict(_Collect(), datamodule=data) == ["val_2", "val_1", "val_0"]
 
 
-@pytest.mark.skipif(not (SHARED / "camvid").is_dir(), reason="needs CamVid")
+@real_data.needs("camvid")
 def test_camvid_as_it_is():
-    data = FolderDataModule(SHARED / "camvid", batch_size=4, num_workers=0, base_size=480, crop_size=320)
+    data = FolderDataModule(real_data.FOLDER / "camvid", batch_size=4, num_workers=0, base_size=480, crop_size=320)
     for stage in ("fit", "test"):
         data.setup(stage)
     assert [len(data.datasets[key]) for key in ("train", "val", "test")] == [367, 101, 233]
@@ -249,9 +248,9 @@ def test_camvid_as_it_is():
     assert data.datasets["test"][0]["mask"].shape == (360, 480)
 
 
-@pytest.mark.skipif(not (SHARED / "ade20k_samples").is_dir(), reason="needs the ADE20K samples")
+@real_data.needs("ade20k_samples")
 def test_ade20k_samples_as_they_are():
-    data = ADE20KDataModule(SHARED / "ade20k_samples/sceneparsing", batch_size=2, num_workers=0)
+    data = ADE20KDataModule(real_data.FOLDER / "ade20k_samples/sceneparsing", batch_size=2, num_workers=0)
     data.setup("fit")
     assert names(data.val_dataloader()) == [f"ADE_val_0000000{index}" for index in (1, 2, 3)]
     assert next(iter(data.train_dataloader()))["image"].shape == (2, 3, 480, 480)

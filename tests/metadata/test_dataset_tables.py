@@ -1,9 +1,9 @@
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+import real_data
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.segmentation import FCN_ResNet50_Weights
 
@@ -14,8 +14,6 @@ from segkit.metadata.label_space import identity_table
 from segkit.metadata.mapillary import MAPILLARY
 from segkit.metadata.pascal_context import CONTEXT_59
 from segkit.metadata.voc import VOC
-
-CAMVID_DATA = Path(__file__).parents[3] / "shared/data/camvid"
 
 # space, number of classes, raw values that are ignored
 SPACES = [
@@ -68,10 +66,10 @@ def test_camvid_table():
     assert CAMVID.palette[4] == (60, 40, 222)
 
 
-@pytest.mark.skipif(not CAMVID_DATA.is_dir(), reason="needs the CamVid copy")
+@real_data.needs("camvid")
 def test_camvid_names_and_colours_are_the_data_s():
-    assert CAMVID.class_names == read_classes(CAMVID_DATA / "classes.txt")
-    assert CAMVID.palette == read_palette(CAMVID_DATA / "palette.csv", CAMVID.class_names)
+    assert CAMVID.class_names == read_classes(real_data.FOLDER / "camvid" / "classes.txt")
+    assert CAMVID.palette == read_palette(real_data.FOLDER / "camvid" / "palette.csv", CAMVID.class_names)
 
 
 def test_voc_colours_follow_the_devkit_s_rule():

@@ -1,13 +1,12 @@
 from collections import Counter
-from pathlib import Path
 
-import pytest
+import real_data
 from cityscapesscripts.helpers.labels import labels as official
 
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES, LABELS
 
-OBJECT_INFO = Path(__file__).parents[3] / "shared/data/ade20k_samples/sceneparsing/objectInfo150.txt"
+OBJECT_INFO = "ade20k_samples/sceneparsing/objectInfo150.txt"
 
 
 def test_cityscapes_equals_the_official_table():
@@ -29,7 +28,7 @@ def test_ade20k_table():
     assert shared == ["road", "skyscraper"]
 
 
-@pytest.mark.skipif(not OBJECT_INFO.is_file(), reason="needs the ADE20K samples")
+@real_data.needs(OBJECT_INFO)
 def test_ade20k_names_are_the_benchmark_s():
-    rows = OBJECT_INFO.read_text().splitlines()[1:]
+    rows = (real_data.FOLDER / OBJECT_INFO).read_text().splitlines()[1:]
     assert ADE20K.class_names == tuple(row.split("\t")[-1].split(",")[0].strip() for row in rows)
