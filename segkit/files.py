@@ -135,7 +135,7 @@ def check_new_file(path: Path, force: bool) -> None:
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file in it")
     if path.exists() and not force:
-        raise InputError(f"{path}: exists already; give another name, or --force to replace it")
+        raise InputError(f"{path}: exists already; give another name, or --overwrite to replace it")
     check_writable(path.absolute().parent)
 
 

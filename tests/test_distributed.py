@@ -55,7 +55,7 @@ def test_one_two_and_three_processes_count_the_same_pixels(count: int, checkpoin
         arguments = ["test", "--data", "FolderDataModule", "--data.root", str(root), "--data.num_workers", "0"]
         arguments += ["--ckpt_path", str(checkpoint), "--trainer.accelerator", "cpu", "--run_dir", str(out)]
         arguments += ["--trainer.devices", str(world), "--trainer.strategy", "ddp" if world > 1 else "auto"]
-        arguments += ["--calibration", "true"]
+        arguments += ["--calibration"]
         run_command(world, arguments, tmp_path / f"log{world}")
         results[world] = json.loads((out / "result.json").read_text())
     assert [r["num_images"] for r in results.values()] == [count] * 3

@@ -29,7 +29,7 @@ COMMANDS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code.
+    """Run one command; return its exit code, also after `--help`.
 
     0 done, 1 partly failed, 2 wrong input or an output that cannot be written, 130 interrupted, 141 nobody reads on.
     """
@@ -50,6 +50,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _code(arguments: list[str], error: BaseException) -> int:
     """The exit code of what a command has raised; raised again where nobody expected it."""
+    if isinstance(error, SystemExit):  # parsers end by it after `--help`
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, InputError):
         return _refuse(arguments, error)
     if isinstance(error, BrokenPipeError):  # whoever read our output (`head`, a pager) has seen enough

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from segkit.cli.parser import Parser
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_writable, free_path, write_text
@@ -79,7 +80,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("segkit demo", description=DESCRIPTION)
+    parser = Parser("segkit demo", description=DESCRIPTION)
     parser.add_argument("--output", default="demo", help="folder for data and results (default: demo)")
     parser.add_argument("--seed", type=int, default=0, help="of the data set (default: 0)")
     parser.add_argument("--epochs", type=int, default=56, help="of training (default: 56, minutes on a CPU)")

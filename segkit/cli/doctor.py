@@ -1,6 +1,5 @@
 """`segkit doctor`: prints what `segkit.doctor` finds."""
 
-import argparse
 import json
 import shutil
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say
 from segkit.doctor.examination import examine
 from segkit.doctor.finding import Finding
@@ -65,12 +65,10 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "segkit doctor", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser("segkit doctor", description=_DESCRIPTION)
     parser.add_argument(
         "data", nargs="*", type=Path, metavar="FOLDER", help="data roots to look into; default: datasets"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument("--json", action=Switch, help="print one JSON object instead")
     return parser

@@ -7,6 +7,7 @@ in the same way, and one may type them behind any command, but not so that nothi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segkit.cli.parser import option_names
 from segkit.errors import InputError
 
 _FIT, _SCORED = ("fit",), ("test", "validate")
@@ -55,7 +56,7 @@ def check_effects(command: str, typed: Sequence[str], config: Mapping[str, Any])
     Raises:
         InputError: Names the first such option, and where it has one.
     """
-    for name in _names(typed):
+    for name in (option[2:].replace(".init_args", "") for option in option_names(typed)):
         for option, commands in _COMMANDS.items():
             if f"{name}.".startswith(f"{option}.") and command not in commands:
                 where = " and ".join(commands)
@@ -63,16 +64,6 @@ def check_effects(command: str, typed: Sequence[str], config: Mapping[str, Any])
     if config.get("reschedule") and not config.get("ckpt_path"):
         raise InputError("--reschedule: has no effect on a new run; leave it out, or go on with one: --ckpt_path last")
     _check_something_is_done(command, config["trainer"])
-
-
-def _names(typed: Sequence[str]) -> list[str]:
-    """Of the options that were typed, without those that say no (`--probe false`)."""
-    names = []
-    for option, following in zip(typed, [*typed[1:], ""], strict=True):
-        name, equals, value = option.partition("=")
-        if name.startswith("--") and (value if equals else following) != "false":
-            names.append(name[2:].replace(".init_args", ""))
-    return names
 
 
 def _check_something_is_done(command: str, trainer: Mapping[str, Any]) -> None:

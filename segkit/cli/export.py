@@ -1,12 +1,12 @@
 """`segkit export`: write a checkpoint as a model file, safetensors with a card that says all about the weights."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit import __version__
+from segkit.cli.parser import Parser, Switch
 from segkit.cli.run_results import results_of_run, score_of
 from segkit.cli.words import say
 from segkit.errors import InputError
@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> int:
     """Run `segkit export`; see `--help`."""
     options = _parser().parse_args(args)
     output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
-    _check_output(output, options.force)
+    _check_output(output, options.overwrite)
     from segkit.evaluation.results import versions
     from segkit.models.checkpoint import weights_sha256
     from segkit.models.hub import file_sha256
@@ -37,7 +37,7 @@ def main(args: Sequence[str]) -> int:
 
     checkpoint = read_checkpoint(options.checkpoint)
     weights = weights_sha256(checkpoint.state_dict)
-    if options.no_aux:
+    if not options.aux:
         checkpoint = without_aux(checkpoint)
     network = checkpoint.build_network()  # what cannot be built is not written
     given = options.result or results_of_run(options.checkpoint, weights)
@@ -131,10 +131,8 @@ def _check_output(output: Path, force: bool) -> None:
     check_new_file(output, force)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "segkit export", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser("segkit export", description=_DESCRIPTION)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of segkit, or of another toolkit")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="default: beside CHECKPOINT, ending in .safetensors"
@@ -145,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol", metavar="NAME", help="recommended for tests; default: that of the newest complete result"
     )
-    parser.add_argument("--no_aux", action="store_true", help="leave out the auxiliary head, which only training needs")
-    parser.add_argument("--force", action="store_true", help="write over FILE if it exists")
+    parser.add_argument(
+        "--aux",
+        action=Switch,
+        default=True,
+        help="the auxiliary head, which only training needs",
+    )
+    parser.add_argument("--overwrite", action=Switch, help="write over FILE if it exists")
     return parser

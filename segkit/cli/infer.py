@@ -17,6 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from segkit.bars import Bar
 from segkit.cli.infer_inputs import find_images
 from segkit.cli.infer_large import areas, is_large, segment_large
+from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError
 from segkit.files import check_writable, write_json
@@ -181,10 +182,8 @@ def write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: f
     write_json(_suffixed(stem, "_area.json"), {"image": str(done.path)} | found)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "segkit infer", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser("segkit infer", description=_DESCRIPTION)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="written by `segkit fit`")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made where it is absent")
@@ -205,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--compile",
-        action="store_true",
+        action=Switch,
         help="compile the network for the first 8 sizes of its input: a minute each, worth it for many images",
     )
     parser.add_argument("--alpha", type=_alpha, default=0.5, metavar="A", help="colours' weight in the overlay, 0..1")

@@ -144,7 +144,7 @@ class SegmentationCLI(LightningCLI):
         parser.add_argument("--rank_timeout", type=float, default=60.0, help="seconds until a silent process is lost")
         parser.add_argument("--output", type=str | None, default=None, help="folder of `predict`'s PNGs")
         for name, what in _SWITCHES.items():
-            parser.add_argument(f"--{name}", action=ActionYesNo, nargs="?", default=False, help=what)
+            parser.add_argument(f"--{name}", action=ActionYesNo(no_prefix="no-"), default=False, help=what)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {

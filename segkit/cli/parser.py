@@ -1,14 +1,60 @@
-"""argparse, but a wrong command line is an `InputError` of one line, as all that is wrong in segkit."""
+"""argparse as the commands of segkit have it: what is wrong is said in one line, and no name may be abbreviated."""
 
 import argparse
-from typing import NoReturn
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
-from segkit.errors import InputError
+from segkit.errors import InputError, did_you_mean
+
+_ABOUT_NAMES = ("unrecognized arguments", "the following arguments are required")
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises `InputError` in place of printing the usage and ending."""
+    """Raises `InputError` in place of printing the usage and ending; a description keeps its lines."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        shared: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(*args, **shared | kwargs)
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """Parse; also an unknown argument of a subcommand is refused here, where that command's options are known."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and where the options are listed."""
-        raise InputError(f"{message}; see `{self.prog} --help`")
+        """Say what is wrong, what was probably meant, and where the options are listed."""
+        lines = re.findall(r"^ +-.*$", self.format_help(), re.MULTILINE)  # argparse has no public list of its options
+        options = re.findall(r"--[\w.-]+", "".join(lines))
+        unknown = [name for name in option_names(self._given) if name not in options]
+        wrong_choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if unknown and message.startswith(_ABOUT_NAMES):
+            message = no_such_option(unknown[0], options)
+        elif wrong_choice is not None:
+            hint = did_you_mean(wrong_choice[1], re.findall(r"[^\s,']+", wrong_choice[2]))
+            message = f"{message}; {hint}" if hint else message
+        raise InputError(f"{message.rstrip()}{'' if message.endswith('? ') else ';'} see `{self.prog} --help`")
+
+
+class Switch(argparse.BooleanOptionalAction):
+    """The action of an option without a value: `--plot`, and `--no-plot` to take it back; off by default."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, default: bool = False, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, default=default, **kwargs)
+
+
+def no_such_option(wrong: str, names: Iterable[str]) -> str:
+    """The words for an option that does not exist: "no such option '--outptu'; did you mean --output? "."""
+    hint = did_you_mean(wrong, names)
+    return f"no such option {wrong!r}{f'; {hint}' if hint else ''}"
+
+
+def option_names(args: Sequence[str]) -> list[str]:
+    """The options among the arguments of a command, without their values; what follows `--` is none."""
+    before = args[: args.index("--")] if "--" in args else args
+    return [argument.split("=")[0] for argument in before if argument.startswith("--")]

@@ -1,4 +1,4 @@
-"""`segkit fit --probe true`: the largest batch that fits, and the time that the run would take; nothing is trained."""
+"""`segkit fit --probe`: the largest batch that fits, and the time that the run would take; nothing is trained."""
 
 import time
 from itertools import islice

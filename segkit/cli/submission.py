@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file, check_writable, free_path, write_json
@@ -54,7 +55,7 @@ def main(args: Sequence[str]) -> int:
 def make(options: argparse.Namespace) -> int:
     """Rewrite predictions in the benchmark's ids, check the result, and write it unless something is wrong."""
     benchmark = BENCHMARKS[options.benchmark]
-    check_new_file(options.output, options.force)
+    check_new_file(options.output, options.overwrite)
     found = find_predictions(options.predictions, benchmark)
     sizes = _sizes(benchmark, options.data, options.split)
     wanted = {key: paths for key, paths in found.items() if sizes is None or key in sizes}
@@ -160,16 +161,14 @@ def _all_right(entries: Sequence[Entry], options: argparse.Namespace) -> str:
     return f"{len(entries)} label maps of {options.benchmark} {options.split}, nothing wrong ({against})"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "segkit submission", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser("segkit submission", description=_DESCRIPTION)
     commands = parser.add_subparsers(required=True, metavar="make | check | score")
     making = commands.add_parser("make", help="write the zip")
     making.add_argument("benchmark", choices=list(BENCHMARKS))
     making.add_argument("predictions", type=Path, metavar="PRED_DIR", help="label PNGs by image name")
     making.add_argument("-o", "--output", type=Path, required=True, metavar="ZIP")
-    making.add_argument("--force", action="store_true", help="replace an existing ZIP")
+    making.add_argument("--overwrite", action=Switch, help="replace an existing ZIP")
     making.set_defaults(run=make)
     checking = commands.add_parser("check", help="list what is wrong")
     checking.add_argument("benchmark", choices=list(BENCHMARKS))
@@ -183,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     scoring.add_argument("benchmark", choices=["cityscapes"])
     scoring.add_argument("predictions", type=Path, metavar="PRED_DIR", help="label PNGs by image name")
     scoring.add_argument("truth", type=Path, metavar="TRUTH_DIR", help="gtFine/val")
-    scoring.add_argument("--no-instances", dest="instances", action="store_false", help="without the iIoU")
+    scoring.add_argument("--instances", action=Switch, default=True, help="the iIoU, too")
     scoring.add_argument("-o", "--output", type=Path, metavar="JSON", help="also write the scores")
     scoring.set_defaults(run=score)
     for command in (making, scoring):

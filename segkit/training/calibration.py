@@ -1,4 +1,4 @@
-"""`segkit test --calibration true`: how sure the fused scores are of each pixel, against how often they are right."""
+"""`segkit test --calibration`: how sure the fused scores are of each pixel, against how often they are right."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class CalibrationReport(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse to fit, validate or predict."""
         if stage != "test":
-            raise InputError("--calibration true: calibration is measured by `segkit test`; leave it out here")
+            raise InputError("--calibration: calibration is measured by `segkit test`; leave it out here")
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with empty bins."""

@@ -1,4 +1,4 @@
-"""`segkit test --official true`: cityscapesScripts' own evaluation beside ours, on label-id PNGs of the same run."""
+"""`segkit test --official`: cityscapesScripts' own evaluation beside ours, on label-id PNGs of the same run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ class OfficialCityscapes(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse to fit, validate or predict."""
         if stage != "test":
-            raise InputError("--official true: official scores are those of `segkit test`; leave it out here")
+            raise InputError("--official: official scores are those of `segkit test`; leave it out here")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what cannot be scored; choose a new folder."""
@@ -58,7 +58,7 @@ class OfficialCityscapes(Callback):
         limit = trainer.limit_test_batches
         if not is_whole(limit):
             raise InputError(
-                f"--official true: official scores are of a whole split; leave out limit_test_batches ({limit})"
+                f"--official: official scores are of a whole split; leave out limit_test_batches ({limit})"
             )
         check_instances(list(truths.values()))
         run = Path(trainer.log_dir or ".")  # asked on every rank: it is broadcast
@@ -110,7 +110,5 @@ def _truths(trainer: pl.Trainer) -> dict[str, Path]:
     truths = {sample.name: sample.mask for sample in samples if sample.mask is not None}
     other = next((path for path in truths.values() if not path.name.endswith(TRUTH_ENDING)), None)
     if other is not None:
-        raise InputError(
-            f"--official true: cityscapesScripts scores CityscapesDataModule only, not {other}; leave it out"
-        )
+        raise InputError(f"--official: cityscapesScripts scores CityscapesDataModule only, not {other}; leave it out")
     return truths

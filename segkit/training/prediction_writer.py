@@ -74,7 +74,7 @@ class PredictionWriter(BasePredictionWriter):
         elif done and self._earlier is None:
             raise InputError(
                 f"{self._path(done[0])}: is there, but no {NAME} that says what made it; "
-                "give another --output, or --overwrite true to replace it"
+                "give another --output, or --overwrite to replace it"
             )
         if trainer.is_global_zero:
             self._clean(done)
@@ -170,7 +170,7 @@ class PredictionWriter(BasePredictionWriter):
             if difference is not None:
                 raise InputError(
                     f"{self.output}: holds label maps made by something else ({difference}); "
-                    "give another --output, or --overwrite true to make them again"
+                    "give another --output, or --overwrite to make them again"
                 )
         self._manifest = manifest
         return manifest

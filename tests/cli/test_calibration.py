@@ -1,4 +1,4 @@
-"""`segkit test --calibration true` through the front door: the error is that of the engine's own confidences."""
+"""`segkit test --calibration` through the front door: the error is that of the engine's own confidences."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def checkpoint(benchmark_folder: Path, tmp_path: Path) -> Path:
 def arguments(checkpoint: Path, benchmark_folder: Path, tmp_path: Path) -> list[str]:
     data = ["--data", "FolderDataModule", "--data.root", str(benchmark_folder / "data"), "--data.num_workers", "0"]
     options = ["--ckpt_path", str(checkpoint), "--trainer.accelerator", "cpu"]
-    return [*data, *options, "--run_dir", str(tmp_path / "run"), "--calibration", "true"]
+    return [*data, *options, "--run_dir", str(tmp_path / "run"), "--calibration"]
 
 
 @pytest.mark.parametrize("protocol", ["whole", "ms-flip"])
@@ -68,7 +68,7 @@ def test_labels_and_confidence_are_of_the_same_scores(
 
 
 def test_labels_stay_those_of_a_plain_test(arguments: list[str], tmp_path: Path) -> None:
-    assert main(["test", *arguments]) == main(["test", *arguments[:-2]]) == 0
+    assert main(["test", *arguments]) == main(["test", *arguments[:-1]]) == 0
     first, second = (json.loads((tmp_path / "run" / f"result{end}.json").read_text()) for end in ("", "-2"))
     assert first["confusion_matrix"] == second["confusion_matrix"] and "calibration" not in second
     assert not (tmp_path / "run" / "reliability-2.png").exists()

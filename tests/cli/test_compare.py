@@ -105,7 +105,7 @@ def score(folder: Path, what: str, output: Path, *options: str) -> int:
 
 
 def test_extra_scores(folder: Path, tmp_path: Path, capsys) -> None:
-    assert score(folder, "poor", tmp_path / "r.json", "--boundary", "true", "--bootstrap", "200", "--plot", "true") == 0
+    assert score(folder, "poor", tmp_path / "r.json", "--boundary", "--bootstrap", "200", "--plot") == 0
     printed = capsys.readouterr().out
     result = json.loads((tmp_path / "r.json").read_text())
     sums, names = np.zeros((3, 4), np.int64), []

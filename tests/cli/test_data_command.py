@@ -47,12 +47,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def loaded_modules(*arguments: str) -> set[str]:
-    code = (
-        "import sys; from segkit.cli import main\n"
-        f"try: main({['data', *arguments]!r})\n"
-        "except SystemExit: pass\n"
-        "print('MODULES', *sys.modules)"
-    )
+    code = f"import sys; from segkit.cli import main\nmain({['data', *arguments]!r})\nprint('MODULES', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.rsplit("MODULES", 1)[1].split())
 

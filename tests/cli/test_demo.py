@@ -1,8 +1,6 @@
 """`segkit demo` through the front door, made small."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -42,14 +40,3 @@ def test_demo_refuses_a_file_in_the_folders_place(tmp_path: Path, capsys) -> Non
     assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
     assert "is a file, so" in capsys.readouterr().err
     assert (tmp_path / "demo").read_text() == "mine"
-
-
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["demo", "--help"]])
-def test_help_imports_neither_torch_nor_lightning(arguments: list[str]) -> None:
-    code = (
-        "import sys\nfrom segkit.cli import main\n"
-        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'pytorch_lightning'} & sys.modules.keys()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0 and ("segkit" in done.stdout)

@@ -139,7 +139,7 @@ def test_fit_does_not_go_on_with_a_model_file_but_starts_from_its_encoder(model:
 
 def test_without_the_auxiliary_head_logits_are_the_same(model: Path, last: Path, tmp_path: Path, capsys) -> None:
     small = tmp_path / "small.safetensors"
-    assert main(["export", str(model), "-o", str(small), "--no_aux"]) == 0  # of a model file, which keeps its scores
+    assert main(["export", str(model), "-o", str(small), "--no-aux"]) == 0  # of a model file, which keeps its scores
     assert "no auxiliary head" in capsys.readouterr().out
     read = read_model_file(small)
     assert not any(name.startswith("aux_head.") for name in read.state_dict)
@@ -149,14 +149,14 @@ def test_without_the_auxiliary_head_logits_are_the_same(model: Path, last: Path,
         assert torch.equal(read.build_network()(x)["out"], read_checkpoint(last).build_network()(x)["out"])
 
 
-def test_nothing_is_written_over_without_force(last: Path, tmp_path: Path, capsys) -> None:
+def test_nothing_is_written_over_without_overwrite(last: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "a.safetensors"
     output.write_text("mine")
     assert main(["export", str(last), "-o", str(output)]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "exists already" in said and "--force" in said
+    assert said.count("\n") == 1 and "exists already" in said and "--overwrite" in said
     assert output.read_text() == "mine"
-    assert main(["export", str(last), "-o", str(output), "--force"]) == 0
+    assert main(["export", str(last), "-o", str(output), "--overwrite"]) == 0
     assert header(output)["format"] == 1
 
 

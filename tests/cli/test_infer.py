@@ -267,9 +267,8 @@ def test_a_folder_without_images_is_one_line(run: Run, tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("value", ["2", "-0.1", "half", "nan"])
 def test_alpha_outside_its_range_is_refused(run: Run, tmp_path: Path, value: str) -> None:
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(InputError, match=r"not a number in 0\.\.1"):
         run(tmp_path / "a.png", "--alpha", value)
-    assert stop.value.code == 2
 
 
 def assert_one_line(capsys: pytest.CaptureFixture[str], part: str) -> None:
@@ -283,11 +282,6 @@ def imported(code: str, *names: str) -> list[str]:
     code += f"\nimport sys; sys.stderr.write(' '.join(n for n in {names!r} if n in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return done.stderr.split()
-
-
-def test_help_needs_no_torch() -> None:
-    code = "from segkit.cli.infer import main\ntry: main(['--help'])\nexcept SystemExit: pass"
-    assert imported(code, "torch") == []
 
 
 def test_a_resnest_needs_no_other_toolkit(tmp_path: Path, checkpoint: Path) -> None:

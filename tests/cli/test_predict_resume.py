@@ -127,14 +127,14 @@ def test_other_makers_are_refused(
         capsys.readouterr()
         assert main(arguments) == 2
         last = capsys.readouterr().err.strip().splitlines()[-1]
-        assert words in last and "--overwrite true" in last and last.startswith("segkit predict: error: ")
+        assert words in last and "--overwrite" in last and last.startswith("segkit predict: error: ")
     (out / "town" / "6.png").unlink()
     assert main(command(root, other, out)) == 2  # the same with something left to do
     assert not (out / "town" / "6.png").exists()
     assert all(p.read_bytes() == data for p, data in before.items() if p.exists())
-    assert main(command(root, checkpoint, out, "--overwrite", "true")) == 0
+    assert main(command(root, checkpoint, out, "--overwrite")) == 0
     check(out, wanted)
-    assert main(command(root, other, out, "--overwrite", "true")) == 0
+    assert main(command(root, other, out, "--overwrite")) == 0
     assert json.loads((out / "predictions.json").read_text())["weights"]["file"] == "other.ckpt"
     capsys.readouterr()
     (out / "predictions.json").unlink()
@@ -148,7 +148,7 @@ def test_other_images_are_refused(root: Path, checkpoint: Path, tmp_path: Path, 
     (data / "classes.txt").write_text("a\nb\nc\n")
     cv2.imwrite(str(data / "images" / "test" / "0.png"), np.zeros((20, 20, 3), np.uint8))
     assert main(command(data, checkpoint, out)) == 0
-    for more in ([], ["--overwrite", "true"]):
+    for more in ([], ["--overwrite"]):
         assert main(command(root, checkpoint, out, *more)) == 2
         assert "images" in capsys.readouterr().err.strip().splitlines()[-1]
     assert [p.name for p in out.rglob("*.png")] == ["0.png"]

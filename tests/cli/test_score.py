@@ -147,7 +147,7 @@ def test_many_bad_images_take_few_lines(folders, capsys) -> None:
     assert run(folders) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("missing")]
     assert len(lines) == 4 and lines[-1] == "missing prediction: ... 5 images in all"
-    assert run(folders, "--allow_missing", "true") == 0
+    assert run(folders, "--allow_missing") == 0
     assert result(folders)["partial"] and result(folders)["num_images"] == 1 and result(folders)["problems"] == []
     (folders[0] / "town" / "0.png").write_bytes(b"")
     assert run(folders, "--allow_missing") == 2

@@ -51,10 +51,7 @@ _RUN = """
 import sys
 bare = set(sys.modules)
 from segkit.cli import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as done:
-    code = done.code
+code = main(sys.argv[1:])
 sys.stderr.write("MODULES " + " ".join(sys.modules.keys() - bare))
 sys.exit(code)
 """

@@ -109,8 +109,8 @@ def test_same_predictions_make_the_same_bytes_and_nothing_is_replaced_unasked(
     assert first.read_bytes() == second.read_bytes()
     second.write_text("mine")
     assert make("cityscapes", cityscapes_predictions, "--data", cityscapes, "-o", second) == 2
-    assert "--force" in capsys.readouterr().err and second.read_text() == "mine"
-    assert make("cityscapes", cityscapes_predictions, "--data", cityscapes, "-o", second, "--force") == 0
+    assert "--overwrite" in capsys.readouterr().err and second.read_text() == "mine"
+    assert make("cityscapes", cityscapes_predictions, "--data", cityscapes, "-o", second, "--overwrite") == 0
     assert first.read_bytes() == second.read_bytes()
     assert not list(tmp_path.glob(".*"))
 
@@ -151,7 +151,7 @@ def test_predictions_of_other_images_are_left_out_and_two_of_one_refused(ade20k,
     assert "left out: 1 predictions of no image of the test split" in capsys.readouterr().out
     assert sorted(members(output)) == [f"{name}.png" for name in ADE]
     shutil.copy(ade20k_predictions / f"{ADE[0]}_labels.png", ade20k_predictions / f"{ADE[0]}.png")
-    assert make("ade20k", ade20k_predictions, "--data", ade20k, "-o", output, "--force") == 1
+    assert make("ade20k", ade20k_predictions, "--data", ade20k, "-o", output, "--overwrite") == 1
     assert f"duplicate (1): images with more than one label map; leave one\n  {ADE[0]}: " in capsys.readouterr().out
 
 

@@ -184,11 +184,11 @@ def test_a_mistake_in_segkit_keeps_its_traceback(run: Run, monkeypatch: pytest.M
         ("test", "--model.optim.lr 5", "--model.optim.lr: has no effect on test"),
         ("predict", "--model.network.init_args.aux false --model.encoder_weights x", "--model.encoder_weights: has no"),
         ("validate", "--checkpoint.save_top_k 2", "--checkpoint.save_top_k: has no effect on validate"),
-        ("fit", "--overwrite true", "--overwrite: has no effect on fit, only on predict"),
+        ("fit", "--overwrite", "--overwrite: has no effect on fit, only on predict"),
         ("fit", "--output x", "--output: has no effect on fit"),
         ("fit", "--official", "--official: has no effect on fit, only on test"),
         ("validate", "--calibration", "--calibration: has no effect on validate, only on test"),
-        ("test", "--official", "--official true: "),  # not on a folder of one's own
+        ("test", "--official", "--official: "),  # not on a folder of one's own
         ("fit", "--metric all", "--metric: has no effect on fit, only on test and validate"),
         ("fit", "--model.test_precision float32", "--model.test_precision: has no effect on fit"),
         ("fit", "--reschedule", "--reschedule: has no effect on a new run"),
@@ -207,5 +207,5 @@ def test_options_without_effect_are_refused(run: Run, command: str, options: str
 def test_a_recipe_is_one_file_for_all_commands(run: Run, tmp_path: Path) -> None:
     """What it says to other commands is no mistake, and neither is an option that says no."""
     write_text(tmp_path / "more.yaml", "save_every: 5\nmetric: mmseg\nmodel: {optim: {lr: 0.1}}\n")
-    assert run("--config", str(tmp_path / "more.yaml"), "--trainer.fast_dev_run", "1", "--overwrite", "false") == 0
-    assert run("--config", str(tmp_path / "more.yaml"), "--probe", "false", command="test") == 0
+    assert run("--config", str(tmp_path / "more.yaml"), "--trainer.fast_dev_run", "1", "--no-overwrite") == 0
+    assert run("--config", str(tmp_path / "more.yaml"), "--no-probe", command="test") == 0

@@ -91,7 +91,7 @@ def test_convert_a_network(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     before = output.read_bytes()
     assert main(arguments) == 2  # not written over silently
     assert "exists already" in capsys.readouterr().err and output.read_bytes() == before
-    assert main([*arguments, "--force", "--output_stride", "16", "--dilation_convention", "authors"]) == 0
+    assert main([*arguments, "--overwrite", "--output_stride", "16", "--dilation_convention", "authors"]) == 0
     assert report(capsys.readouterr().out)["dilation"] == "authors convention (given; smp implies timm)"
     assert read_checkpoint(output).network["init_args"]["output_stride"] == 16
 

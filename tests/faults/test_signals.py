@@ -33,7 +33,7 @@ def commands(home: Path, to: Path) -> dict[str, list[str]]:
         "predict": ["predict", *tested, "--output", to, "--run_dir", home / "logs"],
         "score": ["benchmark", "score", truth, truth, "--labels", data, "--output", to / "scores.json"],
         "data cache": ["data", "cache", "folder", data, "--split", "test", "--cache_dir", to],
-        "export": ["export", model, "-o", to / "model.safetensors", "--force"],
+        "export": ["export", model, "-o", to / "model.safetensors", "--overwrite"],
     }
     return {name: [str(word) for word in line] for name, line in words.items()}
 

@@ -197,7 +197,7 @@ test_arguments.__test__ = False  # a helper
 
 
 def test_segkit_test_scores_officially_too(root, tmp_path, capsys):
-    arguments = test_arguments(root, tmp_path, "--official", "true", "--trainer.enable_progress_bar", "false")
+    arguments = test_arguments(root, tmp_path, "--official", "--trainer.enable_progress_bar", "false")
     assert main(arguments) == 0
     found, ours = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("official", "result"))
     assert found["equals_segkit"] and found["num_images"] == 3
@@ -215,7 +215,7 @@ def test_segkit_test_scores_officially_too(root, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_two_processes_write_their_own_images_and_one_scores(root, tmp_path):
-    arguments = test_arguments(root, tmp_path / "run", "--official", "true", "--trainer.devices", "2")
+    arguments = test_arguments(root, tmp_path / "run", "--official", "--trainer.devices", "2")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -236,11 +236,11 @@ def test_official_refuses_what_it_cannot_score(root, tmp_path, capsys):
         (["--trainer.limit_test_batches", "2"], "of a whole split"),
         (["--trainer.fast_dev_run", "true"], "of a whole split"),
     ):
-        assert main(test_arguments(root, tmp_path / "run", "--official", "true", *more)) == 2
+        assert main(test_arguments(root, tmp_path / "run", "--official", *more)) == 2
         assert expected in capsys.readouterr().err.splitlines()[-1]
     (tmp_path / "official.yaml").write_text("official: true\n")
     for more, expected in (
-        (["--official", "true"], "--official: has no effect on validate, only on test"),
+        (["--official"], "--official: has no effect on validate, only on test"),
         (["--config", str(tmp_path / "official.yaml")], "those of `segkit test`"),
     ):
         validate = ["validate", *test_arguments(root, tmp_path / "run", *more)[1:]]
@@ -252,6 +252,6 @@ def test_official_refuses_other_data(tmp_path, capsys):
     for kind in ("images", "labels"):
         write_png(tmp_path / f"data/{kind}/test/a.png", np.zeros((48, 48), np.uint8))
     (tmp_path / "data/classes.txt").write_text("\n".join(CITYSCAPES.class_names))
-    arguments = test_arguments(tmp_path / "data", tmp_path / "run", "--official", "true", data="FolderDataModule")
+    arguments = test_arguments(tmp_path / "data", tmp_path / "run", "--official", data="FolderDataModule")
     assert main(arguments) == 2
     assert "CityscapesDataModule only" in capsys.readouterr().err.splitlines()[-1]

@@ -24,7 +24,9 @@ _EPILOG = (
 
 def help_parser() -> Parser:
     """The parser that prints the help, with the options of the data as `add_lightning_class_args` names them."""
-    parser = Parser("segkit benchmark", description=_DESCRIPTION, epilog=_EPILOG)
+    parser = Parser(
+        "segkit benchmark", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.HelpFormatter
+    )
     add_options(parser)
     data = parser.add_argument_group("data")
     data.add_argument("--data", help="data config (.yaml), or a data module: ADE20KDataModule, FolderDataModule, ...")

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from segkit.cli.parser import Parser, Switch
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.metadata.ade20k import ADE20K
@@ -35,9 +36,9 @@ Each PRED is a folder of label maps, of any tool (see `segkit benchmark score --
 benchmark score --bootstrap` wrote; of two of those no TRUTH_DIR is needed."""
 
 
-def score_parser() -> argparse.ArgumentParser:
+def score_parser() -> Parser:
     """Of `segkit benchmark score`."""
-    parser = _raw("segkit benchmark score", _SCORE)
+    parser = Parser("segkit benchmark score", description=_SCORE)
     add = parser.add_argument
     add("pred_dir", type=Path, help="folder of predicted label maps, searched with its folders")
     add("truth_dir", type=Path, help="folder of true ones")
@@ -49,9 +50,9 @@ def score_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def compare_parser() -> argparse.ArgumentParser:
+def compare_parser() -> Parser:
     """Of `segkit benchmark compare`."""
-    parser = _raw("segkit benchmark compare", _COMPARE)
+    parser = Parser("segkit benchmark compare", description=_COMPARE)
     add = parser.add_argument
     # A tuple of two names is for options only: of an argument by position, `--help` ends in a traceback.
     add("predicted", nargs=2, type=Path, metavar="PRED", help="the predictions of two models, A and B")
@@ -109,12 +110,6 @@ def _own_space(path: Path, masks: str) -> LabelSpace:
     return LabelSpace(names, distinct_palette(len(names)), table)
 
 
-def _raw(program: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-
 def _add_label_options(parser: argparse.ArgumentParser) -> None:
     """Add --labels, --num_classes, --predictions, --truth, the two endings, --allow_missing and --workers."""
     add = parser.add_argument
@@ -126,21 +121,14 @@ def _add_label_options(parser: argparse.ArgumentParser) -> None:
     add("--truth", choices=ids, default="raw", help="what the true values are: the data set's own, or train ids")
     add("--prediction_ending", default="", help="end of the file names that count, no part of the name: _labels.png")
     add("--truth_ending", default="", help="the same for the truth")
-    add("--allow_missing", nargs="?", type=_true_or_false, const=True, default=False, help="score what there is")
+    add("--allow_missing", action=Switch, help="score what there is")
     add("--workers", type=int, help="threads; default: one a core")
 
 
 def _add_extra_options(parser: argparse.ArgumentParser) -> None:
     """Add --boundary, --bootstrap and --plot."""
     add = parser.add_argument
-    switch: dict[str, Any] = {"nargs": "?", "type": _true_or_false, "const": True, "default": False}
+    switch: dict[str, Any] = {"action": Switch}
     add("--boundary", **switch, help="boundary IoU, too; reads the images once more")
     add("--bootstrap", type=int, help="95 %% interval of every IoU from so many resampled sets; 1000 is usual")
     add("--plot", **switch, help="the most confused pairs, and the confusion matrix as a PNG beside the result")
-
-
-def _true_or_false(text: str) -> bool:
-    """The value of a switch: `--plot`, `--plot true`, `--plot false`."""
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return text.lower() == "true"

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.cli.parser import Parser
+from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file, write_text
@@ -63,12 +63,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        "segkit data browse",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("segkit data browse", description=_DESCRIPTION)
     parser.add_argument(
         "data", metavar="NAME_OR_CONFIG", help="ade20k, cityscapes, camvid, folder; or a recipe's .yaml"
     )
@@ -79,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=12, help="samples; default: 12")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: train")
     parser.add_argument("--epoch", type=int, default=0, help="of the training, from 0; default: 0")
-    parser.add_argument("--force", action="store_true", help="write over the output if it exists")
+    parser.add_argument("--overwrite", action=Switch, help="write over the output if it exists")
     return parser
 
 
@@ -106,7 +101,7 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--count is {options.count}; allowed is 1 or more")
     if options.epoch < 0:
         raise InputError(f"--epoch is {options.epoch}; allowed is 0 or more")
-    check_new_file(options.output, options.force)
+    check_new_file(options.output, options.overwrite)
 
 
 def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[list["Sample"], str]:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.cli.parser import Parser
+from segkit.cli.parser import Parser, Switch
 
 _DESCRIPTION = """\
 check   list everything that is wrong with a data set, and what its label values become
@@ -62,22 +62,24 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep them here (default: beside the data)")
     cache = _add(actions, "cache", "decode once, for fast training", _CACHE)
     cache.add_argument("--cache_dir", type=Path, required=True, metavar="DIR", help="as --data.cache_dir of training")
-    cache.add_argument("--verify", action="store_true", help="compare all check sums of the caches that are there")
-    cache.add_argument("--list", action="store_true", help="only list the caches of this data set")
+    cache.add_argument(
+        "--verify",
+        action=Switch,
+        help="compare all check sums of the caches that are there",
+    )
+    cache.add_argument("--list", action=Switch, help="only list the caches of this data set")
     actions.add_parser("browse", help="look at images and masks", add_help=False)
     return parser
 
 
 def _raw(program: str, description: str) -> Parser:
-    return Parser(program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return Parser(program, description=description)
 
 
 def _add(actions: "argparse._SubParsersAction[Parser]", name: str, short: str, long: str) -> Parser:
     """A command, with the arguments that all of them have."""
     splits = {"check": "all that there are", "stats": "train", "cache": "train val"}[name]
-    command = actions.add_parser(
-        name, help=short, description=f"{long}\n\n{_DATA}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    command = actions.add_parser(name, help=short, description=f"{long}\n\n{_DATA}")
     command.add_argument("name", metavar="NAME", help="of the data set, or a .yaml")
     command.add_argument("root", metavar="ROOT", nargs="?", help="folder or zip of the data set")
     command.add_argument(

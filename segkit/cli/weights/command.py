@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segkit.cli.parser import Parser
+from segkit.cli.parser import Parser, Switch
 from segkit.cli.weights.convert import check_output, write_inspected
 from segkit.cli.weights.report import SHOWN, report
 from segkit.cli.words import say
@@ -53,7 +53,7 @@ def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(list(args))
     if options.action == "inspect":
         return _inspect(options)
-    check_output(options.output, options.force)
+    check_output(options.output, options.overwrite)
     if options.action == "convert":
         return _inspect(options)
     from segkit.cli.weights.recalibrate import run
@@ -87,7 +87,7 @@ def _choices(options: argparse.Namespace) -> "Choices":
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser("segkit weights", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("segkit weights", description=_DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True, metavar="{inspect,convert,recalibrate}")
     look = actions.add_parser("inspect", help="say what a file holds, and what matches")
     convert = actions.add_parser("convert", help="write it as a safetensors file of segkit")
@@ -97,18 +97,25 @@ def _parser() -> argparse.ArgumentParser:
         "recalibrate",
         help="average the batch norms' statistics over training batches (precise batch norm)",
         description=_RECALIBRATE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_recalibration(recalibrate)
     for action in (convert, recalibrate):
         action.add_argument("-o", "--output", type=Path, required=True, help="the file to write, model.safetensors")
-        action.add_argument("--force", action="store_true", help="write over the output if it exists")
+        action.add_argument(
+            "--overwrite",
+            action=Switch,
+            help="write over the output if it exists",
+        )
     return parser
 
 
 def _add_choices(action: argparse.ArgumentParser) -> None:
     action.add_argument("file", type=Path, help="weight file of any toolkit")
-    action.add_argument("--all", action="store_true", help=f"print all names, not the first {SHOWN} of each kind")
+    action.add_argument(
+        "--all",
+        action=Switch,
+        help=f"print all names, not the first {SHOWN} of each kind",
+    )
     action.add_argument("--encoder", help="resnest50_fast_2s1x64d, ...: in place of what the shapes suggest")
     action.add_argument("--output_stride", type=int, default=8, choices=(8, 16, 32), help="default: 8")
     action.add_argument(

@@ -27,7 +27,7 @@ def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int])
     height, width = crop_size
     what = f"out of memory with data.batch_size {batch_size}, crops of {height}x{width} and {accumulated} accumulated"
     others = "--model.checkpoint_stages '[3, 4]', --trainer.precision bf16-mixed"
-    probe = "--probe true finds the largest batch that fits"
+    probe = "--probe finds the largest batch that fits"
     if batch_size == 1:
         smaller = max(8, height * 3 // 4 // 8 * 8), max(8, width * 3 // 4 // 8 * 8)
         return f"{what}: take --data.crop_size '[{smaller[0]}, {smaller[1]}]', or {others}"

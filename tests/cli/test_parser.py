@@ -1,0 +1,44 @@
+"""What the command lines of all commands have in common: one code, one line, and the option that was meant."""
+
+import pytest
+
+from segkit.cli import COMMANDS, main
+
+# A command, with an option that is misspelt, and the one that was meant.
+MISSPELT = {
+    "fit --modl.network FCN": "model",
+    "test --trainer.limit_test_batchs 1": "limit_test_batches",
+    "fit --proobe": "probe",
+    "infer a.png --outptu x --checkpoint y": "--output",
+    "benchmark score a b --metrics all": "--metric",
+    "benchmark compare a b --sample 3": "--samples",
+    "weights inspect a --al": "--all",
+    "weights convert a --outputt b.safetensors": "--output",
+    "export a --reslt b": "--result",
+    "data check folder x --splitt val": "--split",
+    "submission check ade20k x --limt 3": "--limit",
+    "doctor --jsn": "--json",
+    "demo --epoch 3": "--epochs",
+    "data chek": "check",
+    "tst": "test",
+}
+
+
+@pytest.mark.parametrize("line", MISSPELT)
+def test_a_misspelt_name_is_one_line_that_says_what_was_meant(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith(f"segkit {line.split()[0]}: error: ")
+    assert f"did you mean {MISSPELT[line]}? " in said.err
+
+
+@pytest.mark.parametrize("command", set(COMMANDS) - {"validate", "predict", "test"})
+def test_help_is_a_code(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.parametrize("line", ["fit --probe true", "doctor --json=true", "export a --aux false"])
+def test_a_switch_takes_no_value(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    assert capsys.readouterr().err.count("\n") == 1
