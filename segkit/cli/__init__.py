@@ -19,6 +19,7 @@ COMMANDS = {
     "predict":    ("lightning", "write label maps of a split as PNGs"),
     "infer":      ("infer", "segment images or folders of images"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
+    "recipes":    ("recipes", "list the recipes that come with segkit, with published numbers"),
     "weights":    ("weights.command", "look into, or convert, any toolkit's checkpoint; recalibrate its batch norms"),
     "export":     ("export", "write a checkpoint as safetensors with a card that says all about it"),
     "data":       ("data.command", "check a data set, count its classes, decode it once, look at it"),

@@ -17,13 +17,35 @@ from pytorch_lightning.cli import LightningArgumentParser
 from segkit.cli.items import with_whole_lists
 from segkit.errors import InputError, did_you_mean
 from segkit.plain_data import check_size
+from segkit.recipes import SUFFIXES, find_recipe
 
 _load_yaml = get_loader("yaml")  # jsonargparse's, which reads 1e-4 as a number
 
 
 def _load_checked(text: str) -> Any:
     check_size(text, "YAML")
-    return _load_yaml(text)
+    content = _load_yaml(text)
+    if isinstance(content, dict) and "model" in content:
+        content.pop("published", None)  # of a recipe: numbers to compare with, not an option of a run
+    return content
+
+
+def with_recipes(args: Sequence[str]) -> list[str]:
+    """The command line with paths in place of the names of recipes, in `--config` and `--data`.
+
+    Raises:
+        InputError: `--config` names neither a file nor a recipe.
+    """
+    found = list(args)
+    for place, (option, following) in enumerate(zip(args, [*args[1:], ""], strict=False)):
+        name, equals, rest = option.partition("=")
+        value = rest if equals else following
+        is_data = name == "--data" and (value.startswith("data/") or value.endswith(SUFFIXES))
+        if value and (is_data or name in ("-c", "--config")):
+            found[place if equals else place + 1] = (
+                f"{name}={find_recipe(value)}" if equals else str(find_recipe(value))
+            )
+    return found
 
 
 set_loader("yaml", _load_checked, (yaml.YAMLError,))  # of configs, of files that they include, and of typed values
@@ -62,7 +84,7 @@ class SegmentationParser(LightningArgumentParser):
 
         given = sys.argv[1:] if args is None else list(args)
         if namespace is None:  # that of a subcommand, whose arguments have been seen to
-            whole = with_whole_lists(given, options)
+            whole = with_whole_lists(with_recipes(given), options)
             args = args if whole == given else whole
         return super().parse_args(args, namespace, **kwargs)
 

@@ -5,7 +5,6 @@ Hyper-parameters become the parser's defaults: what the user typed beats the che
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from segkit.cli.arguments import flatten
@@ -13,6 +12,7 @@ from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.weights import read_checkpoint
 from segkit.plain_data import read_yaml
+from segkit.recipes import find_recipe
 from segkit.training.restored import training_arguments
 
 RESTORED = (
@@ -67,7 +67,7 @@ def named(args: Sequence[str], name: str) -> str | None:
         name: Of the option, without dashes.
 
     Raises:
-        InputError: A config file is not YAML.
+        InputError: A config file is absent or not YAML.
     """
     found = None
     for option, following in zip(args, [*args[1:], ""], strict=True):
@@ -75,8 +75,8 @@ def named(args: Sequence[str], name: str) -> str | None:
         value = rest if equals else following
         if given == f"--{name}":
             found = value
-        elif given in ("-c", "--config") and Path(value).is_file():
-            content = read_yaml(Path(value))
+        elif given in ("-c", "--config"):
+            content = read_yaml(find_recipe(value))
             found = (content.get(name) if isinstance(content, dict) else None) or found
     return None if found in (None, "null") else found
 

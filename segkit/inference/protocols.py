@@ -18,6 +18,7 @@ from segkit.errors import InputError, did_you_mean
 from segkit.inference import sizes
 from segkit.inference.resample import Resample
 from segkit.plain_data import read_yaml
+from segkit.recipes import SUFFIXES, find_recipe, own_recipes
 
 Fusion = Literal["exp_sum", "softmax_mean", "logit_mean"]
 ResizeTo = Literal["image", "long_side", "short_side", "mmcv_image", "mmcv_limits", "csail"]
@@ -222,25 +223,19 @@ NAMED: dict[str, Protocol] = {
 def get(name: str) -> Protocol:
     """The protocol of that name (see `NAMED`: whole, ms-flip, encoding-ms, mmseg-ms, ...), or in that YAML file.
 
+    Args:
+        name: Of a protocol, of a file with the fields of `Protocol`, or of a recipe (`protocols/half-ms-flip`).
+
     Raises:
         InputError: no protocol has that name (the message lists those that exist), or the file is no protocol.
     """
     if name in NAMED:
         return NAMED[name]
-    if name.endswith((".yaml", ".yml")):
-        return read(Path(name))
-    raise InputError(f"protocol: {name!r} is not known; use one of {', '.join(NAMED)}, or a .yaml file of your own")
-
-
-def read(path: Path) -> Protocol:
-    """A protocol of one's own: a YAML file with the fields of `Protocol`; its name is the file's unless it has one.
-
-    Raises:
-        InputError: the file is absent, not YAML, or has other fields.
-    """
-    if not path.is_file():
-        raise InputError(f"protocol: {path}: no such file; the named ones are {', '.join(NAMED)}")
-    return from_fields(read_yaml(path), path.stem, f"protocol: {path}")
+    path = Path(name)
+    if path.suffix not in SUFFIXES and name not in own_recipes():
+        raise InputError(f"protocol: {name!r} is not known; use one of {', '.join(NAMED)}, or a .yaml file of your own")
+    path = find_recipe(path)
+    return from_fields(read_yaml(path), path.stem, f"protocol: {path}")  # it has the file's name unless it has its own
 
 
 def from_fields(values: Any, name: str = "own", where: str = "protocol") -> Protocol:

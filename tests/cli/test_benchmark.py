@@ -141,12 +141,11 @@ def test_another_metric_needs_no_network(
     assert own["mIoU"] == pytest.approx(4 / 3 * encoding["mIoU"]) and own["peak MB"] == encoding["peak MB"]
 
 
-def recipe(path: Path, folder: Path, published: str, stride: int = 16) -> str:
+def recipe(path: Path, folder: Path, published: dict | None, stride: int = 16) -> str:
     write_text(
         path,
         f"""\
-# A recipe.
-# Published: {published}
+published: {json.dumps(published)}
 data: {folder / "data.yaml"}
 model: {{network: {{class_path: FCN, init_args: {{encoder: resnest14_tiny, output_stride: {stride}}}}}}}
 protocol: whole
@@ -161,11 +160,11 @@ def plan(path: Path, *rows: dict) -> list[str]:
 
 
 def test_plan_with_published_numbers_and_costs(run_benchmark: Run, benchmark_folder: Path, tmp_path: Path) -> None:
-    number = f"mIoU 20.00, pixel_accuracy 50.50, protocol whole, images {IMAGES} (somewhere)"
+    number = {"mIoU": 20, "pixel_accuracy": 50.5, "protocol": "whole", "images": IMAGES, "source": "somewhere"}
     mine = recipe(tmp_path / "mine.yaml", benchmark_folder, number)
     other = recipe(tmp_path / "other.yaml", benchmark_folder, number, stride=8)
-    few = recipe(tmp_path / "few.yaml", benchmark_folder, number.replace(f"images {IMAGES}", "images 7"))
-    words = recipe(tmp_path / "words.yaml", benchmark_folder, "none by the authors; 45.62 elsewhere")
+    few = recipe(tmp_path / "few.yaml", benchmark_folder, number | {"images": 7})
+    words = recipe(tmp_path / "words.yaml", benchmark_folder, None)
     a = str(benchmark_folder / "a.ckpt")
     arguments = plan(
         tmp_path / "plan.yaml",
@@ -201,7 +200,8 @@ def test_plan_with_published_numbers_and_costs(run_benchmark: Run, benchmark_fol
 
 
 def test_recipe_on_the_command_line(run_benchmark: Run, benchmark_folder: Path, tmp_path: Path) -> None:
-    path = recipe(tmp_path / "r.yaml", benchmark_folder, f"mIoU 30.00, protocol whole, images {IMAGES} (there)")
+    number = {"mIoU": 30, "protocol": "whole", "images": IMAGES, "source": "there"}
+    path = recipe(tmp_path / "r.yaml", benchmark_folder, number)
     assert run_benchmark(str(benchmark_folder / "a.ckpt"), path, "--config", path, data=False) == 0
     scored, cost = rows_of(tmp_path / "table")
     assert scored["published mIoU"] == 0.3 and cost.get("mIoU") is None and cost["model"] == path

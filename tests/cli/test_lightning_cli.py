@@ -252,7 +252,7 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
         (["--protocol", "ms-filp"], "'ms-filp' is not known; use one of whole, ms-flip"),
         (["--model.network.encoder", "resnet5"], "did you mean resnet50"),
         (["--ckpt_path", "/no/such.ckpt"], "/no/such.ckpt: no such file"),
-        (["--config", "/no/such.yaml"], "does not exist"),
+        (["--config", "/no/such.yaml"], "/no/such.yaml: no such file"),
         (["--data.root", "/no/such/folder"], "/no/such/folder"),
         (["--trainer.accelerator", "gpu"], "trainer: No supported gpu backend found"),
     ],

@@ -3,10 +3,10 @@
 A plan is a YAML list; each item is one row, or one for each of its protocols:
 
     - model: runs/3/checkpoints/last.ckpt                 # any file that `segkit.load` reads
-      config: configs/ade20k/deeplabv3_resnest50.yaml     # its data, its protocol, its published number
+      config: ade20k/deeplabv3_resnest50                  # its data, its protocol, its published number
       protocol: [whole, encoding-ms]                      # instead of the recipe's
-    - config: configs/ade20k/deeplabv3_resnest269.yaml    # no model: random weights, what the network costs
-    - {name: theirs, model: theirs.pth, data: configs/data/ade20k.yaml, protocol: mmseg-ss, metric: mmseg}
+    - config: ade20k/deeplabv3_resnest269                 # no model: random weights, what the network costs
+    - {name: theirs, model: theirs.pth, data: data/ade20k, protocol: mmseg-ss, metric: mmseg}
 
 Paths are relative to the working directory.
 """
@@ -21,7 +21,7 @@ from jsonargparse import Namespace
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.cli.benchmark.options import KEYS, add_options
-from segkit.cli.benchmark.recipe import Recipe, read_protocol, read_recipe
+from segkit.cli.benchmark.recipe import Experiment, read_experiment, read_protocol
 from segkit.cli.lightning import SHORT_NAMES
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError, did_you_mean
@@ -29,6 +29,7 @@ from segkit.evaluation.conventions import convention
 from segkit.inference import protocols
 from segkit.inference.protocols import Protocol
 from segkit.plain_data import read_yaml
+from segkit.recipes import SUFFIXES, own_recipes
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Row:
 
     name: str
     model: str | None
-    recipe: Recipe | None
+    recipe: Experiment | None
     data: SegmentationDataModule | None
     protocol: Protocol
     metric: str
@@ -112,10 +113,10 @@ class _Reader:
 def _rows_of_command_line(reader: _Reader, args: Sequence[str], typed: Namespace) -> list[Row]:
     if not typed["models"]:
         raise InputError("nothing to do: give model files, or --plan FILE (see `segkit benchmark --help`)")
-    shared = read_recipe(typed["config"]) if typed["config"] else None
+    shared = read_experiment(typed["config"]) if typed["config"] else None
     rows = []
     for model in typed["models"]:
-        recipe = read_recipe(model) if _is_recipe(model) else shared
+        recipe = read_experiment(model) if _is_recipe(model) else shared
         # What was typed comes behind the recipe's data, and so wins, option by option.
         below = ["--data", recipe.data] if recipe is not None and recipe.data is not None else []
         data = reader.data([*below, *args])
@@ -148,7 +149,7 @@ def _rows_of_item(reader: _Reader, item: Any, where: str, metric: str) -> list[R
         if key not in KEYS:
             hint = did_you_mean(str(key), KEYS)
             raise InputError(f"{where}: no such key {str(key)!r}; {hint}allowed: {', '.join(KEYS)}")
-    recipe = read_recipe(item["config"]) if "config" in item else None
+    recipe = read_experiment(item["config"]) if "config" in item else None
     if recipe is None and "model" not in item:
         raise InputError(f"{where}: neither model nor config; give a model file, a recipe, or both")
     data = reader.data(_data_arguments(item.get("data"), recipe, where))
@@ -163,7 +164,7 @@ def _rows_of_item(reader: _Reader, item: Any, where: str, metric: str) -> list[R
     return rows
 
 
-def _data_arguments(data: Any, recipe: Recipe | None, where: str) -> list[str]:
+def _data_arguments(data: Any, recipe: Experiment | None, where: str) -> list[str]:
     if data is None:
         return ["--data", recipe.data] if recipe is not None and recipe.data is not None else []
     if isinstance(data, dict):
@@ -174,7 +175,7 @@ def _data_arguments(data: Any, recipe: Recipe | None, where: str) -> list[str]:
 
 
 def _is_recipe(path: str) -> bool:
-    return path.endswith((".yaml", ".yml"))
+    return path.endswith(SUFFIXES) or (path in own_recipes() and not Path(path).is_file())
 
 
 def _checked(row: Row, where: str, how: str) -> Row:

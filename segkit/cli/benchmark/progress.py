@@ -112,8 +112,8 @@ def key_of(row: Row, settings: Settings) -> dict[str, Any]:
 
 def asked_of(row: Row, settings: Settings) -> dict[str, Any]:
     """What else shapes the row, and costs little to change: it is computed again from the counts."""
-    published = None if row.recipe is None or row.recipe.published is None else asdict(row.recipe.published)
-    return {"size": list(settings.size), "published": published}
+    published = row.recipe.published_for(row.protocol) if row.recipe else None
+    return {"size": list(settings.size), "published": asdict(published) if published else None}
 
 
 def num_classes(row: Row) -> int:

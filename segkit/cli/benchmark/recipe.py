@@ -1,15 +1,6 @@
-"""What a recipe of configs/ says to `segkit benchmark`: network, data, protocol, and the number in its header.
-
-The header line that is read, with what is known and in this order; the brackets say where it comes from:
-
-    # Published: mIoU 45.12, pixel_accuracy 81.17, protocol encoding-ms, images 2000 (PyTorch-Encoding docs)
-
-Any other line that begins with `# Published:` is for people only.
-"""
+"""What a recipe says to `segkit benchmark`: network, data and protocol, and what its score may be put beside."""
 
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,48 +12,23 @@ from segkit.inference import protocols
 from segkit.inference.engine import resolve
 from segkit.inference.protocols import Protocol
 from segkit.models.segmentation import NETWORKS, SegmentationModel, build_network
-from segkit.plain_data import parse_yaml, read_text, read_yaml
+from segkit.recipes import Published, Recipe, read_recipe
 
 # Where two networks of one name would still be two networks.
 _IDENTITY = ("encoder", "output_stride", "dilation_convention")
 
-_PUBLISHED = re.compile(
-    r"^# Published: mIoU (?P<miou>[\d.]+)(?:, pixel_accuracy (?P<accuracy>[\d.]+))?, protocol (?P<protocol>[^\s,]+)"
-    r", images (?P<images>\d+) \((?P<source>.+)\)$",
-    re.MULTILINE,
-)
-
 
 @dataclass(frozen=True)
-class Published:
-    """A number that others published, and what it is a property of.
+class Experiment:
+    """What a recipe says about one row.
 
     Attributes:
-        miou: 0..1.
-        pixel_accuracy: 0..1; None where none was published.
-        protocol: name of the protocol that it was made with.
-        images: of the split that it was made on.
-        source: where it stands.
-    """
-
-    miou: float
-    pixel_accuracy: float | None
-    protocol: str
-    images: int
-    source: str
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A recipe file, as plain data.
-
-    Attributes:
-        path: the file.
+        path: the recipe's file.
         network: `{"class_path": ..., "init_args": {...}}` for `build_network`, mostly without num_classes.
-        data: what `--data` takes: a path or JSON; None where the recipe has none.
+        data: what `--data` takes, as JSON; None where the recipe has none.
         data_class: name of the data module's class; "" where the recipe has no data.
         protocol: that of the recipe, or `whole`.
-        published: the number in its header.
+        recipe: the recipe itself.
     """
 
     path: Path
@@ -70,7 +36,11 @@ class Recipe:
     data: str | None
     data_class: str
     protocol: Protocol
-    published: Published | None
+    recipe: Recipe
+
+    def published_for(self, protocol: Protocol) -> Published | None:
+        """The published number that a score by this protocol is compared with."""
+        return self.recipe.published_for(protocol.name)
 
     def build(self, num_classes: int) -> SegmentationModel:
         """The recipe's network with random weights, in eval mode.
@@ -82,23 +52,22 @@ class Recipe:
         return build_network({**self.network, "init_args": arguments}).eval()
 
     def why_not_comparable(
-        self, network: SegmentationModel, protocol: Protocol, data_class: str, images: int
+        self, published: Published, network: SegmentationModel, protocol: Protocol, data_class: str, images: int
     ) -> str | None:
-        """Why a score must not be put beside the published number; None where it may, or where there is no number.
+        """Why a score must not be put beside the published number; None where it may.
 
         Args:
+            published: that number.
             network: that was scored.
             protocol: that really ran.
             data_class: name of the data module's class.
             images: how many were scored.
         """
-        if self.published is None:
-            return None
         if data_class != self.data_class:
             return f"scored on {data_class}, published for {self.data_class}"
-        if images != self.published.images:
-            return f"{images} images were scored, published for {self.published.images}"
-        wanted = resolve(protocols.get(self.published.protocol), network)
+        if images != published.images:
+            return f"{images} images were scored, published for {published.images}"
+        wanted = resolve(protocols.get(published.protocol), network)
         if protocol.to_dict() != wanted.to_dict():
             return f"scored with the protocol {protocol.name}, published for {wanted.name}"
         with torch.device("meta"):
@@ -108,46 +77,25 @@ class Recipe:
         return None
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe.
+def read_experiment(name: str | Path) -> Experiment:
+    """Read a recipe, given by its path or name.
 
     Raises:
         InputError: the file is absent, not YAML, or has no network.
     """
-    path = Path(path)
-    text = read_text(path)
-    content = parse_yaml(text, path)
+    recipe = read_recipe(name)
     try:
-        network = dict(content["model"]["network"])
+        network = dict(recipe.content["model"]["network"])
         network["class_path"] = _full_name(network["class_path"])
-        data = content.get("data")
-        data_class = _class_name(path, data)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{path}: not a recipe (no {error}); give a file such as configs/ade20k/deeplabv3_resnest50.yaml, "
+            f"{recipe.path}: not a recipe (no {error}); give one such as ade20k/deeplabv3_resnest50, "
             "with data and model.network.class_path"
         ) from error
-    if isinstance(data, str):
-        spec: str | None = str(path.parent / data)  # included files are named relative to the recipe
-    else:
-        spec = None if data is None else json.dumps(data)
-    protocol = read_protocol(content.get("protocol", "whole"), str(path))
-    return Recipe(path, network, spec, data_class, protocol, read_published(text))
-
-
-def read_published(text: str) -> Published | None:
-    """The published number in a recipe's header; None where there is none."""
-    found = _PUBLISHED.search(text)
-    if found is None:
-        return None
-    accuracy = found["accuracy"]
-    return Published(
-        miou=float(found["miou"]) / 100,
-        pixel_accuracy=None if accuracy is None else float(accuracy) / 100,
-        protocol=found["protocol"],
-        images=int(found["images"]),
-        source=found["source"],
-    )
+    data = None if recipe.data is None else json.dumps(recipe.data)
+    data_class = "" if recipe.data is None else str(recipe.data["class_path"]).rsplit(".", 1)[-1]
+    protocol = read_protocol(recipe.content.get("protocol", "whole"), str(recipe.path))
+    return Experiment(recipe.path, network, data, data_class, protocol, recipe)
 
 
 def read_protocol(value: Any, where: str) -> Protocol:
@@ -162,13 +110,6 @@ def read_protocol(value: Any, where: str) -> Protocol:
 def _full_name(class_path: str) -> str:
     """`DeepLabV3` as `build_network` wants it; anything else is left for it to refuse."""
     return next((name for name in NETWORKS if name.rsplit(".", 1)[-1] == class_path), class_path)
-
-
-def _class_name(recipe: Path, data: str | Mapping[str, Any] | None) -> str:
-    if data is None:
-        return ""
-    content = read_yaml(recipe.parent / data) if isinstance(data, str) else data
-    return str(content["class_path"]).rsplit(".", 1)[-1]
 
 
 def _identity(network: SegmentationModel) -> str:

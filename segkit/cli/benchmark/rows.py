@@ -185,16 +185,16 @@ def _plain_scores(scores: Scores, data: SegmentationDataModule) -> dict[str, Any
 
 def _comparison(row: Row, segmenter: Segmenter, scores: Scores, images: int) -> dict[str, Any]:
     """The published number and the difference, or why they are not shown."""
-    if row.recipe is None or row.recipe.published is None:
+    published = row.recipe.published_for(row.protocol) if row.recipe else None
+    if row.recipe is None or published is None:
         return {}
     assert row.data is not None
     network: Any = segmenter.network
-    published = asdict(row.recipe.published)
-    reason = row.recipe.why_not_comparable(network, segmenter.protocol, type(row.data).__name__, images)
+    reason = row.recipe.why_not_comparable(published, network, segmenter.protocol, type(row.data).__name__, images)
     if reason is not None:
-        return {"published": published, "not comparable": reason}
-    difference = number_or_null(scores.miou - row.recipe.published.miou)
-    return {"published": published, "published mIoU": row.recipe.published.miou, "difference": difference}
+        return {"published": asdict(published), "not comparable": reason}
+    difference = number_or_null(scores.miou - published.miou)
+    return {"published": asdict(published), "published mIoU": published.miou, "difference": difference}
 
 
 def _network_cost(segmenter: Segmenter, settings: Settings, forwards: dict[tuple[int, int], int]) -> dict[str, Any]:
