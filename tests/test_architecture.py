@@ -126,3 +126,42 @@ def test_no_print_in_the_package() -> None:
             continue
         calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
         assert not any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls), path
+
+
+# The files that alone reach for private names: of Lightning, of PyTorch, and of jsonargparse.
+BORDERS = {"training/lightning_border.py", "ops/torch_private.py", "cli/arguments.py"}
+LOOPS = {"fit_loop", "epoch_loop", "validate_loop", "test_loop", "predict_loop"}  # Lightning promises nothing of these
+PUBLIC = {"os._exit", "cut._replace"}  # documented in spite of the underscore
+
+
+def test_private_names_of_libraries_stand_in_their_border() -> None:
+    trees = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
+    own = {name for tree in trees.values() for node in ast.walk(tree) for name in defined(node)}
+    found = {(file, name) for file, tree in trees.items() for node in ast.walk(tree) for name in reached(node, own)}
+    assert {(file, name) for file, name in found if file not in BORDERS} == set()
+    assert {file for file, _ in found} == BORDERS, "a border that nobody needs"
+
+
+def defined(node: ast.AST) -> set[str]:
+    """Private names that a statement of segkit's gives to something of its own."""
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    parts = [part for target in targets for part in ast.walk(target)]
+    return {p.attr for p in parts if isinstance(p, ast.Attribute)} | {p.id for p in parts if isinstance(p, ast.Name)}
+
+
+def reached(node: ast.AST, own: set[str]) -> set[str]:
+    """What a node of the syntax tree takes of others: private names, and Lightning's loops."""
+    if isinstance(node, ast.ImportFrom):
+        return {name for name in [*(node.module or "").split("."), *(a.name for a in node.names)] if is_private(name)}
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+        return {arg.value for arg in node.args if isinstance(arg, ast.Constant) and is_private(str(arg.value))}
+    if not isinstance(node, ast.Attribute) or ast.unparse(node) in PUBLIC:
+        return set()
+    inside = ast.unparse(node.value) in ("self", "cls") and node.attr in own
+    return {node.attr} if node.attr in LOOPS or (is_private(node.attr) and not inside) else set()
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")

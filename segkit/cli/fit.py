@@ -13,12 +13,10 @@ from segkit.data.datamodule import SegmentationDataModule
 from segkit.files import free_path
 from segkit.models.checkpoint import read_torch_file
 from segkit.training.callbacks import CurvePlotter
-from segkit.training.guards.checkpoint_io import checked_training
-from segkit.training.guards.last_checkpoint import LastCheckpoint
+from segkit.training.guards.checkpoints import LastCheckpoint, checked_training
 from segkit.training.guards.nonfinite import NonFiniteGuard
-from segkit.training.guards.position import RunPosition
 from segkit.training.guards.preemption import Preemption
-from segkit.training.guards.resume import RunRecord, StepSeeds
+from segkit.training.guards.resume import ExactResume, StepSeeds
 from segkit.training.views.classes import SeenClasses
 from segkit.training.views.overlays import ValidationOverlays
 from segkit.training.views.summary import RunSummary
@@ -44,8 +42,7 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
     seed, last = config["seed_everything"], LastCheckpoint(run / CHECKPOINTS, config["save_every"])
     return [
         StepSeeds(seed if isinstance(seed, int) and not isinstance(seed, bool) else None),
-        RunRecord(_record(config), config["reschedule"]),
-        RunPosition(config["reschedule"]),
+        ExactResume(_record(config), config["reschedule"]),
         NonFiniteGuard(config["skip_nonfinite"]),
         SeenClasses(),
         Throughput(),

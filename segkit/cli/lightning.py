@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import ActionYesNo
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_info
@@ -49,11 +49,11 @@ from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS
 from segkit.training.calibration import CalibrationReport
 from segkit.training.callbacks import ALL_METRICS, ResultWriter
-from segkit.training.guards.checkpoint_io import AtomicCheckpointIO
-from segkit.training.guards.last_checkpoint import LastCheckpoint
+from segkit.training.guards.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from segkit.training.guards.memory import is_out_of_memory, smaller_batch
 from segkit.training.guards.preemption import Preempted
 from segkit.training.guards.watchdog import OtherProcessError, Watchdog
+from segkit.training.lightning_border import UserFirstCLI
 from segkit.training.module import SegmentationModule
 from segkit.training.prediction_writer import PredictionWriter
 from segkit.training.sync_norm import SyncBatchNormPlugin
@@ -106,7 +106,7 @@ def _protocol(given: str | Mapping[str, Any]) -> Protocol:
     return protocols.get(given) if isinstance(given, str) else protocols.from_fields(given)
 
 
-class SegmentationCLI(LightningCLI):
+class SegmentationCLI(UserFirstCLI):
     """LightningCLI with segkit's module, data modules, loggers and callbacks."""
 
     def __init__(self, checkpoint: Checkpoint | None, args: list[str] | None = None, typed: Sequence[str] = ()) -> None:
@@ -168,13 +168,10 @@ class SegmentationCLI(LightningCLI):
         except InputError as error:
             raise InputError(explain(str(error), [*self.known_keys, "ckpt_path", "config"], SHORT_NAMES)) from error
 
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning 2.6 lets a checkpoint win over the user here (Lightning pull request 21455)."""
-
     def before_instantiate_classes(self) -> None:
         """Refuse an unknown metric and options without effect, and print what differs from the checkpoint."""
         check_effects(str(self.subcommand), self.typed, self.config[self.subcommand].as_dict())
-        self.result_writer = ResultWriter(self._get(self.config, "metric"))
+        self.result_writer = ResultWriter(self.value(self.config, "metric"))
         model = self.config[self.subcommand].model.as_dict()
         for key, (stored, typed) in differences(self.checkpoint, model).items():
             self._check_restorable(key, stored, typed)
@@ -189,12 +186,12 @@ class SegmentationCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add segkit's loggers, plugins and callbacks to what the config has."""
-        config = self._get(self.config_init, "trainer")
-        run = Path(self._get(self.config, "run_dir") or next_run())
+        config = self.value(self.config_init, "trainer")
+        run = Path(self.value(self.config, "run_dir") or next_run())
         check_writable(*self._output(run))
         kwargs["default_root_dir"] = run
         kwargs["logger"] = self._loggers(config.get("logger"), run)
-        best = self._get(self.config_init, "checkpoint")
+        best = self.value(self.config_init, "checkpoint")
         best.dirpath = best.dirpath or str(run / CHECKPOINTS)  # wherever a logger of another make keeps its files
         kwargs["plugins"] = as_list(config.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
@@ -205,14 +202,14 @@ class SegmentationCLI(LightningCLI):
         callbacks = [*given, self.result_writer]
         if self.subcommand == "fit":
             callbacks += fit_callbacks(self.config[self.subcommand].as_dict(), run, self.datamodule)
-        callbacks.append(Watchdog(self._get(self.config, "rank_timeout")))
+        callbacks.append(Watchdog(self.value(self.config, "rank_timeout")))
         if self.subcommand == "predict":
             callbacks.append(self._prediction_writer())
-        if self._get(self.config, "official"):
+        if self.value(self.config, "official"):
             from segkit.training.official import OfficialCityscapes  # and with it, cityscapesScripts
 
             callbacks.append(OfficialCityscapes())
-        if self._get(self.config, "calibration"):
+        if self.value(self.config, "calibration"):
             callbacks.append(CalibrationReport())
         if config.get("enable_model_summary") is None:  # the optimiser's table has the parameters; FLOPs would read 0
             kwargs["enable_model_summary"] = any(isinstance(c, ModelSummary) for c in given)
@@ -233,24 +230,24 @@ class SegmentationCLI(LightningCLI):
     def _output(self, run: Path) -> tuple[Path, str]:
         """The folder that the command writes to, and the option that names it."""
         if self.subcommand == "predict":
-            return Path(self._get(self.config, "output") or "predictions"), "--output"
+            return Path(self.value(self.config, "output") or "predictions"), "--output"
         return run, "--run_dir"
 
     def _loggers(self, given: Any, run: Path) -> Any:
         """Only training has something to log; a test leaves its result file, and the logs of a run alone."""
         if self.subcommand == "fit":
-            return fit_loggers(given, run, self._get(self.config, "ckpt_path"))
+            return fit_loggers(given, run, self.value(self.config, "ckpt_path"))
         return False if given in (None, True) else given
 
     def _prediction_writer(self) -> PredictionWriter:
         """The writer; it tells the data which images are done, and the data tells it which there are."""
-        data, checkpoint = self.datamodule, self._get(self.config, "ckpt_path")
+        data, checkpoint = self.datamodule, self.value(self.config, "ckpt_path")
         writer = PredictionWriter(
             self._output(Path())[0],
             data.predict_images,
             {"name": type(data).__name__, "split": data.predict_split},
             Path(checkpoint).name if checkpoint else None,
-            self._get(self.config, "overwrite"),
+            self.value(self.config, "overwrite"),
         )
         data.is_predicted = writer.is_written
         return writer
@@ -259,7 +256,7 @@ class SegmentationCLI(LightningCLI):
         """Refuse weights of other classes than the data's before anything runs, and load what Lightning cannot."""
         if not self.checkpoint:
             return
-        path, space = str(self._get(self.config, "ckpt_path")), self.checkpoint.get("label_space")
+        path, space = str(self.value(self.config, "ckpt_path")), self.checkpoint.get("label_space")
         stored = numbered_space(self.checkpoint["network"]["init_args"]["num_classes"]).class_names
         names = stored if space is None else space["class_names"]
         check_same_classes(names, self.datamodule.class_names, path, type(self.datamodule).__name__)
@@ -269,7 +266,7 @@ class SegmentationCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Put numbers in the place of a word for class weights; the checkpoint keeps the word."""
-        if self._get(self.config, "ckpt_path"):  # whose weights replace all others
+        if self.value(self.config, "ckpt_path"):  # whose weights replace all others
             self.model.encoder_weights = self.model.init_from = None
         kind = self.model.loss.class_weights
         if not isinstance(kind, str):
@@ -286,7 +283,7 @@ class SegmentationCLI(LightningCLI):
         Raises:
             InputError: It does not.
         """
-        if self._get(self.config, "probe"):
+        if self.value(self.config, "probe"):
             from segkit.cli.probe import probe
 
             probe(self.trainer, self.model, self.datamodule)

@@ -10,11 +10,12 @@ from typing import Any
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.utilities import rank_zero_only
 
 from segkit.cli.restore import ckpt_path, named
 from segkit.errors import InputError
 from segkit.files import write_text
-from segkit.training.guards.checkpoint_io import newest_checkpoint
+from segkit.training.guards.checkpoints import newest_checkpoint
 from segkit.training.guards.preemption import slurm_job
 
 CHECKPOINTS = "checkpoints"
@@ -93,15 +94,21 @@ class ContinuedCSVLogger(CSVLogger):
     def __init__(self, folder: Path, from_step: int | None) -> None:
         super().__init__(folder, name="", version="")
         self._from_step = from_step
+        self._writer: _Writer | None = None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "_Writer":
         """The writer; what is to be kept is already in its file."""
-        if self._experiment is None:
-            self._experiment = _Writer(self.log_dir, self._from_step)
-        assert isinstance(self._experiment, _Writer)
-        return self._experiment
+        if self._writer is None:
+            self._writer = _Writer(self.log_dir, self._from_step)
+        return self._writer
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left, where anything was logged."""
+        if self._writer is not None:
+            self.save()
 
 
 class _Writer(ExperimentWriter):

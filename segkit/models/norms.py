@@ -184,8 +184,9 @@ def _converted(name: str, norm: nn.Module, kind: PooledNorm) -> nn.Module:
     new = _new_norm(kind, len(weight), float(eps))  # type: ignore[arg-type]
     new.to(weight.device)
     new.weight, new.bias = weight, bias
+    own = dict(new.named_buffers(recurse=False))
     for buffer, value in norm.named_buffers(recurse=False):
-        if buffer in new._buffers:
+        if buffer in own:
             new.register_buffer(buffer, value)
     return new.train(norm.training)
 

@@ -15,6 +15,7 @@ from segkit.evaluation.results import format_table, result_dict, write_result
 from segkit.files import free_path
 from segkit.inference.engine import resolve
 from segkit.models.checkpoint import weights_sha256
+from segkit.training.lightning_border import hide_score_tables
 from segkit.training.module import SegmentationModule
 from segkit.training.views.curves import plot_class_iou, plot_curves
 
@@ -62,7 +63,7 @@ class ResultWriter(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Silence Lightning's own table, which would show segkit's scores beside those of the metric asked for."""
-        trainer.test_loop.verbose = trainer.validate_loop.verbose = False
+        hide_score_tables(trainer)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write and print the scores of `segkit test`."""

@@ -10,6 +10,7 @@ from torch import nn
 from segkit.errors import InputError, did_you_mean
 from segkit.models.norms import needs_more_than_one_value
 from segkit.ops.sync_batch_norm import SYNCHRONISED
+from segkit.training.lightning_border import train_loader
 from segkit.training.optim import OptimConfig, scaled_lr
 
 
@@ -87,6 +88,4 @@ def learning_rate(trainer: pl.Trainer, optim: OptimConfig, total_steps: float) -
 
 def batch_size(trainer: pl.Trainer) -> int | None:
     """Images of a training batch in each process; None where the loader does not say."""
-    if trainer.train_dataloader is None:  # as yet, in a run that is as long as its max_steps
-        trainer.fit_loop.setup_data()
-    return getattr(trainer.train_dataloader, "batch_size", None)
+    return getattr(train_loader(trainer), "batch_size", None)

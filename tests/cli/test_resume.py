@@ -17,7 +17,7 @@ from tiny_fit import assert_equal
 from segkit.cli import main
 from segkit.errors import InputError
 from segkit.files import write_text
-from segkit.training.guards.checkpoint_io import AtomicCheckpointIO
+from segkit.training.guards.checkpoints import AtomicCheckpointIO
 
 STEPS = 21  # 3 epochs of 7
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from segkit.training.guards.last_checkpoint import LastCheckpoint, begins_step
+from segkit.training.guards.checkpoints import LastCheckpoint, begins_step
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 _EVERY = 10  # batches between two questions to the other processes

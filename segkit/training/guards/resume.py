@@ -1,19 +1,21 @@
-"""Going on after a stop as if there had been none: what a step draws, and what a run must not silently change."""
+"""A run that was stopped is resumed as if it had not been: same draws, same position, and no setting changed unseen."""
 
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from segkit.errors import InputError
+from segkit.training.lightning_border import epoch_and_batches, is_unvalidated, restart
 from segkit.training.preflight import batch_size
 
-RECORD = "segkit_run"  # key in a checkpoint
+RECORD, POSITION = "segkit_run", "segkit_position"  # keys in a checkpoint
 _SHOWN = 6  # changes that a message names
 
 
@@ -30,9 +32,7 @@ class StepSeeds(Callback):
     def __init__(self, seed: int | None) -> None:
         self.seed = random.SystemRandom().randrange(2**32) if seed is None else seed
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed this step."""
         seeds = np.random.SeedSequence((self.seed, trainer.global_rank, trainer.current_epoch, batch_idx))
         of_torch, of_numpy, of_python = (int(word) for word in seeds.generate_state(3))
@@ -41,53 +41,64 @@ class StepSeeds(Callback):
         random.seed(of_python)
 
     def state_dict(self) -> dict[str, int]:
-        """The seed."""
+        """Keep the seed."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The seed of the run that is gone on with."""
+        """Take the seed with which the run was begun."""
         self.seed = state_dict["seed"]
 
 
-class RunRecord(Callback):
-    """Keeps in each checkpoint how the run trains, and refuses to go on with it otherwise.
+class ExactResume(Callback):
+    """Keeps in each checkpoint how the run trains and where it stands, and resumes it there, after any number of stops.
+
+    A run with other settings is refused. Beside the loops and the train loader, which leaves out the samples of the
+    epoch that were used, it restores what Lightning keeps in memory only: the metrics that other callbacks look at, and
+    that early stopping has ended the run.
 
     Args:
         config: Plain values by dotted name: what decides on batches, loss and schedule.
-        reschedule: Go on with other values, and say which.
+        reschedule: Accept other settings and say which; that the run was ended early then does not count.
     """
 
     def __init__(self, config: Mapping[str, Any], reschedule: bool = False) -> None:
-        self.config = dict(config)
-        self.reschedule = reschedule
-        self._before: dict[str, Any] = {}
+        self.config, self.reschedule = dict(config), reschedule
+        self._record: dict[str, Any] = {}  # of the checkpoint, until it can be compared
+        self._position: dict[str, Any] = {}  # likewise, until there is a loader
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Add the record."""
-        checkpoint[RECORD] = self._now(trainer)
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add settings and position."""
+        epoch, batches = epoch_and_batches(checkpoint["loops"]["fit_loop"])
+        batch = batch_size(trainer)
+        checkpoint[RECORD] = self._settings(trainer)
+        checkpoint[POSITION] = {
+            "epoch": epoch,
+            "batches": batches,
+            "samples": None if batch is None else batches * batch * trainer.world_size,
+            "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
+        }
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep what the checkpoint says, until it can be compared."""
-        self._before = checkpoint.get(RECORD, {})
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Set the loops, which Lightning restores after the callbacks, and keep the rest until it can be used."""
+        self._record, self._position = checkpoint.get(RECORD, {}), checkpoint.get(POSITION, {})
+        if not self._position or trainer.state.fn != "fit":
+            return
+        loops = checkpoint["loops"]
+        if is_unvalidated(loops["fit_loop"]):
+            rank_zero_warn("the checkpoint was saved before its epoch's end; a validation due there is left out")
+        by_steps = trainer.max_steps != -1
+        checkpoint["loops"] = loops | {"fit_loop": restart(loops["fit_loop"], checkpoint["global_step"], by_steps)}
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):  # which saves this, and leaves it out when it is loaded
+                callback.current_score = checkpoint["callbacks"].get(callback.state_key, {}).get("current_score")
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare, also in a run that is over already.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the settings, also of a run that is over already.
 
         Raises:
-            InputError: Something differs, and `reschedule` is off; names it.
+            InputError: Some differ, and `reschedule` is off; names them.
         """
-        self._compare(self._now(trainer))
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare where the strategy loads a checkpoint only now; errors as in `on_fit_start`."""
-        self._compare(self._now(trainer))
-
-    def _compare(self, now: dict[str, Any]) -> None:
-        before, self._before = self._before, {}
+        now, (before, self._record) = self._settings(trainer), (self._record, {})
         changed = [
             f"{name}: {_plain(before[name])} -> {_plain(now[name])}"
             for name in sorted(now.keys() & before.keys())
@@ -103,7 +114,25 @@ class RunRecord(Callback):
             )
         rank_zero_info(f"rescheduled: {text}")
 
-    def _now(self, trainer: pl.Trainer) -> dict[str, Any]:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the loader, restore the metrics, and end a run that early stopping had ended.
+
+        Raises:
+            InputError: Settings differ, and the strategy has loaded the checkpoint only now.
+        """
+        self.on_fit_start(trainer, pl_module)
+        position, self._position = self._position, {}
+        if not position:
+            return
+        loader: Any = trainer.train_dataloader
+        if position["samples"] is not None and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict({"epoch": position["epoch"], "samples": position["samples"]})
+        trainer.callback_metrics.update(position["metrics"])
+        stoppers = [c for c in trainer.callbacks if isinstance(c, EarlyStopping)]  # type: ignore[attr-defined]
+        if any(c.stopping_reason is not EarlyStoppingReason.NOT_STOPPED for c in stoppers) and not self.reschedule:
+            trainer.should_stop = True
+
+    def _settings(self, trainer: Trainer) -> dict[str, Any]:
         batch = batch_size(trainer)
         return self.config | {
             "steps in all": int(trainer.estimated_stepping_batches),

@@ -1,11 +1,13 @@
-"""How checkpoints are written: never half a file, and the last one but one stays until the next is complete."""
+"""Checkpoints that a stop cannot damage: when `last.ckpt` is written, how, and which file a run is resumed from."""
 
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -13,24 +15,18 @@ from segkit.errors import InputError
 from segkit.files import replacing
 from segkit.models.checkpoint import read_torch_file
 from segkit.signatures import fits
+from segkit.training.lightning_border import FIT_LOOP, validation_follows
 
 LAST = "last.ckpt"
 PREVIOUS = "last-previous.ckpt"
 
-_COUNTERS = {name: int for name in ("ready", "started", "processed", "completed")}
-_FIT_LOOP = {
-    "epoch_progress": {"total": _COUNTERS, "current": _COUNTERS},
-    "epoch_loop.batch_progress": {"total": _COUNTERS, "current": _COUNTERS, "is_last_batch": bool},
-    "epoch_loop.state_dict": dict[str, Any],
-    "state_dict": dict[str, Any],
-}
-# part of a checkpoint that a training goes on from, and its type or its own parts
+# part of a checkpoint that resuming needs, and its type or its own parts
 _TRAINING = {
     "pytorch-lightning_version": str,
     "global_step": int,
     "epoch": int,
     "state_dict": dict[str, Any],
-    "loops": {"fit_loop": _FIT_LOOP},
+    "loops": {"fit_loop": FIT_LOOP},
     "callbacks": dict[str, Any],
     "optimizer_states": list[Any],
     "lr_schedulers": list[Any],
@@ -42,19 +38,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writes into the system's temporary folder and copies from there, so that a process that dies then
     leaves half a checkpoint in the place of the good one. A `last.ckpt` that is replaced stays as `last-previous.ckpt`.
-    What a checkpoint says of its training is checked when it is read, before Lightning takes it as it is.
     """
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read it.
+        """Read a checkpoint.
 
         Raises:
-            InputError: As `checked_training`.
+            InputError: `checked_training` refuses it.
         """
         return checked_training(super().load_checkpoint(path, *args, **kwargs), path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write it."""
+        """Write a checkpoint."""
         if "://" in str(path):  # a remote store, which fsspec knows to write to
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -69,10 +64,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def checked_training(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """The checkpoint itself, if a training can go on from it; `path` is what a message calls it.
+    """Return the checkpoint if a training can be resumed from it; `path` is what an error calls it.
 
     Raises:
-        InputError: A part that a training goes on from is absent, or of another type.
+        InputError: A part that resuming needs is absent, or of another type.
     """
     wrong = next(_wrong_parts(checkpoint, _TRAINING), None)
     if wrong is not None:
@@ -95,7 +90,7 @@ def _wrong_parts(parts: Any, expected: Mapping[str, Any], where: str = "") -> It
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The checkpoint in `folder` to go on from: the last one, or where that is damaged, with a warning, one before it.
+    """The checkpoint in `folder` to resume from: the last one, or where that is damaged, with a warning, an older one.
 
     Raises:
         InputError: There is none, or none is complete.
@@ -112,3 +107,52 @@ def newest_checkpoint(folder: Path) -> Path:
             return path
     what = "no checkpoint is complete" if candidates else "no checkpoint was written yet"
     raise InputError(f"{folder}: {what}; start again without --ckpt_path, in another --run_dir")
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves `last.ckpt` between two steps, when all that follows from the steps before is done and logged.
+
+    That is before the first step, every `save_every` steps, before a step that a validation follows, and after each
+    epoch. A run that is stopped at any moment, in a validation or while it writes its best checkpoint, then repeats at
+    most the steps since, and does all that follows from them again; no validation is resumed in its middle. With
+    gradients that are accumulated over batches, a step begins with the first of these.
+
+    Args:
+        folder: Where it goes.
+        save_every: Optimiser steps.
+
+    Raises:
+        InputError: `save_every` is not positive.
+    """
+
+    def __init__(self, folder: Path, save_every: int) -> None:
+        if save_every < 1:
+            raise InputError(f"save_every is {save_every}; allowed is 1 or more optimiser steps")
+        self.path, self.save_every = folder / LAST, save_every
+        self._saved: int | None = None  # optimiser steps until then
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do not write again what the run was resumed from."""
+        if trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve():
+            self._saved = trainer.global_step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        """Save where it is time."""
+        if trainer.global_step == self._saved or not begins_step(trainer, index):
+            return
+        if self._saved is None or trainer.global_step % self.save_every == 0 or validation_follows(trainer, index):
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save after the best checkpoint, of which `last.ckpt` must know."""
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save now, which must be between two steps."""
+        trainer.save_checkpoint(self.path)
+        self._saved = trainer.global_step
+
+
+def begins_step(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether a batch is the first one of an optimiser step: no gradient is waiting, which a checkpoint would lose."""
+    return batch_idx % trainer.accumulate_grad_batches == 0

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from segkit.errors import InputError
-from segkit.training.guards import checkpoint_io
-from segkit.training.guards.checkpoint_io import AtomicCheckpointIO, newest_checkpoint
+from segkit.training.guards import checkpoints
+from segkit.training.guards.checkpoints import AtomicCheckpointIO, newest_checkpoint
 
 
 def save(folder: Path, step: int, name: str = "last.ckpt") -> None:
@@ -34,7 +34,7 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pyte
         file.write(b"half a checkpoint")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_io.torch, "save", half)
+    monkeypatch.setattr(checkpoints.torch, "save", half)
     with pytest.raises(InputError, match="the disk is full"):
         save(tmp_path, 2)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"] and step(tmp_path / "last.ckpt") == 1
