@@ -42,8 +42,9 @@ from segkit.bars import Bar
 from segkit.evaluation.plots import BLUE, GREY, VERMILION, save_figure
 from segkit.inference.budget import default_strip, held_bytes
 from segkit.inference.engine import predict, resolve
-from segkit.inference.memory import default_budget, footprint, format_bytes, parse_bytes
+from segkit.inference.memory import default_budget, footprint
 from segkit.inference.protocols import Protocol, get
+from segkit.machine import format_bytes, parse_bytes
 from segkit.models.inference_form import convolution_dtype, inference_form
 from segkit.models.segmentation import DeepLabV3
 from segkit.ops.normalize import normalize

@@ -32,9 +32,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from segkit.arrays import UInt8Array
 from segkit.cli import main as segkit
-from segkit.cores import cores
 from segkit.evaluation.confusion import confusion_counts
 from segkit.io import read_label, write_png
+from segkit.machine import cores
 from segkit.metadata.label_space import numbered_space
 from segkit.predictions.pairs import find_pairs
 from segkit.predictions.scoring import score_pairs

@@ -11,8 +11,8 @@ from PIL import Image
 
 from segkit.errors import InputError
 from segkit.files import write_json
-from segkit.image_header import PNG_START
 from segkit.io import image_size, read_colors, read_header, read_image, read_label, write_png
+from segkit.io.header import PNG_START
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 

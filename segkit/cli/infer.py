@@ -22,6 +22,7 @@ from segkit.cli.words import say_above_bar
 from segkit.errors import InputError
 from segkit.files import check_writable, write_json
 from segkit.io import read_header, write_png
+from segkit.machine import parse_bytes
 from segkit.paths import check_regular
 from segkit.visualization import colorize, overlay, with_legend
 
@@ -82,7 +83,6 @@ def _run(options: argparse.Namespace) -> int:
 
     images = find_images(options.images, options.output, failed, _note)
     check_writable(options.output)
-    from segkit.inference.memory import parse_bytes
     from segkit.inference.segmenter import load
 
     memory = parse_bytes(options.memory) if options.memory is not None else None

@@ -14,9 +14,9 @@ import numpy as np
 from segkit.bars import Bar
 from segkit.errors import InputError, printable
 from segkit.files import replacing, write_json
-from segkit.image_decoding import high_byte
-from segkit.image_header import max_pixels
 from segkit.io import read_header, write_png
+from segkit.io.decoding import high_byte
+from segkit.io.header import max_pixels
 from segkit.visualization import overlay, with_legend
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not

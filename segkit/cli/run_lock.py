@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from pytorch_lightning.utilities import rank_zero_warn
 
 from segkit.errors import InputError
-from segkit.temporary import remove_left_behind
+from segkit.files import remove_left_behind
 
 # Seconds. Loader workers share the lock of the process that started them, and outlive its SIGKILL by five.
 WAIT = 10.0

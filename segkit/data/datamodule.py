@@ -11,7 +11,6 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from segkit.cores import cores
 from segkit.data.cache import writing
 from segkit.data.cache.cache import find_cache
 from segkit.data.crops import RandomLongSideCrop
@@ -23,6 +22,7 @@ from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, re
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform
 from segkit.errors import InputError
+from segkit.machine import cores
 from segkit.metadata.label_space import LabelSpace
 
 _FITTED: tuple[Split, ...] = ("train", "val")  # splits that `fit` reads

@@ -12,10 +12,10 @@ from filelock import FileLock
 
 from segkit.arrays import Int64Array
 from segkit.bars import Bar
-from segkit.cores import cores
 from segkit.data.layouts.base import Layout, Sample, Split, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, parse_json, write_text
+from segkit.machine import cores
 from segkit.metadata.label_space import IGNORE_INDEX
 
 VERSION = 1  # of the file; raise it when what is stored changes

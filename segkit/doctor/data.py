@@ -64,7 +64,7 @@ def _variable(name: str, value: str) -> Finding:
     if name == "SEGKIT_FUSED_OPS" and value == "0":
         return Finding("variables", "note", f"{found}: plain operations, slow and large", "unset it for the fused ones")
     if name == "SEGKIT_MAX_PIXELS":
-        from segkit.image_header import max_pixels
+        from segkit.io.header import max_pixels
 
         try:
             max_pixels()

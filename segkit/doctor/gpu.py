@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from segkit.doctor.finding import Finding
+from segkit.machine import format_bytes
 
 if TYPE_CHECKING:  # it may be what is broken
     import torch
@@ -15,8 +16,8 @@ def gpus() -> Iterator[Finding]:
     """Driver, CUDA, cuDNN, and each GPU with what `auto` precision takes there."""
     import torch
 
-    from segkit.inference.memory import format_bytes, free_bytes
     from segkit.models.inference_form import convolution_dtype
+    from segkit.ops.processor import free_bytes
 
     driver, built = driver_version(), torch.version.cuda
     versions = f"CUDA {built}, cuDNN {torch.backends.cudnn.version()}, driver {driver or 'unknown'}"

@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from segkit.cores import cores
 from segkit.doctor.finding import Finding
 from segkit.errors import InputError
 from segkit.files import check_writable, nearest_existing
+from segkit.machine import cores, format_bytes, free_memory
 
 LEAST_MEMORY = 2 * 10**9  # bytes: `segkit demo` takes 1.5 GB
 LEAST_DISK = 10**9  # bytes: one checkpoint of ResNeSt-269 with its optimiser's state
@@ -62,11 +62,7 @@ def threads() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     """Free memory, and that which loader workers hand batches over in."""
-    import torch
-
-    from segkit.inference.memory import format_bytes, free_bytes
-
-    free = free_bytes(torch.device("cpu"))
+    free = free_memory()
     found = f"{format_bytes(free)} free for this process"
     if free < LEAST_MEMORY:
         yield Finding("memory", "note", found, "close other programs, or raise the container's limit (docker run -m)")
@@ -84,7 +80,6 @@ def memory() -> Iterator[Finding]:
 
 def disks() -> Iterator[Finding]:
     """The folders that segkit writes into: this one, the cache of weights, that of temporary files."""
-    from segkit.inference.memory import format_bytes
     from segkit.models.pretrained import weights_cache
 
     places = (

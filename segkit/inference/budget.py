@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from segkit.errors import InputError
-from segkit.inference.memory import Footprint, footprint, format_bytes, gave_up_filters
+from segkit.inference.memory import Footprint, footprint, gave_up_filters
 from segkit.inference.protocols import Protocol
 from segkit.inference.windows import network_inputs
+from segkit.machine import format_bytes
 from segkit.ops.upsample_argmax import argmax_bytes
 
 _IMAGE = 18  # bytes a pixel: its uint8 values twice, and float32

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.inference.budget import default_strip
-from segkit.inference.memory import footprint, format_bytes, gave_up_filters
+from segkit.inference.memory import footprint, gave_up_filters
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiles import Part, Tiles, plan_tiles
+from segkit.machine import format_bytes
 from segkit.models.norms import eval_mode
 from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.upsample import RowUpsampler, label_dtype

@@ -8,8 +8,6 @@ activations grow with the pixels, so that one measurement holds for all sizes.
 from __future__ import annotations
 
 import logging
-import os
-import re
 import sys
 import weakref
 from collections.abc import Callable
@@ -17,25 +15,20 @@ from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
+from segkit.machine import format_bytes
 from segkit.ops.dispatch import plain_ops
+from segkit.ops.processor import free_bytes
 from segkit.ops.torch_private import TorchDispatchMode
 from segkit.ops.winograd import WinogradConv2d
 
 SHARE = 0.7  # of the free memory is the default budget: the rest is for buffers that no tensor shows, and for others
 MEASURED_SIDE = 768  # pixels; a multiple of every stride, so that no rounding up of a feature's size is measured
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_CGROUPS = (  # (limit, usage) of this process's container: version 2, version 1
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
 
 _log = logging.getLogger(__name__)
 
@@ -148,35 +141,6 @@ def default_budget(*devices: torch.device | str) -> int:
     return int(SHARE * min(free_bytes(torch.device(device)) for device in devices))
 
 
-def free_bytes(device: torch.device) -> int:
-    """Bytes that are free now: of the GPU (with what PyTorch keeps in reserve), or of the machine or the container."""
-    if device.type == "cuda":
-        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + reserve
-    return int(min([_free_of_machine(), *(_free_of_container(*files) for files in _CGROUPS)]))
-
-
-def parse_bytes(text: str) -> int:
-    """`"8GB"`, `"500 MB"`, `"16GiB"` or `"8000000000"` as bytes; k, M, G and T are powers of 1000, Ki, ... of 1024.
-
-    Raises:
-        InputError: it is no such text, or less than one byte.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", text.lower())
-    value = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-    if value < 1:
-        raise InputError(f"memory: {text!r} is not an amount of memory; give for example 8GB, 500MB or 16GiB")
-    return value
-
-
-def format_bytes(count: float) -> str:
-    """`7.5 GB`, or `320 MB` below one GB, or `85 kB` below one MB: powers of 1000."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"
-
-
 class _LiveBytes(TorchDispatchMode):
     """Bytes of all tensors that operations made and that are still held, and the most that there ever were."""
 
@@ -212,23 +176,3 @@ class _LiveBytes(TorchDispatchMode):
 
 def _is_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
-
-
-def _free_of_machine() -> int:
-    try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.MULTILINE)
-    except OSError:
-        found = None
-    if found:
-        return int(found[1]) * 1024
-    names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in names else "SC_PHYS_PAGES"  # macOS counts no free pages
-    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE") if pages in names else 8 * 2**30
-
-
-def _free_of_container(limit: str, usage: str) -> int | float:
-    """What the container's limit leaves; infinite where there is none ("max" is how version 2 writes that)."""
-    try:
-        return int(Path(limit).read_text(encoding="ascii")) - int(Path(usage).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return float("inf")

@@ -14,12 +14,12 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from segkit.errors import InputError
-from segkit.image_decoding import high_byte
 from segkit.inference import protocols
 from segkit.inference.engine import predict, resolve
 from segkit.inference.memory import default_budget
 from segkit.inference.protocols import Protocol
 from segkit.io import read_image
+from segkit.io.decoding import high_byte
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form
 from segkit.models.weights import read_checkpoint

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.inference.memory import format_bytes, meta_forward
+from segkit.inference.memory import meta_forward
 from segkit.inference.receptive_field import ReceptiveField, receptive_field
+from segkit.machine import format_bytes
 
 LEAST_STEPS = 8  # of the coarsest stride, along a side of the smallest tile: four are its own, two overlap each side
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from segkit.arrays import UInt8Array
-from segkit.cores import cores
 from segkit.errors import InputError
 from segkit.evaluation.boundary import boundary_areas
 from segkit.evaluation.confusion import byte_pairs
 from segkit.io import read_label
+from segkit.machine import cores
 from segkit.metadata.label_space import UNDECLARED, LabelSpace, identity_table
 from segkit.predictions.pairs import Pair, Problem, find_pairs
 

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from segkit.archives import read_members
 from segkit.bars import Bar
-from segkit.cores import cores
 from segkit.errors import InputError, printable
 from segkit.files import write_bytes
+from segkit.machine import cores
 from segkit.paths import read_file, walk_files
 from segkit.predictions.label_files import LabelPng, inspect_label_png
 from segkit.predictions.submission_rules import Benchmark, Size

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.evaluation.results import command_line, now, versions
+from segkit.files import remove_left_behind
 from segkit.inference.engine import resolve
 from segkit.io import write_png
 from segkit.models.checkpoint import weights_sha256
 from segkit.predictions.manifest import NAME, Manifest, images_identity, read_manifest
-from segkit.temporary import remove_left_behind
 from segkit.training.module import SegmentationModule
 
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from segkit.ops.normalize import normalize
+from segkit.ops.processor import free_bytes
 from segkit.training.guards.memory import is_out_of_memory, peak_memory
 from segkit.training.losses import segmentation_loss
 from segkit.training.module import SegmentationModule
@@ -141,7 +141,4 @@ def available_memory(device: torch.device, processes: int = 1) -> int:
     """Bytes that one of so many processes on this machine can have at most, what it has already included."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    meminfo = Path("/proc/meminfo")
-    words = dict(row.split(":") for row in meminfo.read_text().splitlines()) if meminfo.is_file() else {}
-    free = int(words["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in words else 4 * 2**30
-    return (free + peak_memory(device)) // processes
+    return (free_bytes(device) + peak_memory(device)) // processes

@@ -35,7 +35,7 @@ def well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "cpu_quota", lambda: None)
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr("segkit.inference.memory.free_bytes", lambda device: 16 * 10**9)
+    monkeypatch.setattr("segkit.doctor.machine.free_memory", lambda: 16 * 10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**12))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu, "driver_version", lambda: None)
@@ -182,7 +182,7 @@ def test_memory_and_disks(examine: Examine, monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(machine, "_SHARED", tmp_path)
     _, found = examine()
     assert found["memory"]["found"] == "16 GB free for this process" and found["shared memory"]["status"] == "ok"
-    monkeypatch.setattr("segkit.inference.memory.free_bytes", lambda device: 10**9)
+    monkeypatch.setattr("segkit.doctor.machine.free_memory", lambda: 10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 64 * 10**6))
     code, found = examine()
     assert code == 1 and found["memory"]["status"] == "note" and "--shm-size" in found["shared memory"]["cure"]
@@ -218,6 +218,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("segkit.ops.processor.free_bytes", lambda device: 16 * 10**9)
 
 
 @pytest.mark.usefixtures("one_gpu")

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 from left_behind import left_behind
 
-from segkit import files, temporary
+from segkit import files
 from segkit.cli import main, run_lock
 from segkit.errors import InputError
 
@@ -85,9 +85,9 @@ def test_writing_into_a_folder_removes_what_dead_processes_left_there(tmp_path: 
     with files.replacing(tmp_path / "b.png") as alive:
         for path in (dead, elsewhere, alive):
             path.touch()
-        temporary._cleaned.clear()
+        files._cleaned.clear()
         files.write_text(tmp_path / "c.txt", "")
         assert alive.exists() and elsewhere.exists() and not dead.exists()
         os.utime(elsewhere, (0, 0))
-        temporary.remove_left_behind(tmp_path)
+        files.remove_left_behind(tmp_path)
         assert alive.exists() and not elsewhere.exists()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from segkit import machine
 from segkit.errors import InputError
 from segkit.inference import memory
 from segkit.inference.budget import _surely_enough, held_bytes
@@ -14,15 +15,14 @@ from segkit.inference.engine import predict, resolve
 from segkit.inference.memory import (
     default_budget,
     footprint,
-    format_bytes,
-    free_bytes,
     gave_up_filters,
     meta_forward,
-    parse_bytes,
 )
 from segkit.inference.protocols import get
+from segkit.machine import format_bytes, parse_bytes
 from segkit.models.inference_form import inference_form
 from segkit.models.segmentation import FCN
+from segkit.ops.processor import free_bytes
 
 
 class Net(nn.Module):
@@ -118,11 +118,11 @@ def test_amounts_are_told_in_three_digits() -> None:
 
 def test_free_memory_is_the_least_of_machine_and_container(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr(memory, "_CGROUPS", ())
-    machine = free_bytes(cpu)
-    assert 10**8 < machine < 10**14
+    monkeypatch.setattr(machine, "_CGROUPS", ())
+    whole = free_bytes(cpu)
+    assert 10**8 < whole < 10**14
     limit, usage = tmp_path / "limit", tmp_path / "usage"
-    monkeypatch.setattr(memory, "_CGROUPS", ((str(limit), str(usage)),))
+    monkeypatch.setattr(machine, "_CGROUPS", ((str(limit), str(usage)),))
     assert free_bytes(cpu) > 10**8  # no container
     limit.write_text("50000000\n")
     usage.write_text("20000000\n")

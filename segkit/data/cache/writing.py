@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from segkit.arrays import UInt8Array
 from segkit.bars import Bar
-from segkit.cores import cores
 from segkit.data.cache.cache import (
     IMAGES,
     INDEX,
@@ -37,6 +36,7 @@ from segkit.data.layouts.base import Layout, Sample, sample_keys, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, write_bytes, write_json, write_refusal
 from segkit.io import image_size
+from segkit.machine import cores
 
 _JOURNAL = "journal"
 _RECORD = np.dtype([("index", "<u4"), ("sample", "S16"), ("image", "<u4"), ("mask", "<u4")])

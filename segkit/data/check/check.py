@@ -13,13 +13,13 @@ import numpy as np
 
 from segkit.arrays import Int64Array
 from segkit.bars import Bar
-from segkit.cores import cores
 from segkit.data.check.pair import Notes, Pair, inspect_pair
 from segkit.data.check.report import Report, SplitReport, absent_classes
 from segkit.data.layouts.base import SPLITS, Layout, Part, Split
 from segkit.data.layouts.files import Source
 from segkit.data.layouts.masks import CONVERTED, MASK_SUFFIXES
 from segkit.errors import InputError
+from segkit.machine import cores
 from segkit.metadata.label_space import UNDECLARED, LabelSpace
 from segkit.paths import looked_for
 

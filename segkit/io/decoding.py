@@ -13,8 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError
-from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, Header
-from segkit.tiff_tags import TIFF_STARTS, upright_tiff
+from segkit.io.header import DECODER_ERRORS, JPEG_START, PNG_START, Header
+from segkit.io.tiff import TIFF_STARTS, upright_tiff
 
 # OpenCV prints several lines for each damaged file, of which the exception or the missing result says enough.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -2,7 +2,7 @@
 
 Images are decoded by OpenCV (within a tenth of the fastest decoders, and already a dependency), and so are label maps
 that are 8-bit PNGs, after their check sums are looked at; other label maps by Pillow. Nothing is decoded before its
-header has been read (`segkit.image_header`): an image of more than 500 million pixels is refused, or of more than the
+header has been read (`segkit.io.header`): an image of more than 500 million pixels is refused, or of more than the
 environment's SEGKIT_MAX_PIXELS. Files are written by `segkit.files`: a killed run leaves no half file.
 """
 
@@ -22,10 +22,10 @@ from PIL import Image
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError
 from segkit.files import write_bytes
-from segkit.image_decoding import decode_rgb, one_line, turn
-from segkit.image_header import DECODER_ERRORS, JPEG_START, PNG_START, Header, check_pixels, parse_header
+from segkit.io.decoding import decode_rgb, one_line, turn
+from segkit.io.header import DECODER_ERRORS, JPEG_START, PNG_START, Header, check_pixels, parse_header
+from segkit.io.tiff import TIFF_STARTS, upright_tiff
 from segkit.paths import check_regular, read_file
-from segkit.tiff_tags import TIFF_STARTS, upright_tiff
 
 
 class Stored(Protocol):

@@ -1,6 +1,6 @@
 """What an image file says of itself, read without decoding it: size, bits, pages, orientation.
 
-JPEG, PNG and TIFF are read here, after their specifications (ITU-T T.81, the W3C's PNG, `segkit.tiff_tags`): Pillow
+JPEG, PNG and TIFF are read here, after their specifications (ITU-T T.81, the W3C's PNG, `segkit.io.tiff`): Pillow
 does not know all TIFFs, turns those that it knows, and decodes a whole PNG to find its orientation. It reads the rest.
 """
 
@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal, TypeAlias
 from PIL import Image
 
 from segkit.errors import InputError
-from segkit.tiff_tags import (
+from segkit.io.tiff import (
     MOST_PAGES,
     TIFF_STARTS,
     UPRIGHT,
