@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from segkit.errors import InputError
+from segkit.text import shorten
 
 Palette = Sequence[Sequence[int]]
 
@@ -110,7 +111,7 @@ def legend(class_names: Sequence[str], palette: Palette, width: int, font_size: 
     """
     if len(class_names) != len(palette):
         raise InputError(f"{len(class_names)} class names and {len(palette)} colours: each name needs one colour")
-    names = [_shorten(name) for name in class_names]
+    names = [shorten(name, _MAX_CHARACTERS) for name in class_names]
     column, line = _cell_size(names, font_size)
     columns = max(1, (width + font_size) // column)
     names = _truncate(names, columns * _MAX_ROWS)
@@ -200,14 +201,6 @@ def _font_size(image: np.ndarray) -> int:
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     """Pillow's built-in font; `size` in pixels."""
     return ImageFont.load_default(size=size)
-
-
-def _shorten(name: str) -> str:
-    """Drop the last synonyms of a name that is too long ("car, auto, automobile, machine"), or else its end."""
-    if len(name) <= _MAX_CHARACTERS:
-        return name
-    synonyms = name[: _MAX_CHARACTERS + 1].rpartition(",")[0]
-    return synonyms or name[: _MAX_CHARACTERS - 3].rstrip() + "..."
 
 
 def _truncate(names: list[str], capacity: int) -> list[str]:

@@ -14,6 +14,7 @@ from segkit.cli.parser import Parser
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_writable, free_path, write_text
+from segkit.text import percent
 
 DESCRIPTION = "Draw a data set of street scenes, train a small ResNeSt + DeepLabV3 on it, test it, draw the results."
 
@@ -116,7 +117,7 @@ def _draw_panels(data: Path, recipe: Path, checkpoint: Path, folder: Path, count
 def _summary(output: Path, run: Path, checkpoint: Path, seconds: float) -> str:
     miou = json.loads((run / "result.json").read_text(encoding="utf-8"))["scores"]["mIoU"]
     return f"""
-test mIoU {100 * miou:.2f}, {seconds:.0f} s in all. Look at
+test mIoU {percent(miou)}, {seconds:.0f} s in all. Look at
   {run / "images"}     input | truth | prediction
   {run / "curves.png"}   loss, learning rate, validation mIoU
   {run / "result.json"}  protocol, every class, versions

@@ -12,6 +12,7 @@ from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say
 from segkit.doctor.examination import examine
 from segkit.doctor.finding import Finding
+from segkit.text import counted
 
 _DESCRIPTION = """\
 Look at what segkit depends on: versions (those that are known to be bad, too), OpenCV's wheels, the processor and the
@@ -36,9 +37,9 @@ def main(args: Sequence[str]) -> int:
     if options.json:
         say(json.dumps({**counts, "checks": [asdict(one) for one in findings]}, indent=2, ensure_ascii=False))
     else:
-        notes = f", {_number(counts['note'], 'note')}" if counts["note"] else ""
+        notes = f", {counted(counts['note'], 'note')}" if counts["note"] else ""
         wrong = f"{counts['wrong']} wrong" if counts["wrong"] else "nothing wrong"
-        say(f"\n{_number(len(findings), 'check')}: {wrong}{notes}")
+        say(f"\n{counted(len(findings), 'check')}: {wrong}{notes}")
     return 1 if counts["wrong"] else 0
 
 
@@ -59,10 +60,6 @@ def _width() -> int | None:
     """Of the terminal, where it has room for two columns; None where lines stay whole, as in a file."""
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     return columns if columns >= len(_INDENT) + 30 else None
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _parser() -> Parser:

@@ -11,6 +11,7 @@ from segkit.cli.run_results import results_of_run, score_of
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file
+from segkit.text import aligned, listed, percent
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.checkpoint import Checkpoint
@@ -78,29 +79,27 @@ def summary(path: Path, checkpoint: "Checkpoint", parameters: int) -> str:
     network += f", output stride {arguments['output_stride']}, dilation convention {convention}"
     network += f", {'with' if arguments.get('aux') else 'no'} auxiliary head"
     names = _class_names(checkpoint)
-    listed = "no names" if names is None else ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    classes = "no names" if names is None else listed(names, 8)
     mean, std = (" ".join(f"{v:g}" for v in checkpoint.normalization[key]) for key in ("mean", "std"))
     protocol = checkpoint.card["protocol"]
     scores = [_score_line(score) for score in checkpoint.card["scores"]]
     rows = [
         ("network", network),
         ("parameters", f"{parameters / 1e6:.2f} M in {len(checkpoint.state_dict)} tensors"),
-        ("classes", f"{arguments['num_classes']}: {listed}"),
+        ("classes", f"{arguments['num_classes']}: {classes}"),
         ("normalisation", f"mean {mean}, std {std}"),
         ("protocol", "none recommended (--protocol NAME)" if protocol is None else protocol["name"]),
         *(("score", line) for line in scores or ["none (--result FILE)"]),
         ("source", f"{checkpoint.card['source']['file']}, SHA-256 {checkpoint.card['source']['sha256'][:16]}..."),
     ]
-    lines = [f"  {name:<14} {value}" for name, value in rows]
-    return "\n".join([f"{path}: {path.stat().st_size / 1e6:.1f} MB", *lines])
+    return f"{path}: {path.stat().st_size / 1e6:.1f} MB\n{aligned(rows, left=(0, 1))}"
 
 
 def _score_line(score: Mapping[str, Any]) -> str:
-    miou = "-" if score.get("mIoU") is None else f"{100 * score['mIoU']:.2f}"
     dataset = score.get("dataset", {})
     data = " ".join(str(dataset[key]) for key in ("name", "split") if key in dataset)
     images = f"{score.get('num_images', '?')} images{' (partial)' if score.get('partial') else ''}"
-    return f"mIoU {miou} ({score.get('protocol', '?')}; {data}; {images})"
+    return f"mIoU {percent(score.get('mIoU'))} ({score.get('protocol', '?')}; {data}; {images})"
 
 
 def _protocol(name: str | None, checkpoint: "Checkpoint", scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from segkit.metadata.label_space import IGNORE_INDEX
 
 DILATION_RATIO = 0.02  # of the image's diagonal: the helper's default
 
-RULE = (
+BOUNDARY_RULE = (
     "boundary IoU of Cheng et al. 2021: IoU of the pixels within 2 % of the diagonal of a class's outline, summed over "
     "images, mean over classes present in truth or prediction; ignored pixels are of no boundary and make none"
 )

@@ -32,6 +32,7 @@ from segkit.evaluation.statistics import (
     mean_iou,
     weighted_sums,
 )
+from segkit.text import percent, points
 
 SIGNIFICANCE = 0.05
 
@@ -84,12 +85,12 @@ class Comparison:
         if np.isnan(d.value):
             return f"{a} and {b} cannot be compared: no pixel of the truth or of the predictions is of a class"
         better, worse, sign = (b, a, 1) if d.value >= 0 else (a, b, -1)
-        low, high = sorted((sign * d.low, sign * d.high))
-        proof = f"({100 * self.level:g} % CI {100 * low:.2f} to {100 * high:.2f}, {p_value(self.miou.p)}, "
-        proof += f"{self.num_images} images)"
+        low, high = map(percent, sorted((sign * d.low, sign * d.high)))
+        proof = f"({100 * self.level:g} % CI {low} to {high}, {p_value(self.miou.p)}, {self.num_images} images)"
+        apart = points(abs(d.value))
         if self.miou.verdict == "=":
-            return f"{a} and {b} are not distinguishable: {better} - {worse} = {100 * abs(d.value):+.2f} mIoU {proof}"
-        return f"{better} is better than {worse} by {100 * abs(d.value):+.2f} mIoU {proof}"
+            return f"{a} and {b} are not distinguishable: {better} - {worse} = {apart} mIoU {proof}"
+        return f"{better} is better than {worse} by {apart} mIoU {proof}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a result file."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segkit.errors import InputError
+from segkit.text import RULE, aligned, percent
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,8 @@ def most_confused_pairs(
 def pairs_table(pairs: Sequence[ConfusedPair]) -> str:
     """An aligned text table: true class, predicted class, pixels, percent of the true class."""
     header = ("true", "predicted as", "pixels", "% of true")
-    rows = [header] + [(p.true, p.predicted, f"{p.pixels:,}", f"{100 * p.share:.1f}") for p in pairs]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [f"{t:<{widths[0]}}  {p:<{widths[1]}}  {n:>{widths[2]}}  {s:>{widths[3]}}" for t, p, n, s in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    rows = [(p.true, p.predicted, f"{p.pixels:,}", percent(p.share, 1)) for p in pairs]
+    return aligned([header, RULE, *rows], left=(0, 1))
 
 
 def check_matrix(matrix: NDArray[Any], class_names: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ the arithmetic is in `segkit.evaluation.scores`.
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from segkit.errors import InputError, did_you_mean
 from segkit.evaluation import scores
 from segkit.evaluation.scores import Areas, Scores, areas_of
+from segkit.text import RULE, aligned, percent, points
 
 if TYPE_CHECKING:  # it takes seconds to import, and the names of the conventions do not need it
     from torch import Tensor
@@ -216,21 +216,12 @@ def comparison_table(counts: Tensor | NDArray[Any]) -> str:
     Percents, and the difference to segkit's mIoU in points; `classes` is how many the mean IoU is over.
     """
     found = {name: convention_scores(counts, name) for name in CONVENTIONS}
-    width = max(map(len, CONVENTIONS))
-    lines = [f"{'metric':<{width}}     mIoU  vs segkit  pixel acc.  mean acc.  classes"]
-    lines.append("-" * len(lines[0]))
+    rows: list[tuple[str, ...]] = [("metric", "mIoU", "vs segkit", "pixel acc.", "mean acc.", "classes"), RULE]
     for name, score in found.items():
-        apart = score.miou - found[DEFAULT].miou
-        counted = np.count_nonzero(~np.isnan(score.class_iou))
-        lines.append(
-            f"{name:<{width}} {_percent(score.miou):>8}  {_percent(apart, '+'):>9}  "
-            f"{_percent(score.pixel_accuracy):>10}  {_percent(score.mean_accuracy):>9}  {counted:>7}"
-        )
-    lines.append("")
+        apart, classes = score.miou - found[DEFAULT].miou, np.count_nonzero(~np.isnan(score.class_iou))
+        accuracies = percent(score.pixel_accuracy, 3), percent(score.mean_accuracy, 3)
+        rows.append((name, percent(score.miou, 3), points(apart, 3), *accuracies, str(classes)))
+    lines = [aligned(rows), ""]
     for row in _ROWS:
         lines += textwrap.wrap(f"{row.name}: {row.rule}", 100, subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "-" if math.isnan(value) else f"{round(100 * value, 3) + 0.0:{sign}.3f}"  # + 0.0: no "-0.000"

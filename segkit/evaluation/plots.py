@@ -23,12 +23,13 @@ from segkit.evaluation.calibration import Reliability
 from segkit.evaluation.comparison import Comparison, p_value
 from segkit.evaluation.confused_pairs import check_matrix
 from segkit.files import write_bytes
+from segkit.text import percent, points, shorten
 
 Order = Literal["id", "pixels", "similar"]
 
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 
-_DPI = 150
+DPI = 150
 _LEAST_SHARE = 1e-3  # of a true class: what is less stays white
 _GAMMA = 0.4  # of the errors' scale: 1 % has a sixth of the range, 10 % two fifths
 _MANY = 40  # classes; from here on cells are small and carry no numbers
@@ -56,7 +57,7 @@ def confusion_figure(
     """
     check_matrix(matrix, class_names)
     ids = class_order(matrix, order)
-    matrix, names = matrix[np.ix_(ids, ids)], [_shorten(class_names[i]) for i in ids]
+    matrix, names = matrix[np.ix_(ids, ids)], [_label(class_names[i]) for i in ids]
     count, cell = len(names), 0.42 if len(names) <= _MANY else 0.14  # inches
     size = 9.0 if count <= _MANY else 7.0  # points
     longest = max(_text_width(name, size) for name in names)
@@ -76,10 +77,10 @@ def confusion_figure(
     return figure
 
 
-def save_figure(figure: Figure, output: Path) -> None:
-    """Write a PNG, atomically."""
+def save_figure(figure: Figure, output: Path, dpi: int = DPI) -> None:
+    """Write a PNG, atomically; `dpi` pixels an inch."""
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=_DPI)
+    figure.savefig(png, format="png", dpi=dpi)
     write_bytes(output, png.getvalue())
 
 
@@ -120,7 +121,7 @@ def reliability_figure(reliability: Reliability, title: str = "") -> Figure:
     upper.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="as sure as right")
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of right pixels", title=title or "reliability")
     errors = (reliability.expected_error, reliability.maximum_error)
-    text = "expected calibration error {:.2f} %\nlargest gap of a bin {:.2f} %".format(*(100 * e for e in errors))
+    text = "expected calibration error {} %\nlargest gap of a bin {} %".format(*map(percent, errors))
     upper.text(0.97, 0.05, text, transform=upper.transAxes, ha="right", size=11, bbox={"color": "white", "alpha": 0.85})
     upper.legend(frameon=False, loc="upper left")
     share = reliability.pixels[filled] / max(1, reliability.pixels.sum())
@@ -141,10 +142,10 @@ def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str
         a: name of the first model.
         b: name of the second.
     """
-    a, b = _shorten(a), _shorten(b)
+    a, b = _label(a), _label(b)
     kept = [i for i, d in enumerate(comparison.classes) if not np.isnan(d.difference.value)]
     kept.sort(key=lambda i: comparison.classes[i].difference.value)
-    rows = [(_shorten(class_names[i]), comparison.classes[i]) for i in kept]
+    rows = [(_label(class_names[i]), comparison.classes[i]) for i in kept]
     rows.append(("mIoU", comparison.miou))
     figure = Figure(figsize=(8, 0.2 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
@@ -154,7 +155,7 @@ def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str
         thick = 2.2 if name == "mIoU" else 1.4
         axes.plot([low, high], [y, y], color=colour, linewidth=thick, solid_capstyle="butt")
         axes.plot([value], [y], marker="D" if name == "mIoU" else "o", color=colour, markersize=3 + thick)
-        text = f"{value:+6.2f}  {p_value(row.p)}"
+        text = f"{points(row.difference.value):>6}  {p_value(row.p)}"
         axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), va="center", size=7, family="monospace")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axhline(len(rows) - 1.5, color=GREY, linewidth=0.6)
@@ -206,7 +207,7 @@ def _label_classes(axes: Axes, names: Sequence[str], matrix: NDArray[np.int64], 
     place = axes.get_yaxis_transform()
     style: dict[str, Any] = {"size": size, "va": "center"}
     for y, name in enumerate(names):
-        text = f"{100 * right[y] / union[y]:.1f}" if union[y] else "-"
+        text = percent(right[y] / union[y] if union[y] else None, 1)
         axes.text(1.0, y, f" {text:>5}", family="monospace", transform=place, **style)
         if count > _MANY:  # far from the names on the left
             axes.annotate(name, (1.0, y), (4.2 * size, 0), textcoords="offset points", xycoords=place, **style)
@@ -229,6 +230,6 @@ def _text_width(text: str, size: float) -> float:
     return float(TextPath((0, 0), text, size=size).get_extents().width) / 72
 
 
-def _shorten(name: str) -> str:
-    """At most 24 characters, none of which starts a formula."""
-    return (name if len(name) <= 24 else name[:21].rstrip() + "...").replace("$", r"\$")
+def _label(name: str) -> str:
+    """A name as Matplotlib takes it: short, and no part of it a formula."""
+    return shorten(name, 24).replace("$", r"\$")

@@ -23,6 +23,7 @@ from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.evaluation.scores import Scores
 from segkit.files import write_json
+from segkit.text import RULE, aligned, percent
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "pillow", "opencv-python-headless"),
@@ -118,18 +119,17 @@ def format_table(scores: Scores, class_names: Sequence[str]) -> str:
         InputError: there are not K names.
     """
     class_names = row_names(class_names, scores)
-    width = max(len(name) for name in (*class_names, "frequency-weighted IoU"))
-    rule = "-" * (width + 19)
-    lines = [_row("class", "IoU", "accuracy", width), rule]
-    for name, iou, accuracy in zip(class_names, scores.class_iou, scores.class_accuracy, strict=True):
-        lines.append(_row(name, percent(iou), percent(accuracy), width))
-    lines += [
-        rule,
-        _row("mean", percent(scores.miou), percent(scores.mean_accuracy), width),
-        _row("pixel accuracy", "", percent(scores.pixel_accuracy), width),
-        _row("frequency-weighted IoU", percent(scores.frequency_weighted_iou), "", width),
+    classes = zip(class_names, map(percent, scores.class_iou), map(percent, scores.class_accuracy), strict=True)
+    rows = [
+        ("class", "IoU", "accuracy"),
+        RULE,
+        *classes,
+        RULE,
+        ("mean", percent(scores.miou), percent(scores.mean_accuracy)),
+        ("pixel accuracy", "", percent(scores.pixel_accuracy)),
+        ("frequency-weighted IoU", percent(scores.frequency_weighted_iou)),
     ]
-    return "\n".join(lines + _absences(scores, class_names))
+    return "\n".join([aligned(rows), *_absences(scores, class_names)])
 
 
 def versions() -> dict[str, str]:
@@ -198,12 +198,3 @@ def row_names(class_names: Sequence[str], scores: Scores) -> tuple[str, ...]:
 def number_or_null(value: float) -> float | None:
     """NaN and infinity are no JSON."""
     return float(value) if math.isfinite(value) else None
-
-
-def percent(value: float | None) -> str:
-    """Two decimals of a fraction in percent; a dash where there is none: None, NaN or infinity."""
-    return f"{100 * value:.2f}" if value is not None and math.isfinite(value) else "-"
-
-
-def _row(name: str, iou: str, accuracy: str, width: int) -> str:
-    return f"{name:<{width}} {iou:>8} {accuracy:>9}".rstrip()

@@ -17,6 +17,7 @@ from segkit.models.segmentation import SegmentationModel
 from segkit.models.toolkits.foreign import TIMM_PREFIX
 from segkit.models.weight_values import refuse_unusable
 from segkit.models.weights import inspect, load_encoder_weights
+from segkit.text import listed
 
 _SHOWN = 3  # names in a line of the report
 
@@ -51,7 +52,7 @@ class MatchReport:
         """Two to four lines: tensors, classes, what did not fit, warnings."""
         lines = [f"{self.source}: {self.taken} of {self.total} tensors taken", f"classifier: {self._classes()}"]
         parts = [("of the network start anew", self.missing), ("of the file are not used", self.unused)]
-        misfits = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
+        misfits = [f"{len(names)} {what} ({listed(names, _SHOWN)})" for what, names in parts if names]
         lines += [f"did not fit: {'; '.join(misfits)}"] if misfits else []
         lines += [f"warning: {'; '.join(self.warnings)}"] if self.warnings else []
         return "\n".join(lines)
@@ -59,8 +60,9 @@ class MatchReport:
     def _classes(self) -> str:
         if self.reason:
             return f"all {len(self.fresh)} classes start anew: {self.reason}"
-        anew = f"; {len(self.fresh)} start anew ({_some(self.fresh)})" if self.fresh else ""
-        return f"{len(self.kept)} of {len(self.kept) + len(self.fresh)} classes kept by name ({_some(self.kept)}){anew}"
+        anew = f"; {len(self.fresh)} start anew ({listed(self.fresh, _SHOWN)})" if self.fresh else ""
+        kept = listed(self.kept, _SHOWN)
+        return f"{len(self.kept)} of {len(self.kept) + len(self.fresh)} classes kept by name ({kept}){anew}"
 
 
 def load_matching(
@@ -221,7 +223,7 @@ def _why_anew(offer: _Offer, class_names: Sequence[str] | None, head_fits: bool)
         return "the file has no class names"
     if not _named(class_names):
         return "the network's classes have no names"
-    return f"none of them is among the file's ({_some(offer.class_names)})"
+    return f"none of them is among the file's ({listed(offer.class_names, _SHOWN)})"
 
 
 def _warnings(network: SegmentationModel, offer: _Offer) -> tuple[str, ...]:
@@ -249,7 +251,3 @@ def _encoder(network: SegmentationModel) -> str:
 
 def _uncounted(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if not is_counter(name))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

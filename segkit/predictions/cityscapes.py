@@ -18,13 +18,14 @@ import numpy.typing as npt
 
 from segkit.bars import Bar
 from segkit.errors import InputError
-from segkit.evaluation.results import number_or_null, percent
+from segkit.evaluation.results import number_or_null
 from segkit.io import image_size
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.paths import walk_files
 from segkit.predictions.label_files import Ids, find_predictions, write_raw
 from segkit.predictions.submission import in_threads
 from segkit.predictions.submission_rules import BENCHMARKS
+from segkit.text import RULE, aligned, percent
 
 try:
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official  # noqa: N813  (a module, not a class)
@@ -165,14 +166,13 @@ def format_official(found: Mapping[str, Any], class_iou: npt.NDArray[np.float64]
     if class_iou is not None:
         ours = dict(zip(CITYSCAPES.class_names, map(float, class_iou), strict=True))
         ours["mean of classes"] = float(np.nanmean(class_iou))
-    title = f"{'cityscapesScripts ' + found['cityscapesscripts']:<24} {'IoU':>8} {'iIoU':>8}"
-    lines = [title + (f" {'segkit':>8}" if ours else "")]
+    rows = [(f"cityscapesScripts {found['cityscapesscripts']}", "IoU", "iIoU", *(["segkit"] if ours else []))]
     for part, beside in (("classes", ours), ("categories", {})):
-        lines.append("-" * len(lines[0]))
+        rows.append(RULE)
         for name, row in (found[part] | {f"mean of {part}": found["averages"][part]}).items():
-            text = f"{name:<24} {percent(row['IoU']):>8} {percent(row['iIoU']):>8}"
-            lines.append(text + (f" {percent(beside[name]):>8}" if name in beside else ""))
-    return "\n".join(lines)
+            more = [percent(beside[name])] if name in beside else []
+            rows.append((name, percent(row["IoU"]), percent(row["iIoU"]), *more))
+    return aligned(rows)
 
 
 class _NumPyWithIn1d:

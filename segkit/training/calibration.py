@@ -9,8 +9,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.plots import reliability_figure, save_figure
-from segkit.evaluation.results import percent
 from segkit.files import free_path
+from segkit.text import percent
 from segkit.training.module import SegmentationModule
 
 

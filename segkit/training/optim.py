@@ -14,6 +14,7 @@ from torch import nn
 
 from segkit.errors import InputError
 from segkit.signatures import check_effects
+from segkit.text import aligned
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["poly", "cosine", "step", "constant"]
@@ -143,18 +144,13 @@ def parameter_groups(network: nn.Module, lr: float, config: OptimConfig) -> list
 
 def groups_table(groups: Sequence[dict[str, Any]], network: nn.Module) -> str:
     """The groups as an aligned table, one a line, with a total and, if any, what is frozen in `network`."""
-    rows = [("group", "tensors", "parameters", "lr", "weight decay")]
+    rows: list[tuple[str, ...]] = [("group", "tensors", "parameters", "lr", "weight decay")]
     rows += [(g["name"], *_count(g["params"]), f"{g['lr']:.3g}", f"{g['weight_decay']:.3g}") for g in groups]
-    rows.append(("total", *_count([p for g in groups for p in g["params"]]), "", ""))
+    rows.append(("total", *_count([p for g in groups for p in g["params"]])))
     frozen = [p for p in network.parameters() if not p.requires_grad]
     if frozen:
-        rows.append(("frozen", *_count(frozen), "", ""))
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+        rows.append(("frozen", *_count(frozen)))
+    return aligned(rows)
 
 
 def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -1,6 +1,7 @@
 """`segkit data` through the front door, on small data sets built here."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def test_check_of_good_data(root, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"folder: {root}"
     assert " ".join(lines[1].split()) == "train 8 images, 8 masks, 0.0 M pixels, 75.00% valid"
-    assert "raw   id  class   " in lines[4] and " ".join(lines[5].split()) == "0 0 road 96 25.00% 8 36 25.00% 3"
+    assert lines[4].startswith("raw  id  class ") and " ".join(lines[5].split()) == "0 0 road 96 25.00% 8 36 25.00% 3"
     assert " ".join(lines[7].split()) == "255 ignored 96 25.00% 8 36 25.00% 3"
     assert lines[-2:] == ["nothing wrong", str(tmp_path / "report.json")]
     report = json.loads((tmp_path / "report.json").read_text())
@@ -86,7 +87,7 @@ def test_check_groups_and_counts(root, capsys, tmp_path):
     assert main(["data", "check", "folder", str(root), "--json", str(tmp_path / "report.json")]) == 1
     out = capsys.readouterr().out
     assert "undeclared (7): masks with values that" in out and "  ... and 2 more (all of them: --json FILE)" in out
-    assert "mask format (1)" in out and "    5       undeclared" in out and "8 problems\n" in out
+    assert "mask format (1)" in out and re.search(r"^ +5 +undeclared ", out, re.MULTILINE) and "8 problems\n" in out
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["found"]["undeclared"]) == 7 and report["problems"] == 8
 

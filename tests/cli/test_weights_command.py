@@ -1,5 +1,6 @@
 """`segkit weights inspect | convert` through the front door."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report(output: str) -> dict[str, str]:
     """First word(s) -> the rest, of the lines that begin with a word."""
-    return {line[:13].strip(): line[13:].strip() for line in output.splitlines() if line and line[0] != " "}
+    rows = (re.split(r" {2,}", line, maxsplit=1) for line in output.splitlines() if line and line[0] != " ")
+    return {name: "".join(rest).strip() for name, *rest in rows}
 
 
 def test_inspect_another_toolkits_network(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,15 +58,15 @@ def test_nothing_counted_is_still_valid_json():
 
 def test_table():
     assert format_table(two_classes().scores(), NAMES).splitlines() == [
-        "class                       IoU  accuracy",
-        "-----------------------------------------",
-        "road                      75.00     75.00",
-        "sidewalk                  50.00     66.67",
-        "train                         -         -",
-        "-----------------------------------------",
-        "mean                      62.50     70.83",
-        "pixel accuracy                      71.43",
-        "frequency-weighted IoU    64.29",
+        "class                     IoU  accuracy",
+        "---------------------------------------",
+        "road                    75.00     75.00",
+        "sidewalk                50.00     66.67",
+        "train                       -         -",
+        "---------------------------------------",
+        "mean                    62.50     70.83",
+        "pixel accuracy                    71.43",
+        "frequency-weighted IoU  64.29",
         "left out of the mean IoU, absent from truth and prediction: train",
     ]
 

@@ -1,6 +1,5 @@
 """The image beside the table of `segkit benchmark`: mIoU against the work that an image takes, one point a row."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -11,7 +10,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
-from segkit.files import write_bytes
+from segkit.evaluation.plots import save_figure
 
 X, Y = "GFLOPs/image", "mIoU"
 
@@ -47,9 +46,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside upper center", ncols=len(sets) + 1)
     _label(figure, axes, rows)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=DPI)
-    write_bytes(path, png.getvalue())
+    save_figure(figure, path, DPI)
 
 
 def short_names(models: Sequence[str]) -> list[str]:

@@ -13,12 +13,12 @@ from segkit.cli.words import say
 from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
 from segkit.evaluation.image_areas import ImageAreas
-from segkit.evaluation.results import percent
 from segkit.files import check_writable, free_path, write_json
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.manifest import read_manifest
 from segkit.predictions.pairs import Pair, find_pairs
 from segkit.predictions.scoring import score_pairs, train_id_space
+from segkit.text import RULE, aligned, percent, points
 
 
 def main(args: Sequence[str]) -> int:
@@ -54,25 +54,18 @@ def comparison_rows(comparison: Comparison, class_names: Sequence[str], names: t
     rows: list[tuple[str, ...]] = [("class", *names, "difference", level, "p", "better")]
     rows += [_row(name, row, names) for name, row in zip(class_names, comparison.classes, strict=True)]
     rows.append(_row("mIoU", comparison.miou, names))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [_line(row, widths) for row in rows]
-    rule = "-" * max(map(len, lines))
+    last = len(rows[0]) - 1
     note = f"better: p < {SIGNIFICANCE}, over the classes corrected by Holm; points of IoU"
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])
+    return aligned([rows[0], RULE, *rows[1:-1], RULE, rows[-1]], left=(0, last)) + f"\n{note}"
 
 
 def _row(name: str, row: Difference, names: tuple[str, str]) -> tuple[str, ...]:
     a, b = percent(row.a), percent(row.b)
     if not row.verdict:
         return name, a, b, "-", "-", "-", "no truth"
-    interval = f"{100 * row.difference.low:+.2f} to {100 * row.difference.high:+.2f}"
+    interval = f"{points(row.difference.low)} to {points(row.difference.high)}"
     better = {"A": names[0], "B": names[1], "=": ""}[row.verdict]
-    return name, a, b, f"{100 * row.difference.value:+.2f}", interval, f"{row.p:.4f}", better
-
-
-def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [f"{row[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]]
-    return "  ".join(cells).rstrip()
+    return name, a, b, points(row.difference.value), interval, f"{row.p:.4f}", better
 
 
 def _space(options: argparse.Namespace) -> LabelSpace:

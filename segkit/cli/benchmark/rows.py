@@ -17,12 +17,13 @@ from segkit.errors import printable
 from segkit.evaluation.confusion import confusion_counts, true_ids
 from segkit.evaluation.conventions import convention_scores
 from segkit.evaluation.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
-from segkit.evaluation.results import number_or_null, percent, row_names, versions
+from segkit.evaluation.results import number_or_null, row_names, versions
 from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict
 from segkit.inference.segmenter import Segmenter, load
 from segkit.metadata.label_space import check_same_classes
 from segkit.ops.normalize import IMAGENET, normalize
+from segkit.text import percent
 
 SAVE_SECONDS = 30.0  # between two writings of a row's counts: as much is lost at most if the machine goes down
 SCORE_SECONDS = 1.0  # between two updates of the running mIoU

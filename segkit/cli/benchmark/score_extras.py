@@ -8,16 +8,17 @@ from typing import Any
 
 from segkit.bars import Bar
 from segkit.errors import InputError
-from segkit.evaluation.boundary import DILATION_RATIO, RULE
+from segkit.evaluation.boundary import BOUNDARY_RULE, DILATION_RATIO
 from segkit.evaluation.confused_pairs import ConfusedPair, most_confused_pairs, pairs_table
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.image_areas import ImageAreas
-from segkit.evaluation.results import number_or_null, percent
+from segkit.evaluation.results import number_or_null
 from segkit.evaluation.statistics import Bootstrap, Interval, bootstrap_miou, class_iou, mean_iou
 from segkit.files import free_path
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.pairs import Pair
 from segkit.predictions.scoring import boundary_areas_of_pairs, train_id_space
+from segkit.text import RULE, aligned, percent
 
 PAIRS = 10  # most confused, of each order
 
@@ -62,7 +63,7 @@ class ExtraScores:
         if self.boundary is not None:
             iou, mean = _scores(self.boundary)
             found["boundary"] = {
-                "rule": RULE,
+                "rule": BOUNDARY_RULE,
                 "dilation_ratio": DILATION_RATIO,
                 "mIoU": number_or_null(mean),
                 "classes": [number_or_null(value) for value in iou],
@@ -118,15 +119,8 @@ class ExtraScores:
         columns = [_column("IoU", self.areas, self.interval)]
         if self.boundary is not None:
             columns.append(_column("boundary IoU", self.boundary, self.boundary_interval))
-        names = ["class", *self.space.class_names, "mean"]
-        rows = list(zip(names, *columns, strict=True))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join([f"{row[0]:<{widths[0]}}", *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
-        rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        head, *classes, mean = zip(["class", *self.space.class_names, "mean"], *columns, strict=True)
+        return aligned([head, RULE, *classes, RULE, mean])
 
 
 def _scores(areas: ImageAreas) -> tuple[list[float], float]:

@@ -10,20 +10,13 @@ from segkit.errors import InputError, printable
 from segkit.evaluation.conventions import CONVENTIONS
 from segkit.evaluation.cost import FLOPS_RULE
 from segkit.files import parse_json, write_json, write_text
+from segkit.text import markdown, percent, points
 
 Values = Mapping[str, Any]
 
 
 def _text(value: Any) -> str:
     return str(value)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.2f}"
 
 
 def _number(value: float) -> str:
@@ -40,11 +33,11 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "data":           _text,
     "protocol":       _text,
     "metric":         _text,
-    "mIoU":           _percent,
-    "pixel accuracy": _percent,
-    "mean accuracy":  _percent,
-    "published mIoU": _percent,
-    "difference":     _points,
+    "mIoU":           percent,
+    "pixel accuracy": percent,
+    "mean accuracy":  percent,
+    "published mIoU": percent,
+    "difference":     points,
     "M params":       _number,
     "GFLOPs":         _number,
     "size":           _size,
@@ -116,12 +109,7 @@ class Table:
         """The table, aligned, and below it what its numbers mean. Columns in which no row has a value are left out."""
         columns = [column for column in COLUMNS if any(_value(row, column) is not None for row in self.rows)]
         cells = [columns, *([_cell(row, column) for column in columns] for row in self.rows)]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-        rule = [
-            "-" * width if column in _WORDS else "-" * (width - 1) + ":"
-            for column, width in zip(columns, widths, strict=True)
-        ]
-        lines = [_line(line, columns, widths) for line in (cells[0], rule, *cells[1:])]
+        table = markdown(cells, left=[i for i, column in enumerate(columns) if column in _WORDS])
         metrics = dict.fromkeys(row["metric"] for row in self.rows if "mIoU" in row)
         rules = [f"metric {name}: {CONVENTIONS[name].rule}." for name in metrics if name in CONVENTIONS]
         truths = {f"{row['data']}: in the truth {row['note']}." for row in self.rows if row.get("note")}
@@ -132,7 +120,7 @@ class Table:
             *_RULES,
             *(f"failed: {printable(message)}" for message in self.failed),
         ]
-        return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
+        return "\n".join([table, "", *(f"- {note}" for note in notes)])
 
     def _place(self, key: Values, name: str, metric: str) -> int | None:
         wanted = (key, name, metric)
@@ -174,14 +162,6 @@ def _cell(row: Values, column: str) -> str:
     return COLUMNS[column](value) + (" (partial)" if column == "images" and row["partial"] else "")
 
 
-def _line(cells: Sequence[str], columns: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [
-        cell.ljust(width) if column in _WORDS else cell.rjust(width)
-        for cell, column, width in zip(cells, columns, widths, strict=True)
-    ]
-    return "| " + " | ".join(padded) + " |"
-
-
 def _published_notes(rows: Sequence[Values]) -> list[str]:
     """Where each published number stands, or why it is not in the table."""
     notes = []
@@ -189,9 +169,9 @@ def _published_notes(rows: Sequence[Values]) -> list[str]:
         published = row.get("published")
         if published is None:
             continue
-        numbers = f"mIoU {_percent(published['miou'])}"
+        numbers = f"mIoU {percent(published['miou'])}"
         if published["pixel_accuracy"] is not None:
-            numbers += f", pixel accuracy {_percent(published['pixel_accuracy'])}"
+            numbers += f", pixel accuracy {percent(published['pixel_accuracy'])}"
         reason = row.get("not comparable")
         note = f"{row['model']}, {row['protocol']}: published {numbers} ({published['source']})"
         notes.append(note + (f"; not compared: {reason}" if reason else ""))

@@ -10,6 +10,7 @@ from segkit.data.check.report import NOTES, PROBLEMS, WARNINGS, Report, SplitRep
 from segkit.errors import printable
 from segkit.files import check_new_file, write_json
 from segkit.metadata.label_space import LabelSpace
+from segkit.text import aligned, counted, percent
 
 _SHOWN = 5  # files listed of each kind
 _WIDTH = 160  # letters of a list of classes
@@ -75,21 +76,20 @@ def _split_line(split: SplitReport, space: LabelSpace | None) -> str:
     return f"  {split.split:<6} {', '.join(parts)}"
 
 
-def _table(splits: list[SplitReport], space: LabelSpace) -> Iterator[str]:
+def _table(splits: list[SplitReport], space: LabelSpace) -> list[str]:
     """A line for each raw value that occurs: what it becomes, then pixels and masks of each split."""
     order = {row.raw: row for split in splits for row in rows_of(split, space) if row.pixels}
-    width = max(len("class"), *(len(row.name) for row in order.values()))
     ranks = {-1: 256}  # undeclared values last
-    yield f"  raw   id  {'class':<{width}}" + "".join(
-        f" {f'{split.split} pixels':>15} {'share':>7} {'masks':>6}" for split in splits
-    )
+    heads = (head for split in splits for head in (f"{split.split} pixels", "share", "masks"))
+    table = [("raw", "id", "class", *heads)]
     for raw, row in sorted(order.items(), key=lambda item: (ranks.get(item[1].train_id, item[1].train_id), item[0])):
         label = "" if row.name in ("ignored", "undeclared") else str(row.train_id)
-        cells = []
+        cells: list[str] = []
         for split in splits:
             pixels, masks = int(split.pixels[raw]), int(split.having[raw])
-            cells.append(f" {pixels:>15} {pixels / split.pixels.sum():>7.2%} {masks:>6}")
-        yield f"  {raw:>3} {label:>4}  {row.name:<{width}}{''.join(cells)}"
+            cells += [str(pixels), f"{percent(pixels / split.pixels.sum())}%", str(masks)]
+        table.append((str(raw), label, row.name, *cells))
+    return aligned(table, left=(2,)).splitlines()
 
 
 def _clipped(text: str) -> str:
@@ -98,11 +98,7 @@ def _clipped(text: str) -> str:
 
 def _verdict(report: Report) -> str:
     problems, warnings = report.findings.count(PROBLEMS), report.findings.count(WARNINGS)
-    ending = f", {_number(warnings, 'warning')}" if warnings else ""
+    ending = f", {counted(warnings, 'warning')}" if warnings else ""
     partly = [split for split in report.splits if split.opened < split.images]
     where = " in the part that was opened" if partly else ""
-    return f"{_number(problems, 'problem') if problems else 'nothing wrong'}{where}{ending}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{counted(problems, 'problem') if problems else 'nothing wrong'}{where}{ending}"

@@ -1,7 +1,6 @@
 """`segkit data stats`: how often each class occurs, and the class weights that follow from it."""
 
 import argparse
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from segkit.cli.words import say
 from segkit.data.statistics import KINDS, Statistics, class_weights, statistics, statistics_path
 from segkit.errors import InputError
 from segkit.files import check_new_file
+from segkit.text import aligned, percent
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         found = statistics(layout, split, options.output, options.workers, said.append)
         path = statistics_path(layout, split) if options.output is None else options.output
         say(f"{layout.title} {split}: {len(found.by_image)} masks")
-        say("\n".join(_table(found)))
+        say(_table(found))
         note = layout.label_space.note_of_absence(found.ids)
         if note is not None:
             say(f"warning: {note}")
@@ -40,14 +40,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _table(found: Statistics) -> Iterator[str]:
+def _table(found: Statistics) -> str:
     total = int(found.pixels.sum())
-    width = max(len("ignored"), *map(len, found.class_names))
     weights = [class_weights(found, kind) if total else (np.nan,) * len(found.class_names) for kind in KINDS]
-    yield f"  id  {'class':<{width}} {'pixels':>13} {'share':>8} {'images':>8}" + "".join(f"{k:>10}" for k in KINDS)
+    rows: list[tuple[str, ...]] = [("id", "class", "pixels", "share", "images", *KINDS)]
     for label, name in enumerate(found.class_names):
         pixels = int(found.pixels[label])
-        own = "".join(f"{kind[label]:>10.4g}" for kind in weights)
-        yield f"{label:>4}  {name:<{width}} {pixels:>13} {pixels / max(1, total):>8.3%} {found.images[label]:>8}{own}"
-    everything = total + found.ignored
-    yield f"      {'ignored':<{width}} {found.ignored:>13} {found.ignored / max(1, everything):>8.3%} of all pixels"
+        share, own = f"{percent(pixels / max(1, total), 3)}%", (f"{kind[label]:.4g}" for kind in weights)
+        rows.append((str(label), name, str(pixels), share, str(found.images[label]), *own))
+    ignored = f"{percent(found.ignored / max(1, total + found.ignored), 3)}%"
+    rows.append(("", "ignored", str(found.ignored), ignored))
+    return f"{aligned(rows, left=(1,))} of all pixels"

@@ -24,6 +24,7 @@ from segkit.models.checkpoint import Checkpoint
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
+from segkit.text import aligned
 from segkit.training.precise_bn import Recalibration, recalibrate
 
 
@@ -122,7 +123,7 @@ def _report(options: argparse.Namespace, result: Recalibration, done: str) -> st
         ("variance", f"moved at most by {_percent(by_variance.variance)}: {by_variance.layer}"),
         ("written", f"{options.output} ({size:.1f} MB)"),
     ]
-    return "\n".join(f"{name:<13} {value}" for name, value in rows)
+    return aligned(rows, left=(0, 1))
 
 
 def _percent(share: float) -> str:

@@ -1,9 +1,11 @@
 """What `segkit weights inspect` prints: what a file holds, and which of its names match, in aligned rows."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from segkit.text import aligned, listed
 
 if TYPE_CHECKING:  # they need PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.toolkits.foreign import Inspection
@@ -24,7 +26,7 @@ def report(path: Path, inspection: "Inspection", all_names: bool) -> str:
     rows += _key_rows(inspection.keys, all_names)
     unusable = [f"{name}: {fault}" for name, fault in inspection.unusable.items()]
     rows += _listed("unusable", len(unusable), unusable, None if all_names else SHOWN) if unusable else []
-    return "\n".join(f"{name:<13} {value}".rstrip() for name, value in rows)
+    return aligned(rows, left=(0, 1))
 
 
 def _encoder_rows(config: dict[str, Any]) -> list[tuple[str, str]]:
@@ -44,7 +46,7 @@ def _network_rows(inspection: "Inspection") -> list[tuple[str, str]]:
     if not own and implied != arguments["dilation_convention"]:
         whose = f" (given; {inspection.toolkit} implies {implied})"
     space = inspection.label_space
-    names = "" if space is None else f": {_some(space['class_names'], 5)}"
+    names = "" if space is None else f": {listed(space['class_names'], 5)}"
     return [
         ("network", inspection.config["class_path"].rsplit(".", 1)[1] + (" + auxiliary head" * arguments["aux"])),
         ("encoder", _encoder(arguments["encoder"], arguments["encoder_args"])),
@@ -118,7 +120,3 @@ def _prefixes(renamed: dict[str, str]) -> list[str]:
         pairs[".".join(olds), ".".join(news)] += 1
     width = max((len(old) for old, _ in pairs), default=0)
     return [f"{old:<{width}} -> {new} ({count})" for (old, new), count in pairs.items()]
-
-
-def _some(names: Sequence[str], count: int) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

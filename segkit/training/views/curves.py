@@ -5,7 +5,6 @@ what was not logged then. A run that was resumed may log a step again: its last 
 """
 
 import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from segkit.errors import InputError
-from segkit.files import write_bytes
+from segkit.evaluation.plots import save_figure
+from segkit.text import percent, shorten
 
 CLASS_IOU = "val/IoU/"  # and the name of a class: a column of `metrics.csv`
 
@@ -33,6 +33,7 @@ _PANELS: tuple[tuple[str, Callable[[str], bool], bool], ...] = (
     ("validation score", lambda name: name.startswith("val/") and name.lower().endswith(("miou", "accuracy")), False),
 )  # fmt: skip
 
+_DPI = 120
 _BLOCK = 60  # classes that stand below each other; more are drawn in several blocks
 _TICKS = 8  # labels below a block, at most
 _LONGEST = 28  # characters of a class name
@@ -56,7 +57,7 @@ def plot_curves(metrics_csv: Path, output: Path) -> None:
     figure = Figure(figsize=(5.2 * len(chosen), 3.6), layout="constrained")
     for axes, (title, shown, noisy) in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
         _draw(axes, title, shown, noisy)
-    _save(figure, output)
+    save_figure(figure, output, _DPI)
 
 
 def plot_class_iou(metrics_csv: Path, output: Path) -> None:
@@ -82,7 +83,7 @@ def plot_class_iou(metrics_csv: Path, output: Path) -> None:
     bar = figure.colorbar(image, ax=list(axes), fraction=0.02, pad=0.01)
     bar.ax.tick_params(labelsize=8)
     bar.set_label("grey: absent", fontsize=8)
-    _save(figure, output)
+    save_figure(figure, output, _DPI)
 
 
 def read_curves(metrics_csv: Path) -> dict[str, Curve]:
@@ -182,22 +183,17 @@ def _draw_heat_map(axes: Axes, scores: ClassIoU, block: slice, rows: int) -> Axe
     iou, names = 100 * scores.iou[block], scores.class_names[block]
     colours = colormaps["viridis"].with_extremes(bad="lightgrey")
     image = axes.imshow(np.ma.masked_invalid(iou), colours, aspect="auto", interpolation="nearest", vmin=0, vmax=100)
-    axes.set_yticks(range(len(names)), [_shortened(name) for name in names], fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(names)), [shorten(name, _LONGEST) for name in names], fontsize=8, parse_math=False)
     columns = range(0, len(scores.at), -(-len(scores.at) // _TICKS))
     axes.set_xticks(columns, [str(scores.at[i]) for i in columns], fontsize=8)
     axes.set_xlabel(scores.unit, fontsize=8)
     axes.set_ylim(rows - 0.5, -0.5)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    for i, last in enumerate(iou[:, -1]):
-        text = "-" if math.isnan(last) else f"{last:.1f}"
-        axes.annotate(text, (1, i), (30, 0), ("axes fraction", "data"), "offset points", ha="right", va="center",
-                      fontsize=8, annotation_clip=False)  # fmt: skip
+    for i, last in enumerate(scores.iou[block, -1]):
+        axes.annotate(percent(last, 1), (1, i), (30, 0), ("axes fraction", "data"), "offset points", ha="right",
+                      va="center", fontsize=8, annotation_clip=False)  # fmt: skip
     return image
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 3].rstrip(" ,") + "..."
 
 
 def _smooth(values: Sequence[float], radius: int) -> list[float]:
@@ -207,9 +203,3 @@ def _smooth(values: Sequence[float], radius: int) -> list[float]:
         sums.append(sums[-1] + value)
     spans = [(max(0, i - radius), min(len(values), i + radius + 1)) for i in range(len(values))]
     return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
-
-
-def _save(figure: Figure, output: Path) -> None:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
-    write_bytes(output, png.getvalue())

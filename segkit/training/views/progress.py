@@ -18,12 +18,12 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.bars import Bar
 from segkit.errors import InputError
-from segkit.evaluation.results import percent
 from segkit.inference.budget import default_pixels
 from segkit.inference.engine import forwards
 from segkit.inference.protocols import Protocol
 from segkit.inference.windows import network_inputs
 from segkit.models.norms import eval_mode
+from segkit.text import percent
 from segkit.training.module import SegmentationModule
 from segkit.training.views.summary import rate_text
 

@@ -13,9 +13,10 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from segkit.errors import InputError
-from segkit.evaluation.results import number_or_null, percent
+from segkit.evaluation.results import number_or_null
 from segkit.files import write_json
 from segkit.models.checkpoint import read_torch_file
+from segkit.text import aligned, percent
 from segkit.training.guards.memory import peak_memory
 
 NAME = "summary.json"
@@ -128,7 +129,7 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "log, config": _listed([path for path in drawn if path.suffix != ".png"]),
         "next": _next_command(files),
     }
-    return [f"{what:<12} {text}" for what, text in rows.items() if text]
+    return aligned([(what, str(text)) for what, text in rows.items() if text], left=(0, 1)).splitlines()
 
 
 def clock(seconds: float) -> str:
