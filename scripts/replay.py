@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from segkit.errors import InputError
-from segkit.training.guards.replay import replay
+from segkit.training.guards.nonfinite import replay
 
 
 def main() -> int:

@@ -12,8 +12,7 @@ from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.inference.engine import predict
 from segkit.ops.normalize import normalize
-from segkit.training.module import SegmentationModule
-from segkit.training.probe import (
+from segkit.training.guards.memory import (
     SHARE,
     Probed,
     Prober,
@@ -22,6 +21,7 @@ from segkit.training.probe import (
     search_cpu,
     search_gpu,
 )
+from segkit.training.module import SegmentationModule
 from segkit.training.views.summary import clock, rate_text
 
 _BATCHES = 8  # whose loading is timed

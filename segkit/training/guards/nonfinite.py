@@ -1,13 +1,14 @@
 """A loss that is no number: stop before it spoils the weights, say where it came from, and keep what repeats it."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -15,21 +16,26 @@ from torch.nn.utils import get_total_norm
 
 from segkit.errors import InputError
 from segkit.files import free_path, replacing
+from segkit.models.checkpoint import Checkpoint, read_torch_file
+from segkit.models.weights import NETWORK_PREFIX
+from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.torch_private import BatchNormBase
+from segkit.training.losses import LossConfig, segmentation_loss
 from segkit.training.module import SegmentationModule
 
 _SHOWN = 4  # images that a message names
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class NonFiniteGuard(Callback):
     """Looks at loss and gradients before each optimiser step; where they are not finite, no weight is changed.
 
-    The step is then left out, running statistics of norms included, or, once `skip` steps have been, training stops;
-    the batch, the weights and the settings are kept in `nonfinite-step<n>.pt` for `segkit.training.guards.replay`. All
-    processes decide alike. With float16, gradients that overflow are the gradient scaler's business.
+    The step is then skipped, running statistics of norms included, or, once `skip` steps have been, training stops;
+    the batch, the weights and the settings are kept in `nonfinite-step<n>.pt` for `replay`. All processes decide alike.
+    With float16, gradients that overflow are the gradient scaler's business.
 
     Args:
-        skip: How many such steps may be left out in a run.
+        skip: How many such steps a run may skip.
 
     Raises:
         InputError: `skip` is negative.
@@ -44,30 +50,28 @@ class NonFiniteGuard(Callback):
         self._losses: list[Tensor] = []
         self._statistics: list[Tensor] = []
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remember the batch, and what the norms knew before the step."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Remember the batch, and the norms' statistics before the step."""
         if not self._batches and self.skip:
             self._statistics = [buffer.clone() for buffer in _running(pl_module)]
         self._batches.append(batch)
 
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Remember the loss."""
         self._losses.append(loss.detach())
 
     def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Leave the step out, or stop.
+        """Skip the step, or stop.
 
         Raises:
-            InputError: The loss or a gradient is not finite, and no step may be left out any more.
+            InputError: The loss or a gradient is not finite, and no more steps may be skipped.
         """
         losses, batches, self._losses, self._batches = self._losses, self._batches, [], []
         if not losses:  # a step without a backward pass, as stochastic weight averaging makes for the norms
             return
-        if self._is_finite(trainer, pl_module, losses):
+        if _is_finite(trainer, pl_module, losses):
             return
         spoilt = next((i for i, loss in enumerate(losses) if not bool(loss.isfinite())), None)
         which = -1 if spoilt is None else spoilt
@@ -75,7 +79,7 @@ class NonFiniteGuard(Callback):
         own = None if spoilt is None else f"the loss is {loss} for {_images(batch)}"
         cause, kept_elsewhere = _cause(trainer, own, batch)
         if self.skipped >= self.skip:
-            raise InputError(self._stop(trainer, pl_module, batch, loss, cause, kept_elsewhere))
+            raise InputError(_stop(trainer, _replayable(trainer, pl_module, batch, loss), cause, kept_elsewhere))
         self.skipped += 1
         optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without a gradient alone
         for buffer, before in zip(_running(pl_module), self._statistics, strict=True):
@@ -83,58 +87,26 @@ class NonFiniteGuard(Callback):
         rank_zero_warn(f"left out {_step(trainer)}: {cause} ({self.skipped} of {self.skip} allowed)")
 
     def state_dict(self) -> dict[str, int]:
-        """How many steps were left out."""
+        """Keep how many steps were skipped."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """How many were left out before."""
+        """Count those that were skipped before the stop."""
         self.skipped = state_dict["skipped"]
 
-    def _is_finite(self, trainer: pl.Trainer, module: pl.LightningModule, losses: Sequence[Tensor]) -> bool:
-        finite = torch.stack([*losses]).isfinite().all()
-        if trainer.precision != "16-mixed":
-            gradients = [p.grad for p in module.parameters() if p.grad is not None]
-            finite = finite & get_total_norm(gradients).isfinite().to(finite.device)
-        flag = finite.to(torch.int32)
-        if trainer.world_size > 1:
-            dist.all_reduce(flag, dist.ReduceOp.MIN)
-        return bool(flag)
 
-    def _stop(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        batch: dict[str, Any],
-        loss: float,
-        cause: str,
-        kept_elsewhere: bool,
-    ) -> str:
-        """Save what repeats the step; the message."""
-        assert isinstance(module, SegmentationModule)
-        replayable = _replayable(trainer, module, batch, loss)  # on all processes: they may hold parts of the weights
-        if kept_elsewhere:
-            return f"{_step(trainer)}: {cause}; that process has kept the batch"
-        path = free_path(Path(trainer.default_root_dir) / f"nonfinite-step{trainer.global_step:06d}{_of(trainer)}.pt")
-        with replacing(path) as temporary:
-            torch.save(replayable, temporary)
-        return (
-            f"{_step(trainer)}: {cause}; kept in {path}, `python scripts/replay.py {path}` repeats it and names the "
-            "first layer; lower --model.optim.lr, raise --model.optim.warmup_steps, or leave such steps out with "
-            "--skip_nonfinite 3"
-        )
+def _is_finite(trainer: Trainer, module: LightningModule, losses: Sequence[Tensor]) -> bool:
+    finite = torch.stack([*losses]).isfinite().all()
+    if trainer.precision != "16-mixed":
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        finite = finite & get_total_norm(gradients).isfinite().to(finite.device)
+    flag = finite.to(torch.int32)
+    if trainer.world_size > 1:
+        dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)
 
 
-def _step(trainer: pl.Trainer) -> str:
-    lr = trainer.optimizers[0].param_groups[0]["lr"]
-    return f"step {trainer.global_step} (epoch {trainer.current_epoch}, lr {lr:.4g})"
-
-
-def _images(batch: dict[str, Any]) -> str:
-    names = list(batch["name"])
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def _cause(trainer: pl.Trainer, own: str | None, batch: dict[str, Any]) -> tuple[str, bool]:
+def _cause(trainer: Trainer, own: str | None, batch: dict[str, Any]) -> tuple[str, bool]:
     """What was not finite, in words, and whether it was in another process's batch only."""
     said: list[str | None] = [own]
     if trainer.world_size > 1:
@@ -146,7 +118,24 @@ def _cause(trainer: pl.Trainer, own: str | None, batch: dict[str, Any]) -> tuple
     return own or f"a gradient is not finite for {_images(batch)}", False
 
 
-def _replayable(trainer: pl.Trainer, module: SegmentationModule, batch: dict[str, Any], loss: float) -> dict[str, Any]:
+def _stop(trainer: Trainer, replayable: dict[str, Any], cause: str, kept_elsewhere: bool) -> str:
+    """Save what repeats the step, and return the message."""
+    if kept_elsewhere:
+        return f"{_step(trainer)}: {cause}; that process has kept the batch"
+    rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+    path = free_path(Path(trainer.default_root_dir) / f"nonfinite-step{trainer.global_step:06d}{rank}.pt")
+    with replacing(path) as temporary:
+        torch.save(replayable, temporary)
+    return (
+        f"{_step(trainer)}: {cause}; kept in {path}, `python scripts/replay.py {path}` repeats it and names the "
+        "first layer; lower --model.optim.lr, raise --model.optim.warmup_steps, or leave such steps out with "
+        "--skip_nonfinite 3"
+    )
+
+
+def _replayable(trainer: Trainer, module: LightningModule, batch: dict[str, Any], loss: float) -> dict[str, Any]:
+    """What repeats the step; every process makes it, as each may hold a part of the weights."""
+    assert isinstance(module, SegmentationModule)
     return {
         "batch": {name: value.cpu() if isinstance(value, Tensor) else value for name, value in batch.items()},
         "state_dict": {name: value.cpu() for name, value in module.state_dict().items()},
@@ -160,10 +149,84 @@ def _replayable(trainer: pl.Trainer, module: SegmentationModule, batch: dict[str
     }
 
 
+def _step(trainer: Trainer) -> str:
+    lr = trainer.optimizers[0].param_groups[0]["lr"]
+    return f"step {trainer.global_step} (epoch {trainer.current_epoch}, lr {lr:.4g})"
+
+
+def _images(batch: dict[str, Any]) -> str:
+    names = list(batch["name"])
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
 def _running(module: nn.Module) -> list[Tensor]:
     norms = [norm for norm in module.modules() if isinstance(norm, BatchNormBase)]
     return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
-def _of(trainer: pl.Trainer) -> str:
-    return f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+@dataclass(frozen=True)
+class Replay:
+    """What a repeated step shows.
+
+    Attributes:
+        step: Optimiser steps before it.
+        names: Images of the batch.
+        loss: Of the repeated forward pass.
+        first: Name of the first layer whose output is not finite; None if all are.
+        parameters: Names of parameters that are not finite before the step.
+    """
+
+    step: int
+    names: tuple[str, ...]
+    loss: float
+    first: str | None
+    parameters: tuple[str, ...]
+
+
+def replay(path: str | Path, device: str = "cpu") -> Replay:
+    """Run the kept batch through the kept weights, in training mode and the run's precision.
+
+    Dropout draws anew, and norms see this process's batch only.
+
+    Args:
+        path: A `nonfinite-step<n>.pt` file.
+        device: Where to run it.
+
+    Raises:
+        InputError: The file is not one that a stopped run has left.
+    """
+    kept = read_torch_file(path)
+    if not {"batch", "state_dict", "hyper_parameters", "loss_config"} <= kept.keys():
+        raise InputError(f"{path}: is no file of a stopped step; give a nonfinite-step....pt of a run")
+    weights = {name.removeprefix(NETWORK_PREFIX): value for name, value in kept["state_dict"].items()}
+    checkpoint = Checkpoint(kept["hyper_parameters"], weights)
+    network = checkpoint.build_network()
+    network.to(device).train()
+    batch, config = kept["batch"], LossConfig(**kept["loss_config"])
+    image = normalize(batch["image"].to(device), Normalization.from_dict(checkpoint.normalization))
+    precision = _AUTOCAST.get(kept["precision"])
+    with _first_not_finite(network) as found, torch.autocast(device, precision, enabled=precision is not None):
+        loss = segmentation_loss(network(image), batch["mask"].to(device), config, network.align_corners)
+    spoilt = tuple(name for name, value in weights.items() if not bool(value.isfinite().all()))
+    return Replay(kept["step"], tuple(batch["name"]), float(loss), found[0] if found else None, spoilt)
+
+
+@contextmanager
+def _first_not_finite(network: nn.Module) -> Iterator[list[str]]:
+    """Names of the layers whose outputs are not finite, in the order in which they ran; only those without children."""
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                found.append(name)
+
+        return hook
+
+    leaves = [(name, module) for name, module in network.named_modules() if not list(module.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 
 from segkit.errors import InputError
 from segkit.models.segmentation import FCN
-from segkit.training.guards.nonfinite import NonFiniteGuard
-from segkit.training.guards.replay import replay
+from segkit.training.guards.nonfinite import NonFiniteGuard, replay
 from segkit.training.losses import LossConfig
 from segkit.training.module import SegmentationModule
 from segkit.training.optim import OptimConfig
