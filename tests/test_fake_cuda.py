@@ -25,6 +25,7 @@ from segkit.ops.dispatch import plain_ops
 from segkit.ops.normalize import IMAGENET, normalize
 from segkit.training.losses import LossConfig, loss_terms
 from segkit.training.module import SegmentationModule
+from segkit.training.network_callbacks import EvaluationForm
 
 K, SIZE = 4, (64, 96)
 NETWORKS = [FCN, DeepLabV3, MMSegFCN, MMSegDeepLabV3]
@@ -157,8 +158,9 @@ def test_validation_reads_its_counts_at_the_end(kind: type[SegmentationModel], w
 @pytest.mark.parametrize("precision", ["exact", "auto"])
 @torch.no_grad()
 def test_test_and_predict(precision: Any, watch: Watch) -> None:
-    made = module("test", test_precision=precision, protocol=PROTOCOLS["ms-flip"]).eval()
-    made.on_test_start()
+    made = module("test").eval()
+    made.protocol = PROTOCOLS["ms-flip"]
+    EvaluationForm(precision).on_test_start(made.trainer, made)
     assert watch.waits == (set() if precision == "exact" else {CHECKED_ONCE})
     watch.waits.clear()
     made.on_test_epoch_start()

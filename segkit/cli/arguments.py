@@ -22,9 +22,16 @@ from segkit.recipes import SUFFIXES, find_recipe
 _load_yaml = get_loader("yaml")  # jsonargparse's, which reads 1e-4 as a number
 
 
+# Once options of the model; the configs of older runs have them there.
+MOVED = ("encoder_weights", "init_from", "validation_scale", "test_precision")
+
+
 def _load_checked(text: str) -> Any:
     check_size(text, "YAML")
     content = _load_yaml(text)
+    model = content.get("model") if isinstance(content, dict) else None
+    if isinstance(model, dict):
+        content = {name: model.pop(name) for name in MOVED if name in model} | content
     if isinstance(content, dict) and "model" in content:
         content.pop("published", None)  # of a recipe: numbers to compare with, not an option of a run
     return content
@@ -184,6 +191,8 @@ def _arguments(owner: type) -> set[str]:
 def _unknown_option(unknown: str, keys: Iterable[str]) -> str:
     """The names beside the unknown one: those of its group, or the top ones where the group is unknown too."""
     parts = unknown.split(".")
+    if parts[:-1] == ["model"] and parts[-1] in MOVED:
+        return f"no such option {unknown!r}; it is --{parts[-1]} now"
     for depth in range(len(parts) - 1, -1, -1):
         prefix = "".join(f"{part}." for part in parts[:depth])
         names = {key.removeprefix(prefix).split(".")[0] for key in keys if key.startswith(prefix)}

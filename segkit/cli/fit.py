@@ -17,6 +17,7 @@ from segkit.training.guards.checkpoints import LastCheckpoint, checked_training
 from segkit.training.guards.nonfinite import NonFiniteGuard
 from segkit.training.guards.preemption import Preemption
 from segkit.training.guards.resume import ExactResume, StepSeeds
+from segkit.training.network_callbacks import InitialWeights
 from segkit.training.views.classes import SeenClasses
 from segkit.training.views.overlays import ValidationOverlays
 from segkit.training.views.summary import RunSummary
@@ -39,8 +40,10 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
     Raises:
         InputError: An option is out of range.
     """
+    beginning = () if config["ckpt_path"] else (config["encoder_weights"], config["init_from"])
     seed, last = config["seed_everything"], LastCheckpoint(run / CHECKPOINTS, config["save_every"])
     return [
+        InitialWeights(*beginning),
         StepSeeds(seed if isinstance(seed, int) and not isinstance(seed, bool) else None),
         ExactResume(_record(config), config["reschedule"]),
         NonFiniteGuard(config["skip_nonfinite"]),

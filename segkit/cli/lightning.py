@@ -6,7 +6,7 @@ defaults before the command line and the config files are read. How one tests is
 
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,9 @@ from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.files import check_writable, write_refusal
 from segkit.inference import protocols
-from segkit.inference.protocols import Protocol
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
+from segkit.models.inference_form import Precision
 from segkit.models.segmentation import NETWORKS
 from segkit.training.calibration import CalibrationReport
 from segkit.training.callbacks import ALL_METRICS, ResultWriter
@@ -55,6 +55,7 @@ from segkit.training.guards.preemption import Preempted
 from segkit.training.guards.watchdog import OtherProcessError, Watchdog
 from segkit.training.lightning_border import UserFirstCLI
 from segkit.training.module import SegmentationModule
+from segkit.training.network_callbacks import EvaluationForm
 from segkit.training.prediction_writer import PredictionWriter
 from segkit.training.sync_norm import SyncBatchNormPlugin
 from segkit.training.views.progress import RunProgress
@@ -102,10 +103,6 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _protocol(given: str | Mapping[str, Any]) -> Protocol:
-    return protocols.get(given) if isinstance(given, str) else protocols.from_fields(given)
-
-
 class SegmentationCLI(UserFirstCLI):
     """LightningCLI with segkit's module, data modules, loggers and callbacks."""
 
@@ -136,6 +133,30 @@ class SegmentationCLI(UserFirstCLI):
             default="whole",
             help="how to test and predict: whole, ms-flip, ..., a file, or its fields",
         )
+        parser.add_argument(
+            "--encoder_weights",
+            type=str | None,
+            default=None,
+            help="`fit`: a file with the encoder's weights to begin with, or imagenet, which is downloaded once",
+        )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="`fit`: a network of any toolkit to begin with, of which everything is taken that fits",
+        )
+        parser.add_argument(
+            "--validation_scale",
+            type=float,
+            default=1.0,
+            help="`fit`: the scale at which it validates; where crops are cut from smaller images, theirs",
+        )
+        parser.add_argument(
+            "--test_precision",
+            type=Precision,
+            default="exact",
+            help="`test`, `validate`, `predict`: run the network as trained, or in its faster inference form",
+        )
         parser.add_argument("--metric", type=str, default=DEFAULT, help=f"`test`, `validate`: {METRICS}")
         parser.add_argument("--run_dir", type=str | None, default=None, help="where the run writes; default: runs/<n>")
         parser.add_argument("--save_every", type=int, default=1000, help="`fit`: steps between two last.ckpt")
@@ -156,7 +177,6 @@ class SegmentationCLI(UserFirstCLI):
             }
         )
         self.known_keys = list(flatten(parser.get_defaults().as_dict()))
-        parser.link_arguments("protocol", "model.protocol", compute_fn=_protocol)
         parser.link_arguments("data.label_space", "model.label_space", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
         parser.set_defaults(parser_defaults(self.checkpoint))
@@ -172,6 +192,8 @@ class SegmentationCLI(UserFirstCLI):
         """Refuse an unknown metric and options without effect, and print what differs from the checkpoint."""
         check_effects(str(self.subcommand), self.typed, self.config[self.subcommand].as_dict())
         self.result_writer = ResultWriter(self.value(self.config, "metric"))
+        given = self.value(self.config, "protocol")
+        self.protocol = protocols.get(given) if isinstance(given, str) else protocols.from_fields(given)
         model = self.config[self.subcommand].model.as_dict()
         for key, (stored, typed) in differences(self.checkpoint, model).items():
             self._check_restorable(key, stored, typed)
@@ -199,7 +221,7 @@ class SegmentationCLI(UserFirstCLI):
         if config.get("sync_batchnorm"):
             kwargs["plugins"].append(SyncBatchNormPlugin())
         given = config.get("callbacks") or []
-        callbacks = [*given, self.result_writer]
+        callbacks = [*given, self.result_writer, EvaluationForm(self.value(self.config, "test_precision"))]
         if self.subcommand == "fit":
             callbacks += fit_callbacks(self.config[self.subcommand].as_dict(), run, self.datamodule)
         callbacks.append(Watchdog(self.value(self.config, "rank_timeout")))
@@ -254,6 +276,9 @@ class SegmentationCLI(UserFirstCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse weights of other classes than the data's before anything runs, and load what Lightning cannot."""
+        self.model.protocol = self.protocol
+        scale = self.value(self.config, "validation_scale")
+        self.model.validation_protocol = replace(self.model.validation_protocol, scales=(scale,))
         if not self.checkpoint:
             return
         path, space = str(self.value(self.config, "ckpt_path")), self.checkpoint.get("label_space")
@@ -266,8 +291,6 @@ class SegmentationCLI(UserFirstCLI):
 
     def before_fit(self) -> None:
         """Put numbers in the place of a word for class weights; the checkpoint keeps the word."""
-        if self.value(self.config, "ckpt_path"):  # whose weights replace all others
-            self.model.encoder_weights = self.model.init_from = None
         kind = self.model.loss.class_weights
         if not isinstance(kind, str):
             return

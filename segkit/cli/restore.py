@@ -49,7 +49,7 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
     if "optim" not in checkpoint.hyper_parameters:  # other files say how the network is built, not how it was trained
         raise InputError(
             f"--ckpt_path {path}: has weights but no optimiser state to go on with; give a .ckpt that `segkit fit` "
-            f"wrote, or start a new training from its encoder: --model.encoder_weights {path}"
+            f"wrote, or start a new training from its encoder: --encoder_weights {path}"
         )
     return replace(checkpoint, state_dict={})
 

@@ -1,4 +1,4 @@
-"""ImageNet weights of encoders, for `model.encoder_weights: imagenet`: timm's safetensors, fetched once and checked.
+"""ImageNet weights of encoders, for `encoder_weights: imagenet`: timm's safetensors, fetched once and checked.
 
 A file is kept as `CACHE/<repository>/model.safetensors`, CACHE being $SEGKIT_CACHE or ~/.cache/segkit, so that it can
 be put there by hand. Its SHA-256 must be the one that the hub declares; it is recorded in `model.safetensors.sha256`
@@ -46,13 +46,13 @@ def imagenet_repository(network: SegmentationModel) -> str:
     channels = arguments.get("in_channels", 3)
     if channels != 3:
         raise InputError(
-            f"model.encoder_weights: imagenet is for 3 input channels and the encoder has {channels}; leave it out, or "
+            f"encoder_weights: imagenet is for 3 input channels and the encoder has {channels}; leave it out, or "
             "give a file with weights of that shape"
         )
     repository = REPOSITORIES.get(name) if name in RESNEST_VARIANTS else _timm_repository(network.encoder)
     if repository is None:
         raise InputError(
-            f"model.encoder_weights: there are no ImageNet weights for {name}; there are for "
+            f"encoder_weights: there are no ImageNet weights for {name}; there are for "
             f"{', '.join(REPOSITORIES)} and most timm encoders: take one of them, or give a file of your own"
         )
     _check_arguments(name, arguments.get("encoder_args") or {})
@@ -84,7 +84,7 @@ def imagenet_weights_path(repository: str) -> Path:
 def _download(repository: str, path: Path) -> None:
     url = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{repository}/resolve/main/{FILE}"
     cure = (
-        f"get that file where there is a network and put it at {path}, or set model.encoder_weights to a file with the "
+        f"get that file where there is a network and put it at {path}, or set encoder_weights to a file with the "
         "encoder's weights"
     )
     sha256 = fetch(url, path, cure)
@@ -109,7 +109,7 @@ def _check_arguments(name: str, given: dict[str, Any]) -> None:
     changed = [key for key in sorted(given.keys() - _HARMLESS) if _plain(given[key]) != _plain(variant.get(key))]
     if changed:
         raise InputError(
-            f"model.encoder_weights: there are no ImageNet weights for {name} with {changed[0]}: {given[changed[0]]}; "
+            f"encoder_weights: there are no ImageNet weights for {name} with {changed[0]}: {given[changed[0]]}; "
             f"leave that out of encoder_args, or give a file with weights of that encoder"
         )
 

@@ -4,7 +4,7 @@ The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, Self, TypedDict
 
@@ -21,13 +21,11 @@ from segkit.inference.engine import predict, predict_with_confidence
 from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace, numbered_space
-from segkit.models.finetune import load_matching
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
-from segkit.models.inference_form import Precision, convolution_dtype, inference_form
+from segkit.models.inference_form import InferenceForm
 from segkit.models.norms import BATCH_NORMS, freeze_stages, norms_to_eval
-from segkit.models.pretrained import imagenet_repository, imagenet_weights_path
 from segkit.models.segmentation import SegmentationModel, require_rgb
-from segkit.models.weights import load_encoder_weights, read_checkpoint
+from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
 from segkit.training.losses import MAIN_TERMS, LossConfig, check_class_weights, loss_terms
 from segkit.training.optim import OptimConfig, build_optimizer, groups_table, lr_factors, parameter_groups
@@ -48,27 +46,21 @@ class Batch(TypedDict, total=False):
 
 
 class SegmentationModule(pl.LightningModule):
-    """Trains and evaluates a network.
+    """Trains and evaluates a network. What it is made of is what a checkpoint keeps (but for `checkpoint_stages`).
 
     Args:
         network: `FCN`, `DeepLabV3`, or any `SegmentationModel`.
         optim: Optimiser and schedule.
         loss: Weights of the loss.
         normalization: Mean and standard deviation of the input, on the 0..1 scale.
-        encoder_weights: A file with the encoder's weights, or "imagenet" for those that timm publishes, which are
-            downloaded once; read when `fit` begins.
-        init_from: A whole network to begin with (segkit's or any toolkit's): what fits is taken, and of a classifier of
-            other classes the rows whose class has the same name; read when `fit` begins.
         frozen_stages: Of the encoder, taken out of training: -1 none, 0 the stem, n the stem and stages 1 to n.
         norm_eval: Whether the encoder's batch norms use their running statistics in training, too.
         checkpoint_stages: Of the encoder, whose activations are computed again in the backward pass instead of kept.
-        protocol: How `test` and `predict` run; never stored in a checkpoint. `fit` always validates single-scale,
-            without flip, on the whole image, at its label's size.
-        test_precision: In what form `test`, `validate` and `predict` run the network; never stored in a checkpoint.
-            "exact" as it was trained; "float32", "bfloat16" or "auto" in its inference form, which is faster and rounds
-            differently (`segkit.models.inference_form`).
-        validation_scale: That one scale: 1, or where crops are cut from smaller images, theirs.
         label_space: Classes, colours and label table of the data; stored in the checkpoint for inference.
+
+    Attributes:
+        protocol: How `test` and `predict` run, to be set before they do; by default "whole".
+        validation_protocol: How `fit` validates: single-scale, without flip, on the whole image, at its label's size.
     """
 
     def __init__(
@@ -77,14 +69,9 @@ class SegmentationModule(pl.LightningModule):
         optim: OptimConfig = OptimConfig(),  # noqa: B008  (frozen)
         loss: LossConfig = LossConfig(),  # noqa: B008  (frozen)
         normalization: Normalization = IMAGENET,
-        encoder_weights: str | None = None,
-        init_from: str | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         checkpoint_stages: tuple[int, ...] = (),
-        protocol: str | Protocol = "whole",
-        test_precision: Precision = "exact",
-        validation_scale: float = 1.0,
         label_space: LabelSpace | None = None,
     ) -> None:
         super().__init__()
@@ -93,14 +80,11 @@ class SegmentationModule(pl.LightningModule):
         # channels_last is the layout in which convolutions are fastest, on the CPU (oneDNN) and on tensor cores.
         self.network = network.to(memory_format=torch.channels_last)
         self.optim, self.loss, self.normalization = optim, loss, normalization
-        self.encoder_weights, self.init_from = encoder_weights, init_from
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
         if checkpoint_stages:
             recompute_stages(network.encoder, checkpoint_stages)
-        self.protocol = get_protocol(protocol) if isinstance(protocol, str) else protocol
-        self.test_precision: Precision = test_precision
-        self._tested: list[nn.Module] = []  # the inference form; in a list, for it is no part of the module's state
-        self.validation_protocol = replace(get_protocol("whole"), scales=(validation_scale,))
+        self.protocol = self.validation_protocol = get_protocol("whole")
+        self._form: list[nn.Module] = []  # at most one; in a list, for it is no part of the module's state
         self.label_space = label_space
         self.confusion: ConfusionMatrix | None = None
         self.validation_loss: ValidationLoss | None = None  # of `fit`
@@ -116,20 +100,6 @@ class SegmentationModule(pl.LightningModule):
     def classes(self) -> LabelSpace:
         """The label space, or where none is known one of numbered classes."""
         return self.label_space or numbered_space(self.network.num_classes)
-
-    def setup(self, stage: str) -> None:
-        """Load the weights to begin with, if any are wanted."""
-        if stage != "fit":
-            return
-        if self.encoder_weights is not None:
-            path = self.encoder_weights
-            if path == "imagenet":
-                path = str(imagenet_weights_path(imagenet_repository(self.network)))
-            left_out = load_encoder_weights(self.network.encoder, path)
-            rank_zero_info(f"encoder weights: {path}{_without(left_out)}")
-        if self.init_from is not None:
-            names = None if self.label_space is None else self.label_space.class_names
-            rank_zero_info(str(load_matching(self.network, self.init_from, names)))
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, in which frozen stages and norms stay in eval mode."""
@@ -171,7 +141,8 @@ class SegmentationModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start an empty confusion matrix, and in `fit` an empty loss."""
         self.confusion = ConfusionMatrix(self.network.num_classes, self.device)
-        self.validation_loss = ValidationLoss(self.loss, self.device) if self._fitting else None
+        fitting = self.trainer.state.fn == "fit"
+        self.validation_loss = ValidationLoss(self.loss, self.device) if fitting else None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add whole images, at their label's own size, to the confusion matrix; return train ids `(B, H, W)`."""
@@ -184,51 +155,34 @@ class SegmentationModule(pl.LightningModule):
         self.validation_loss.update(torch.cat(seen), batch["mask"], self.network.align_corners)
         return labels
 
-    def on_validation_epoch_end(self) -> None:
-        """Sum the matrices of all processes once, and log the scores."""
-        self._finish("val")
-
-    def on_test_start(self) -> None:
-        """Make the inference form, where one is wanted."""
-        dtype = convolution_dtype(self.test_precision, self.device)
-        self._tested = [] if dtype is None else [inference_form(self.network, dtype)]
-
-    def on_test_end(self) -> None:
-        """Let go of it."""
-        self._tested = []
-
-    def on_predict_start(self) -> None:
-        """As in `test`."""
-        self.on_test_start()
-
-    def on_predict_end(self) -> None:
-        """As in `test`."""
-        self.on_test_end()
-
-    def on_validation_start(self) -> None:
-        """As in `test`, but within `fit`, whose weights change."""
-        if not self._fitting:
-            self.on_test_start()
-
-    def on_validation_end(self) -> None:
-        """As in `test`."""
-        self.on_test_end()
-
-    def on_test_epoch_start(self) -> None:
-        """Start an empty confusion matrix."""
-        self.on_validation_epoch_start()
+    on_test_epoch_start = on_validation_epoch_start
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add images, predicted by the test protocol, to the confusion matrix; return train ids `(B, H, W)`."""
         return self._evaluate(batch, self.protocol)
 
-    def on_test_epoch_end(self) -> None:
+    def on_validation_epoch_end(self) -> None:
         """Sum the matrices of all processes once, and log the scores."""
-        self._finish("test")
+        assert self.confusion is not None
+        self.confusion.all_reduce()
+        self.scores = self.confusion.scores()
+        self.note = self.classes.note_of_absence(true_ids(self.confusion.counts))
+        prefix = "test" if self.trainer.state.fn == "test" else "val"
+        # The matrix is already that of all processes, so each logs the same floats and none needs to synchronise.
+        shown = math.isfinite(self.scores.miou)  # a bar would show "nan"
+        self.log(f"{prefix}/mIoU", self.scores.miou, prog_bar=shown, rank_zero_only=False, sync_dist=False)
+        self.log(f"{prefix}/pixel_accuracy", self.scores.pixel_accuracy, sync_dist=False)
+        self.log(f"{prefix}/mean_accuracy", self.scores.mean_accuracy, sync_dist=False)
+        if self.validation_loss is not None:
+            self.log(f"{prefix}/loss", self.validation_loss.compute(), sync_dist=False)
+            named = zip(self.classes.class_names, self.scores.class_iou, strict=True)
+            self.log_dict({f"{prefix}/IoU/{name}": float(iou) for name, iou in named}, sync_dist=False)
+
+    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return train ids, uint8 `(B, H, W)`, of images at their own size."""
-        return self._predict(batch, self.protocol)
+        return predict(self.evaluated, self._normalized(batch), self.protocol, normalization=self.normalization)
 
     def configure_optimizers(self) -> Any:
         """Parameter groups and a schedule by optimiser step, the learning rate scaled to the real batch."""
@@ -288,10 +242,6 @@ class SegmentationModule(pl.LightningModule):
         image = normalize(batch["image"], self.normalization, dtype).to(self.dtype)
         return image.contiguous(memory_format=torch.channels_last)
 
-    @property
-    def _fitting(self) -> bool:
-        return self.trainer.state.fn == "fit"
-
     def _mean_count(self, count: Tensor) -> Tensor:
         """The mean over all processes: with it averaged gradients are those of one process with the joined batch."""
         if self.trainer.world_size == 1:
@@ -301,45 +251,30 @@ class SegmentationModule(pl.LightningModule):
         return total / self.trainer.world_size
 
     @property
-    def ran_in(self) -> str:
-        """The form and type in which `test`, `validate` and `predict` run: "exact", "float32" or "bfloat16"."""
-        dtype = convolution_dtype(self.test_precision, self.device)
-        return "exact" if dtype is None else str(dtype).removeprefix("torch.")
+    def evaluated(self) -> nn.Module:
+        """The network that `test`, `validate` and `predict` run: itself, or the form of it that was set."""
+        return self._form[0] if self._form else self.network
+
+    def evaluate_in(self, form: nn.Module | None) -> None:
+        """Let `test`, `validate` and `predict` run another form of the network; None: itself again."""
+        self._form = [] if form is None else [form]
 
     @property
-    def _evaluated(self) -> nn.Module:
-        return self._tested[0] if self._tested else self.network
-
-    def _predict(self, batch: Batch, protocol: Protocol) -> Tensor:
-        return predict(self._evaluated, self._normalized(batch), protocol, normalization=self.normalization)
+    def ran_in(self) -> str:
+        """The form and type in which `test`, `validate` and `predict` run: "exact", "float32" or "bfloat16"."""
+        form = self.evaluated
+        return str(form.dtype).removeprefix("torch.") if isinstance(form, InferenceForm) else "exact"
 
     def _evaluate(self, batch: Batch, protocol: Protocol) -> Tensor:
         assert self.confusion is not None
-        labels = self._predict(batch, protocol) if self.calibration is None else self._calibrate(batch, protocol)
+        image, normalization = self._normalized(batch), self.normalization
+        if self.calibration is None:
+            labels = predict(self.evaluated, image, protocol, normalization=normalization)
+        else:
+            labels, sure = predict_with_confidence(self.evaluated, image, protocol, normalization=normalization)
+            self.calibration.update(batch["mask"], labels, sure)
         self.confusion.update(batch["mask"], labels)
         return labels
-
-    def _calibrate(self, batch: Batch, protocol: Protocol) -> Tensor:
-        assert self.calibration is not None
-        image, normalization = self._normalized(batch), self.normalization
-        labels, confidence = predict_with_confidence(self._evaluated, image, protocol, normalization=normalization)
-        self.calibration.update(batch["mask"], labels, confidence)
-        return labels
-
-    def _finish(self, prefix: str) -> None:
-        assert self.confusion is not None
-        self.confusion.all_reduce()
-        self.scores = self.confusion.scores()
-        self.note = self.classes.note_of_absence(true_ids(self.confusion.counts))
-        # The matrix is already that of all processes, so each logs the same floats and none needs to synchronise.
-        shown = math.isfinite(self.scores.miou)  # a bar would show "nan"
-        self.log(f"{prefix}/mIoU", self.scores.miou, prog_bar=shown, rank_zero_only=False, sync_dist=False)
-        self.log(f"{prefix}/pixel_accuracy", self.scores.pixel_accuracy, sync_dist=False)
-        self.log(f"{prefix}/mean_accuracy", self.scores.mean_accuracy, sync_dist=False)
-        if self.validation_loss is not None:
-            self.log(f"{prefix}/loss", self.validation_loss.compute(), sync_dist=False)
-            named = zip(self.classes.class_names, self.scores.class_iou, strict=True)
-            self.log_dict({f"{prefix}/IoU/{name}": float(iou) for name, iou in named}, sync_dist=False)
 
 
 def _check_effects(network: SegmentationModel, loss: LossConfig, norm_eval: bool) -> None:
@@ -357,10 +292,3 @@ def _check_effects(network: SegmentationModel, loss: LossConfig, norm_eval: bool
         replace(loss, aux_weight=0.0)  # which refuses what belongs to a cross entropy, where there is none left
     if norm_eval and not any(isinstance(m, BATCH_NORMS) for m in network.encoder.modules()):
         raise InputError("model.norm_eval=true has no effect: the encoder has no batch norms; leave it out")
-
-
-def _without(left_out: Sequence[str]) -> str:
-    """In words, which tensors of a timm file an encoder has no place for."""
-    if not left_out:
-        return ""
-    return f"; {len(left_out)} tensors behind the last feature left out ({', '.join(left_out[:3])}, ...)"

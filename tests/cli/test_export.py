@@ -129,9 +129,9 @@ def test_fit_does_not_go_on_with_a_model_file_but_starts_from_its_encoder(model:
     fit = ["fit", *data, *TRAINER, "--trainer.max_epochs", "1", "--run_dir", str(tmp_path / "run")]
     assert main([*fit, "--ckpt_path", str(model)]) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "no optimiser state" in said[0] and f"--model.encoder_weights {model}" in said[0]
+    assert len(said) == 1 and "no optimiser state" in said[0] and f"--encoder_weights {model}" in said[0]
     new = ["--model.network", "DeepLabV3", "--model.network.encoder", "resnest14_tiny"]
-    assert main([*fit, *new, "--model.optim.lr", "1e-9", "--model.encoder_weights", str(model)]) == 0
+    assert main([*fit, *new, "--model.optim.lr", "1e-9", "--encoder_weights", str(model)]) == 0
     kernel = "encoder.layer3.0.conv2.conv.weight"
     trained = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict[kernel]
     assert torch.allclose(trained, read_model_file(model).state_dict[kernel], atol=1e-6)

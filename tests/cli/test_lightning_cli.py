@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 
+import segkit.training.module
 from segkit.cli import main
 from segkit.cli.restore import ckpt_path
+from segkit.inference.engine import predict
 from segkit.inference.segmenter import load
 from segkit.models.weights import read_checkpoint
 from segkit.training.module import SegmentationModule
@@ -120,7 +122,7 @@ def test_test_runs_in_the_precision_that_is_asked_for(run: Path, recipe: Path, t
     arguments = ["test", *data_of(recipe), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     results = {}
     for precision in ("exact", "float32", "bfloat16"):
-        options = ["--run_dir", str(tmp_path / precision), "--model.test_precision", precision]
+        options = ["--run_dir", str(tmp_path / precision), "--test_precision", precision]
         assert main([*arguments, *options, "--trainer.accelerator", "cpu"]) == 0
         results[precision] = json.loads((tmp_path / precision / "result.json").read_text())
         assert results[precision]["precision"] == precision
@@ -148,14 +150,18 @@ def test_validate_is_the_number_that_fit_logged(run: Path, recipe: Path, tmp_pat
     assert result["protocol"]["name"] == "whole"
 
 
-def test_fit_validates_at_the_scale_of_its_crops(recipe: Path, run: Path, tmp_path: Path) -> None:
+def test_fit_validates_at_the_scale_of_its_crops(recipe: Path, tmp_path: Path, monkeypatch) -> None:
     """`validation_scale` is the single scale of validation inside fit; the label's size stays the label's."""
-    module = SegmentationModule(
-        read_checkpoint(run / "checkpoints" / "last.ckpt").build_network(), validation_scale=0.5
-    )
-    assert module.validation_protocol.scales == (0.5,) and not module.validation_protocol.flip
+    protocols = set()
+
+    def watched(network, image, protocol, **options):
+        protocols.add((protocol.scales, protocol.flip))
+        return predict(network, image, protocol, **options)
+
+    monkeypatch.setattr(segkit.training.module, "predict", watched)
     arguments = ["fit", "--config", str(recipe), "--run_dir", str(tmp_path), "--trainer.max_epochs", "1"]
-    assert main([*arguments, "--model.validation_scale", "0.5"]) == 0
+    assert main([*arguments, "--validation_scale", "0.5"]) == 0
+    assert protocols == {((0.5,), False)}
     assert "val/mIoU" in (tmp_path / "metrics.csv").read_text()
 
 
@@ -383,10 +389,27 @@ def test_swa_and_checkpointed_stages_by_config(recipe: Path, tmp_path: Path) -> 
     )
 
 
+def test_configs_of_older_runs_have_options_below_model(
+    run: Path, recipe: Path, tmp_path: Path, caplog, capsys
+) -> None:
+    source = run / "checkpoints" / "last.ckpt"
+    old = tmp_path / "old.yaml"
+    parts = yaml.safe_load(recipe.read_text())
+    below = {"init_from": str(source), "encoder_weights": None, "validation_scale": 1.0, "test_precision": "exact"}
+    parts.setdefault("model", {}).update(below)
+    old.write_text(yaml.safe_dump(parts))
+    with caplog.at_level("INFO"):
+        assert main(["fit", "--config", str(old), "--run_dir", str(tmp_path / "run")]) == 0
+    assert f"{source}: " in caplog.text and "tensors taken" in caplog.text
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["init_from"] == str(source)
+    assert main(["fit", "--config", str(recipe), "--model.init_from", str(source)]) == 2
+    assert "no such option 'model.init_from'; it is --init_from now" in capsys.readouterr().err
+
+
 def test_init_from_and_frozen_stages_by_config(run: Path, recipe: Path, tmp_path: Path, caplog) -> None:
     """The stem and stage 1 are the file's after training, statistics too; the rest has moved."""
     source = run / "checkpoints" / "last.ckpt"
-    arguments = ["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run"), "--model.init_from", str(source)]
+    arguments = ["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run"), "--init_from", str(source)]
     with caplog.at_level("INFO"):
         assert main([*arguments, "--model.frozen_stages", "1", "--model.norm_eval", "true"]) == 0
     before = read_checkpoint(source).state_dict

@@ -182,7 +182,7 @@ def test_a_mistake_in_segkit_keeps_its_traceback(run: Run, monkeypatch: pytest.M
         ("test", "--probe", "--probe: has no effect on test, only on fit; leave it out"),
         ("test", "--save_every 5", "--save_every: has no effect on test"),
         ("test", "--model.optim.lr 5", "--model.optim.lr: has no effect on test"),
-        ("predict", "--model.network.init_args.aux false --model.encoder_weights x", "--model.encoder_weights: has no"),
+        ("predict", "--model.network.init_args.aux false --encoder_weights x", "--encoder_weights: has no"),
         ("validate", "--checkpoint.save_top_k 2", "--checkpoint.save_top_k: has no effect on validate"),
         ("fit", "--overwrite", "--overwrite: has no effect on fit, only on predict"),
         ("fit", "--output x", "--output: has no effect on fit"),
@@ -190,7 +190,7 @@ def test_a_mistake_in_segkit_keeps_its_traceback(run: Run, monkeypatch: pytest.M
         ("validate", "--calibration", "--calibration: has no effect on validate, only on test"),
         ("test", "--official", "--official: "),  # not on a folder of one's own
         ("fit", "--metric all", "--metric: has no effect on fit, only on test and validate"),
-        ("fit", "--model.test_precision float32", "--model.test_precision: has no effect on fit"),
+        ("fit", "--test_precision float32", "--test_precision: has no effect on fit"),
         ("fit", "--reschedule", "--reschedule: has no effect on a new run"),
         ("fit", "--save_every 0", "save_every is 0; allowed is 1 or more"),
         ("test", "--trainer.limit_test_batches 0", "trainer.limit_test_batches is 0, so nothing would be tested"),

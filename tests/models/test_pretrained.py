@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
 from safetensors.torch import save
@@ -20,6 +21,7 @@ from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN
 from segkit.models.weights import read_checkpoint
 from segkit.training.module import SegmentationModule
+from segkit.training.network_callbacks import InitialWeights
 
 REPOSITORY = "timm/tiny.in1k"
 
@@ -132,11 +134,11 @@ def test_timm_encoders_get_timms_weights_in_fit_only(server: Hub) -> None:
     torch.manual_seed(1)
     given = timm.create_model("resnet10t").state_dict()
     server.add("timm/resnet10t.c3_in1k", save(given))
-    module = SegmentationModule(FCN("resnet10t", 2), encoder_weights="imagenet")
+    module, weights = SegmentationModule(FCN("resnet10t", 2)), InitialWeights("imagenet")
     for stage in ("validate", "test", "predict"):
-        module.setup(stage)
+        weights.setup(pl.Trainer(logger=False), module, stage)
     assert server.requests == []
-    module.setup("fit")
+    weights.setup(pl.Trainer(logger=False), module, "fit")
     loaded = module.network.encoder.encoder.model.state_dict()
     assert loaded.keys() == {name for name in given if not name.startswith("fc.")}
     assert all(torch.equal(value, given[name]) for name, value in loaded.items())
@@ -151,7 +153,7 @@ def test_the_first_fit_downloads_and_the_second_does_not_ask(
     data += ["--data.crop_size", "32", "--data.base_size", "64", "--data.height", "64", "--data.width", "64"]
     model = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny", "--model.optim.lr", "1e-9"]
     trainer = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-    fit = ["fit", *data, *model, *trainer, "--model.encoder_weights", "imagenet"]
+    fit = ["fit", *data, *model, *trainer, "--encoder_weights", "imagenet"]
     assert main([*fit, "--run_dir", str(tmp_path / "run")]) == 0
     assert cached.read_bytes() == weights
     trained = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt").state_dict
@@ -227,7 +229,7 @@ def test_without_a_network_the_line_says_what_to_put_where(server: Hub, cached: 
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens to the discard port
     words = refused()
     assert f"http://127.0.0.1:9/{REPOSITORY}/resolve/main/model.safetensors: cannot be fetched" in words
-    assert f"put it at {cached}" in words and "or set model.encoder_weights to a file" in words
+    assert f"put it at {cached}" in words and "or set encoder_weights to a file" in words
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE is set" in refused() and server.requests == []

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import timm
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from segkit.models.shapes_only import ShapesOnly
 from segkit.models.timm_encoder import TimmEncoder
 from segkit.models.weights import load_encoder_weights
 from segkit.training.module import SegmentationModule
+from segkit.training.network_callbacks import InitialWeights
 
 # The smallest model of each family (module) of timm that can be dilated, and what is behind its last feature.
 FAMILIES = {
@@ -95,9 +97,9 @@ def test_what_is_wrong_with_the_encoder_itself_is_an_error(
 
 def test_training_says_in_one_line_what_it_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(whole(NAME), tmp_path / "timm.pth")
-    module = SegmentationModule(FCN(NAME, 2), encoder_weights=str(tmp_path / "timm.pth"))
+    weights = InitialWeights(str(tmp_path / "timm.pth"))
     with caplog.at_level("INFO"):
-        module.setup("fit")
+        weights.setup(pl.Trainer(logger=False), SegmentationModule(FCN(NAME, 2)), "fit")
     (line,) = [record.getMessage() for record in caplog.records if "timm.pth" in record.getMessage()]
     assert line.endswith(
         "timm.pth; 8 tensors behind the last feature left out (conv_head.weight, bn2.weight, bn2.bias, ...)"

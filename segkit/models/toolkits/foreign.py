@@ -90,7 +90,7 @@ class Inspection:
         if not self.is_network:
             raise InputError(
                 f"{source}: an encoder without a head ({self.config['name']}); give a whole network's checkpoint, or "
-                "train with it: --model.encoder_weights"
+                "train with it: --encoder_weights"
             )
         self.keys.require_match(source, allow_unmatched)
         refuse_unusable(self.unusable, source)
