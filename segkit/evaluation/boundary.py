@@ -39,7 +39,7 @@ def boundary_areas(
     ignore_index: int = IGNORE_INDEX,
     dilation_ratio: float = DILATION_RATIO,
 ) -> NDArray[np.int64]:
-    """Areas of the boundaries of one image; sum them over images, then `boundary_iou`.
+    """Areas of the boundaries of one image; summed over images, `segkit.evaluation.statistics.class_iou` scores them.
 
     Truth and prediction are treated alike: exchanging them exchanges the rows 1 and 2 (where nothing is ignored).
 
@@ -74,18 +74,6 @@ def boundary_areas(
 def boundary_distance(shape: tuple[int, ...], dilation_ratio: float = DILATION_RATIO) -> int:
     """Width d of the boundary in pixels, at least 1, of an image (H, W): 46 at 1024 x 2048."""
     return max(1, round(dilation_ratio * float(np.hypot(shape[0], shape[1]))))
-
-
-def boundary_iou(areas: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
-    """Boundary IoU of each class, NaN for classes without any boundary, and its mean over the others.
-
-    Args:
-        areas: int64 (3, K), summed over images.
-    """
-    union = areas[1] + areas[2] - areas[0]
-    iou = np.full(union.shape, np.nan)
-    np.divide(areas[0], union, out=iou, where=union > 0)
-    return iou, float(iou[union > 0].mean()) if (union > 0).any() else float("nan")
 
 
 def _at_boundary(ids: UInt8Array, ignored: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:

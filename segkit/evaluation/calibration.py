@@ -19,6 +19,7 @@ from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.evaluation.results import number_or_null
+from segkit.evaluation.scores import ratio
 from segkit.metadata.label_space import IGNORE_INDEX
 
 NUM_BINS = 15
@@ -88,9 +89,7 @@ class Calibration:
                 f"calibration: the confidence of {pixels[-1]} pixels is not within 0..1; give probabilities, not logits"
             )
         bins = slice(0, self.num_bins)
-        return Reliability(
-            pixels[bins], _ratio(right[bins], pixels[bins]), _ratio(confidence[bins] / _ONE, pixels[bins])
-        )
+        return Reliability(pixels[bins], ratio(right[bins], pixels[bins]), ratio(confidence[bins] / _ONE, pixels[bins]))
 
 
 @dataclass(frozen=True)
@@ -137,10 +136,3 @@ class Reliability:
                 for low, high, n, a, c in bins
             ],
         }
-
-
-def _ratio(part: NDArray[Any], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """part / whole, NaN where whole is 0."""
-    result = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=result, where=whole > 0)
-    return result

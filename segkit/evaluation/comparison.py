@@ -20,9 +20,9 @@ import numpy as np
 
 from segkit.arrays import Float64Array
 from segkit.errors import InputError
-from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.results import number_or_null
 from segkit.evaluation.statistics import (
+    ImageAreas,
     Interval,
     bootstrap_weights,
     check_resampling,

@@ -20,9 +20,7 @@ from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.evaluation.conventions import DEFAULT, convention_scores
-from segkit.evaluation.scores import Scores as Scores
-from segkit.evaluation.scores import check_declared
-from segkit.evaluation.scores import scores as scores
+from segkit.evaluation.scores import Scores, check_declared
 from segkit.metadata.label_space import IGNORE_INDEX
 
 Array = TypeVar("Array", Tensor, NDArray[Any])
@@ -71,15 +69,6 @@ def true_ids(counts: Tensor) -> list[int]:
     num_classes = counts.shape[1] - 1
     pixels = counts[: num_classes + 1].sum(dim=1).tolist()
     return [label for label, count in zip([*range(num_classes), IGNORE_INDEX], pixels, strict=True) if count]
-
-
-def confusion_matrix(mask: Tensor, labels: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """The int64 (K, K) part of `confusion_counts`: rows are true classes, columns predicted ones.
-
-    Pixels whose true id is ignored or not a class are left out, and so are pixels predicted as no class at all;
-    `ConfusionMatrix` refuses the former and scores the latter as missed.
-    """
-    return confusion_counts(mask, labels, num_classes, ignore_index)[:num_classes, :num_classes]
 
 
 class ConfusionMatrix:

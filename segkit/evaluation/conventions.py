@@ -29,28 +29,18 @@ DEFAULT = "segkit"
 
 @dataclass(frozen=True)
 class Convention:
-    """One toolkit's rule, in words and as a function. "Missed" means: a false negative of the pixel's true class.
+    """One toolkit's rule, in words and as a function.
 
     Attributes:
         name: what `--metric` takes.
         source: the project and its file that was read.
         rule: the whole rule in one line.
-        absent: what a class absent from truth and prediction counts in the mean IoU.
-        predicted_only: what a class that is predicted, but absent from the truth, counts in the mean IoU.
-        ignored: what happens to pixels whose truth is ignored.
-        no_class: what happens to pixels of a true class that are predicted as no class.
-        averages: what the accuracies are.
         score: the arithmetic.
     """
 
     name: str
     source: str
     rule: str
-    absent: str
-    predicted_only: str
-    ignored: str
-    no_class: str
-    averages: str
     score: Callable[[Areas], Scores] = field(repr=False)
 
 
@@ -60,11 +50,6 @@ _ROWS = (
         source="segkit, segkit/evaluation/scores.py",
         rule="mIoU: mean over classes present in truth or prediction; mean_accuracy: mean over classes present in "
         "truth; pixels summed over all images; ignored pixels not counted",
-        absent="left out",
-        predicted_only="0",
-        ignored="not counted",
-        no_class="missed",
-        averages="pixel accuracy: right / true; mean accuracy: mean of right / true over classes present in truth",
         score=scores.segkit,
     ),
     Convention(
@@ -72,11 +57,6 @@ _ROWS = (
         source="PyTorch-Encoding, encoding/utils/metrics.py",
         rule="mIoU: mean of I / (U + 2^-52) over all K classes, 0 for a class absent from truth and prediction; "
         "pixel accuracy: right / true; no mean accuracy",
-        absent="0",
-        predicted_only="0",
-        ignored="not counted",
-        no_class="missed",
-        averages="pixel accuracy: right / (true + 2^-52), so 0 where nothing is labelled; no mean accuracy",
         score=scores.encoding,
     ),
     Convention(
@@ -84,11 +64,6 @@ _ROWS = (
         source="mmsegmentation 1.2.2, mmseg/evaluation/metrics/iou_metric.py",
         rule="segkit's rule; mmseg counts and divides in float32 and rounds percents to 2 decimals, these are float64 "
         "and unrounded",
-        absent="left out",
-        predicted_only="0",
-        ignored="not counted",
-        no_class="missed",
-        averages="aAcc: right / true; mAcc: mean of right / true over classes present in truth",
         score=scores.mmseg,
     ),
     Convention(
@@ -96,11 +71,6 @@ _ROWS = (
         source="CSAILVision semantic-segmentation-pytorch, eval.py and mit_semseg/utils.py",
         rule="mIoU: mean of I / (U + 1e-10) over all K classes, 0 for a class absent from truth and prediction; "
         "pixel accuracy: right / true, which is that of each image weighted by its valid pixels; no mean accuracy",
-        absent="0",
-        predicted_only="0",
-        ignored="not counted",
-        no_class="missed",
-        averages="pixel accuracy: right / (true + 1e-10); no mean accuracy",
         score=scores.csail,
     ),
     Convention(
@@ -108,11 +78,6 @@ _ROWS = (
         source="cityscapesScripts 2.3.0, cityscapesscripts/evaluation/evalPixelLevelSemanticLabeling.py",
         rule="mIoU: mean over classes present in truth or prediction; no accuracy (the script's optional one counts "
         "the wrong pixels of ignored truth)",
-        absent="left out",
-        predicted_only="0",
-        ignored="not counted",
-        no_class="missed",
-        averages="no pixel accuracy and no mean accuracy",
         score=scores.cityscapes,
     ),
     Convention(
@@ -120,11 +85,6 @@ _ROWS = (
         source="PaddleSeg revision d7975e7, paddleseg/utils/metrics.py",
         rule="mIoU: mean over all K classes, 1 for a class absent from truth and prediction (release 2.8.0: 0, see "
         "paddleseg-2.8); accuracies are right / predicted; no mean accuracy",
-        absent="1",
-        predicted_only="0",
-        ignored="not counted",
-        no_class="missed, but no part of the accuracies",
-        averages="pixel accuracy: right / predicted; class accuracy: right / predicted, 0 where not predicted; no mean",
         score=scores.paddleseg,
     ),
     Convention(
@@ -132,11 +92,6 @@ _ROWS = (
         source="PaddleSeg release 2.8.0, paddleseg/utils/metrics.py",
         rule="mIoU: mean over all K classes, 0 for a class absent from truth and prediction; accuracies are right / "
         "predicted; no mean accuracy",
-        absent="0",
-        predicted_only="0",
-        ignored="not counted",
-        no_class="missed, but no part of the accuracies",
-        averages="pixel accuracy: right / predicted; class accuracy: right / predicted, 0 where not predicted; no mean",
         score=scores.paddleseg_2_8,
     ),
     Convention(
@@ -144,11 +99,6 @@ _ROWS = (
         source="detectron2, detectron2/evaluation/sem_seg_evaluation.py",
         rule="mIoU and mean_accuracy: mean over classes present in truth, so one that is predicted only is left out; "
         "pixels predicted as no class not counted",
-        absent="left out",
-        predicted_only="left out",
-        ignored="not counted",
-        no_class="not counted",
-        averages="pACC: right / true; mACC: mean of right / true over classes present in truth",
         score=scores.detectron2,
     ),
     Convention(
@@ -156,11 +106,6 @@ _ROWS = (
         source="torchmetrics 1.9.0, MulticlassJaccardIndex(average='macro') and MulticlassAccuracy",
         rule="mIoU and mean_accuracy: mean over classes present in truth or prediction (segkit's accuracy: in truth); "
         "torchmetrics divides in float32, these are float64",
-        absent="left out",
-        predicted_only="0",
-        ignored="not counted",
-        no_class="missed; torchmetrics itself fails on them",
-        averages="average='micro' and 'macro': 0 for a class that is predicted only, and 0 where nothing is labelled",
         score=scores.torchmetrics,
     ),
     Convention(
@@ -168,11 +113,6 @@ _ROWS = (
         source="ESPNet, train/IOUEval.py, as trained on CamVid's 12 values, the last of which is void",
         rule="void (ignored truth) is one more class, predicted by no class (255), and wrong to predict on; mIoU: "
         "mean of I / (U + 1e-8) over K + 1 classes, 0 for an absent one (ESPNet averages over batches; this is summed)",
-        absent="0",
-        predicted_only="0",
-        ignored="a class of their own, right where predicted as no class",
-        no_class="predicted as void",
-        averages="pixel and mean accuracy: right / true over K + 1 classes, void among them, + 1e-8",
         score=scores.void_class,
     ),
 )

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from segkit.evaluation.calibration import Reliability
 from segkit.evaluation.comparison import Comparison, p_value
-from segkit.evaluation.confused_pairs import check_matrix
+from segkit.evaluation.results import check_matrix, true_shares
+from segkit.evaluation.scores import ratio
 from segkit.files import write_bytes
 from segkit.text import percent, points, shorten
 
@@ -94,7 +95,7 @@ def class_order(matrix: NDArray[np.int64], order: Order) -> NDArray[np.intp]:
         return np.arange(len(matrix))
     if order == "pixels":
         return np.argsort(-matrix.sum(axis=1), kind="stable")
-    share = _shares(matrix)
+    share = true_shares(matrix)
     weight = np.sqrt(share + share.T) + 1e-3 / len(share)  # roots: else only the largest confusions matter
     np.fill_diagonal(weight, 0)
     scale = 1 / np.sqrt(weight.sum(axis=1))
@@ -168,17 +169,9 @@ def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str
     return figure
 
 
-def _shares(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Rows as shares of their true class; zeros for classes without truth."""
-    rows = matrix.sum(axis=1, keepdims=True)
-    shares = np.zeros(matrix.shape)
-    np.divide(matrix, rows, out=shares, where=rows > 0)
-    return shares
-
-
 def _draw_cells(axes: Axes, matrix: NDArray[np.int64]) -> AxesImage:
     """Errors in orange, the diagonal in blue, rows without truth in grey; returns the errors, for their colour bar."""
-    share, count = _shares(matrix), len(matrix)
+    share, count = true_shares(matrix), len(matrix)
     diagonal, absent = np.eye(count, dtype=bool), matrix.sum(axis=1)[:, None].repeat(count, 1) == 0
     wrong = np.ma.masked_array(share, diagonal | (share < _LEAST_SHARE))
     errors = axes.imshow(wrong, cmap="YlOrBr", norm=PowerNorm(_GAMMA, 0, 1), **_IMAGE)
@@ -203,11 +196,11 @@ def _label_classes(axes: Axes, names: Sequence[str], matrix: NDArray[np.int64], 
     axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=count > _MANY, pad=2)
     axes.spines[:].set_visible(False)
     true, predicted, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
-    union = true + predicted - right
+    iou = ratio(right, true + predicted - right)
     place = axes.get_yaxis_transform()
     style: dict[str, Any] = {"size": size, "va": "center"}
     for y, name in enumerate(names):
-        text = percent(right[y] / union[y] if union[y] else None, 1)
+        text = percent(iou[y], 1)
         axes.text(1.0, y, f" {text:>5}", family="monospace", transform=place, **style)
         if count > _MANY:  # far from the names on the left
             axes.annotate(name, (1.0, y), (4.2 * size, 0), textcoords="offset points", xycoords=place, **style)

@@ -1,4 +1,4 @@
-"""Result files and tables: the scores with all that they are a property of.
+"""Result files and tables: the scores with all that they are a property of; the most confused pairs of classes.
 
 `result_dict` gives plain JSON data: protocol, images, every class, the matrix, versions, command and date.
 """
@@ -11,17 +11,20 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from segkit import __version__
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
-from segkit.evaluation.scores import Scores
+from segkit.evaluation.scores import Scores, ratio
 from segkit.files import write_json
 from segkit.text import RULE, aligned, percent
 
@@ -198,3 +201,59 @@ def row_names(class_names: Sequence[str], scores: Scores) -> tuple[str, ...]:
 def number_or_null(value: float) -> float | None:
     """NaN and infinity are no JSON."""
     return float(value) if math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Pixels of one class that were predicted as another.
+
+    Attributes:
+        true, predicted: names of the classes.
+        pixels: how many.
+        share: of the true class's pixels, 0..1.
+    """
+
+    true: str
+    predicted: str
+    pixels: int
+    share: float
+
+
+def most_confused_pairs(
+    matrix: NDArray[np.int64], class_names: Sequence[str], n: int = 10, by: Literal["pixels", "share"] = "pixels"
+) -> list[ConfusedPair]:
+    """The n largest cells beside the diagonal.
+
+    Args:
+        matrix: int64 (K, K), rows are true classes.
+        class_names: K names.
+        n: pairs at most; pairs that never occur are left out.
+        by: `pixels` finds what costs pixel accuracy, `share` of the true class what costs the mIoU of small classes.
+
+    Raises:
+        InputError: the matrix is not (K, K) of K names.
+    """
+    check_matrix(matrix, class_names)
+    share = true_shares(matrix)
+    wrong = (matrix if by == "pixels" else share) * ~np.eye(len(matrix), dtype=bool)
+    first = np.argsort(-wrong, axis=None, kind="stable")[: min(n, int((wrong > 0).sum()))]
+    cells = zip(*np.unravel_index(first, matrix.shape), strict=True)
+    return [ConfusedPair(class_names[t], class_names[p], int(matrix[t, p]), float(share[t, p])) for t, p in cells]
+
+
+def pairs_table(pairs: Sequence[ConfusedPair]) -> str:
+    """An aligned text table: true class, predicted class, pixels, percent of the true class."""
+    header = ("true", "predicted as", "pixels", "% of true")
+    rows = [(p.true, p.predicted, f"{p.pixels:,}", percent(p.share, 1)) for p in pairs]
+    return aligned([header, RULE, *rows], left=(0, 1))
+
+
+def check_matrix(matrix: NDArray[Any], class_names: Sequence[str]) -> None:
+    """Refuse a matrix that is not (K, K) of K names."""
+    if matrix.shape != (len(class_names), len(class_names)):
+        raise InputError(f"confusion matrix {matrix.shape} with {len(class_names)} class names; (K, K) and K needed")
+
+
+def true_shares(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Rows of a (K, K) matrix as shares of their true class; zeros for classes without truth."""
+    return ratio(matrix, matrix.sum(axis=1, keepdims=True), 0.0)

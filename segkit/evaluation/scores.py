@@ -105,6 +105,13 @@ def check_declared(counts: Tensor | NDArray[Any], ignore_index: int = IGNORE_IND
         )
 
 
+def ratio(part: NDArray[Any], whole: NDArray[Any], empty: float = NAN) -> NDArray[np.float64]:
+    """part / whole, of shapes that broadcast; `empty` where whole is 0."""
+    result = np.full(np.broadcast(part, whole).shape, empty)
+    np.divide(part, whole, out=result, where=whole > 0)
+    return result
+
+
 def scores(matrix: Tensor | NDArray[Any], missed: Tensor | NDArray[Any] | None = None) -> Scores:
     """All scores, by segkit's rule, of an integer (K, K) matrix whose rows are the truth.
 
@@ -117,7 +124,7 @@ def scores(matrix: Tensor | NDArray[Any], missed: Tensor | NDArray[Any] | None =
 
 def segkit(areas: Areas) -> Scores:
     """Means over the classes that have a value; what no other toolkit's users need to guess."""
-    iou, accuracy = _ratio(areas.right, areas.union), _ratio(areas.right, areas.true)
+    iou, accuracy = ratio(areas.right, areas.union), ratio(areas.right, areas.true)
     return _scores(areas, iou, accuracy, pixel=_share(areas), weighted=_weighted(iou, areas.true))
 
 
@@ -130,7 +137,7 @@ def encoding(areas: Areas) -> Scores:
 
 def mmseg(areas: Areas) -> Scores:
     """As segkit, without the weighted IoU."""
-    return _scores(areas, _ratio(areas.right, areas.union), _ratio(areas.right, areas.true), pixel=_share(areas))
+    return _scores(areas, ratio(areas.right, areas.union), ratio(areas.right, areas.true), pixel=_share(areas))
 
 
 def csail(areas: Areas) -> Scores:
@@ -141,13 +148,13 @@ def csail(areas: Areas) -> Scores:
 
 def cityscapes(areas: Areas) -> Scores:
     """IoU alone."""
-    return _scores(areas, _ratio(areas.right, areas.union))
+    return _scores(areas, ratio(areas.right, areas.union))
 
 
 def paddleseg(areas: Areas, absent: float = 1.0) -> Scores:
     """All K classes in the mean; accuracies are divided by what was predicted, not by what is true."""
-    iou = np.nan_to_num(_ratio(areas.right, areas.union), nan=absent)
-    accuracy = np.nan_to_num(_ratio(areas.right, areas.predicted), nan=0.0)
+    iou = np.nan_to_num(ratio(areas.right, areas.union), nan=absent)
+    accuracy = np.nan_to_num(ratio(areas.right, areas.predicted), nan=0.0)
     total = int(areas.predicted.sum())
     pixel = int(areas.right.sum()) / total if total else NAN
     return replace(_scores(areas, iou, accuracy, pixel=pixel), mean_accuracy=NAN)
@@ -162,15 +169,15 @@ def detectron2(areas: Areas) -> Scores:
     """Pixels predicted as no class do not exist, and neither do classes without a true pixel."""
     true = areas.true - areas.missed
     seen = replace(areas, true=true)
-    iou = np.where(true > 0, _ratio(areas.right, seen.union), NAN)
-    return _scores(areas, iou, _ratio(areas.right, true), pixel=_share(seen), weighted=_weighted(iou, true))
+    iou = np.where(true > 0, ratio(areas.right, seen.union), NAN)
+    return _scores(areas, iou, ratio(areas.right, true), pixel=_share(seen), weighted=_weighted(iou, true))
 
 
 def torchmetrics(areas: Areas) -> Scores:
     """Classes absent from truth and prediction are left out of both means; an accuracy of nothing is 0."""
-    accuracy = np.nan_to_num(_ratio(areas.right, areas.true), nan=0.0)
+    accuracy = np.nan_to_num(ratio(areas.right, areas.true), nan=0.0)
     accuracy[list(areas.absent)] = NAN
-    result = _scores(areas, _ratio(areas.right, areas.union), accuracy, pixel=_share(areas))
+    result = _scores(areas, ratio(areas.right, areas.union), accuracy, pixel=_share(areas))
     return result if areas.true.any() else replace(result, pixel_accuracy=0.0, mean_accuracy=0.0)
 
 
@@ -221,13 +228,6 @@ def _weighted(iou: NDArray[np.float64], true: NDArray[np.int64]) -> float:
 
 def _as_integers(counts: Tensor | NDArray[Any]) -> NDArray[np.int64]:
     return np.asarray(counts if isinstance(counts, np.ndarray) else counts.cpu()).astype(np.int64)
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    """part / whole, NaN where whole is 0."""
-    result = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=result, where=whole > 0)
-    return result
 
 
 def _mean(values: NDArray[np.float64]) -> float:

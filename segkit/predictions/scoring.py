@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +23,7 @@ from segkit.evaluation.confusion import byte_pairs
 from segkit.io import read_label
 from segkit.machine import cores
 from segkit.metadata.label_space import UNDECLARED, LabelSpace, identity_table
-from segkit.predictions.pairs import Pair, Problem, find_pairs
+from segkit.predictions.pairs import Pair, Problem
 
 R = TypeVar("R")
 
@@ -130,20 +129,6 @@ def boundary_areas_of_pairs(
 
     for pair, future in _in_order(areas, pairs, workers):
         yield pair.name, future.result()
-
-
-def score_directories(
-    predictions: Path, truth: Path, truth_space: LabelSpace, prediction_space: LabelSpace | None = None
-) -> Iterator[tuple[str, Tensor]]:
-    """`find_pairs`, then `score_pairs`, strictly: the first problem is raised, a missing prediction before any count.
-
-    Raises:
-        InputError: as those two.
-    """
-    found = find_pairs(predictions, truth, train_id_truth=truth_space == train_id_space(truth_space))
-    if found.problems:
-        raise ImageError(found.problems[0])
-    yield from score_pairs(found.pairs, truth_space, prediction_space)
 
 
 def suspicion(counts: Tensor) -> str | None:

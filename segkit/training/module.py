@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
-from segkit.evaluation.confusion import ConfusionMatrix, Scores, true_ids
+from segkit.evaluation.confusion import ConfusionMatrix, true_ids
+from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict, predict_with_confidence
 from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol

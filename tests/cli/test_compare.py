@@ -9,8 +9,7 @@ from PIL import Image
 
 from segkit.cli import main
 from segkit.evaluation.boundary import boundary_areas
-from segkit.evaluation.image_areas import ImageAreas
-from segkit.evaluation.statistics import bootstrap_miou
+from segkit.evaluation.statistics import ImageAreas, bootstrap_miou
 from segkit.files import write_text
 from segkit.io import write_png
 

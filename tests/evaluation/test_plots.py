@@ -12,10 +12,10 @@ from PIL import Image
 from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.comparison import paired_comparison
-from segkit.evaluation.confused_pairs import most_confused_pairs, pairs_table
-from segkit.evaluation.image_areas import ImageAreas
 from segkit.evaluation.plots import BLUE, class_order, comparison_figure, confusion_figure, reliability_figure
 from segkit.evaluation.plots import save_figure as save
+from segkit.evaluation.results import most_confused_pairs, pairs_table
+from segkit.evaluation.statistics import ImageAreas
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES
 

@@ -9,8 +9,7 @@ import torch
 from segkit.errors import InputError
 from segkit.evaluation.comparison import holm, p_value, paired_comparison
 from segkit.evaluation.confusion import ConfusionMatrix, confusion_counts
-from segkit.evaluation.image_areas import ImageAreas
-from segkit.evaluation.statistics import bootstrap_miou, bootstrap_weights
+from segkit.evaluation.statistics import ImageAreas, bootstrap_miou, bootstrap_weights
 
 
 def named(areas):

@@ -21,7 +21,6 @@ from segkit.predictions.scoring import (
     ImageError,
     count_pair,
     read_pair,
-    score_directories,
     score_pairs,
     suspicion,
     train_id_space,
@@ -78,11 +77,6 @@ def test_any_number_of_threads_gives_the_same_in_order(tmp_path: Path) -> None:
     one, many = (list(score_pairs(pairs, numbered_space(3), workers=workers)) for workers in (1, 5))
     assert [name for name, _ in one] == [name for name, _ in many] == [f"{i:02}" for i in range(40)]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(one, many, strict=True))
-    whole = list(score_directories(tmp_path / "predicted", tmp_path / "true", numbered_space(3)))
-    assert torch.equal(sum(c for _, c in whole), sum(c for _, c in one))
-    (tmp_path / "predicted" / "07.png").unlink()
-    with pytest.raises(ImageError, match="07: no prediction below"):
-        next(score_directories(tmp_path / "predicted", tmp_path / "true", numbered_space(3)))
 
 
 def test_only_as_many_images_as_needed_are_read_ahead(tmp_path: Path) -> None:

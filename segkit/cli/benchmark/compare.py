@@ -12,7 +12,7 @@ from segkit.cli.benchmark.score_options import compare_parser, label_space
 from segkit.cli.words import say
 from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import SIGNIFICANCE, Comparison, Difference, paired_comparison
-from segkit.evaluation.image_areas import ImageAreas
+from segkit.evaluation.statistics import ImageAreas
 from segkit.files import check_writable, free_path, write_json
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.manifest import read_manifest

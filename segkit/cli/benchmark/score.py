@@ -26,8 +26,8 @@ from segkit.evaluation.conventions import (
     convention,
     convention_scores,
 )
-from segkit.evaluation.image_areas import ImageAreas, image_areas
 from segkit.evaluation.results import format_table, result_dict, write_result
+from segkit.evaluation.statistics import ImageAreas, image_areas
 from segkit.files import check_writable, free_path
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.manifest import NAME, Manifest, read_manifest

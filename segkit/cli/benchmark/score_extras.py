@@ -9,11 +9,9 @@ from typing import Any
 from segkit.bars import Bar
 from segkit.errors import InputError
 from segkit.evaluation.boundary import BOUNDARY_RULE, DILATION_RATIO
-from segkit.evaluation.confused_pairs import ConfusedPair, most_confused_pairs, pairs_table
 from segkit.evaluation.confusion import ConfusionMatrix
-from segkit.evaluation.image_areas import ImageAreas
-from segkit.evaluation.results import number_or_null
-from segkit.evaluation.statistics import Bootstrap, Interval, bootstrap_miou, class_iou, mean_iou
+from segkit.evaluation.results import ConfusedPair, most_confused_pairs, number_or_null, pairs_table
+from segkit.evaluation.statistics import Bootstrap, ImageAreas, Interval, bootstrap_miou, class_iou, mean_iou
 from segkit.files import free_path
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.pairs import Pair
