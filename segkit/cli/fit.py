@@ -12,16 +12,15 @@ from segkit.cli.runs import CHECKPOINTS, goes_on, loggers
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.files import free_path
 from segkit.models.checkpoint import read_torch_file
-from segkit.training.callbacks import CurvePlotter
 from segkit.training.guards.checkpoints import LastCheckpoint, checked_training
 from segkit.training.guards.nonfinite import NonFiniteGuard
 from segkit.training.guards.preemption import Preemption
 from segkit.training.guards.resume import ExactResume, StepSeeds
 from segkit.training.network_callbacks import InitialWeights
-from segkit.training.views.classes import SeenClasses
+from segkit.training.views.curves import CurvePlotter
+from segkit.training.views.data import SeenClasses, Throughput
 from segkit.training.views.overlays import ValidationOverlays
 from segkit.training.views.summary import RunSummary
-from segkit.training.views.throughput import DataWait, Throughput
 
 # What decides on batches, loss and steps: a run is not gone on with where one of these has changed.
 _OF_THE_RUN = ("max_epochs", "max_steps", "accumulate_grad_batches", "precision", "gradient_clip_val",
@@ -48,8 +47,7 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
         ExactResume(_record(config), config["reschedule"]),
         NonFiniteGuard(config["skip_nonfinite"]),
         SeenClasses(),
-        Throughput(),
-        DataWait(data.faster_loading),
+        Throughput(data.faster_loading),
         ValidationOverlays(config["overlays"]),
         CurvePlotter(),
         RunSummary(),

@@ -47,8 +47,6 @@ from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.inference_form import Precision
 from segkit.models.segmentation import NETWORKS
-from segkit.training.calibration import CalibrationReport
-from segkit.training.callbacks import ALL_METRICS, ResultWriter
 from segkit.training.guards.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from segkit.training.guards.memory import is_out_of_memory, smaller_batch
 from segkit.training.guards.preemption import Preempted
@@ -57,6 +55,7 @@ from segkit.training.lightning_border import UserFirstCLI
 from segkit.training.module import SegmentationModule
 from segkit.training.network_callbacks import EvaluationForm
 from segkit.training.prediction_writer import PredictionWriter
+from segkit.training.results import ALL_METRICS, CalibrationReport, ResultWriter
 from segkit.training.sync_norm import SyncBatchNormPlugin
 from segkit.training.views.progress import RunProgress
 

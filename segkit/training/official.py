@@ -21,8 +21,8 @@ from segkit.predictions.cityscapes import (
     official_scores,
 )
 from segkit.predictions.submission_rules import BENCHMARKS
-from segkit.training.callbacks import is_whole
 from segkit.training.module import Batch, SegmentationModule
+from segkit.training.preflight import is_whole
 
 _BENCHMARK = BENCHMARKS["cityscapes"]
 

@@ -89,3 +89,8 @@ def learning_rate(trainer: pl.Trainer, optim: OptimConfig, total_steps: float) -
 def batch_size(trainer: pl.Trainer) -> int | None:
     """Images of a training batch in each process; None where the loader does not say."""
     return getattr(train_loader(trainer), "batch_size", None)
+
+
+def is_whole(limit: float | int | None) -> bool:
+    """Whether a `limit_..._batches` of the trainer leaves the split whole: 1.0 does, the integer 1 means one batch."""
+    return isinstance(limit, float) and limit == 1.0

@@ -12,7 +12,7 @@ from noise import write_noise
 from tiny_fit import assert_equal, recipe, result
 
 from segkit.cli import main
-from segkit.training import callbacks
+from segkit.training.views import curves
 
 EPOCHS, BATCHES = 2, 3
 STEPS = EPOCHS * BATCHES
@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time of a run that short."""
     for name in ("plot_curves", "plot_class_iou"):
-        monkeypatch.setattr(callbacks, name, lambda *_: None)
+        monkeypatch.setattr(curves, name, lambda *_: None)
 
 
 class Runs:

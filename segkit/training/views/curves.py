@@ -7,6 +7,7 @@ what was not logged then. A run that was resumed may log a step again: its last 
 import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger
 
 from segkit.errors import InputError
 from segkit.evaluation.plots import save_figure
@@ -37,6 +41,30 @@ _DPI = 120
 _BLOCK = 60  # classes that stand below each other; more are drawn in several blocks
 _TICKS = 8  # labels below a block, at most
 _LONGEST = 28  # characters of a class name
+
+
+class CurvePlotter(Callback):
+    """Draws `curves.png` and `class_iou.png` beside `metrics.csv` after every validation and at the end of `fit`."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Redraw, so that a run in progress can be looked at."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._draw(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the whole run."""
+        self._draw(trainer)
+
+    def _draw(self, trainer: Trainer) -> None:
+        logger = next((lg for lg in trainer.loggers if isinstance(lg, CSVLogger)), None)
+        if logger is None or not trainer.is_global_zero:
+            return
+        logger.save()
+        metrics = Path(logger.log_dir) / "metrics.csv"
+        if metrics.is_file():
+            for plot, name in ((plot_curves, "curves.png"), (plot_class_iou, "class_iou.png")):
+                with suppress(InputError):  # nothing to draw before the first loss or score is logged
+                    plot(metrics, metrics.with_name(name))
 
 
 def plot_curves(metrics_csv: Path, output: Path) -> None:

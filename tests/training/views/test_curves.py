@@ -12,9 +12,8 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from segkit.errors import InputError
-from segkit.training.callbacks import CurvePlotter
 from segkit.training.views import curves
-from segkit.training.views.curves import plot_class_iou, plot_curves, read_class_iou, read_curves
+from segkit.training.views.curves import CurvePlotter, plot_class_iou, plot_curves, read_class_iou, read_curves
 
 LOG = """epoch,step,train/loss,lr-SGD,val/mIoU,val/loss
 0,0,2.0,0.01,,

@@ -14,9 +14,9 @@ from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from segkit.models.segmentation import FCN
-from segkit.training.callbacks import CurvePlotter
 from segkit.training.module import SegmentationModule
 from segkit.training.views import summary
+from segkit.training.views.curves import CurvePlotter
 from segkit.training.views.summary import RunSummary, clock, rate_text, summary_lines
 
 SCORES = (0.25, 0.75, 0.5)  # of the validations

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from segkit.data.loader import TimedLoader
-from segkit.training.views.throughput import DataWait, Throughput
+from segkit.training.views.data import Throughput
 
 CLOCK = Clock()  # takes what the classes below say that they take
 
@@ -82,7 +82,7 @@ def run(tmp_path: Path, data: Slow, step, epochs=1, validate=False, save=False, 
         accelerator="cpu",
         max_epochs=epochs,
         logger=CSVLogger(tmp_path, name="", version=""),
-        callbacks=[Throughput(CLOCK), DataWait(cure, CLOCK), *checkpoints, *others],
+        callbacks=[Throughput(cure, CLOCK), *checkpoints, *others],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=save,

@@ -1,49 +1,27 @@
-"""What happens beside the steps: speed in the progress bar, curves, the result file."""
+"""What `test` and `validate` leave: the result file, the tables, and how well calibrated the network is."""
 
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.errors import InputError
+from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.conventions import DEFAULT, comparison_table, convention
+from segkit.evaluation.plots import reliability_figure, save_figure
 from segkit.evaluation.results import format_table, result_dict, write_result
 from segkit.files import free_path
 from segkit.inference.engine import resolve
 from segkit.models.checkpoint import weights_sha256
+from segkit.text import percent
 from segkit.training.lightning_border import hide_score_tables
 from segkit.training.module import SegmentationModule
-from segkit.training.views.curves import plot_class_iou, plot_curves
+from segkit.training.preflight import is_whole
 
 ALL_METRICS = "all"
-
-
-class CurvePlotter(Callback):
-    """Draws `curves.png` and `class_iou.png` beside `metrics.csv` after every validation and at the end of `fit`."""
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Redraw, so that a run in progress can be looked at."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._draw(trainer)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the whole run."""
-        self._draw(trainer)
-
-    def _draw(self, trainer: pl.Trainer) -> None:
-        logger = next((lg for lg in trainer.loggers if isinstance(lg, CSVLogger)), None)
-        if logger is None or not trainer.is_global_zero:
-            return
-        logger.save()
-        metrics = Path(logger.log_dir) / "metrics.csv"
-        if metrics.is_file():
-            for plot, name in ((plot_curves, "curves.png"), (plot_class_iou, "class_iou.png")):
-                with suppress(InputError):  # nothing to draw before the first loss or score is logged
-                    plot(metrics, metrics.with_name(name))
 
 
 class ResultWriter(Callback):
@@ -61,20 +39,20 @@ class ResultWriter(Callback):
         self.convention = convention(DEFAULT if self.compares else metric, others=(ALL_METRICS,))
         self._reported = False
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Silence Lightning's own table, which would show segkit's scores beside those of the metric asked for."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hide Lightning's own table, which would show segkit's scores beside those of the metric asked for."""
         hide_score_tables(trainer)
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the scores of `segkit test`."""
         self._report(trainer, pl_module, trainer.test_dataloaders, trainer.limit_test_batches)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the scores of `segkit validate`; validation inside `fit` is only logged."""
         if trainer.state.fn == "validate":
             self._report(trainer, pl_module, trainer.val_dataloaders, trainer.limit_val_batches)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep what was scored when `test` or `validate` stops: the images of this process until then."""
         loader = {"test": trainer.test_dataloaders, "validate": trainer.val_dataloaders}.get(trainer.state.fn or "")
         confusion = pl_module.confusion if isinstance(pl_module, SegmentationModule) else None
@@ -85,7 +63,7 @@ class ResultWriter(Callback):
             # Not log_dir, which is broadcast: the other processes are elsewhere.
             self._write(Path(trainer.default_root_dir), pl_module, _dataset(trainer, loader), name)
 
-    def _report(self, trainer: pl.Trainer, module: pl.LightningModule, loader: Any, limit: float | int | None) -> None:
+    def _report(self, trainer: Trainer, module: LightningModule, loader: Any, limit: float | int | None) -> None:
         assert isinstance(module, SegmentationModule) and module.confusion is not None and module.scores is not None
         count, expected = module.confusion.num_images, len(loader.dataset)
         partial = not is_whole(limit)
@@ -97,20 +75,17 @@ class ResultWriter(Callback):
             self._write(Path(folder or "."), module, _dataset(trainer, loader), "result.json", partial)
 
     def _write(
-        self, folder: Path, module: pl.LightningModule, dataset: dict[str, Any], name: str, partial: bool = True
+        self, folder: Path, module: LightningModule, dataset: dict[str, Any], name: str, partial: bool = True
     ) -> None:
         assert isinstance(module, SegmentationModule) and module.confusion is not None
-        names = module.classes.class_names
-        protocol = resolve(module.protocol, module.network)  # what depends on the network filled in
-        metric, weights = self.convention.name, {"sha256": weights_sha256(module.network.state_dict())}
         result = result_dict(
             module.confusion,
-            names,
-            protocol,
+            module.classes.class_names,
+            resolve(module.protocol, module.network),  # what depends on the network filled in
             dataset=dataset,
-            weights=weights,
+            weights={"sha256": weights_sha256(module.network.state_dict())},
             partial=partial,
-            metric=metric,
+            metric=self.convention.name,
             precision=module.ran_in,
             note=module.note,
         )
@@ -136,11 +111,47 @@ class ResultWriter(Callback):
         )
 
 
-def _dataset(trainer: pl.Trainer, loader: Any) -> dict[str, Any]:
+def _dataset(trainer: Trainer, loader: Any) -> dict[str, Any]:
     name = type(getattr(trainer, "datamodule", None)).__name__
     return {"name": name, "split": trainer.state.fn, "num_images": len(loader.dataset)}
 
 
-def is_whole(limit: float | int | None) -> bool:
-    """Whether a `limit_..._batches` of the trainer leaves the split whole: 1.0 does, the integer 1 means one batch."""
-    return isinstance(limit, float) and limit == 1.0
+class CalibrationReport(Callback):
+    """`segkit test --calibration`: how sure the fused scores are of each pixel, against how often they are right.
+
+    Prints the error and draws `<run>/reliability.png`; `ResultWriter` writes the numbers into `result.json`.
+
+    Raises:
+        InputError: Before anything runs: this is no test.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to fit, validate or predict."""
+        if stage != "test":
+            raise InputError("--calibration: calibration is measured by `segkit test`; leave it out here")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the module measure, from empty bins."""
+        assert isinstance(pl_module, SegmentationModule)
+        pl_module.calibration = Calibration(pl_module.device)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sum the bins of all processes once."""
+        _calibration(pl_module).all_reduce()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print and draw."""
+        folder = Path(trainer.log_dir or ".")  # asked on every rank: it is broadcast
+        if trainer.is_global_zero:
+            result = _calibration(pl_module).result()
+            path = free_path(folder / "reliability.png")
+            rank_zero_info(
+                f"expected calibration error {percent(result.expected_error)} %, largest gap of a bin "
+                f"{percent(result.maximum_error)} %; {path}"
+            )
+            save_figure(reliability_figure(result), path)
+
+
+def _calibration(module: LightningModule) -> Calibration:
+    assert isinstance(module, SegmentationModule) and module.calibration is not None
+    return module.calibration
