@@ -5,6 +5,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+DISTRIBUTION = (
+    "segkit-torch"  # the name to install; `segkit` on PyPI is another's, the import and the command are segkit
+)
+
 _STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, ends of lines and paragraphs
 _TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # right to left
 
@@ -44,3 +48,8 @@ def did_you_mean(wrong: str, names: Iterable[str]) -> str:
     """For a message about a name that does not exist: "did you mean X? ", or nothing where none is like it."""
     close = difflib.get_close_matches(wrong, list(names), n=1)
     return f"did you mean {close[0]}? " if close else ""
+
+
+def install_extra(name: str) -> str:
+    """The command that installs what an option needs, for a message: `pip install 'segkit-torch[large-images]'`."""
+    return f"pip install '{DISTRIBUTION}[{name}]'"

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.cli import SaveConfigCallback
 
 from segkit.cli.arguments import flatten
-from segkit.cli.runs import CHECKPOINTS, goes_on, loggers
+from segkit.cli.runs import CHECKPOINTS, csv_logger, goes_on, tensorboard_loggers
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.files import free_path
 from segkit.models.checkpoint import read_torch_file
@@ -57,7 +57,7 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
 
 
 def fit_loggers(given: Any, run: Path, checkpoint: str | None) -> Any:
-    """CSV, from which the curves are drawn, beside the loggers of the config; TensorBoard where it names none.
+    """CSV, from which the curves are drawn, beside the loggers of the config or, where it names none, TensorBoard.
 
     Args:
         given: `trainer.logger`: None, a bool, or loggers.
@@ -72,8 +72,8 @@ def fit_loggers(given: Any, run: Path, checkpoint: str | None) -> Any:
     first = None
     if checkpoint and goes_on(run, checkpoint):  # the first step that is still to be logged
         first = checked_training(read_torch_file(checkpoint), checkpoint)["global_step"]
-    csv, tensorboard = loggers(run, first)
-    return [csv, tensorboard] if given in (None, True) else [csv, *as_list(given)]
+    csv = csv_logger(run, first)
+    return [csv, *(tensorboard_loggers(run, first) if given in (None, True) else as_list(given))]
 
 
 class FitConfig(SaveConfigCallback):

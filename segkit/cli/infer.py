@@ -19,7 +19,7 @@ from segkit.cli.infer_inputs import find_images
 from segkit.cli.infer_large import areas, is_large, segment_large
 from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say_above_bar
-from segkit.errors import InputError
+from segkit.errors import InputError, install_extra
 from segkit.files import check_writable, write_json
 from segkit.io import read_header, write_png
 from segkit.machine import parse_bytes
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--hel
 
 WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Segment images of any size with a checkpoint that `segkit fit` wrote.
 
 A folder is searched with all folders inside it, links followed; hidden ones and those of file servers are left out.
@@ -48,7 +48,7 @@ frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused.
 
 An image that needs more than --memory is seen in overlapping tiles, and stderr says so. One that is too large to be
 held at all (of --memory, or more than SEGKIT_MAX_PIXELS of the environment, 500 million by default) is read in tiles,
-too, by rasterio (pip install rasterio), and gives instead:
+too, by rasterio ({install_extra("large-images")}), and gives instead:
   NAME_labels.tif   a tiled GeoTIFF with the image's georeference and the classes' colours
   NAME_overlay.png  at most 2048 pixels a side
   NAME_area.json    as above

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segkit.bars import Bar
-from segkit.errors import InputError, printable
+from segkit.errors import InputError, install_extra, printable
 from segkit.files import replacing, write_json
 from segkit.io import read_header, write_png
 from segkit.io.decoding import high_byte
@@ -153,7 +153,8 @@ def _opened(path: Path) -> Iterator[Any]:
         import rasterio
     except ImportError:
         raise InputError(
-            f"{path}: is too large to be read at once, and reading in tiles needs rasterio: pip install rasterio"
+            f"{path}: is too large to be read at once, and reading in tiles needs rasterio: "
+            + install_extra("large-images")
         ) from None
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)

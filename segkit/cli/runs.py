@@ -4,16 +4,17 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 
 from segkit.cli.restore import ckpt_path, named
-from segkit.errors import InputError
+from segkit.errors import InputError, install_extra
 from segkit.files import write_text
 from segkit.training.guards.checkpoints import newest_checkpoint
 from segkit.training.guards.preemption import slurm_job
@@ -63,8 +64,8 @@ def goes_on(run: Path, checkpoint: str | None) -> bool:
     return checkpoint is not None and (run / CHECKPOINTS).resolve() in Path(checkpoint).resolve().parents
 
 
-def loggers(run: Path, from_step: int | None) -> tuple[CSVLogger, TensorBoardLogger]:
-    """CSV and TensorBoard logs, both in `run` itself.
+def csv_logger(run: Path, from_step: int | None) -> CSVLogger:
+    """The logger of `metrics.csv` in `run` itself.
 
     Args:
         run: The folder.
@@ -73,14 +74,21 @@ def loggers(run: Path, from_step: int | None) -> tuple[CSVLogger, TensorBoardLog
     Raises:
         InputError: The run is new and the folder holds another one's logs, which Lightning would delete.
     """
-    metrics = run / METRICS
-    if from_step is None and metrics.exists():
+    if from_step is None and (run / METRICS).exists():
         raise InputError(
             f"--run_dir {run}: holds a training run already; go on with it (--ckpt_path last), or give another folder, "
             "or none for runs/<n>"
         )
+    return ContinuedCSVLogger(run, from_step)
+
+
+def tensorboard_loggers(run: Path, from_step: int | None) -> list[TensorBoardLogger]:
+    """The logger of TensorBoard's file in `run`; none, and a line that says so, where TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
+        rank_zero_info(f"no TensorBoard log: it is not installed; {install_extra('tensorboard')}")
+        return []
     purge: dict[str, Any] = {} if from_step is None else {"purge_step": from_step}
-    return ContinuedCSVLogger(run, from_step), TensorBoardLogger(run, name="", version="", **purge)
+    return [TensorBoardLogger(run, name="", version="", **purge)]
 
 
 class ContinuedCSVLogger(CSVLogger):

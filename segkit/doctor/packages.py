@@ -10,6 +10,7 @@ from importlib import metadata
 
 from segkit import __version__
 from segkit.doctor.finding import Finding, in_one_line
+from segkit.errors import DISTRIBUTION
 
 _MALWARE = "malware that steals credentials when it is imported (GHSA-w37p-236h-pfx3)"
 
@@ -35,7 +36,7 @@ _FIRST = ("torch", "torchvision", "pytorch-lightning", "timm", "segmentation-mod
 def python() -> Iterator[Finding]:
     """Python, and segkit itself."""
     here = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
-    allowed = "" if _version("segkit") is None else metadata.metadata("segkit")["Requires-Python"]
+    allowed = "" if _version(DISTRIBUTION) is None else metadata.metadata(DISTRIBUTION)["Requires-Python"]
     if allowed and not _within(platform.python_version(), allowed):
         yield Finding("python", "wrong", here, f"install Python {allowed}")
     else:
@@ -107,7 +108,7 @@ def _bounds() -> dict[str, str]:
     from packaging.requirements import Requirement
 
     try:
-        needed = [Requirement(text) for text in metadata.requires("segkit") or ()]
+        needed = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
     except metadata.PackageNotFoundError:
         return {}
     return {one.name: str(one.specifier) for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})}

@@ -186,7 +186,7 @@ def test_without_rasterio_the_cure_is_named(
     save(tmp_path / "city.tif", noise(3))
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert run(checkpoint, tmp_path / "city.tif") == 1
-    assert "pip install rasterio" in capsys.readouterr().err
+    assert "pip install 'segkit-torch[large-images]'" in capsys.readouterr().err
 
 
 def test_what_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from filelock import FileLock
 from left_behind import left_behind
 
 from segkit import files
-from segkit.cli import main, run_lock
+from segkit.cli import main, run_lock, runs
+from segkit.cli.fit import fit_loggers
 from segkit.errors import InputError
 
 
@@ -91,3 +92,14 @@ def test_writing_into_a_folder_removes_what_dead_processes_left_there(tmp_path: 
         os.utime(elsewhere, (0, 0))
         files.remove_left_behind(tmp_path)
         assert alive.exists() and not elsewhere.exists()
+
+
+def test_without_tensorboard_only_metrics_are_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [type(logger).__name__ for logger in fit_loggers(None, tmp_path, None)]
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    with caplog.at_level("INFO"):
+        left = [type(logger).__name__ for logger in fit_loggers(None, tmp_path, None)]
+    assert names == [*left, "TensorBoardLogger"] and len(left) == 1
+    assert "no TensorBoard log: it is not installed; pip install 'segkit-torch[tensorboard]'" in caplog.text
