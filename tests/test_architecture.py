@@ -30,7 +30,7 @@ ALLOWED = {
     "contact_sheet": {"visualization"},
     "models":        {"errors", "signatures", "download", "files", "ops", "metadata", "text"},
     "inference":     {"errors", "io", "machine", "ops", "metadata", "models", "plain_data", "recipes"},
-    "evaluation":    {"arrays", "errors", "files", "metadata", "text", "__version__"},
+    "evaluation":    {"arrays", "errors", "files", "metadata", "ops", "text", "__version__"},
     "predictions":   {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths",
                       "text", "evaluation"},
     "data":          {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths"},

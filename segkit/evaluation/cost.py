@@ -9,7 +9,6 @@ Conventions, which a table of such numbers must state:
 - Bytes: the peak above what was in use at the start.
 """
 
-import copy
 import ctypes
 import gc
 import time
@@ -21,8 +20,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from segkit.ops.meta import meta_image, on_meta
 
 AUXILIARY = "aux_head."  # names of the parameters that exist for training only begin with it
 
@@ -46,9 +47,9 @@ def flops(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> in
         size: height and width of the image.
         in_channels: C.
     """
-    shapes = _meta_copy(network).eval()
+    shapes = on_meta(network)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shapes(torch.empty(1, in_channels, *size, device="meta"))
+        shapes(meta_image(shapes, (1, in_channels, *size)))
     return int(counter.get_total_flops())
 
 
@@ -142,16 +143,6 @@ class PeakMemory:
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self._start
         else:
             self.bytes = max(0, _resident("VmHWM") - self._start)
-
-
-def _meta_copy(network: nn.Module) -> nn.Module:
-    """The network with parameters and buffers that have a shape and no memory."""
-    shapes: dict[int, Tensor] = {}
-    for parameter in network.parameters():
-        shapes[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-    for buffer in network.buffers():
-        shapes[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(network, shapes)
 
 
 def _reset_resident_peak() -> int | None:

@@ -12,7 +12,6 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.machine import format_bytes
 from segkit.ops.dispatch import plain_ops
+from segkit.ops.meta import meta_image, on_meta
 from segkit.ops.processor import free_bytes
 from segkit.ops.torch_private import TorchDispatchMode
 from segkit.ops.winograd import WinogradConv2d
@@ -111,10 +111,9 @@ def meta_forward(
     # Outside inference mode composite operations show their parts; fused ones have no form without values.
     with torch.inference_mode(False), torch.no_grad(), plain_ops(), eager:
         try:
-            copy = _on_meta(network)
-            dtype = next((tensor.dtype for tensor in copy.parameters() if tensor.is_floating_point()), torch.float32)
+            shapes = on_meta(network)
             with watch or nullcontext():
-                out: Tensor = copy(torch.empty(shape, dtype=dtype, device="meta"))["out"]
+                out: Tensor = shapes(meta_image(shapes, shape))["out"]
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError, TypeError) as error:
@@ -124,16 +123,6 @@ def meta_forward(
                 "depend on them"
             ) from error
     return out
-
-
-def _on_meta(network: nn.Module) -> nn.Module:
-    """A copy in eval mode without values: `deepcopy` takes what its memo holds for a tensor, and copies none."""
-    memo: dict[int, Any] = {}
-    for parameter in network.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
-    for buffer in network.buffers():
-        memo[id(buffer)] = buffer.to("meta")
-    return deepcopy(network, memo).eval()
 
 
 def default_budget(*devices: torch.device | str) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import SegmentationModel, build_network
-from segkit.models.shapes_only import ShapesOnly
+from segkit.ops.meta import ShapesOnly
 
 # What makes up a pickled NumPy scalar, which trainers store as their best score: data, no code. Older NumPy calls its
 # function by another name.

@@ -5,17 +5,18 @@ A norm behind a global average pool sees a 1x1 map, one value a channel of each 
 PyTorch refuses it; with two, values become plus and minus one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from segkit.errors import InputError
 from segkit.models.resnest import ResNeSt
+from segkit.ops.meta import meta_image, on_meta
 
 PooledNorm = Literal["batch", "frozen", "group"]
 
@@ -43,26 +44,22 @@ def pooled_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
     """Names and modules of the batch, frozen and group norms on 1x1 maps: those of an image that passes the network.
 
     Args:
-        network: A segmentation network; its parameters, statistics and modes stay as they are.
+        network: A segmentation network, which stays as it is.
     """
-    found: dict[str, nn.Module] = {}
+    seen: list[str] = []
+    shapes = on_meta(network).float()  # of one dtype, so that a network in half precision takes the image
+    for name, norm in shapes.named_modules():
+        if isinstance(norm, (*BATCH_NORMS, nn.GroupNorm)):
+            norm.register_forward_pre_hook(partial(_note_pooled, seen, name))
+    channels: Any = network.get_submodule("encoder").channels
+    with torch.no_grad():
+        shapes(meta_image(shapes, (1, channels[0], _PROBE, _PROBE)))
+    return [(name, network.get_submodule(name)) for name in dict.fromkeys(seen)]
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if inputs[0].shape[2:].numel() == 1:
-                found[name] = module
 
-        return hook
-
-    norms = [(name, m) for name, m in network.named_modules() if isinstance(m, (*BATCH_NORMS, nn.GroupNorm))]
-    handles = [norm.register_forward_pre_hook(note(name)) for name, norm in norms]
-    try:
-        with torch.no_grad(), eval_mode(network):
-            _propagate_shapes(network)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(found.items())
+def _note_pooled(seen: list[str], name: str, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    if inputs[0].shape[2:].numel() == 1:
+        seen.append(name)
 
 
 def set_pooled_norm(network: nn.Module, kind: PooledNorm) -> None:
@@ -196,17 +193,3 @@ def _new_norm(kind: PooledNorm, channels: int, eps: float) -> nn.BatchNorm2d | n
         return (FrozenBatchNorm2d if kind == "frozen" else nn.BatchNorm2d)(channels, eps)
     fitting = [n for n in range(1, _MOST_GROUPS + 1) if channels % n == 0 and channels // n >= _GROUP]
     return nn.GroupNorm(max(fitting, default=1), channels, eps)
-
-
-def _propagate_shapes(network: nn.Module) -> None:
-    """Pass an image through the network on the meta device: shapes and hooks, no arithmetic."""
-    tensors = [*network.named_parameters(), *network.named_buffers()]
-    channels: Any = network.get_submodule("encoder").channels
-    image = torch.zeros(1, channels[0], _PROBE, _PROBE, device="meta")
-    # All of one floating type, so that a network in half precision takes the image.
-    shapes = {name: t.new_empty(t.shape, device="meta", dtype=_float32(t.dtype)) for name, t in tensors}
-    functional_call(network, shapes, image)
-
-
-def _float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype.is_floating_point else dtype

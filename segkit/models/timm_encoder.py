@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import InputError
-from segkit.models.shapes_only import ShapesOnly
+from segkit.ops.meta import ShapesOnly
 
 
 class TimmEncoder(nn.Module):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.models.segmentation import FCN
-from segkit.models.shapes_only import ShapesOnly
 from segkit.models.timm_encoder import TimmEncoder
 from segkit.models.weights import load_encoder_weights
+from segkit.ops.meta import ShapesOnly
 from segkit.training.module import SegmentationModule
 from segkit.training.network_callbacks import InitialWeights
 

@@ -18,11 +18,11 @@ from segkit.models.checkpoint import Checkpoint
 from segkit.models.encoders import build_encoder
 from segkit.models.resnest import DilationConvention
 from segkit.models.segmentation import IMAGE_CHANNELS, build_network
-from segkit.models.shapes_only import ShapesOnly
 from segkit.models.toolkits.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
 from segkit.models.toolkits.keys import KeyReport, place
 from segkit.models.toolkits.recognise import EncoderGuess, Shapes, recognise_encoder
 from segkit.models.weight_values import refuse_unusable, unusable
+from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import IMAGENET
 from segkit.signatures import fits
 
