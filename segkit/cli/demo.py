@@ -5,6 +5,7 @@ Everything goes through the commands that a user would type, with a recipe that 
 
 import argparse
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -70,10 +71,13 @@ def main(args: list[str] | None = None) -> int:
     from segkit.cli import lightning
 
     checkpoint = run / "checkpoints" / "last.ckpt"
-    say(f"1/3  training: segkit fit --config {recipe} --run_dir {run}")
-    lightning.main(["fit", "--config", str(recipe), "--run_dir", str(run)])
-    say(f"2/3  testing:  segkit test --config {recipe} --ckpt_path {checkpoint} --run_dir {run}")
-    lightning.main(["test", "--config", str(recipe), "--ckpt_path", str(checkpoint), "--run_dir", str(run)])
+    fit = ["fit", "--config", str(recipe), "--run_dir", str(run)]
+    test = ["test", "--config", str(recipe), "--ckpt_path", str(checkpoint), "--run_dir", str(run)]
+    for step, command in (("1/3  training:", fit), ("2/3  testing: ", test)):
+        say(f"{step} segkit {shlex.join(command)}")
+        code = lightning.main(command)
+        if code:  # stopped by a signal, which has been said
+            return code
     say(f"3/3  drawing:  {run / 'images'}")
     _draw_panels(output / "data", recipe, checkpoint, run / "images", options.images)
     say(_summary(output, run, checkpoint, time.perf_counter() - start))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 import traceback
 import warnings
@@ -49,31 +50,44 @@ _thread_hook = threading.excepthook
 
 
 def quiet() -> None:
-    """Leave out what Lightning says that no user of segkit can act on."""
-    for message in (
-        ".*LightningCLI's args parameter.*",
-        ".*isinstance.treespec.*",
-        ".*does not have many workers.*",
-        ".*The dirpath has changed.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*Experiment logs directory .* exists and is not empty.*",
-        ".*recommended to use `self.log.*sync_dist=True.*",  # all processes log the same: scores of the summed matrix
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_is_no_advertisement)
-        logging.getLogger(name).addFilter(_printable)
+    """Leave out what Lightning says that no user of segkit can act on, and show the rest without control characters."""
+    warnings.filterwarnings("ignore", message=f".*({'|'.join(_IDLE_WARNINGS)})")
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_is_for_the_user)
     threading.excepthook = _of_a_thread
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+_LOGGERS = (
+    "lightning_fabric.utilities.rank_zero",
+    "lightning_fabric.utilities.seed",
+    "pytorch_lightning.accelerators.cuda",
+    "pytorch_lightning.trainer.connectors.checkpoint_connector",
+    "pytorch_lightning.utilities.rank_zero",  # segkit's own words go through this one, too
+)
+_IDLE_LINES = re.compile(
+    r"\W*(GPU available|TPU available|Seed set to|LOCAL_RANK: |You are using a CUDA device|Using \w+ Automatic Mixed"
+    r"|Loading `train_dataloader` to|`weights_only` was not set|`Trainer.fit` stopped: `max_|Restor(ing|ed all) states"
+    r"|Loaded model weights|.*Tip:)"
+)
+_IDLE_WARNINGS = (
+    "LightningCLI's args parameter",
+    "isinstance.treespec",
+    "does not have many workers",
+    "The dirpath has changed",
+    "Checkpoint directory .* exists and is not empty",
+    "Experiment logs directory .* exists and is not empty",
+    "recommended to use `self.log.*sync_dist=True",  # all processes log the same: scores of the summed matrix
+    "Be aware that when using `ckpt_path`",  # callbacks of `fit`, which no other command has
+    "your dataloader is not resumable",  # `RunPosition` goes on with the next batch
+    r"module\(s\) in eval mode at the start",  # norms that --model.norm_eval keeps fixed
+)
 
 
-def _printable(record: logging.LogRecord) -> bool:
-    """Also: the record's lines as they may be shown on a terminal."""
-    record.msg, record.args = "\n".join(map(printable, record.getMessage().split("\n"))), ()
-    return True
+def _is_for_the_user(record: logging.LogRecord) -> bool:
+    """Also escapes what in the record's lines could steer a terminal."""
+    message = record.getMessage()
+    record.msg, record.args = "\n".join(map(printable, message.split("\n"))), ()
+    return _IDLE_LINES.match(message) is None
 
 
 def _of_a_thread(uncaught: threading.ExceptHookArgs) -> None:
