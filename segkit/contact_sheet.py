@@ -11,15 +11,27 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segkit.visualization import Palette, font, hatch, overlay
+from segkit.visualization import (
+    IGNORED,
+    INK,
+    PAPER,
+    Palette,
+    fit,
+    fitted_size,
+    font,
+    hatch,
+    magnified,
+    overlay,
+    padded,
+    side_by_side,
+    text_line,
+)
 
 WIDTH = 2400  # pixels of a full sheet
-IGNORED = 255
-
 _MARGIN, _GAP, _SEAM = 24, 28, 6  # pixels: around the sheet, between tiles, between image and overlay
 _TEXT, _HEADING, _SMALL = 20, 28, 14  # pixels of the fonts
 _LINE = 30  # pixels of a row of the chart
-_PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (32, 32, 32), (110, 110, 110), (226, 226, 226)
+_FAINT, _GRID = (110, 110, 110), (226, 226, 226)
 _SHAPE = 0.8  # height / width that a sheet of tiles should have
 _MAX_COLUMNS = 5
 _LARGE = 480  # pixels up to which small images are enlarged
@@ -107,28 +119,13 @@ def contact_sheet(
     inner = min(inner, max(grid.shape[1], 2 * _CELL))
     chart = _chart(shares(samples, class_names), len(class_names), palette, inner)
     parts = [_heading(title, inner), grid, chart]
-    sheet = np.vstack([_padded(part, inner, part.shape[0] + _MARGIN) for part in parts])
-    return np.pad(sheet, ((_MARGIN, 0), (_MARGIN, _MARGIN), (0, 0)), constant_values=_PAPER[0])
+    sheet = np.vstack([padded(part, inner, part.shape[0] + _MARGIN) for part in parts])
+    return np.pad(sheet, ((_MARGIN, 0), (_MARGIN, _MARGIN), (0, 0)), constant_values=PAPER[0])
 
 
 def tile_overlay(image: np.ndarray, mask: np.ndarray, palette: Palette) -> np.ndarray:
     """The image under the colours of its classes, ignored pixels hatched; uint8 (H, W, 3)."""
     return hatch(overlay(image, mask, palette), mask)
-
-
-def fit(image: np.ndarray, mask: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask, reduced so that no side is longer than `box` pixels."""
-    height, width = _fitted_size(mask.shape, box)
-    if (height, width) == mask.shape:
-        return image, mask
-    pillow, labels = Image.fromarray(np.ascontiguousarray(image)), Image.fromarray(np.ascontiguousarray(mask))
-    nearest = labels.resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(pillow.resize((width, height), Image.Resampling.BOX)), np.asarray(nearest)
-
-
-def _fitted_size(shape: Sequence[int], box: int) -> tuple[int, int]:
-    scale = min(1.0, box / max(shape))
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def _factor(samples: Sequence[Sample], box: int) -> int:
@@ -148,7 +145,7 @@ def _columns(samples: Sequence[Sample], width: int) -> int:
     def off(columns: int) -> float:
         box = _box(columns, width)
         factor = _factor(samples, box)
-        sizes = [_fitted_size(sample.mask.shape, box) for sample in samples]
+        sizes = [fitted_size(sample.mask.shape, box) for sample in samples]
         rows = [factor * max(size[0] for size in sizes[i : i + columns]) for i in range(0, len(sizes), columns)]
         across = columns * (2 * factor * max(size[1] for size in sizes) + _SEAM + _GAP)
         return abs(math.log((sum(rows) + (_LINE + _GAP) * len(rows)) / across / _SHAPE))
@@ -158,10 +155,9 @@ def _columns(samples: Sequence[Sample], width: int) -> int:
 
 def _tile(sample: Sample, palette: Palette, box: int, factor: int) -> np.ndarray:
     """Image | overlay, above the caption."""
-    image, mask = (array.repeat(factor, 0).repeat(factor, 1) for array in fit(sample.image, sample.mask, box))
-    seam = np.full((len(mask), _SEAM, 3), _PAPER, np.uint8)
-    pair = np.hstack([image, seam, tile_overlay(image, mask, palette)])
-    caption = _text_line(_cut(sample.caption, pair.shape[1], keep_end=True), pair.shape[1], _TEXT, _LINE)
+    image, mask = (magnified(array, factor) for array in fit(sample.image, sample.mask, box))
+    pair = side_by_side([image, tile_overlay(image, mask, palette)], _SEAM)
+    caption = text_line(_cut(sample.caption, pair.shape[1], keep_end=True), pair.shape[1], _TEXT, _LINE)
     return np.vstack([pair, caption])
 
 
@@ -171,8 +167,8 @@ def _grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
     for start in range(0, len(tiles), columns):
         row = tiles[start : start + columns]
         height = max(tile.shape[0] for tile in row) + (_GAP // 2 if start + columns < len(tiles) else 0)
-        padded = [_padded(tile, width + _GAP, height) for tile in row]
-        rows.append(_padded(np.hstack(padded), columns * (width + _GAP), height))
+        line = np.hstack([padded(tile, width + _GAP, height) for tile in row])
+        rows.append(padded(line, columns * (width + _GAP), height))
     return np.vstack(rows)[:, :-_GAP]
 
 
@@ -181,9 +177,9 @@ def _chart(found: Sequence[Share], num_classes: int, palette: Palette, width: in
     length = -(-len(found) // max(1, (width + _GAP) // (_CELL + _GAP)))
     columns = -(-len(found) // length)
     top = 2 * _LINE + _SMALL
-    canvas = Image.new("RGB", (width, top + length * _LINE), _PAPER)
+    canvas = Image.new("RGB", (width, top + length * _LINE), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((0, _LINE // 2), chart_title(found, num_classes), _INK, font(_TEXT), anchor="lm")
+    draw.text((0, _LINE // 2), chart_title(found, num_classes), INK, font(_TEXT), anchor="lm")
     step = (width + _GAP) // columns
     bar = step - _GAP - _SWATCH - _NAME - _NUMBER
     for column in range(columns):
@@ -213,8 +209,8 @@ def _draw_row(canvas: Image.Image, corner: tuple[int, int], bar: int, row: Share
     x, y = corner
     middle, left = y + _LINE // 2, x + _SWATCH + _NAME
     draw = ImageDraw.Draw(canvas)
-    draw.text((x + _SWATCH, middle), _cut(row.name, _NAME - 12), _INK, font(_TEXT), anchor="lm")
-    draw.text((left + bar + 10, middle), row.percent, _INK, font(_TEXT), anchor="lm")
+    draw.text((x + _SWATCH, middle), _cut(row.name, _NAME - 12), INK, font(_TEXT), anchor="lm")
+    draw.text((left + bar + 10, middle), row.percent, INK, font(_TEXT), anchor="lm")
     for box in ((x, y + 5, x + 32, y + 25), (left, y + 7, left + max(2, round(bar * row.length)), y + 23)):
         if row.id == IGNORED:
             canvas.paste(Image.fromarray(_hatched(box[2] - box[0], box[3] - box[1])), box[:2])
@@ -227,13 +223,7 @@ def _hatched(width: int, height: int) -> np.ndarray:
 
 
 def _heading(text: str, width: int) -> np.ndarray:
-    return _text_line(_cut(text, width, size=_HEADING), width, _HEADING, _HEADING + 8)
-
-
-def _text_line(text: str, width: int, size: int, height: int) -> np.ndarray:
-    canvas = Image.new("RGB", (width, height), _PAPER)
-    ImageDraw.Draw(canvas).text((0, height // 2), text, _INK, font(size), anchor="lm")
-    return np.asarray(canvas)
+    return text_line(_cut(text, width, size=_HEADING), width, _HEADING, _HEADING + 8)
 
 
 def _cut(text: str, width: int, keep_end: bool = False, size: int = _TEXT) -> str:
@@ -243,9 +233,3 @@ def _cut(text: str, width: int, keep_end: bool = False, size: int = _TEXT) -> st
         short = short[1:] if keep_end else short[:-1]
         shown = f"...{short}" if keep_end else f"{short.rstrip(' ,')}..."
     return shown
-
-
-def _padded(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """White to the right and below."""
-    room = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
-    return np.pad(image, room, constant_values=_PAPER[0])

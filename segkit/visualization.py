@@ -16,9 +16,8 @@ from segkit.text import shorten
 
 Palette = Sequence[Sequence[int]]
 
-_IGNORE = 255
-_PAPER = (255, 255, 255)
-_INK = (32, 32, 32)
+IGNORED = 255
+PAPER, INK = (255, 255, 255), (32, 32, 32)
 _STRIPE = 130  # grey of a hatch
 _OUTLINE = (150, 150, 150)  # round swatches: a white or pale class stays visible on paper
 _MIN_HEIGHT = 240  # images below are enlarged by a whole factor
@@ -41,7 +40,7 @@ def colorize(labels: np.ndarray, palette: Palette) -> np.ndarray:
         InputError: labels are not a 2-d integer array, or hold a value that the palette has no colour for.
     """
     _check_labels(labels, len(palette))
-    table = np.zeros((_IGNORE + 1, 3), np.uint8)
+    table = np.zeros((IGNORED + 1, 3), np.uint8)
     table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
     return np.asarray(table[labels])  # (H, W) -> (H, W, 3)
 
@@ -68,7 +67,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, alpha: floa
     colours = colorize(labels, palette)
     weight = round(alpha * 256)  # integers: 3x less memory than float32 on a large photograph
     mixed = (image.astype(np.uint16) * (256 - weight) + colours.astype(np.uint16) * weight + 128) >> 8
-    return np.where((labels == _IGNORE)[..., None], image, mixed.astype(np.uint8))
+    return np.where((labels == IGNORED)[..., None], image, mixed.astype(np.uint8))
 
 
 def hatch(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -85,7 +84,7 @@ def hatch(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     stripe = max(2, min(height, width) // 60)  # pixels
     is_stripe = (np.arange(height)[:, None] + np.arange(width)) // stripe % 4 == 0
     dark = np.where(is_stripe[..., None], _STRIPE, image // 3)
-    return np.where((labels == _IGNORE)[..., None], dark, image).astype(np.uint8)
+    return np.where((labels == IGNORED)[..., None], dark, image).astype(np.uint8)
 
 
 def occurring(labels: np.ndarray) -> list[int]:
@@ -117,7 +116,7 @@ def legend(class_names: Sequence[str], palette: Palette, width: int, font_size: 
     names = _truncate(names, columns * _MAX_ROWS)
     rows = -(-len(names) // columns)
     columns = -(-len(names) // max(1, rows))  # as few as the rows need: 8 names in 7 columns become 4 + 4
-    canvas = Image.new("RGB", (width, rows * line + font_size // 2 if rows else 0), _PAPER)
+    canvas = Image.new("RGB", (width, rows * line + font_size // 2 if rows else 0), PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, name in enumerate(names):
         # "+ n more" takes the last cell and has no colour of its own
@@ -141,7 +140,7 @@ def with_legend(image: np.ndarray, labels: np.ndarray, class_names: Sequence[str
     """
     large = _enlarge(image)
     width = max(large.shape[1], _MIN_HEIGHT)
-    ids = [i for i in occurring(labels) if i != _IGNORE]  # an overlay shows ignored pixels as they are
+    ids = [i for i in occurring(labels) if i != IGNORED]  # an overlay shows ignored pixels as they are
     below = legend([class_names[i] for i in ids], [palette[i] for i in ids], width, _font_size(large))
     return np.vstack([_centre(large, width), below])
 
@@ -175,17 +174,59 @@ def panel(
             raise InputError(f"image {image.shape} and {title} {array.shape} differ: (H, W, 3) and (H, W) are needed")
     images = {"input": image} | {title: colorize(array, palette) for title, array in labels.items()}
     font_size = _font_size(_enlarge(image))
-    row = _side_by_side([_titled(_enlarge(image), title, font_size) for title, image in images.items()])
+    titled = [_titled(_enlarge(image), title, int(1.2 * font_size)) for title, image in images.items()]
+    row = side_by_side(titled, max(6, titled[0].shape[1] // 60))
     ids = occurring(np.stack(list(labels.values())))
-    names = ["ignored" if i == _IGNORE else class_names[i] for i in ids]
-    colours = [(0, 0, 0) if i == _IGNORE else palette[i] for i in ids]
+    names = ["ignored" if i == IGNORED else class_names[i] for i in ids]
+    colours = [(0, 0, 0) if i == IGNORED else palette[i] for i in ids]
     return np.vstack([row, legend(names, colours, row.shape[1], font_size)])
+
+
+def text_line(text: str, width: int, size: int, height: int, centred: bool = False) -> np.ndarray:
+    """A line of text of a font `size`, in pixels, on white; uint8 `(height, width, 3)`."""
+    canvas = Image.new("RGB", (width, height), PAPER)
+    x, anchor = (width // 2, "mm") if centred else (0, "lm")
+    ImageDraw.Draw(canvas).text((x, height // 2), text, INK, font(size), anchor=anchor)
+    return np.asarray(canvas)
+
+
+def side_by_side(images: Sequence[np.ndarray], gap: int) -> np.ndarray:
+    """Images of one height, uint8 `(H, W, 3)`, from left to right with `gap` white pixels between them."""
+    between = np.full((images[0].shape[0], gap, 3), PAPER, np.uint8)
+    return np.hstack([images[0], *(part for image in images[1:] for part in (between, image))])
+
+
+def padded(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The image with white to its right and below it; uint8 `(height, width, 3)`."""
+    room = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
+    return np.pad(image, room, constant_values=PAPER[0])
+
+
+def magnified(array: np.ndarray, factor: int) -> np.ndarray:
+    """An image or a label map, each pixel repeated `factor` times in both directions."""
+    return array.repeat(factor, 0).repeat(factor, 1)
+
+
+def fit(image: np.ndarray, mask: np.ndarray, box: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask, reduced so that no side is longer than `box` pixels."""
+    height, width = fitted_size(mask.shape, box)
+    if (height, width) == mask.shape:
+        return image, mask
+    pillow, labels = Image.fromarray(np.ascontiguousarray(image)), Image.fromarray(np.ascontiguousarray(mask))
+    nearest = labels.resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(pillow.resize((width, height), Image.Resampling.BOX)), np.asarray(nearest)
+
+
+def fitted_size(shape: Sequence[int], box: int) -> tuple[int, int]:
+    """(height, width) that `fit` gives to images of this one."""
+    scale = min(1.0, box / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
 def _check_labels(labels: np.ndarray, num_classes: int) -> None:
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
         raise InputError(f"labels are {labels.dtype} {labels.shape}: a 2-d integer array (H, W) of train ids is needed")
-    strange = (labels != _IGNORE) & ((labels < 0) | (labels >= num_classes))
+    strange = (labels != IGNORED) & ((labels < 0) | (labels >= num_classes))
     if strange.any():
         value = int(labels[strange][0])
         raise InputError(f"label {value} has no colour: the palette has {num_classes}, so 0..{num_classes - 1} and 255")
@@ -221,32 +262,21 @@ def _draw_entry(
     if colour is not None:
         draw.rectangle((x, y, x + swatch, y + font_size), fill=tuple(colour), outline=_OUTLINE)
     # anchored at the middle of the line: letters with descenders keep one base line with the others
-    draw.text((x + swatch + font_size // 2, y + font_size // 2), name, _INK, font(font_size), anchor="lm")
+    draw.text((x + swatch + font_size // 2, y + font_size // 2), name, INK, font(font_size), anchor="lm")
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:
     """Repeat pixels so that a small image reaches 240 pixels in height, within 1280 in width."""
     height, width = image.shape[:2]
     factor = max(1, min(-(-_MIN_HEIGHT // height), _MAX_WIDTH // width))
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+    return magnified(image, factor)
 
 
 def _centre(image: np.ndarray, width: int) -> np.ndarray:
     left = (width - image.shape[1]) // 2
-    return np.pad(image, ((0, 0), (left, width - image.shape[1] - left), (0, 0)), constant_values=_PAPER[0])
+    return np.pad(image, ((0, 0), (left, width - image.shape[1] - left), (0, 0)), constant_values=PAPER[0])
 
 
-def _titled(image: np.ndarray, title: str, font_size: int) -> np.ndarray:
-    size = int(1.2 * font_size)
+def _titled(image: np.ndarray, title: str, size: int) -> np.ndarray:
     width = max(image.shape[1], int(font(size).getlength("prediction")) + size)
-    strip = Image.new("RGB", (width, int(1.8 * size)), _PAPER)
-    ImageDraw.Draw(strip).text((width // 2, strip.height // 2), title, _INK, font(size), anchor="mm")
-    return np.vstack([np.asarray(strip), _centre(image, width)])
-
-
-def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
-    gap = np.full((images[0].shape[0], max(6, images[0].shape[1] // 60), 3), _PAPER, np.uint8)
-    parts = [images[0]]
-    for image in images[1:]:
-        parts += [gap, image]
-    return np.hstack(parts)
+    return np.vstack([text_line(title, width, size, int(1.8 * size), centred=True), _centre(image, width)])

@@ -36,7 +36,7 @@ ALLOWED = {
     "data":          {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths"},
     "doctor":        {"__version__", "machine", "errors", "files", "io", "ops", "models", "inference", "data"},
     "training":      {"arrays", "bars", "errors", "signatures", "files", "io", "ops", "metadata", "models", "inference",
-                      "evaluation", "predictions", "text", "visualization", "contact_sheet"},
+                      "evaluation", "predictions", "text", "visualization"},
 }  # fmt: skip
 
 # room            never, not even through others

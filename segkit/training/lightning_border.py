@@ -18,7 +18,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import pytorch_lightning as pl
+from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningCLI
 
 _EPOCHS, _BATCHES, _STATE = "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict"
@@ -85,7 +85,7 @@ def is_unvalidated(fit_loop: Mapping[str, Any]) -> bool:
     return _is_at_end(fit_loop) and bool(batches["completed"] < batches["processed"])
 
 
-def validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
+def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a validation follows one of the batches of the optimiser step that begins with batch `batch_idx`."""
     every, interval = trainer.check_val_every_n_epoch, trainer.val_check_batch
     if not trainer.enable_validation or (every is not None and (trainer.current_epoch + 1) % every):
@@ -97,14 +97,14 @@ def validation_follows(trainer: pl.Trainer, batch_idx: int) -> bool:
     return (last + 1) // interval > first // interval
 
 
-def train_loader(trainer: pl.Trainer) -> Any:
+def train_loader(trainer: Trainer) -> Any:
     """The loader of the training batches, set up now where it is not yet, as in a run that `max_steps` ends."""
     if trainer.train_dataloader is None:
         trainer.fit_loop.setup_data()
     return trainer.train_dataloader
 
 
-def hide_score_tables(trainer: pl.Trainer) -> None:
+def hide_score_tables(trainer: Trainer) -> None:
     """Leave out Lightning's own table after `test` and `validate`."""
     trainer.test_loop.verbose = trainer.validate_loop.verbose = False
 

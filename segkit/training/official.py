@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import pytorch_lightning as pl
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
@@ -47,12 +47,12 @@ class OfficialCityscapes(Callback):
     def __init__(self) -> None:
         self.folder = Path("official")
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to fit, validate or predict."""
         if stage != "test":
             raise InputError("--official: official scores are those of `segkit test`; leave it out here")
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what cannot be scored; choose a new folder."""
         truths = _truths(trainer)
         limit = trainer.limit_test_batches
@@ -65,20 +65,14 @@ class OfficialCityscapes(Callback):
         self.folder = trainer.strategy.broadcast(free_path(run / "official"))
 
     def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
         """Write one file per image; `outputs` are train ids (B, H, W)."""
         assert isinstance(outputs, Tensor)
         for name, labels in zip(batch["name"], outputs.cpu().numpy(), strict=True):
             write_png(self._path(name), _BENCHMARK.space.unmap_labels(labels))
 
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score, print, write and compare, when all processes have written."""
         trainer.strategy.barrier("official")
         if not trainer.is_global_zero:
@@ -103,7 +97,7 @@ class OfficialCityscapes(Callback):
         return self.folder / f"{key}{_BENCHMARK.ending}"
 
 
-def _truths(trainer: pl.Trainer) -> dict[str, Path]:
+def _truths(trainer: Trainer) -> dict[str, Path]:
     """Name of each test image and its `*_gtFine_labelIds.png`."""
     loader: Any = trainer.test_dataloaders
     samples: Sequence[_Sample] = loader.dataset.samples

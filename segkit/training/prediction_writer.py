@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
@@ -58,7 +58,7 @@ class PredictionWriter(BasePredictionWriter):
         """Whether the image of that name is done."""
         return self._path(name).is_file()
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look at the folder before any process writes; Lightning waits for all of them afterwards.
 
         Raises:
@@ -83,7 +83,7 @@ class PredictionWriter(BasePredictionWriter):
             self._nothing_left = left == 0
             rank_zero_info(f"{self.output}: {len(done)} of {len(images)} images are there already; {left} to do")
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say in the manifest what is being made.
 
         Raises:
@@ -95,8 +95,8 @@ class PredictionWriter(BasePredictionWriter):
 
     def write_on_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         prediction: Tensor,
         batch_indices: Sequence[int] | None,
         batch: Any,
@@ -109,7 +109,7 @@ class PredictionWriter(BasePredictionWriter):
                 raise InputError(f"predict: more than 256 classes do not fit an 8-bit PNG ({name})")
             write_png(self._path(name), labels)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Whichever process finds all images written says so in the manifest; the last one always does.
 
         Raises:
@@ -123,7 +123,7 @@ class PredictionWriter(BasePredictionWriter):
             replace(manifest, complete=True).write(self.output)
         rank_zero_info(f"predictions: {self.output}, {written} of {len(names)} images")
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say how to go on."""
         if self._manifest is not None:
             rank_zero_info(f"what is in {self.output} is kept; the same command goes on from there")
@@ -147,7 +147,7 @@ class PredictionWriter(BasePredictionWriter):
                 self._path(name).unlink()
             (self.output / NAME).unlink(missing_ok=True)
 
-    def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> Manifest:
+    def _check(self, trainer: Trainer, module: LightningModule) -> Manifest:
         """The manifest of this run, once the weights are loaded, if the folder was begun with the same."""
         assert isinstance(module, SegmentationModule)
         manifest = Manifest(

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 import pytorch_lightning as pl
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
@@ -33,7 +34,7 @@ def check_norms(network: nn.Module, batch_size: int | None) -> None:
         )
 
 
-def check_monitors(trainer: pl.Trainer, names: Collection[str]) -> None:
+def check_monitors(trainer: Trainer, names: Collection[str]) -> None:
     """Refuse a callback that waits for a value which nothing logs: Lightning would find out after an epoch, or never.
 
     Args:
@@ -64,7 +65,7 @@ def check_monitors(trainer: pl.Trainer, names: Collection[str]) -> None:
 _KNOWN = ("pytorch_lightning.", "segkit.")
 
 
-def learning_rate(trainer: pl.Trainer, optim: OptimConfig, total_steps: float) -> float:
+def learning_rate(trainer: Trainer, optim: OptimConfig, total_steps: float) -> float:
     """The encoder's learning rate, scaled to the images of an optimiser step over all processes, which is said.
 
     Raises:
@@ -86,7 +87,7 @@ def learning_rate(trainer: pl.Trainer, optim: OptimConfig, total_steps: float) -
     return lr
 
 
-def batch_size(trainer: pl.Trainer) -> int | None:
+def batch_size(trainer: Trainer) -> int | None:
     """Images of a training batch in each process; None where the loader does not say."""
     return getattr(train_loader(trainer), "batch_size", None)
 

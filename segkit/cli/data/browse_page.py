@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from segkit.contact_sheet import IGNORED, Sample, Share, chart_title, fit, shares, tile_overlay
+from segkit.contact_sheet import Sample, Share, chart_title, shares, tile_overlay
 from segkit.errors import printable
-from segkit.visualization import Palette
+from segkit.visualization import IGNORED, Palette, fit
 
 _LONGEST = 1024  # pixels of an image's longer side in the page
 _QUALITY = 92  # of its JPEGs, whose colours keep their full resolution

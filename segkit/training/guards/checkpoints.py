@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
@@ -131,28 +131,28 @@ class LastCheckpoint(Checkpoint):
         self.path, self.save_every = folder / LAST, save_every
         self._saved: int | None = None  # optimiser steps until then
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do not write again what the run was resumed from."""
         if trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve():
             self._saved = trainer.global_step
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
         """Save where it is time."""
         if trainer.global_step == self._saved or not begins_step(trainer, index):
             return
         if self._saved is None or trainer.global_step % self.save_every == 0 or validation_follows(trainer, index):
             self.save(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after the best checkpoint, of which `last.ckpt` must know."""
         self.save(trainer)
 
-    def save(self, trainer: pl.Trainer) -> None:
+    def save(self, trainer: Trainer) -> None:
         """Save now, which must be between two steps."""
         trainer.save_checkpoint(self.path)
         self._saved = trainer.global_step
 
 
-def begins_step(trainer: pl.Trainer, batch_idx: int) -> bool:
+def begins_step(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a batch is the first one of an optimiser step: no gradient is waiting, which a checkpoint would lose."""
     return batch_idx % trainer.accumulate_grad_batches == 0

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
@@ -53,34 +53,32 @@ class Preemption(Callback):
         self._shared = 0  # validation batches that every process has
         self._replaced: dict[int, Any] = {}
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen."""
         self._listen(trainer)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen."""
         self._listen(trainer)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Ask whether any process has received a signal; only later what the step has measured is logged."""
         if _is_time(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
             self._ask(trainer)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop after the epoch's end, at which `last.ckpt` was written."""
         self._stop(trainer)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save and stop between two optimiser steps."""
         if self._agreed and begins_step(trainer, batch_idx):
             self.last.save(trainer)
             self._stop(trainer)
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before a validation."""
         self._stop(trainer)
         shared = torch.tensor(sum(trainer.num_val_batches), device=trainer.strategy.root_device)
@@ -89,28 +87,22 @@ class Preemption(Callback):
         self._shared = 0 if trainer.sanity_checking and trainer.world_size > 1 else int(shared)
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Stop within it."""
         if batch_idx < self._shared and _is_time(trainer, batch_idx):
             self._ask(trainer)
             self._stop(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen no longer."""
         self._restore()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Listen no longer."""
         self._restore()
 
-    def _listen(self, trainer: pl.Trainer) -> None:
+    def _listen(self, trainer: Trainer) -> None:
         """In the place of Lightning's handlers, whose broadcasts from within a signal can cross others."""
         if self._replaced or threading.current_thread() is not threading.main_thread():  # where Python lets nobody
             return
@@ -126,7 +118,7 @@ class Preemption(Callback):
             raise Preempted(signum, self.last.path)
         self._received = signum
 
-    def _ask(self, trainer: pl.Trainer) -> None:
+    def _ask(self, trainer: Trainer) -> None:
         """Learn of a signal that this process, or another one, has received."""
         if trainer.world_size == 1:
             self._agreed = self._received
@@ -135,7 +127,7 @@ class Preemption(Callback):
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         self._agreed = int(largest)
 
-    def _stop(self, trainer: pl.Trainer) -> None:
+    def _stop(self, trainer: Trainer) -> None:
         if not self._agreed:
             return
         rank_zero_info(f"\n{signal.Signals(self._agreed).name}: stopping")
@@ -169,6 +161,6 @@ def requeue(job: str) -> None:
         rank_zero_warn(f"job {job} could not be queued again ({reason}); submit it yourself: it goes on from there")
 
 
-def _is_time(trainer: pl.Trainer, batch_idx: int) -> bool:
+def _is_time(trainer: Trainer, batch_idx: int) -> bool:
     """Whether to ask behind this batch; alone, it costs nothing."""
     return trainer.world_size == 1 or (batch_idx + 1) % _EVERY == 0

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import pytorch_lightning as pl
 import torch.distributed as dist
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not in __all__
 
@@ -41,19 +41,19 @@ class Watchdog(Callback):
         self.timeout = timeout
         self._watch: _Watch | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin to watch, once the processes are connected."""
         if self._watch is None and trainer.world_size > 1 and dist.is_initialized():
             self._watch = _Watch(_connect(self.timeout), trainer.global_rank, trainer.world_size, self.timeout)
             self._watch.start()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """This process is done."""
         if self._watch is not None:
             self._watch.finish()
             self._watch = None
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tell the others; an error that only follows from another process's gives way to that one's.
 
         Raises:

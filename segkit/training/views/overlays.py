@@ -7,25 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
-from PIL import Image, ImageDraw
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from segkit.arrays import UInt8Array
-from segkit.contact_sheet import IGNORED, fit
 from segkit.errors import InputError
 from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace
 from segkit.training.module import SegmentationModule
-from segkit.visualization import colorize, font, hatch, legend, occurring
+from segkit.visualization import (
+    IGNORED,
+    colorize,
+    fit,
+    hatch,
+    legend,
+    magnified,
+    occurring,
+    padded,
+    side_by_side,
+    text_line,
+)
 
 TAG = "validation"  # of the images in TensorBoard, and their folder in the run's
 
 _LONGEST, _SHORTEST = 480, 240  # pixels: larger panels are reduced, those below are enlarged by a whole factor
 _GAP, _TEXT, _LINE = 6, 14, 24  # pixels: between panels, of the font, of a line of text
-_PAPER, _INK, _STRIPED = (255, 255, 255), (32, 32, 32), (130, 130, 130)
+_STRIPED = (130, 130, 130)
 
 
 @dataclass(frozen=True)
@@ -65,27 +74,22 @@ class ValidationOverlays(Callback):
         self.count = count
         self._examples: list[Example] = []
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget what a validation that was cut off has left."""
         self._examples = []
 
     def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, loader: int = 0
     ) -> None:
         """Keep small copies of images that lie evenly over the split, in the CPU's memory."""
-        if dataloader_idx == 0 and _draws(trainer) and isinstance(outputs, Tensor):
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if loader == 0 and fitting and trainer.is_global_zero and isinstance(outputs, Tensor):
             batches = trainer.num_val_batches[0]
             due = self.count if math.isinf(batches) else math.ceil((batch_idx + 1) * self.count / batches)
             if due > len(self._examples):
                 self._examples += _examples(batch, outputs, due - len(self._examples))
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw them."""
         if not self._examples:
             return
@@ -115,16 +119,11 @@ def draw_examples(examples: Sequence[Example], space: LabelSpace) -> UInt8Array:
     """
     rows = [_row(example, space) for example in examples]
     width = max(row.shape[1] for row in rows)
-    rows = [np.pad(row, ((0, _GAP), (0, width - row.shape[1]), (0, 0)), constant_values=_PAPER[0]) for row in rows]
     found = occurring(np.concatenate([ids.ravel() for e in examples for ids in (e.truth, e.prediction)]))
     found.sort(key=lambda i: i == IGNORED)
     names = ["ignored (hatched)" if i == IGNORED else space.class_names[i] for i in found]
     colours = [_STRIPED if i == IGNORED else space.palette[i] for i in found]
-    return np.vstack([*rows, legend(names, colours, width, _TEXT)])
-
-
-def _draws(trainer: pl.Trainer) -> bool:
-    return trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking
+    return np.vstack([*(padded(row, width, len(row) + _GAP) for row in rows), legend(names, colours, width, _TEXT)])
 
 
 def _examples(batch: Any, labels: Tensor, most: int) -> list[Example]:
@@ -144,13 +143,7 @@ def _examples(batch: Any, labels: Tensor, most: int) -> list[Example]:
 
 def _row(example: Example, space: LabelSpace) -> UInt8Array:
     factor = max(1, _SHORTEST // max(example.truth.shape))
-    image, truth, prediction = (
-        array.repeat(factor, 0).repeat(factor, 1) for array in (example.image, example.truth, example.prediction)
-    )
-    gap = np.full((len(truth), _GAP, 3), _PAPER, np.uint8)
-    colours = hatch(colorize(truth, space.palette), truth), colorize(prediction, space.palette)
-    row = np.hstack([image, gap, colours[0], gap, colours[1]])
-    title = Image.new("RGB", (row.shape[1], _LINE), _PAPER)
-    text = f"{example.name}:  image | ground truth | prediction".removeprefix(":  ")
-    ImageDraw.Draw(title).text((0, _LINE // 2), text, _INK, font(_TEXT), anchor="lm")
-    return np.vstack([np.asarray(title), row])
+    image, truth, prediction = (magnified(a, factor) for a in (example.image, example.truth, example.prediction))
+    row = side_by_side([image, hatch(colorize(truth, space.palette), truth), colorize(prediction, space.palette)], _GAP)
+    title = f"{example.name}:  image | ground truth | prediction".removeprefix(":  ")
+    return np.vstack([text_line(title, row.shape[1], _TEXT, _LINE), row])

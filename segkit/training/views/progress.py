@@ -11,8 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -60,7 +60,7 @@ class RunProgress(ProgressBar):
         if not self._silent:
             Bar.write(kwargs.get("sep", " ").join(map(str, args)), end=kwargs.get("end", "\n"))
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the bar of an epoch."""
         if not self._silent:
             steps = trainer.num_training_batches
@@ -68,19 +68,19 @@ class RunProgress(ProgressBar):
             self._bar = Bar(total=total, desc=f"epoch {trainer.current_epoch}", unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the step; a run that goes on begins in the middle of an epoch."""
         if self._bar is not None:
             self._bar.update(batch_idx + 1 - self._bar.n)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave a line with what the epoch has logged."""
         if self._bar is not None:
             self._bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
         self._close()
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how much there is to do, and begin the bar."""
         assert isinstance(pl_module, SegmentationModule)
         if self._silent or trainer.state.fn == "fit":
@@ -99,8 +99,8 @@ class RunProgress(ProgressBar):
 
     def on_test_batch_end(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -118,7 +118,7 @@ class RunProgress(ProgressBar):
             self._look(self._bar, pl_module)
         self._bar.update(count)
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the last line of the bar."""
         assert isinstance(pl_module, SegmentationModule)
         if self._bar is not None and trainer.state.fn != "fit":
@@ -129,7 +129,7 @@ class RunProgress(ProgressBar):
     on_validation_batch_end = on_predict_batch_end = on_test_batch_end
     on_validation_epoch_end = on_predict_epoch_end = on_test_epoch_end
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the bar where it stopped."""
         self._close()
 
@@ -199,7 +199,7 @@ def image_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
 
 
 @torch.inference_mode()
-def seconds_per_pixel(trainer: pl.Trainer, module: SegmentationModule, job: Job) -> float | None:
+def seconds_per_pixel(trainer: Trainer, module: SegmentationModule, job: Job) -> float | None:
     """Time of one warm forward of the module's network at the job's heaviest shape; None where it does not fit."""
     count, shape = job.heaviest(module.device)
     image = torch.zeros(count, 3, *shape, device=module.device).contiguous(memory_format=torch.channels_last)
@@ -227,7 +227,7 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _stage(trainer: pl.Trainer) -> tuple[Any, Sequence[int | float]]:
+def _stage(trainer: Trainer) -> tuple[Any, Sequence[int | float]]:
     """The loader of the command that runs, and how many batches of it are taken."""
     if trainer.state.fn == "test":
         return trainer.test_dataloaders, trainer.num_test_batches

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
@@ -38,17 +38,17 @@ class RunSummary(Callback):
         self._score: float | None = None
         self._note: str | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._begin = time.perf_counter()
         self._seconds, self._samples, self._score, self._note = 0.0, 0, None, None
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave out what was between two epochs."""
         self._mark = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count samples and time, that of waiting for data included."""
         now = time.perf_counter()
@@ -56,14 +56,14 @@ class RunSummary(Callback):
         self._samples += len(batch["image"])
         self._mark = now
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave out what validation took, and keep its score."""
         self._mark = time.perf_counter()
         if not trainer.sanity_checking and SCORE in trainer.callback_metrics:
             self._score = _plain(trainer.callback_metrics[SCORE])
             self._note = getattr(pl_module, "note", None)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the summary."""
         if not trainer.is_global_zero:
             return
@@ -72,7 +72,7 @@ class RunSummary(Callback):
         write_json(folder / NAME, summary)
         rank_zero_info("\n" + "\n".join(summary_lines(summary, folder)))
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say how far it came, and how to go on."""
         if self._begin is None or trainer.state.fn != "fit":
             return
@@ -86,7 +86,7 @@ class RunSummary(Callback):
             lines.append(f"continue: segkit fit --ckpt_path last --run_dir {run}")
         rank_zero_info("\n" + "\n".join(lines))
 
-    def _summary(self, trainer: pl.Trainer) -> dict[str, Any]:
+    def _summary(self, trainer: Trainer) -> dict[str, Any]:
         """Plain data: scores 0..1, `files` relative to the run's folder where they are inside it."""
         seconds = time.perf_counter() - (self._begin or time.perf_counter())
         rate = trainer.world_size * self._samples / self._seconds if self._seconds else None
@@ -161,7 +161,7 @@ def _listed(paths: Sequence[Path]) -> str:
     return ", ".join(p.name if i and p.parent == paths[0].parent else str(p) for i, p in enumerate(paths))
 
 
-def _files(trainer: pl.Trainer, best: ModelCheckpoint | None) -> dict[str, Path]:
+def _files(trainer: Trainer, best: ModelCheckpoint | None) -> dict[str, Path]:
     """What there is: "best", "last", and the files of `_FILES` by their names."""
     folders = [Path(trainer.default_root_dir)]
     folders += [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
@@ -173,11 +173,11 @@ def _files(trainer: pl.Trainer, best: ModelCheckpoint | None) -> dict[str, Path]
     return checkpoints | found
 
 
-def _checkpoints(trainer: pl.Trainer) -> list[ModelCheckpoint]:
+def _checkpoints(trainer: Trainer) -> list[ModelCheckpoint]:
     return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
 
 
-def _last_checkpoint(trainer: pl.Trainer) -> Path | None:
+def _last_checkpoint(trainer: Trainer) -> Path | None:
     paths = [Path(c.dirpath) / f"last{c.FILE_EXTENSION}" for c in _checkpoints(trainer) if c.dirpath]
     return next((path for path in paths if path.is_file()), None)
 
