@@ -7,7 +7,7 @@
 Each row is a fresh process that labels noise with a network of random weights, after an image of 64 x 64 that makes
 the libraries load what they need. Time is the median of 3 runs, above 5 megapixels on the CPU of one. Peak memory is
 that of the first run above what was held before it: resident memory, on CUDA the allocator's. The bound beside it is
-the formula of `segkit.inference.budget` without the parameters, which were there before.
+the formula of `segkit.inference.tiling.budget` without the parameters, which were there before.
 
 The formula counts tensors. Resident memory has besides what glibc keeps of freed ones of less than 32 MB: 100 MB and
 more, which shows most at one megapixel. With MALLOC_MMAP_THRESHOLD_=131072 in the environment it keeps none of them,
@@ -40,10 +40,11 @@ from torch import Tensor, nn
 
 from segkit.bars import Bar
 from segkit.evaluation.plots import BLUE, GREY, VERMILION, save_figure
-from segkit.inference.budget import default_strip, held_bytes
-from segkit.inference.engine import predict, resolve
-from segkit.inference.memory import default_budget, footprint
+from segkit.inference.engine import Task, default_strip, predict, resolve
 from segkit.inference.protocols import Protocol, get
+from segkit.inference.tiling.budget import Budget, default_budget, held_bytes
+from segkit.inference.tiling.footprint import footprint
+from segkit.inference.views import scaled_size
 from segkit.machine import format_bytes, parse_bytes
 from segkit.models.inference_form import convolution_dtype, inference_form
 from segkit.models.segmentation import DeepLabV3
@@ -97,7 +98,7 @@ class Point:
     @property
     def views(self) -> list[tuple[int, int]]:
         """(height, width) of each scale."""
-        return [self.protocol.scaled_size(scale, self.size) for scale in self.scales]
+        return [scaled_size(self.protocol, scale, self.size) for scale in self.scales]
 
     @property
     def seen(self) -> int:
@@ -217,7 +218,7 @@ def measured(point: Point, options: argparse.Namespace) -> dict[str, Any]:
 
     def run(image: Tensor = noise) -> None:
         start = time.perf_counter()
-        predict(network, normalize(image), point.protocol, memory=budget).cpu()
+        predict(network, normalize(image), point.protocol, limits=Budget(memory=budget)).cpu()
         seconds.append(time.perf_counter() - start)
 
     run(noise[:, :, :64, :64])
@@ -249,7 +250,7 @@ def watched(network: nn.Module) -> set[tuple[int, int, int]]:
 
 
 def bound(network: nn.Module, point: Point, largest: int, budget: int) -> float:
-    """Bytes that one call may take above the parameters, by the formula of `segkit.inference.budget`.
+    """Bytes that one call may take above the parameters, by the formula of `segkit.inference.tiling.budget`.
 
     Args:
         network: what runs.
@@ -257,9 +258,9 @@ def bound(network: nn.Module, point: Point, largest: int, budget: int) -> float:
         largest: pixels of its largest forward.
         budget: what all of it is kept below.
     """
-    of_network, strip = footprint(network), default_strip(next(network.parameters()).device)
-    batch = torch.Size((point.batch, 3, *point.size))
-    held = held_bytes(of_network, batch, resolve(point.protocol, network), point.size) - of_network.parameters
+    of_network, device = footprint(network), next(network.parameters()).device
+    task = Task(torch.Size((point.batch, 3, *point.size)), device, resolve(point.protocol, network), point.size)
+    strip, held = default_strip(device), held_bytes(of_network, task) - of_network.parameters
     fusion = 8 * strip if point.flip else argmax_bytes(point.classes, point.batch, point.size)
     return held + max(of_network.per_pixel * largest, min(fusion, budget - of_network.parameters - held))
 

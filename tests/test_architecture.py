@@ -29,7 +29,7 @@ ALLOWED = {
     "visualization": {"errors", "text"},
     "contact_sheet": {"visualization"},
     "models":        {"errors", "signatures", "download", "files", "ops", "metadata", "text"},
-    "inference":     {"errors", "io", "machine", "ops", "metadata", "models", "plain_data", "recipes"},
+    "inference":     {"arrays", "errors", "io", "machine", "ops", "metadata", "models", "plain_data", "recipes"},
     "evaluation":    {"arrays", "errors", "files", "metadata", "ops", "text", "__version__"},
     "predictions":   {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths",
                       "text", "evaluation"},

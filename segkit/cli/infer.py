@@ -107,10 +107,8 @@ class _Work:
     """
 
     def __init__(self, segmenter: "Segmenter", stems: dict[Path, Path], alpha: float) -> None:
-        from segkit.inference.memory import default_budget
-
         self.segmenter, self.stems, self.alpha, self.failed = segmenter, stems, alpha, 0
-        self._memory = segmenter.memory or default_budget(segmenter.device, "cpu")
+        self._memory = segmenter.budget
         self._large: list[Path] = []
         self._bar = Bar(total=len(stems), unit="image", disable=len(stems) == 1)
 

@@ -53,8 +53,7 @@ def segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, 
         InputError: rasterio is absent, the image cannot be read, or the budget or the protocol do not fit.
         OSError: a result cannot be written.
     """
-    from segkit.inference.large_image import plan_large
-    from segkit.inference.tiles import tell
+    from segkit.inference.tiling.large_image import plan_large
 
     with _opened(path) as source:
         _check_range(source, path)
@@ -67,7 +66,6 @@ def segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, 
             segmenter.device,
             memory,
         )
-        tell(large.tiles, large.size, memory)
         step = -(-max(large.size) // PREVIEW_SIDE)
         counts, small = np.zeros(2**16, np.int64), []
         with replacing(stem.with_name(stem.name + "_labels.tif")) as temporary:

@@ -1,24 +1,79 @@
 """The engine: a network and a normalised image in, labels or scores out, by any protocol.
 
 Windows and flips of one scale share forwards; their logits are kept at the network's stride, never at full size.
+
+Memory: the network's parameters; its largest forward (684 bytes for each pixel of the input of a ResNeSt-50 DeepLabV3:
+8 GB for 12 megapixels); the logits of all views at the network's stride s, that is 4 B K H W sum(scale^2) / s^2 bytes,
+more by the overlap of windows, twice that with flip; some tensors of at most `Limits.strip_bytes` each (see
+`StripFusion` for the least possible); and the result. One window in one view, as in the protocol `whole`, takes a
+shorter way: `upsample_argmax`, which has its own bound. All but the parameters grows linearly with the pixels.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.inference.budget import Limits, default_pixels, default_strip, limited
 from segkit.inference.fusion import StripFusion, View, best_of
 from segkit.inference.protocols import Protocol
-from segkit.inference.resample import ImageResizer
-from segkit.inference.tiles import plan_tiles, tell, tiled_logits
-from segkit.inference.windows import Window, cut, network_inputs, window_grid
+from segkit.inference.views import ImageResizer, SlidingWindow, cut, network_inputs, scaled_size, window_grid
 from segkit.models.norms import eval_mode
 from segkit.ops.normalize import IMAGENET, Normalization, by_channel
 from segkit.ops.upsample import label_dtype
 from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confidence
+
+
+class Task(NamedTuple):
+    """What one call is asked for.
+
+    Attributes:
+        batch: (B, C, H, W) of the images.
+        device: on which they lie.
+        protocol: resolved.
+        size: (height, width) of the result.
+        all_classes: whether the result has K floats a pixel.
+    """
+
+    batch: torch.Size
+    device: torch.device
+    protocol: Protocol
+    size: tuple[int, int]
+    all_classes: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one call does at once, which changes its speed and memory, and no result.
+
+    `segkit.inference.tiling.budget.Budget` are limits that keep a call within a number of bytes.
+
+    Attributes:
+        max_pixels: of the images or windows in one forward; a single window may exceed it. None = `default_pixels`.
+        strip_bytes: of the largest float tensor of the fusion; None = `default_strip`.
+        always_strips: whether one window in one view is fused in strips, too, which takes less memory.
+    """
+
+    max_pixels: int | None = None
+    strip_bytes: int | None = None
+    always_strips: bool = False
+
+    def applied(self, network: nn.Module, task: Task) -> tuple[nn.Module, Limits]:
+        """The network that runs, and the limits that it keeps to: these."""
+        return network, self
+
+
+def default_pixels(device: torch.device) -> int:
+    """Pixels of one forward: one Cityscapes image, or nine windows of 480, fill a GPU; a CPU gains nothing by two."""
+    return 2**19 if device.type == "cpu" else 2**21
+
+
+def default_strip(device: torch.device) -> int:
+    """Bytes of the largest tensor of a fusion: on CPUs what their caches hold."""
+    return (16 if device.type == "cpu" else 256) * 2**20
 
 
 def predict(
@@ -27,21 +82,9 @@ def predict(
     protocol: Protocol,
     size: tuple[int, int] | None = None,
     normalization: Normalization = IMAGENET,
-    max_pixels: int | None = None,
-    strip_bytes: int | None = None,
-    memory: int | None = None,
+    limits: Limits | None = None,
 ) -> Tensor:
     """Label each pixel of a batch of images of one size.
-
-    Memory: the network's parameters; at its largest forward, `footprint(network).per_pixel` bytes for each pixel of
-    the input (684 for a ResNeSt-50 DeepLabV3: 8 GB for 12 megapixels); the logits of all views at the network's
-    stride s, that is 4 B K H W sum(scale^2) / s^2 bytes, more by the overlap of windows, twice that with flip; some
-    tensors of at most `strip_bytes` each (see `StripFusion` for the least possible); and the labels. Nothing of
-    K H W floats is made. One window in one view, as in the protocol `whole`, takes a shorter way: `upsample_argmax`,
-    which has its own bound. All but the parameters grows linearly with the pixels.
-
-    With `memory` this sum is kept below it (`segkit.inference.budget` has the terms): fewer windows share a forward,
-    a view that does not fit is seen in tiles (`segkit.inference.tiles`), which the log says, and strips are smaller.
 
     Args:
         network: maps normalised float (b, 3, h, w) to {"out": (b, K, ., .)}, for any h and w, on the image's device.
@@ -50,31 +93,21 @@ def predict(
         protocol: scales, flip, windows and fusion.
         size: height and width of the labels; None = those of `image`.
         normalization: how `image` was normalised; says what black is.
-        max_pixels: of one forward; a single window may exceed it. None = two windows of 480 on the CPU, which gains
-            nothing from more, nine elsewhere. Changes speed and memory, not results.
-        strip_bytes: of the largest float tensor made here; None = 16 MiB on the CPU (its caches), 256 MiB elsewhere.
-        memory: bytes that the call may take, its arguments included; None = any. Where the image fits, it changes
-            nothing.
+        limits: how much is done at once; None = what suits the device.
 
     Returns:
         uint8 (B, H, W), int16 above 256 classes.
 
     Raises:
-        InputError: `image` is not a float (B, 3, H, W), `size` is empty, or `memory` is too little for any tiles.
+        InputError: `image` is not a float (B, 3, H, W), `size` is empty, or the limits cannot be kept.
     """
-    size = _checked_size(image, normalization, size)
-    protocol = resolve(protocol, network)
-    asked = Limits(max_pixels or default_pixels(image.device), strip_bytes, memory=memory)
-    limits = limited(asked, network, image.shape, protocol, size, default_strip(image.device))
-    views = _network_views(network, image, protocol, normalization, limits)
-    batch, num_classes = views[0].logits[0].shape[:2]
+    look = _look(network, image, protocol, size, normalization, limits)
     # Made outside inference mode, so that the caller may write to them.
-    labels = torch.empty(batch, *size, dtype=label_dtype(num_classes), device=image.device)
+    labels = look.empty(label_dtype(look.num_classes))
     with torch.inference_mode():
-        if limits.argmax_fits and _is_plain(views, size, protocol):
-            whole = upsample_argmax(*_plain(views, size, protocol), strip_bytes)
-            return labels.copy_(whole[:, : size[0], : size[1]])
-        for start, stop, strip in _fusion(views, size, protocol, limits.strip_bytes):
+        if look.is_plain:
+            return look.fill(labels, upsample_argmax(*look.plain(), look.limits.strip_bytes))
+        for start, stop, strip in look.strips():
             labels[:, start:stop] = strip.max(dim=1).indices  # (B, K, n, W) -> (B, n, W); on CPUs faster than argmax
     return labels
 
@@ -85,35 +118,27 @@ def predict_with_confidence(
     protocol: Protocol,
     size: tuple[int, int] | None = None,
     normalization: Normalization = IMAGENET,
-    max_pixels: int | None = None,
-    strip_bytes: int | None = None,
-    memory: int | None = None,
+    limits: Limits | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The labels of `predict` and how sure the fused views are of each; memory, arguments and errors are its own.
+    """The labels of `predict`, whose arguments and errors these are, and how sure the fused views are of each.
 
     Returns:
         uint8 (B, H, W), int16 above 256 classes; and float32 (B, H, W) in 0..1, the largest fused probability: of
         softmax_mean as it is, of logit_mean after a softmax of the mean logits, of exp_sum its share of the sum.
     """
-    size = _checked_size(image, normalization, size)
-    protocol = resolve(protocol, network)
-    asked = Limits(max_pixels or default_pixels(image.device), strip_bytes, memory=memory)
-    limits = limited(asked, network, image.shape, protocol, size, default_strip(image.device))
-    views = _network_views(network, image, protocol, normalization, limits)
-    batch, num_classes = views[0].logits[0].shape[:2]
-    labels = torch.empty(batch, *size, dtype=label_dtype(num_classes), device=image.device)
-    confidence = torch.empty(batch, *size, device=image.device)
+    look = _look(network, image, protocol, size, normalization, limits)
+    labels, confidence = look.empty(label_dtype(look.num_classes)), look.empty(torch.float32)
     with torch.inference_mode():
-        if limits.argmax_fits and _is_plain(views, size, protocol):
-            logits, seen, align = _plain(views, size, protocol)
-            if protocol.flip and protocol.fusion == "logit_mean":
+        if look.is_plain:
+            logits, seen, align = look.plain()
+            if look.task.protocol.flip and look.task.protocol.fusion == "logit_mean":
                 logits = logits / 2  # both are in it; exact, and the labels stay as they are
-            whole = upsample_argmax_confidence(logits, seen, align, strip_bytes)
-            for result, part in zip((labels, confidence), whole, strict=True):
-                result.copy_(part[:, : size[0], : size[1]])
+            found = upsample_argmax_confidence(logits, seen, align, look.limits.strip_bytes)
+            for result, part in zip((labels, confidence), found, strict=True):
+                look.fill(result, part)
             return labels, confidence
-        for start, stop, strip in _fusion(views, size, protocol, limits.strip_bytes):
-            labels[:, start:stop], confidence[:, start:stop] = best_of(strip, protocol.fusion)
+        for start, stop, strip in look.strips():
+            labels[:, start:stop], confidence[:, start:stop] = best_of(strip, look.task.protocol.fusion)
     return labels, confidence
 
 
@@ -123,9 +148,7 @@ def scores(
     protocol: Protocol,
     size: tuple[int, int] | None = None,
     normalization: Normalization = IMAGENET,
-    max_pixels: int | None = None,
-    strip_bytes: int | None = None,
-    memory: int | None = None,
+    limits: Limits | None = None,
 ) -> Tensor:
     """The fused scores whose argmax `predict` gives: probabilities, mean logits, or sums of exp, by the protocol.
 
@@ -134,15 +157,10 @@ def scores(
     Returns:
         float32 (B, K, H, W). For exp_sum they are defined up to one factor per image (see `StripFusion`).
     """
-    size = _checked_size(image, normalization, size)
-    protocol = resolve(protocol, network)
-    asked = Limits(max_pixels or default_pixels(image.device), strip_bytes, memory=memory)
-    limits = limited(asked, network, image.shape, protocol, size, default_strip(image.device), all_classes=True)
-    views = _network_views(network, image, protocol, normalization, limits)
-    batch, num_classes = views[0].logits[0].shape[:2]
-    result = torch.empty(batch, num_classes, *size, device=image.device)
+    look = _look(network, image, protocol, size, normalization, limits, all_classes=True)
+    result = look.empty(torch.float32, look.num_classes)
     with torch.inference_mode():
-        for start, stop, strip in _fusion(views, size, protocol, limits.strip_bytes):
+        for start, stop, strip in look.strips():
             result[:, :, start:stop] = strip
     return result
 
@@ -157,9 +175,66 @@ def resolve(protocol: Protocol, network: nn.Module) -> Protocol:
     return protocol.resolved(align_corners=bool(getattr(network, "align_corners", True)))
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What the network said of a batch, and how that becomes a result."""
+
+    views: list[View]
+    task: Task
+    limits: Limits
+
+    @property
+    def num_classes(self) -> int:
+        return self.views[0].logits[0].shape[1]
+
+    @property
+    def is_plain(self) -> bool:
+        """One window, no resize after it: exp and softmax keep the order of the classes, so logits are enough."""
+        is_one = len(self.views) == 1 and len(self.views[0].logits) == 1 and not self.limits.always_strips
+        return is_one and (self.task.protocol.upsample_to == "output" or self.views[0].grid.image == self.task.size)
+
+    def plain(self) -> tuple[Tensor, tuple[int, int], bool]:
+        """The logits of the one window, the size that they are upsampled to, and align_corners."""
+        protocol, view = self.task.protocol, self.views[0]
+        seen = self.task.size if protocol.upsample_to == "output" else view.grid.shape
+        return view.logits[0], seen, bool(protocol.align_corners)
+
+    def strips(self) -> StripFusion:
+        """The fused scores of some rows at a time."""
+        protocol = self.task.protocol
+        count = len(protocol.scales) * (2 if protocol.flip else 1)
+        strip_bytes = self.limits.strip_bytes or default_strip(self.task.device)
+        return StripFusion(self.views, self.task.size, protocol, count, strip_bytes)
+
+    def empty(self, dtype: torch.dtype, *channels: int) -> Tensor:
+        """A result (B, ..., H, W), uninitialised."""
+        return torch.empty(self.task.batch[0], *channels, *self.task.size, dtype=dtype, device=self.task.device)
+
+    def fill(self, result: Tensor, whole: Tensor) -> Tensor:
+        """Copy what lies in the image, of a window that was filled with black, to the result."""
+        return result.copy_(whole[:, : self.task.size[0], : self.task.size[1]])
+
+
+def _look(
+    network: nn.Module,
+    image: Tensor,
+    protocol: Protocol,
+    size: tuple[int, int] | None,
+    normalization: Normalization,
+    limits: Limits | None,
+    all_classes: bool = False,
+) -> _Look:
+    """Check the arguments and run the network on all views."""
+    size = _checked_size(image, normalization, size)
+    task = Task(image.shape, image.device, resolve(protocol, network), size, all_classes)
+    network, limits = (limits or Limits()).applied(network, task)
+    max_pixels = limits.max_pixels or default_pixels(image.device)
+    return _Look(_views(network, image, task.protocol, normalization, max_pixels), task, limits)
+
+
 @torch.inference_mode()
-def _network_views(
-    network: nn.Module, image: Tensor, protocol: Protocol, normalization: Normalization, limits: Limits
+def _views(
+    network: nn.Module, image: Tensor, protocol: Protocol, normalization: Normalization, max_pixels: int
 ) -> list[View]:
     """Run the network on every scale, window and flip of a resolved protocol.
 
@@ -173,14 +248,10 @@ def _network_views(
     resize = ImageResizer(image, protocol.resample, bool(protocol.align_corners), normalization)
     with eval_mode(network):
         for scale in protocol.scales:
-            size = protocol.scaled_size(scale, (image.shape[2], image.shape[3]))
+            size = scaled_size(protocol, scale, (image.shape[2], image.shape[3]))
             grid = window_grid(protocol, size)
             seen = [(window, flip) for flip in flips for window in grid.windows]
-            most = limits.most_pixels
-            if protocol.window is None and most is not None and size[0] * size[1] > most:
-                logits = _forward_in_tiles(network, resize(size), flips, limits)
-            else:
-                logits = _forward(network, resize(size), grid.shape, seen, black, limits.max_pixels)
+            logits = _forward(network, resize(size), grid.shape, seen, black, max_pixels)
             half = len(grid.windows)
             if protocol.flip and protocol.fusion != "softmax_mean":
                 logits = [a.float() + b.float() for a, b in zip(logits[:half], logits[half:], strict=True)]
@@ -192,7 +263,7 @@ def _forward(
     network: nn.Module,
     image: Tensor,
     shape: tuple[int, int],
-    seen: list[tuple[Window, bool]],
+    seen: list[tuple[SlidingWindow, bool]],
     black: Tensor,
     max_pixels: int,
 ) -> list[Tensor]:
@@ -211,33 +282,8 @@ def _forward(
     return parts[0] if len(parts) == 1 else [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
 
-def _forward_in_tiles(network: nn.Module, image: Tensor, flips: tuple[bool, ...], limits: Limits) -> list[Tensor]:
-    """Logits (B, K, h, w) of the whole of each image, flipped and turned back or not, seen tile by tile."""
-    size = (image.shape[2], image.shape[3])
-    tiles = plan_tiles(network, size, limits.most_pixels or 0, image.shape[1])
-    tell(tiles, size, limits.memory or 0)
-    return [_turn(tiled_logits(network, _turn(image, flip), tiles), flip) for flip in flips]
-
-
 def _turn(tensor: Tensor, flip: bool) -> Tensor:
     return tensor.flip(-1) if flip else tensor
-
-
-def _fusion(views: list[View], size: tuple[int, int], protocol: Protocol, strip_bytes: int | None) -> StripFusion:
-    count = len(protocol.scales) * (2 if protocol.flip else 1)
-    return StripFusion(views, size, protocol, count, strip_bytes or default_strip(views[0].logits[0].device))
-
-
-def _is_plain(views: list[View], size: tuple[int, int], protocol: Protocol) -> bool:
-    """One window, no resize after it: exp and softmax keep the order of the classes, so logits are enough."""
-    one = len(views) == 1 and len(views[0].logits) == 1
-    return one and (protocol.upsample_to == "output" or views[0].grid.image == size)
-
-
-def _plain(views: list[View], size: tuple[int, int], protocol: Protocol) -> tuple[Tensor, tuple[int, int], bool]:
-    """The logits of the one window, the size that they are upsampled to, and align_corners."""
-    seen = size if protocol.upsample_to == "output" else views[0].grid.shape
-    return views[0].logits[0], seen, bool(protocol.align_corners)
 
 
 def _checked_size(image: Tensor, normalization: Normalization, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segkit.inference.protocols import Fusion, Protocol
-from segkit.inference.windows import Grid
+from segkit.inference.views import Grid
 from segkit.ops.upsample import RowUpsampler
 
 EXP_LIMIT = 80.0  # exp(80) = 5.5e34: float32 (3.4e38) still holds the sum of 6000 such window and scale terms

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from segkit.errors import InputError, did_you_mean
-from segkit.inference import sizes
-from segkit.inference.resample import Resample
 from segkit.plain_data import read_yaml
 from segkit.recipes import SUFFIXES, find_recipe, own_recipes
 
 Fusion = Literal["exp_sum", "softmax_mean", "logit_mean"]
 ResizeTo = Literal["image", "long_side", "short_side", "mmcv_image", "mmcv_limits", "csail"]
+Resample = Literal["tensor", "opencv", "pillow"]
 WindowRule = Literal["truncate", "shift_back"]
 UpsampleTo = Literal["view", "output"]
 
@@ -32,7 +31,7 @@ class Protocol:
 
     For each view:
 
-    1. The image is resized to the view's size, by the rule `resize_to` (`segkit.inference.sizes` says how each
+    1. The image is resized to the view's size, by the rule `resize_to` (`segkit.inference.views` says how each
        rounds) and the library `resample`. Nothing is done where the size is the same.
     2. The network sees all of it, or square windows of side `window`, every `stride` pixels,
        ceil((size - window) / stride) + 1 of them along each side. Rule `"truncate"` (the authors'): the last window
@@ -63,7 +62,7 @@ class Protocol:
         align_corners: of every resize but OpenCV's and Pillow's; None = as the network was trained (its attribute
             `align_corners`).
         long_limit: largest long side in pixels, for mmcv_limits (times the scale) and csail (as it is) only.
-        resample: how the image is resized; see `segkit.inference.resample`.
+        resample: with which library the image is resized; see `segkit.inference.views.ImageResizer`.
         upsample_to: to which size the network's logits are upsampled first.
 
     Raises:
@@ -93,20 +92,6 @@ class Protocol:
         self._check_scales()
         self._check_base()
         self._check_windows()
-
-    def scaled_size(self, scale: float, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of an image of `size` (height, width) at one scale, each at least 1 pixel."""
-        if self.resize_to == "image":
-            return sizes.both_sides(size, scale)
-        if self.resize_to == "mmcv_image":
-            return sizes.mmcv_image(size, scale)
-        base, limit = self.base_size or 0, self.long_limit or 0  # checked: present wherever they are used
-        if self.resize_to == "mmcv_limits":
-            return sizes.mmcv_limits(size, (limit, base), scale)
-        if self.resize_to == "csail":
-            return sizes.csail(size, base, limit, scale)
-        rule = sizes.long_side if self.resize_to == "long_side" else sizes.short_side
-        return rule(size, base, scale)
 
     def resolved(self, align_corners: bool) -> Protocol:
         """The protocol that really runs, every None with a meaning filled in; for logs and result files.

@@ -16,8 +16,8 @@ from torch import nn
 from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.engine import predict, resolve
-from segkit.inference.memory import default_budget
 from segkit.inference.protocols import Protocol
+from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.io import read_image
 from segkit.io.decoding import high_byte
 from segkit.metadata.label_space import LabelSpace, numbered_space
@@ -38,7 +38,7 @@ class Segmenter:
         protocol: scales, flip and windows; see `segkit.inference.protocols`.
         device: where the network runs.
         card: what else the file says of the weights: "protocol", "scores", "source", "versions".
-        memory: bytes that one image may take; a larger one is seen in tiles (see `segkit.inference.tiles`). None =
+        memory: bytes that one image may take; a larger one is seen in tiles (see `segkit.inference.tiling`). None =
             seven tenths of what is free when the image comes.
 
     Attributes:
@@ -107,6 +107,11 @@ class Segmenter:
         return made
 
     @property
+    def budget(self) -> int:
+        """Bytes that an image may take now."""
+        return self.memory or default_budget(self.device)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """K names, by train id."""
         return self.label_space.class_names
@@ -167,7 +172,7 @@ class Segmenter:
                     normalize(image, self.normalization),
                     self.protocol,
                     normalization=self.normalization,
-                    memory=self.memory or default_budget(self.device),
+                    limits=Budget(memory=self.budget),
                 )
         except torch.OutOfMemoryError as error:
             raise InputError(

@@ -19,7 +19,7 @@ from segkit.models.norms import FrozenBatchNorm2d
 from segkit.models.shape_bucket import ShapeBuckets
 from segkit.ops.processor import multiplies_bfloat16
 from segkit.ops.torch_private import BatchNormBase
-from segkit.ops.winograd import WinogradConv2d, suits
+from segkit.ops.winograd import multiply_less
 
 Precision = Literal["auto", "exact", "float32", "bfloat16"]
 
@@ -80,7 +80,7 @@ def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compi
     if not _fold_norms(plain):
         plain = _without_training(network)
     if dtype == torch.float32:
-        _multiply_less(plain)
+        multiply_less(plain)
     return InferenceForm(plain, dtype, compiled).eval()
 
 
@@ -176,13 +176,6 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     conv.bias = bias.requires_grad_(False)
     conv.weight.requires_grad_(False)
     network.set_submodule(norm, nn.Identity())
-
-
-def _multiply_less(network: nn.Module) -> None:
-    """Take Winograd's way in the convolutions that are faster by it; each keeps its transformed weights besides."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, nn.Conv2d) and suits(module):
-            network.set_submodule(name, WinogradConv2d(module))
 
 
 def _classifiers(network: nn.Module) -> list[nn.Conv2d]:

@@ -1,5 +1,8 @@
 """3x3 convolutions of stride 1 with a fifth of their multiplications: Winograd's minimal filtering, for CPUs.
 
+A guest, which need not be read to understand segkit: its doors are `multiply_less`, which puts it into the float32
+inference form of a network, and `gave_up_filters`, which takes it out where memory is short.
+
 F(5x5, 3x3) of Lavin & Gray 2016 (arXiv 1509.09308, section 4.1): 7x7 inputs that overlap by two, and the filters, go
 through small constant matrices; 49 products replace 225; one more matrix makes 5x5 outputs of them. The matrices are
 Toom and Cook's for the points 0, 1, -1, -2, 3/2, -3/8 and infinity, chosen by measured error as Barabasz et al. 2018
@@ -10,6 +13,7 @@ Letters: B batch, C inputs, O outputs, G groups, H W cells, d dilation; T tiles 
 columns S of them in each phase.
 """
 
+import logging
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import InputError
+from segkit.machine import format_bytes
 from segkit.ops.dispatch import fused_ops, operator
 
 _OUT, _IN = 5, 7  # cells a side of a tile's outputs and inputs
@@ -30,6 +35,34 @@ _CHANNELS = 512  # of one piece, for the same reason
 _BLOCK = 64  # inputs whose filters are transformed at once: 13 MB of float64 for 512 outputs
 _PAYS = 0.75  # of the direct convolution's time, by `relative_time`
 _LARGEST_DILATION = 12  # above it, tiles of usual images (60 cells a side) would be mostly padding
+
+
+_log = logging.getLogger(__name__)
+
+
+def multiply_less(network: nn.Module) -> None:
+    """Take Winograd's way in the convolutions that are faster by it; each keeps its transformed weights besides."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and suits(module):
+            network.set_submodule(name, WinogradConv2d(module))
+
+
+def gave_up_filters(network: nn.Module, why: str, more_than: int = 0) -> bool:
+    """Free a network's transformed filters, for good; whether that was done.
+
+    Args:
+        network: any.
+        why: the beginning of the log's line, which is no warning: the labels stay, the speed is documented.
+        more_than: bytes; no more than these are kept.
+    """
+    held = [module for module in network.modules() if isinstance(module, WinogradConv2d)]
+    freed = sum(module.filters.nbytes for module in held if module.filters is not None)
+    if freed <= more_than:
+        return False
+    for module in held:
+        module.filters = None
+    _log.info("%s: the network gives up its transformed filters, %s, and is slower", why, format_bytes(freed))
+    return True
 
 
 class WinogradConv2d(nn.Module):

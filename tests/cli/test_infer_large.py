@@ -12,8 +12,8 @@ from PIL import Image
 
 from segkit.cli import infer_large
 from segkit.cli.infer import main
-from segkit.inference import tiles
 from segkit.inference.segmenter import load
+from segkit.inference.tiling import tiles
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from segkit.inference.engine import predict, predict_with_confidence, scores
+from segkit.inference.engine import Limits, predict, predict_with_confidence, scores
 from segkit.inference.protocols import Protocol, get
 from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confidence
 
@@ -55,8 +55,8 @@ def test_confidence_is_the_largest_fused_probability(name, strip_bytes):
     if protocol.fusion == "logit_mean":
         fused = fused.softmax(1)
     expected = (fused / fused.sum(1, keepdim=True)).amax(1)
-    labels, confidence = predict_with_confidence(network, image, protocol, strip_bytes=strip_bytes)
-    assert torch.equal(labels, predict(network, image, protocol, strip_bytes=strip_bytes))
+    labels, confidence = predict_with_confidence(network, image, protocol, limits=Limits(strip_bytes=strip_bytes))
+    assert torch.equal(labels, predict(network, image, protocol, limits=Limits(strip_bytes=strip_bytes)))
     assert confidence.dtype == torch.float32 and confidence.shape == labels.shape
     assert confidence.min() > 1 / 5 - 1e-6 and confidence.max() <= 1
     torch.testing.assert_close(confidence, expected, rtol=2e-5, atol=1e-6)

@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from segkit.errors import InputError
-from segkit.inference.engine import forwards, predict, resolve, scores
+from segkit.inference.engine import Limits, forwards, predict, resolve, scores
 from segkit.inference.protocols import Protocol, get
+from segkit.inference.views import scaled_size
 from segkit.ops.normalize import IMAGENET
 
 AUTHORS = replace(get("encoding-ms"), base_size=40, window=36, scales=(0.5, 1.0, 1.75))
@@ -112,8 +113,8 @@ def by_hand(network, image, protocol, size=None):
     align_corners = network.align_corners if protocol.align_corners is None else protocol.align_corners
     total, number = 0, 0
     for scale in protocol.scales:
-        scaled_size = protocol.scaled_size(scale, tuple(image.shape[2:]))
-        scaled = resize(image, scaled_size, align_corners)
+        seen = scaled_size(protocol, scale, tuple(image.shape[2:]))
+        scaled = resize(image, seen, align_corners)
         if protocol.fusion == "exp_sum":
             view = view_by_hand(network, scaled, protocol, align_corners, protocol.flip)
             total = total + resize(view, size, align_corners)
@@ -154,11 +155,11 @@ def test_engine_is_the_plain_loop(name, size):
     protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), make_image(*size)
     with torch.no_grad():
         reference = by_hand(network, image, protocol)
-    result = scores(network, image, protocol, strip_bytes=40_000)
+    result = scores(network, image, protocol, limits=Limits(strip_bytes=40_000))
     assert result.dtype == torch.float32 and result.shape == (1, 5, *size)
     tolerance = rounding(network, image)
     assert ((result - reference).abs().max() / reference.abs().max()).item() < tolerance
-    assert_same_labels(predict(network, image, protocol, strip_bytes=40_000), reference, tolerance)
+    assert_same_labels(predict(network, image, protocol, limits=Limits(strip_bytes=40_000)), reference, tolerance)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -197,7 +198,7 @@ def test_neither_batch_nor_chunks_nor_strips_change_the_scores(name):
     protocol, network, image = PROTOCOLS[name], TinyNetwork(), make_image(75, 50, batch=3)
     together, tolerance = scores(network, image, protocol), 2 * rounding(network, image)
     for max_pixels, strip_bytes in ((1, 1), (3000, 4000), (10_000, 2**30)):
-        result = scores(network, image, protocol, max_pixels=max_pixels, strip_bytes=strip_bytes)
+        result = scores(network, image, protocol, limits=Limits(max_pixels, strip_bytes))
         torch.testing.assert_close(result, together, rtol=tolerance, atol=1e-6)
     for index in range(3):
         alone = scores(network, image[index : index + 1], protocol)
@@ -211,10 +212,10 @@ def test_windows_and_flips_share_forwards():
     predict(network, make_image(75, 50), protocol)
     assert network.batches == [number] and number == 2 * 4 * 2
     network.batches.clear()
-    predict(network, make_image(75, 50), protocol, max_pixels=5 * 32 * 32)
+    predict(network, make_image(75, 50), protocol, limits=Limits(5 * 32 * 32))
     assert network.batches == [5, 5, 5, 1]
     network.batches.clear()
-    predict(network, make_image(75, 50, batch=3), protocol, max_pixels=2 * 32 * 32)
+    predict(network, make_image(75, 50, batch=3), protocol, limits=Limits(2 * 32 * 32))
     assert network.batches == [2] * (16 + 8)
 
 
@@ -328,7 +329,7 @@ class Pool(nn.Module):
 def test_memory_is_bounded_by_the_strip(protocol):
     height, width, strip_bytes = 480, 640, 4 * 2**20
     with LargestTensor() as largest:
-        predict(Pool(), make_image(height, width), protocol, max_pixels=2**18, strip_bytes=strip_bytes)
+        predict(Pool(), make_image(height, width), protocol, limits=Limits(2**18, strip_bytes))
     scaled = height * width * max(protocol.scales) ** 2
     assert largest.numel <= max(strip_bytes // 4, 3 * scaled, 150 * scaled / 64 * 1.1)  # image, logits at stride 8
     assert largest.numel < 150 * height * width / 30

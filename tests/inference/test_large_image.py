@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.inference.engine import resolve, scores
-from segkit.inference.large_image import LargeImage, plan_large
-from segkit.inference.memory import footprint
 from segkit.inference.protocols import Protocol, get
+from segkit.inference.tiling.footprint import footprint
+from segkit.inference.tiling.large_image import LargeImage, plan_large
 from segkit.ops.normalize import IMAGENET, normalize
 
 CPU = torch.device("cpu")

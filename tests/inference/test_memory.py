@@ -9,20 +9,17 @@ from torch import nn
 
 from segkit import machine
 from segkit.errors import InputError
-from segkit.inference import memory
-from segkit.inference.budget import _surely_enough, held_bytes
-from segkit.inference.engine import predict, resolve
-from segkit.inference.memory import (
-    default_budget,
-    footprint,
-    gave_up_filters,
-    meta_forward,
-)
+from segkit.inference.engine import Task, predict, resolve
 from segkit.inference.protocols import get
+from segkit.inference.tiling import budget
+from segkit.inference.tiling import footprint as footprints
+from segkit.inference.tiling.budget import Budget, default_budget, held_bytes
+from segkit.inference.tiling.footprint import footprint, meta_forward
 from segkit.machine import format_bytes, parse_bytes
 from segkit.models.inference_form import inference_form
 from segkit.models.segmentation import FCN
 from segkit.ops.processor import free_bytes
+from segkit.ops.winograd import gave_up_filters
 
 
 class Net(nn.Module):
@@ -70,10 +67,10 @@ def test_one_measurement_and_no_trace_of_it() -> None:
     assert footprint(network) is first and network.seen == 0 and network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(value.device.type == "cpu" for value in network.state_dict().values())
-    count = len(memory._footprints)
+    count = len(footprints._footprints)
     del network
     gc.collect()
-    assert len(memory._footprints) == count - 1
+    assert len(footprints._footprints) == count - 1
 
 
 def test_it_works_in_inference_mode_and_finds_sizes() -> None:
@@ -161,22 +158,23 @@ def without() -> nn.Module:
 def needed(network: nn.Module, image: torch.Tensor) -> int:
     """For the whole image in one forward."""
     measured = footprint(network)
-    held = held_bytes(measured, image.shape, resolve(get("whole"), network), (image.shape[2], image.shape[3]))
+    size = (image.shape[2], image.shape[3])
+    held = held_bytes(measured, Task(image.shape, image.device, resolve(get("whole"), network), size))
     return held + int(measured.per_pixel * (image.shape[2] * image.shape[3] + 1))
 
 
 def test_a_budget_that_is_too_small_for_the_filters_alone_is_kept_without_them(
     form: nn.Module, without: nn.Module, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", memory.__name__)
+    caplog.set_level("INFO", "segkit")
     image = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(1))
     filters = 4 * 49 * 128 * 128
     assert needed(form, image) - needed(without, image) == filters
-    labels = predict(form, image, get("whole"), memory=needed(form, image))
+    labels = predict(form, image, get("whole"), limits=Budget(memory=needed(form, image)))
     assert footprint(form).parameters == footprint(without).parameters + filters and "gives up" not in caplog.text
-    budget = needed(form, image) - 1000
+    limits = Budget(memory=needed(form, image) - 1000)
     for _ in range(2):
-        found = predict(form, image, get("whole"), memory=budget)
+        found = predict(form, image, get("whole"), limits=limits)
         assert torch.equal(found, predict(without, image, get("whole"))) and (found == labels).float().mean() > 0.999
     assert footprint(form) == footprint(without)
     assert caplog.text.count("gives up its transformed filters, 3.21 MB") == 1
@@ -189,19 +187,22 @@ def test_what_is_refused_with_filters_is_what_is_refused_without(
 ) -> None:
     image = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(1))
     accepted = []
-    for budget in range(500_000, 12_000_000, 1_500_000):
+    for memory in range(500_000, 12_000_000, 1_500_000):
+        limits = Budget(memory=memory)
         try:
-            expected = predict(without, image, get(protocol), memory=budget)
+            expected = predict(without, image, get(protocol), limits=limits)
         except InputError:
             with pytest.raises(InputError, match=r"allow more"):
-                predict(copy.deepcopy(form), image, get(protocol), memory=budget)
+                predict(copy.deepcopy(form), image, get(protocol), limits=limits)
         else:
-            found = predict(copy.deepcopy(form), image, get(protocol), memory=budget)
+            found = predict(copy.deepcopy(form), image, get(protocol), limits=limits)
             assert (found == expected).float().mean() > 0.999
-            accepted.append(budget)
+            accepted.append(memory)
     assert 500_000 < accepted[0] < 4 * 49 * 128 * 128 < accepted[-1]
 
 
-def test_the_filters_count_where_nothing_is_measured(form: nn.Module) -> None:
-    """What is surely enough holds them, too."""
-    assert _surely_enough(form, torch.Size((1, 3, 1, 1)), [(1, (1, 1))], 1) > 4 * 49 * 128 * 128
+def test_the_filters_count_where_nothing_is_measured(form: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "footprint", lambda *_: pytest.fail("measured"))
+    task = Task(torch.Size((1, 3, 1, 1)), torch.device("cpu"), resolve(get("whole"), form), (1, 1))
+    with pytest.raises(pytest.fail.Exception):
+        Budget(memory=4 * 49 * 128 * 128, strip_bytes=1).applied(form, task)

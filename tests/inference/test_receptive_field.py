@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from segkit.errors import InputError
-from segkit.inference.receptive_field import receptive_field
+from segkit.inference.tiling.receptive_field import receptive_field
 from segkit.models.segmentation import FCN, DeepLabV3, MMSegFCN
 
 

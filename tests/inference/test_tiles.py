@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.inference import budget
-from segkit.inference.budget import Limits, limited
-from segkit.inference.engine import predict, predict_with_confidence, resolve, scores
-from segkit.inference.memory import footprint
+from segkit.inference.engine import Task, predict, predict_with_confidence, resolve, scores
 from segkit.inference.protocols import Protocol, get
-from segkit.inference.tiles import plan_tiles, tiled_logits
+from segkit.inference.tiling import budget
+from segkit.inference.tiling.budget import Budget, held_bytes
+from segkit.inference.tiling.footprint import footprint
+from segkit.inference.tiling.tiles import plan_tiles, tiled_logits
 from segkit.models.segmentation import FCN, DeepLabV3
 
 
@@ -69,11 +69,9 @@ def make_image(*size: int, batch: int = 1) -> Tensor:
 
 def budget_of(network: nn.Module, image: Tensor, protocol: Protocol, pixels: int, all_classes: bool = False) -> int:
     """The memory that leaves room for `pixels` in one forward."""
-    much = Limits(2**21, None, memory=10**8)
-    shape, size = image.shape, (image.shape[2], image.shape[3])
-    most = limited(much, network, shape, resolve(protocol, network), size, 2**24, all_classes).most_pixels
-    assert most is not None
-    return math.ceil(10**8 - (most - pixels) * footprint(network).per_pixel)
+    size = (image.shape[2], image.shape[3])
+    task = Task(image.shape, image.device, resolve(protocol, network), size, all_classes)
+    return held_bytes(footprint(network), task) + math.ceil(pixels * footprint(network).per_pixel)
 
 
 CASES = [
@@ -105,7 +103,7 @@ def test_less_overlap_than_the_receptive_field_is_not_exact_and_says_so(caplog: 
     assert tiles.shape[0] * tiles.shape[1] <= 160**2
     parts, whole = tiled_logits(network, image, tiles), network(image)["out"]
     assert 1e-9 < (parts - whole).abs().max() < 0.5 * whole.std()
-    predict(network, image, get("whole"), memory=budget_of(network, image, get("whole"), 160**2))
+    predict(network, image, get("whole"), limits=Budget(memory=budget_of(network, image, get("whole"), 160**2)))
     assert "overlap of 40, less than its receptive field of 67 pixels" in caplog.text
 
 
@@ -143,14 +141,14 @@ def test_the_engine_gives_the_same_scores_in_tiles(name: str, caplog: pytest.Log
     reference = scores(network, image, protocol)
     network.largest = 0
     memory = budget_of(network, image, protocol, 90**2, all_classes=True)
-    result = scores(network, image, protocol, memory=memory)
+    result = scores(network, image, protocol, limits=Budget(memory=memory))
     torch.testing.assert_close(result, reference, rtol=1e-6, atol=1e-6)
     assert 0 < network.largest <= 90**2
     assert "does not fit into" in caplog.text and "tiles" in caplog.text
     assert "split attention" not in caplog.text  # it has none
     best = reference.topk(2, dim=1).values
     clear = best[:, 0] - best[:, 1] > 1e-5 * best[:, 0].abs()
-    labels, confidence = predict_with_confidence(network, image, protocol, memory=memory)
+    labels, confidence = predict_with_confidence(network, image, protocol, limits=Budget(memory=memory))
     assert (labels == predict(network, image, protocol))[clear].all() and confidence.shape == labels.shape
 
 
@@ -159,7 +157,7 @@ def test_it_is_said_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None
     for side in (211, 211, 217, 211):
         image = make_image(side, side)
         with caplog.at_level(logging.WARNING):
-            predict(network, image, get("whole"), memory=budget_of(network, image, get("whole"), 128**2))
+            predict(network, image, get("whole"), limits=Budget(memory=budget_of(network, image, get("whole"), 128**2)))
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 2 and "211 x 211" in messages[0] and "217 x 217" in messages[1]
     assert messages[0].endswith("split attention and global pooling then see one tile each")
@@ -168,33 +166,32 @@ def test_it_is_said_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None
 @pytest.mark.parametrize("memory", [10**9, 10**10])
 def test_a_budget_in_which_the_image_fits_changes_nothing(caplog: pytest.LogCaptureFixture, memory: int) -> None:
     network, image = made("strides"), make_image(120, 90, batch=3)
+    limits = Budget(memory=memory)
     for protocol in (*PROTOCOLS.values(), Protocol("windows", window=40, flip=True)):
-        assert torch.equal(scores(network, image, protocol), scores(network, image, protocol, memory=memory))
-        assert torch.equal(predict(network, image, protocol), predict(network, image, protocol, memory=memory))
+        for look in (scores, predict):
+            assert torch.equal(look(network, image, protocol), look(network, image, protocol, limits=limits))
     assert not caplog.records
 
 
 def test_a_budget_that_is_surely_enough_costs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "footprint", lambda *_: pytest.fail("measured"))
     network, image = made("strides"), make_image(120, 90)
-    predict(network, image, get("whole"), memory=3 * 10**8)
+    predict(network, image, get("whole"), limits=Budget(memory=3 * 10**8))
     with pytest.raises(pytest.fail.Exception):
-        predict(network, image, get("whole"), memory=2 * 10**8)
+        predict(network, image, get("whole"), limits=Budget(memory=2 * 10**8))
 
 
 def test_fewer_windows_and_images_share_a_forward() -> None:
     network, image, protocol = made("strides"), make_image(120, 90, batch=4), Protocol("w", window=40, flip=True)
     reference = predict(network, image, protocol)
     network.largest = 0
-    assert torch.equal(
-        predict(network, image, protocol, memory=budget_of(network, image, protocol, 3 * 40**2)), reference
-    )
+    limits = Budget(memory=budget_of(network, image, protocol, 3 * 40**2))
+    assert torch.equal(predict(network, image, protocol, limits=limits), reference)
     assert network.largest == 3 * 40**2
     network.largest = 0
     whole = predict(network, image, get("whole"))
-    assert torch.equal(
-        predict(network, image, get("whole"), memory=budget_of(network, image, get("whole"), 23_000)), whole
-    )
+    limits = Budget(memory=budget_of(network, image, get("whole"), 23_000))
+    assert torch.equal(predict(network, image, get("whole"), limits=limits), whole)
     assert network.largest == 4 * 120 * 90 or network.largest == 2 * 120 * 90
 
 
@@ -202,11 +199,11 @@ def test_fewer_windows_and_images_share_a_forward() -> None:
 def test_a_budget_without_room_names_what_is_needed(protocol: Protocol) -> None:
     network, image = made("strides"), make_image(200, 200)
     with pytest.raises(InputError, match=r"200 x 200.*at least .*B.* and 100 kB are allowed: allow more"):
-        predict(network, image, protocol, memory=100_000)
+        predict(network, image, protocol, limits=Budget(memory=100_000))
     needed = budget_of(network, image, protocol, 64**2)
-    predict(network, image, protocol, memory=needed)
+    predict(network, image, protocol, limits=Budget(memory=needed))
     with pytest.raises(InputError, match="memory"):
-        predict(network, image, protocol, memory=needed - 64**2 * 200)
+        predict(network, image, protocol, limits=Budget(memory=needed - 64**2 * 200))
 
 
 def test_a_network_that_cannot_be_measured_runs_without_the_budget(caplog: pytest.LogCaptureFixture) -> None:
@@ -215,7 +212,8 @@ def test_a_network_that_cannot_be_measured_runs_without_the_budget(caplog: pytes
             return super().forward(x if x.sum().item() > 0 else x.clone())
 
     network, image = Looks().double(), make_image(60, 60)
-    assert torch.equal(predict(network, image, get("whole"), memory=1), predict(network, image, get("whole")))
+    labels = predict(network, image, get("whole"), limits=Budget(memory=1))
+    assert torch.equal(labels, predict(network, image, get("whole")))
     assert "the budget of 0.001 kB is not kept" in caplog.text
 
 
@@ -233,7 +231,6 @@ def test_global_pools_make_tiles_near_the_image_not_equal() -> None:
 def test_twelve_megapixels_with_150_classes_run_in_24_gb_by_the_formula() -> None:
     network = DeepLabV3("resnest50", 150)
     shape, size = torch.Size((1, 3, 3000, 4000)), (3000, 4000)
-    limits = limited(
-        Limits(2**21, None, memory=24 * 10**9), network, shape, resolve(get("whole"), network), size, 2**28
-    )
-    assert limits.most_pixels > 12e6 and limits.argmax_fits
+    task = Task(shape, torch.device("cpu"), resolve(get("whole"), network), size)
+    runs, limits = Budget(memory=24 * 10**9).applied(network, task)
+    assert runs is network and not limits.always_strips  # neither tiles nor strips

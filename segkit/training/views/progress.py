@@ -18,10 +18,9 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.bars import Bar
 from segkit.errors import InputError
-from segkit.inference.budget import default_pixels
-from segkit.inference.engine import forwards
+from segkit.inference.engine import default_pixels, forwards
 from segkit.inference.protocols import Protocol
-from segkit.inference.windows import network_inputs
+from segkit.inference.views import network_inputs
 from segkit.models.norms import eval_mode
 from segkit.text import percent
 from segkit.training.module import SegmentationModule

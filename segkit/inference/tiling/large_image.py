@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.inference.budget import default_strip
-from segkit.inference.memory import footprint, gave_up_filters
+from segkit.inference.engine import default_strip
 from segkit.inference.protocols import Protocol
-from segkit.inference.tiles import Part, Tiles, plan_tiles
+from segkit.inference.tiling.footprint import footprint
+from segkit.inference.tiling.tiles import Stretch, Tiles, plan_tiles, tell
+from segkit.inference.views import scaled_size
 from segkit.machine import format_bytes
 from segkit.models.norms import eval_mode
 from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.upsample import RowUpsampler, label_dtype
+from segkit.ops.winograd import gave_up_filters
 
 _READ = 12  # bytes a pixel: four bands of 16 bits, RGB of 8, and what lies between
 _SMALL = 8  # of the budget: transformed filters that take less leave the tiles nearly as large as they would be without
@@ -89,7 +91,7 @@ class LargeImage:
             needed = upsampler.needed(start, start + 1)[0] if start < self.size[0] else row.last
             kept = [view[:, needed - first :].clone() for view in views]
 
-    def _row_logits(self, row: Part, seen: Callable[[], object]) -> list[Tensor]:
+    def _row_logits(self, row: Stretch, seen: Callable[[], object]) -> list[Tensor]:
         """Logits (K, n, w) of the cells that are a row's own; for softmax_mean with flip two, else their sum."""
         rows = torch.from_numpy(self.read(row.start, row.stop))  # (n, W, 3)
         views = [self._view_logits(rows, row, seen)]
@@ -97,13 +99,12 @@ class LargeImage:
             views.append(self._view_logits(rows.flip(1), row, seen).flip(-1))
         return views if self.protocol.fusion == "softmax_mean" or len(views) == 1 else [views[0] + views[1]]
 
-    def _view_logits(self, rows: Tensor, row: Part, seen: Callable[[], object]) -> Tensor:
-        stride, parts = self.tiles.field.stride, []
+    def _view_logits(self, rows: Tensor, row: Stretch, seen: Callable[[], object]) -> Tensor:
+        parts = []
         for column in self.tiles.columns:
             block = rows[:, column.start : column.stop].to(self.device).permute(2, 0, 1)[None]  # (1, 3, n, .)
             logits = self.network(normalize(block, self.normalization))["out"][0].float()
-            down, across = row.first - row.start // stride, column.first - column.start // stride
-            parts.append(logits[:, down:, across:][:, : row.last - row.first, : column.last - column.first].clone())
+            parts.append(self.tiles.own_cells(logits, row, column).clone())
             seen()
         return torch.cat(parts, dim=2)
 
@@ -140,11 +141,11 @@ def plan_large(
 
     Raises:
         InputError: the protocol has windows, or scales other than 1; the budget is too small for one row of tiles; or
-            the network cannot be measured (`segkit.inference.memory`).
+            the network cannot be measured (`segkit.inference.tiling.footprint`).
     """
     if (
         protocol.window is not None
-        or protocol.scaled_size(protocol.scales[0], size) != size
+        or scaled_size(protocol, protocol.scales[0], size) != size
         or len(protocol.scales) > 1
     ):
         raise InputError(
@@ -165,5 +166,6 @@ def plan_large(
         if gave_up_filters(network, no_room):
             return plan_large(network, read, size, protocol, normalization, device, memory)
         raise InputError(f"{error} (now {format_bytes(memory)})") from error
+    tell(tiles, size, memory)
     strip_rows = max(1, strip // (4 * measured.num_classes * size[1]))
     return LargeImage(network, read, size, protocol, normalization, device, tiles, strip_rows)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.inference.memory import MEASURED_SIDE, meta_forward
+from segkit.inference.tiling.footprint import MEASURED_SIDE, meta_forward
 from segkit.ops.torch_private import TorchDispatchMode
 
 

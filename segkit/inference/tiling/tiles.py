@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.inference.memory import meta_forward
-from segkit.inference.receptive_field import ReceptiveField, receptive_field
+from segkit.inference.tiling.footprint import meta_forward
+from segkit.inference.tiling.receptive_field import ReceptiveField, receptive_field
 from segkit.machine import format_bytes
 
 LEAST_STEPS = 8  # of the coarsest stride, along a side of the smallest tile: four are its own, two overlap each side
@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
-    """One tile along one axis: it sees the pixels [start, stop), and the cells [first, last) of the logits are its."""
+class Stretch:
+    """A tile along one axis: it sees pixels [start, stop), and the cells [first, last) of the logits are its own."""
 
     start: int
     stop: int
@@ -47,8 +47,8 @@ class Tiles:
         field: the network's.
     """
 
-    rows: tuple[Part, ...]
-    columns: tuple[Part, ...]
+    rows: tuple[Stretch, ...]
+    columns: tuple[Stretch, ...]
     overlap: int
     field: ReceptiveField
 
@@ -62,7 +62,12 @@ class Tiles:
         """Whether the logits are those of the whole image but for rounding."""
         return not self.field.sees_all and self.overlap >= max(self.field.before, self.field.after)
 
-    def __iter__(self) -> Iterator[tuple[Part, Part]]:
+    def own_cells(self, logits: Tensor, row: Stretch, column: Stretch) -> Tensor:
+        """The cells of a tile's logits (..., h, w) that are its own."""
+        down, across = row.first - row.start // self.field.stride, column.first - column.start // self.field.stride
+        return logits[..., down : down + row.last - row.first, across : across + column.last - column.first]
+
+    def __iter__(self) -> Iterator[tuple[Stretch, Stretch]]:
         """(row, column) of each tile, row by row."""
         return ((row, column) for row in self.rows for column in self.columns)
 
@@ -104,19 +109,42 @@ def plan_tiles(
     )
 
 
+class TiledNetwork(nn.Module):
+    """A network that sees images of more than `most_pixels` in tiles; the log says so once for each size.
+
+    Args:
+        network: see `plan_tiles`.
+        most_pixels: of one forward.
+        memory: bytes that the image did not fit into, for the log.
+    """
+
+    def __init__(self, network: nn.Module, most_pixels: int, memory: int) -> None:
+        super().__init__()
+        self.network, self.most_pixels, self.memory = network, most_pixels, memory
+        self._plans: dict[tuple[int, int], Tiles] = {}
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Logits of normalised float (B, C, H, W)."""
+        size = (image.shape[2], image.shape[3])
+        if size[0] * size[1] <= self.most_pixels:
+            out: dict[str, Tensor] = self.network(image)
+            return out
+        if size not in self._plans:
+            self._plans[size] = plan_tiles(self.network, size, self.most_pixels, image.shape[1])
+            tell(self._plans[size], size, self.memory)
+        return {"out": tiled_logits(self.network, image, self._plans[size])}
+
+
 def tiled_logits(network: nn.Module, image: Tensor, tiles: Tiles) -> Tensor:
-    """The logits of a batch (B, C, H, W) on the whole image's grid, (B, K, h, w); one tile of one image a time."""
-    stride, cells = tiles.field.stride, (tiles.rows[-1].last, tiles.columns[-1].last)
+    """The logits of a batch (B, C, H, W) on the whole image's grid, (B, K, h, w), one tile at a time."""
+    cells = (tiles.rows[-1].last, tiles.columns[-1].last)
     whole = torch.empty(0)
     for row, column in tiles:
-        own_rows = slice(row.first - row.start // stride, row.last - row.start // stride)
-        own_columns = slice(column.first - column.start // stride, column.last - column.start // stride)
-        for index in range(len(image)):
-            seen = image[index : index + 1, :, row.start : row.stop, column.start : column.stop]
-            logits = network(seen)["out"][0]  # (K, ., .)
-            if whole.ndim == 1:
-                whole = logits.new_empty(len(image), len(logits), *cells)
-            whole[index, :, row.first : row.last, column.first : column.last] = logits[:, own_rows, own_columns]
+        seen = image[:, :, row.start : row.stop, column.start : column.stop]
+        logits = tiles.own_cells(network(seen)["out"], row, column)  # (B, K, ., .)
+        if whole.ndim == 1:
+            whole = logits.new_empty(*logits.shape[:2], *cells)
+        whole[:, :, row.first : row.last, column.first : column.last] = logits
     return whole
 
 
@@ -168,17 +196,17 @@ def _cheapest(
     return best
 
 
-def _parts(side: int, cells: int, own: int, field: ReceptiveField, overlap: int) -> tuple[Part, ...]:
+def _parts(side: int, cells: int, own: int, field: ReceptiveField, overlap: int) -> tuple[Stretch, ...]:
     """Parts of `own` cells each along an axis; `own` cells and the overlap are multiples of the coarsest stride."""
     parts = []
     for first in range(0, cells, own):
         last = min(first + own, cells)
         stop = side if last == cells else min(side, field.stride * last + overlap)
-        parts.append(Part(max(0, field.stride * first - overlap), stop, first, last))
+        parts.append(Stretch(max(0, field.stride * first - overlap), stop, first, last))
     return tuple(parts)
 
 
-def _largest(parts: tuple[Part, ...]) -> int:
+def _largest(parts: tuple[Stretch, ...]) -> int:
     return max(part.stop - part.start for part in parts)
 
 

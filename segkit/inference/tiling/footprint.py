@@ -1,4 +1,4 @@
-"""How much memory a forward and the engine around it take, and how much there is.
+"""How much memory a forward takes.
 
 The network is measured, not modelled: its forward runs once on meta tensors (shapes without values, which cost neither
 memory nor arithmetic) while every operation's results are counted for as long as they live. A convolutional network's
@@ -7,7 +7,6 @@ activations grow with the pixels, so that one measurement holds for all sizes.
 
 from __future__ import annotations
 
-import logging
 import sys
 import weakref
 from collections.abc import Callable
@@ -20,17 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.machine import format_bytes
 from segkit.ops.dispatch import plain_ops
 from segkit.ops.meta import meta_image, on_meta
-from segkit.ops.processor import free_bytes
 from segkit.ops.torch_private import TorchDispatchMode
-from segkit.ops.winograd import WinogradConv2d
 
-SHARE = 0.7  # of the free memory is the default budget: the rest is for buffers that no tensor shows, and for others
 MEASURED_SIDE = 768  # pixels; a multiple of every stride, so that no rounding up of a feature's size is measured
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,32 +58,13 @@ def footprint(network: nn.Module, channels: int = 3) -> Footprint:
     Raises:
         InputError: it does not run on meta tensors.
     """
-    if network not in _footprints:
+    held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
+    if network not in _footprints or _footprints[network].parameters != held:  # it may have given up buffers
         live = _LiveBytes()
         out = meta_forward(network, (1, channels, MEASURED_SIDE, MEASURED_SIDE), live)
         pixels = MEASURED_SIDE**2
-        held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
         _footprints[network] = Footprint(held, live.peak / pixels, 4 * out.numel() / pixels, out.shape[1])
     return _footprints[network]
-
-
-def gave_up_filters(network: nn.Module, why: str, more_than: int = 0) -> bool:
-    """Free the transformed filters of a float32 inference form on the CPU, for good; whether that was done.
-
-    Args:
-        network: see `footprint`, which measures it anew.
-        why: it is done: the beginning of the log's line, which is no warning: labels stay, speed is documented.
-        more_than: bytes; less is kept.
-    """
-    held = [module for module in network.modules() if isinstance(module, WinogradConv2d)]
-    freed = sum(module.filters.nbytes for module in held if module.filters is not None)
-    if freed <= more_than:
-        return False
-    for module in held:
-        module.filters = None
-    _footprints.pop(network, None)
-    _log.info("%s: the network gives up its transformed filters, %s, and is slower", why, format_bytes(freed))
-    return True
 
 
 def meta_forward(
@@ -125,11 +99,6 @@ def meta_forward(
     return out
 
 
-def default_budget(*devices: torch.device | str) -> int:
-    """`SHARE` of the bytes that are free now on the one of the devices that has the least."""
-    return int(SHARE * min(free_bytes(torch.device(device)) for device in devices))
-
-
 class _LiveBytes(TorchDispatchMode):
     """Bytes of all tensors that operations made and that are still held, and the most that there ever were."""
 
@@ -143,7 +112,9 @@ class _LiveBytes(TorchDispatchMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        tensors = [one for one in (result if isinstance(result, tuple | list) else (result,)) if _is_tensor(one)]
+        tensors = [
+            one for one in (result if isinstance(result, tuple | list) else (result,)) if isinstance(one, Tensor)
+        ]
         for tensor in tensors:
             self._hold(tensor.untyped_storage())
         copies = 0
@@ -161,7 +132,3 @@ class _LiveBytes(TorchDispatchMode):
 
     def _release(self, key: int) -> None:
         self._now -= self._held.pop(key)
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)

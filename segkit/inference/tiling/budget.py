@@ -1,0 +1,132 @@
+"""The engine's own formula of memory, and what a budget leaves for one forward of the network.
+
+Held during a call, in bytes, of B images of H x W with K classes:
+
+    parameters + 18 B H W + 24 B (largest view that is no plain copy) + results
+    + logits of all views, 4 K / stride^2 for each of their pixels, those of the largest twice
+
+and besides, one after the other, one forward (`Footprint.per_pixel` for each pixel of its input) and the fusion, of
+eight strips. The way of `upsample_argmax` takes the place of the strips where its `argmax_bytes` fit.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+from torch import nn
+
+from segkit.errors import InputError
+from segkit.inference.engine import Limits, Task, default_pixels, default_strip
+from segkit.inference.tiling.footprint import Footprint, footprint
+from segkit.inference.tiling.tiles import TiledNetwork
+from segkit.inference.views import network_inputs, scaled_size
+from segkit.machine import format_bytes, free_memory
+from segkit.ops.processor import free_bytes
+from segkit.ops.upsample_argmax import argmax_bytes
+from segkit.ops.winograd import gave_up_filters
+
+_IMAGE = 18  # bytes a pixel: its uint8 values twice, and float32
+_RESIZED = 24  # bytes a pixel of a view: resized, and flipped
+_STRIPS = 8  # tensors of `strip_bytes` at once
+_SURELY = 10_000  # bytes a pixel: ten times what the networks of this package take
+_RESULT = 6  # bytes a pixel: labels and confidence
+
+LEAST_PIXELS = 64**2  # of one tile
+SHARE = 0.7  # of the free memory is the default budget: the rest is for buffers that no tensor shows, and for others
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Limits):
+    """Limits that keep a call within a number of bytes, its arguments included.
+
+    Fewer windows share a forward, an image that does not fit is seen in tiles, which the log says, and strips are
+    smaller. Where the image fits nothing changes. A network that cannot be measured runs without a budget, which the
+    log says, too; one that keeps transformed filters (`segkit.ops.winograd`) gives them up where an image does not fit
+    beside them.
+
+    Attributes:
+        memory: the bytes.
+    """
+
+    memory: int
+
+    def applied(self, network: nn.Module, task: Task) -> tuple[nn.Module, Limits]:
+        """The network, in tiles where it has to be, and the limits that keep the budget.
+
+        Raises:
+            InputError: the budget is less than what is held, with the smallest fusion.
+        """
+        if self._is_surely_enough(network, task):
+            return network, self
+        try:
+            measured = footprint(network, task.batch[1])
+        except InputError as error:
+            _log.warning("%s: the budget of %s is not kept", error, format_bytes(self.memory))
+            return network, self
+        held = held_bytes(measured, task)
+        room = self.memory - held
+        most_pixels = int(room / measured.per_pixel)
+        sizes = [height * width for _, (height, width) in network_inputs(task.protocol, _image_size(task))]
+        image = f"an image of {task.batch[2]} x {task.batch[3]}"
+        too_large = f"{image} does not fit into {format_bytes(self.memory)}"
+        if most_pixels < max(sizes) and gave_up_filters(network, too_large):
+            return self.applied(network, task)
+        least = min(sizes) if task.protocol.window else 1
+        if most_pixels < least:
+            need = held + measured.per_pixel * (least if task.protocol.window else LEAST_PIXELS)
+            raise InputError(
+                f"memory: {image} with the protocol {task.protocol.name!r} takes at least {format_bytes(need)}, and "
+                f"{format_bytes(self.memory)} are allowed: allow more, or give a smaller image"
+            )
+        if most_pixels < max(sizes) and task.protocol.window is None:
+            network = TiledNetwork(network, most_pixels, self.memory)
+        return network, self._within(room, most_pixels, measured.num_classes, task)
+
+    def _within(self, room: int, most_pixels: int, num_classes: int, task: Task) -> Limits:
+        argmax_fits = argmax_bytes(num_classes, task.batch[0], task.size, self.strip_bytes) <= room
+        return replace(
+            self,
+            max_pixels=min(self.max_pixels or default_pixels(task.device), most_pixels),
+            strip_bytes=min(self.strip_bytes or default_strip(task.device), max(1, room // _STRIPS)),
+            always_strips=self.always_strips or not argmax_fits,
+        )
+
+    def _is_surely_enough(self, network: nn.Module, task: Task) -> bool:
+        """Whether it is enough without a measurement, which loads PyTorch's compiler, and that takes seconds."""
+        if task.all_classes:
+            return False
+        inputs = network_inputs(task.protocol, _image_size(task))
+        pixels = task.batch[0] * sum(count * height * width for count, (height, width) in inputs)
+        held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
+        strip_bytes = self.strip_bytes or default_strip(task.device)
+        return self.memory > 2 * held + _SURELY * pixels + _STRIPS * strip_bytes
+
+
+def default_budget(device: torch.device) -> int:
+    """`SHARE` of the bytes that are free now, on the device or on the machine that reads the images for it."""
+    return int(SHARE * min(free_bytes(device), free_memory()))
+
+
+def held_bytes(measured: Footprint, task: Task) -> int:
+    """Bytes that are there during the whole call."""
+    image = _image_size(task)
+    views = [scaled_size(task.protocol, scale, image) for scale in task.protocol.scales]
+    resized = max((h * w for h, w in views if task.protocol.flip or (h, w) != image), default=0)
+    logits = [count * height * width for count, (height, width) in network_inputs(task.protocol, image)]
+    result = 4 * measured.num_classes if task.all_classes else _RESULT
+    one = (
+        _IMAGE * image[0] * image[1]
+        + _RESIZED * resized
+        + result * task.size[0] * task.size[1]
+        + measured.logits_per_pixel * (sum(logits) + max(logits))
+    )
+    return measured.parameters + int(task.batch[0] * one)
+
+
+def _image_size(task: Task) -> tuple[int, int]:
+    return task.batch[2], task.batch[3]
