@@ -32,8 +32,7 @@ def main(args: Sequence[str]) -> int:
     _check_output(output, options.overwrite)
     from segkit.evaluation.results import versions
     from segkit.models.checkpoint import weights_sha256
-    from segkit.models.hub import file_sha256
-    from segkit.models.model_file import write_model_file
+    from segkit.models.weight_files import file_sha256, write_model_file
     from segkit.models.weights import read_checkpoint
 
     checkpoint = read_checkpoint(options.checkpoint)

@@ -11,7 +11,7 @@ from segkit.cli.arguments import flatten
 from segkit.cli.runs import CHECKPOINTS, csv_logger, goes_on, tensorboard_loggers
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.files import free_path
-from segkit.models.checkpoint import read_torch_file
+from segkit.models.weight_files import read_torch_file
 from segkit.training.guards.checkpoints import LastCheckpoint, checked_training
 from segkit.training.guards.nonfinite import NonFiniteGuard
 from segkit.training.guards.preemption import Preemption

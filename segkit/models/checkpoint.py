@@ -1,17 +1,11 @@
-"""What a checkpoint says of a network, as plain data, and reading torch files without unpickling anything."""
+"""What a checkpoint says of a network, as plain data, and whether its weights are the network's and usable."""
 
 import hashlib
-import pickle
-import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segkit.errors import InputError
@@ -19,15 +13,7 @@ from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import SegmentationModel, build_network
 from segkit.ops.meta import ShapesOnly
 
-# What makes up a pickled NumPy scalar, which trainers store as their best score: data, no code. Older NumPy calls its
-# function by another name.
-_SCALAR = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS: list[Any] = [
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
-]
+_USABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -37,7 +23,7 @@ class Checkpoint:
     Attributes:
         hyper_parameters: All hyper-parameters; "network" and "normalization" are always there.
         state_dict: Parameters and buffers under the bare network's names.
-        card: What else is known, as plain data: "source", "protocol", "scores", "versions", ...; see `model_file.py`.
+        card: What else is known, as plain data: "source", "protocol", "scores", "versions", ...; see `weight_files.py`.
     """
 
     hyper_parameters: dict[str, Any]
@@ -129,111 +115,40 @@ def is_counter(name: str) -> bool:
     return name.endswith(".num_batches_tracked")
 
 
-def read_torch_file(path: str | Path) -> dict[str, Any]:
-    """Read a torch file of plain data and tensors onto the CPU.
+def unusable(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What is wrong with each tensor that nothing can be computed with; counters of batch norms may be integers.
+
+    One pass over the numbers, without a copy: a sum is finite only if all its terms are.
+    """
+    found = {name: _fault(tensor, is_counter(name)) for name, tensor in tensors.items()}
+    return {name: fault for name, fault in found.items() if fault}
+
+
+def require_usable(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are no finite floating-point numbers.
 
     Raises:
-        InputError: The file is absent, empty, truncated, no torch file, or would run code when unpickled.
+        InputError: Names the first such parameter and how many there are.
     """
-    path = _existing_file(path)
-    try:
-        _check_members(path)
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            data = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(_unpickling_problem(path, error)) from error
-    except InputError:
-        raise
-    except Exception as error:  # reading damaged bytes fails in as many ways as there are bytes
-        raise InputError(f"{path}: not a complete torch checkpoint (truncated, or another kind of file)") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: holds a {type(data).__name__}, not a checkpoint's dictionary")
-    return data
+    refuse_unusable(unusable(tensors), source)
 
 
-def is_safetensors(path: str | Path) -> bool:
-    """Whether the file claims to be safetensors, by its name or by its first bytes."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return True
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"  # eight bytes of length, then a JSON header; a torch file begins otherwise
-
-
-def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of any toolkit's safetensors file onto the CPU.
-
-    Raises:
-        InputError: The file is absent, empty, truncated or of another kind.
-    """
-    path = _existing_file(path)
-    try:
-        return load_file(path, device="cpu")
-    except Exception as error:  # as above
+def refuse_unusable(faults: Mapping[str, str], source: str) -> None:
+    """As `require_usable`, of what `unusable` has found."""
+    if faults:
+        name, fault = next(iter(faults.items()))
         raise InputError(
-            f"{path}: not a complete safetensors file (truncated, or another kind of file); copy or download it again"
-        ) from error
-
-
-def check_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are no plain arrays, or that claim more numbers than the file has bytes for.
-
-    A few bytes can describe a tensor of any size (repeated, sparse, without values); a network built for it would take
-    gigabytes.
-
-    Raises:
-        InputError: Names the first one, or says how many bytes are claimed.
-    """
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-            raise InputError(
-                f"{path}: {name} is no plain tensor (sparse, quantized or without values); write it as one"
-            )
-    claimed, held = sum(t.numel() * t.element_size() for t in tensors.values()), Path(path).stat().st_size
-    if claimed > held:
-        raise InputError(
-            f"{path}: damaged: its tensors claim {claimed} bytes and the file has {held}; copy or write it again, each "
-            "tensor whole"
+            f"{source}: parameters that are no numbers to compute with: {len(faults)} (first: {name}, {fault}); take "
+            "an earlier checkpoint, or write the file again"
         )
 
 
-def _check_members(path: Path) -> None:
-    """Refuse an archive that unpacks to more than itself: PyTorch compresses nothing.
-
-    Raises:
-        InputError: It does.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return  # the format before PyTorch 1.6
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
-    if compressed or sum(member.file_size for member in members) > path.stat().st_size:
-        raise InputError(f"{path}: a compressed archive, which PyTorch does not write; unpack it, or write it again")
-
-
-def _existing_file(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "no such file"
-        raise InputError(f"{path}: {what}; give a checkpoint file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; was the disk full when it was written?")
-    return path
-
-
-def _unpickling_problem(path: Path, error: pickle.UnpicklingError) -> str:
-    # torch names the class or function that it will not call
-    match = re.search(r"GLOBAL ([\w.]+)", str(error), re.IGNORECASE)
-    if match is None:
-        return f"{path}: not a torch checkpoint (another kind of file, or damaged)"
-    clean = 'torch.save({"state_dict": network.state_dict()}, NEW)'
-    if match[1].startswith(("mmengine.", "mmcv.", "mmseg.")):
-        clean = 'torch.save({"state_dict": c["state_dict"], "meta": {"CLASSES": [...], "PALETTE": [...]}}, NEW)'
-    return (
-        f"{path}: refused: unpickling it would run code ({match[1]}); load it where it was made, write a file of "
-        f"plain tensors there with {clean}, and give that"
-    )
+def _fault(tensor: Tensor, counter: bool) -> str:
+    """In words, or ""."""
+    if tensor.dtype not in _USABLE:
+        is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+        return "" if counter and is_integer else f"of {str(tensor.dtype).removeprefix('torch.')}, not floating point"
+    if bool(torch.isfinite(tensor.detach().sum())):
+        return ""
+    bad = int((~torch.isfinite(tensor)).sum())  # the sum itself may have overflowed
+    return f"{bad} of {tensor.numel()} values NaN or infinite" if bad else ""

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import numbered_space
-from segkit.models.checkpoint import is_counter
+from segkit.models.checkpoint import is_counter, refuse_unusable
 from segkit.models.norms import without_absent_statistics
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.toolkits.foreign import TIMM_PREFIX
-from segkit.models.weight_values import refuse_unusable
 from segkit.models.weights import inspect, load_encoder_weights
 from segkit.text import listed
 

@@ -16,7 +16,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segkit.errors import InputError
 from segkit.models.norms import FrozenBatchNorm2d
-from segkit.models.shape_bucket import ShapeBuckets
 from segkit.ops.processor import multiplies_bfloat16
 from segkit.ops.torch_private import BatchNormBase
 from segkit.ops.winograd import multiply_less
@@ -25,6 +24,8 @@ Precision = Literal["auto", "exact", "float32", "bfloat16"]
 
 _FOLDED = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.SyncBatchNorm)  # exactly these: timm's subclasses do more than norm
 _LEFT_OUT = (nn.Dropout, nn.Dropout2d)
+MAX_SHAPES = 8  # that are compiled
+
 _PROBE = 64  # pixels a side of the image that finds the norms and checks the result
 _TOLERANCE = 1e-3  # of the largest logit; rounding is 1e-6 of it, a norm that should not have been folded 0.1 and more
 
@@ -63,6 +64,40 @@ class InferenceForm(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)["out"]
         return logits
+
+
+class ShapeBuckets:
+    """`run`, compiled by `torch.compile` for the first few input shapes, and as it is for others; CUDA graphs on CUDA.
+
+    A compiled network is one program a shape. Windows of a protocol have one shape, but whole images may have
+    hundreds, each of which would take a minute to compile and stay in memory.
+
+    Args:
+        run: Maps a tensor to a tensor.
+        max_shapes: How many input shapes get a program of their own.
+        compile_: Stands in for `torch.compile` in tests.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Tensor], Tensor],
+        max_shapes: int = MAX_SHAPES,
+        compile_: Callable[..., Callable[[Tensor], Tensor]] = torch.compile,
+    ) -> None:
+        self._plain, self._max_shapes, self._compile = run, max_shapes, compile_
+        self._programs: dict[tuple[object, ...], Callable[[Tensor], Tensor]] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run on `x`, compiled if its shape is among the first."""
+        key = (tuple(x.shape), x.dtype, x.device)
+        if key not in self._programs:
+            if len(self._programs) >= self._max_shapes:
+                return self._plain(x)
+            # CUDA graphs replay a forward without the CPU's part in it; their output is overwritten by the next one.
+            mode = "reduce-overhead" if x.is_cuda else None
+            self._programs[key] = self._compile(self._plain, dynamic=False, mode=mode)
+        result = self._programs[key](x)
+        return result.clone() if x.is_cuda else result
 
 
 def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = False) -> nn.Module:

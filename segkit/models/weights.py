@@ -9,22 +9,20 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.models.card import checked
-from segkit.models.checkpoint import (
-    Checkpoint,
-    check_tensors,
-    is_safetensors,
-    load_strict,
-    read_safetensors,
-    read_torch_file,
-    require_match,
-)
-from segkit.models.model_file import is_model_file, read_model_file
+from segkit.models.checkpoint import Checkpoint, load_strict, require_match, require_usable, unusable
 from segkit.models.norms import without_absent_statistics
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.toolkits.foreign import TIMM_PREFIX, Choices, Inspection, encoder_names, inspect_foreign
 from segkit.models.toolkits.formats import wrapper_prefix
 from segkit.models.toolkits.keys import place
-from segkit.models.weight_values import require_usable, unusable
+from segkit.models.weight_files import (
+    check_tensors,
+    is_model_file,
+    is_safetensors,
+    read_model_file,
+    read_safetensors,
+    read_torch_file,
+)
 
 NETWORK_PREFIX = "network."  # where SegmentationModule keeps its network in a Lightning checkpoint
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "module")  # of weights, in torch files

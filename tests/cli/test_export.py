@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 import segkit
 from segkit.cli import main
-from segkit.models.model_file import read_model_file
+from segkit.models.weight_files import read_model_file
 from segkit.models.weights import read_checkpoint
 
 TRAINER = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

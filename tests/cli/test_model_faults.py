@@ -13,8 +13,8 @@ from segkit.cli import main
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.finetune import load_matching
-from segkit.models.model_file import write_model_file
 from segkit.models.segmentation import FCN, SegmentationModel
+from segkit.models.weight_files import write_model_file
 from segkit.models.weights import read_checkpoint
 
 DATA = ["--data", "SyntheticDataModule", "--data.root", "absent"]

@@ -20,10 +20,10 @@ from segkit.data.dataset import SegmentationDataset
 from segkit.files import write_text
 from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
-from segkit.models import model_file
+from segkit.models import weight_files
 from segkit.models.checkpoint import Checkpoint
-from segkit.models.model_file import write_model_file
 from segkit.models.segmentation import FCN
+from segkit.models.weight_files import write_model_file
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 
@@ -207,7 +207,7 @@ def test_an_interrupt_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch, 
         save_file(dict(list(tensors.items())[:2]), path, metadata)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(model_file, "save_file", half)
+    monkeypatch.setattr(weight_files, "save_file", half)
     write_text(tmp_path / "model.safetensors", "mine")
     assert run(folder, tmp_path / "model.safetensors", "--batches", "1", "--overwrite") == 130
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

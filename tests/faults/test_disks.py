@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from segkit.cli import main
 from segkit.errors import InputError
 from segkit.io import write_png
-from segkit.models.checkpoint import read_torch_file
+from segkit.models.weight_files import read_torch_file
 
 SEED = 13
 SIZE = "16m"  # of a disk

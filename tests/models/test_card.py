@@ -15,8 +15,8 @@ from segkit.cli import main
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.checkpoint import Checkpoint
-from segkit.models.model_file import write_model_file
 from segkit.models.segmentation import FCN, SegmentationModel
+from segkit.models.weight_files import write_model_file
 from segkit.models.weights import read_checkpoint
 
 SPACE = LabelSpace(("road", "tree", "sky"), distinct_palette(3), identity_table(3))

@@ -14,9 +14,9 @@ from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_t
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.encoders import build_encoder
 from segkit.models.finetune import load_matching
-from segkit.models.model_file import write_model_file
 from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN, SegmentationModel
+from segkit.models.weight_files import write_model_file
 
 TINY = "resnest14_tiny"
 THEIRS = ("road", "tree", "sky", "car")

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
-from segkit.models.model_file import is_model_file, read_model_file, write_model_file
 from segkit.models.segmentation import FCN
+from segkit.models.weight_files import is_model_file, read_model_file, write_model_file
 
 NORMALIZATION = {"mean": [0.1, 1 / 3, 0.3], "std": [0.5, 0.25, 0.2]}
 SPACE = {"class_names": ["a", "bäume"], "palette": [[1, 2, 3], [4, 5, 6]], "table": [0, 1, *[255] * 254]}
@@ -124,7 +124,9 @@ def test_a_card_that_says_too_little_is_refused_in_one_line(tmp_path: Path, card
 def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path, kept: int) -> None:
     write_model_file(tmp_path / "whole.safetensors", checkpoint())
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:kept])
-    with pytest.raises(InputError, match=r"cut\.safetensors: not a complete safetensors file") as caught:
+    with pytest.raises(
+        InputError, match=r"cut\.safetensors: (not a complete safetensors file|the file is empty)"
+    ) as caught:
         read_model_file(tmp_path / "cut.safetensors")
     assert "\n" not in str(caught.value)
 

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkit.models.inference_form import inference_form
+from segkit.models.inference_form import ShapeBuckets, inference_form
 from segkit.models.segmentation import FCN
-from segkit.models.shape_bucket import ShapeBuckets
 
 
 class Compiler:

@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import save, save_file
 
 from segkit.errors import InputError
-from segkit.models.checkpoint import read_torch_file
 from segkit.models.encoders import build_encoder
-from segkit.models.model_file import write_model_file
 from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN, DeepLabV3
+from segkit.models.weight_files import read_torch_file, write_model_file
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 
 

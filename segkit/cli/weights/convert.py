@@ -39,7 +39,7 @@ def write_inspected(output: Path, inspection: "Inspection", file: Path, allow_un
     """
     from safetensors.torch import save
 
-    from segkit.models.weight_values import refuse_unusable
+    from segkit.models.checkpoint import refuse_unusable
 
     refuse_unusable(inspection.unusable, str(file))
     if inspection.is_network:
@@ -61,8 +61,7 @@ def write_network(output: Path, checkpoint: "Checkpoint", file: Path, done: Mapp
         done: What else the card's source is to say: what was done to the weights.
     """
     from segkit.evaluation.results import versions
-    from segkit.models.hub import file_sha256
-    from segkit.models.model_file import write_model_file
+    from segkit.models.weight_files import file_sha256, write_model_file
 
     source = {**(checkpoint.card.get("source") or {}), "sha256": file_sha256(file), **done}
     card = {**checkpoint.card, "segkit": __version__, "versions": versions(), "source": source}

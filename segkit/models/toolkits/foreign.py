@@ -14,14 +14,13 @@ from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
-from segkit.models.checkpoint import Checkpoint
+from segkit.models.checkpoint import Checkpoint, refuse_unusable, unusable
 from segkit.models.encoders import build_encoder
 from segkit.models.resnest import DilationConvention
 from segkit.models.segmentation import IMAGE_CHANNELS, build_network
 from segkit.models.toolkits.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
 from segkit.models.toolkits.keys import KeyReport, place
 from segkit.models.toolkits.recognise import EncoderGuess, Shapes, recognise_encoder
-from segkit.models.weight_values import refuse_unusable, unusable
 from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import IMAGENET
 from segkit.signatures import fits

@@ -16,7 +16,8 @@ from torch.nn.utils import get_total_norm
 
 from segkit.errors import InputError
 from segkit.files import free_path, replacing
-from segkit.models.checkpoint import Checkpoint, read_torch_file
+from segkit.models.checkpoint import Checkpoint
+from segkit.models.weight_files import read_torch_file
 from segkit.models.weights import NETWORK_PREFIX
 from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.torch_private import BatchNormBase

@@ -15,7 +15,7 @@ from torch import Tensor
 from segkit.errors import InputError
 from segkit.evaluation.results import number_or_null
 from segkit.files import write_json
-from segkit.models.checkpoint import read_torch_file
+from segkit.models.weight_files import read_torch_file
 from segkit.text import aligned, percent
 from segkit.training.guards.memory import peak_memory
 
