@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from segkit.arrays import UInt8Array
 from segkit.bars import Bar
 from segkit.cli.infer_inputs import find_images
-from segkit.cli.infer_large import areas, is_large, segment_large
 from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say_above_bar
-from segkit.errors import InputError, install_extra
-from segkit.files import check_writable, write_json
+from segkit.errors import InputError, install_extra, printable
+from segkit.files import check_writable, replacing, write_json
 from segkit.io import read_header, write_png
 from segkit.machine import parse_bytes
 from segkit.paths import check_regular
@@ -118,7 +118,7 @@ class _Work:
         with self._bar, ThreadPoolExecutor(WRITERS) as writers:
             writing: deque[tuple[Path, Future[None]]] = deque()
             for done in predict_files(self.segmenter, self._small(), self._complain):
-                work = writers.submit(write_results, self.segmenter, done, self.stems[done.path], self.alpha)
+                work = writers.submit(_write_results, self.segmenter, done, self.stems[done.path], self.alpha)
                 writing.append((done.path, work))
                 if len(writing) > WRITERS:  # no more images are held than are being written
                     path, work = writing.popleft()
@@ -127,10 +127,12 @@ class _Work:
                 self._finish(path, work.result)
             for path in self._large:
                 stem = self.stems[path]
-                self._finish(path, partial(segment_large, self.segmenter, path, stem, self.alpha, self._memory))
+                self._finish(path, partial(_segment_large, self.segmenter, path, stem, self.alpha, self._memory))
 
     def _small(self) -> Iterator[Path]:
         """The images that are read at once; the others are put aside."""
+        from segkit.inference.tiling.large_image import is_large
+
         for path in self.stems:
             try:
                 check_regular(path)  # to look at a pipe's size would wait for ever
@@ -158,26 +160,45 @@ class _Work:
         _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
 
 
-def write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: float) -> None:
-    """Write the four results of one image, each in one step.
-
-    Args:
-        segmenter: the network.
-        done: the image and its labels.
-        stem: the results' path up to `_labels.png`, `_color.png`, `_overlay.png` and `_area.json`.
-        alpha: weight of the colours in the overlay, 0..1.
-
-    Raises:
-        OSError: a result cannot be written.
-    """
+def _write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: float) -> None:
+    """Write the four results of one image, each in one step; `stem` is their path up to `_labels.png` and so on."""
     image, labels = done.image, done.labels
-    names, palette = segmenter.class_names, segmenter.palette
-    mixed = with_legend(overlay(image, labels, palette, alpha), labels, names, palette)
     write_png(_suffixed(stem, "_labels.png"), labels)
-    write_png(_suffixed(stem, "_color.png"), colorize(labels, palette))
-    write_png(_suffixed(stem, "_overlay.png"), mixed)
-    found = areas(segmenter, np.bincount(labels.ravel()), (labels.shape[0], labels.shape[1]))
-    write_json(_suffixed(stem, "_area.json"), {"image": str(done.path)} | found)
+    write_png(_suffixed(stem, "_color.png"), colorize(labels, segmenter.palette))
+    write_png(_suffixed(stem, "_overlay.png"), _drawn(segmenter, image, labels, alpha))
+    _write_areas(segmenter, done.path, stem, np.bincount(labels.ravel()), labels.shape)
+
+
+def _segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, memory: int) -> None:
+    """Segment one image in tiles and write its labels, a preview of them and their areas."""
+    from segkit.inference.tiling.geotiff import open_large
+
+    with open_large(segmenter, path, memory) as large:
+        bar = Bar(total=large.image.forwards, unit="tile", desc=printable(path.name), leave=False)
+        with bar, replacing(_suffixed(stem, "_labels.tif")) as temporary:
+            counts, few = large.write_labels(temporary, seen=bar.update)
+        image = large.preview((few.shape[0], few.shape[1]))
+    write_png(_suffixed(stem, "_overlay.png"), _drawn(segmenter, image, few, alpha))
+    _write_areas(segmenter, path, stem, counts, large.image.size)
+
+
+def _drawn(segmenter: "Segmenter", image: np.ndarray, labels: np.ndarray, alpha: float) -> UInt8Array:
+    mixed = overlay(image, labels, segmenter.palette, alpha)
+    return with_legend(mixed, labels, segmenter.class_names, segmenter.palette)
+
+
+def _write_areas(segmenter: "Segmenter", path: Path, stem: Path, counts: np.ndarray, size: tuple[int, ...]) -> None:
+    """Write how many of the pixels of an image of (H, W) each train id has: `counts`."""
+    height, width = size
+    total = height * width
+    classes = [
+        {"id": int(i), "name": segmenter.class_names[i], "pixels": int(counts[i]), "share": int(counts[i]) / total}
+        for i in np.argsort(-counts, kind="stable")
+        if counts[i]
+    ]
+    how = {"protocol": segmenter.protocol.to_dict(), "precision": segmenter.precision}
+    found: dict[str, Any] = {"image": str(path), "height": height, "width": width, **how, "classes": classes}
+    write_json(_suffixed(stem, "_area.json"), found)
 
 
 def _parser() -> Parser:

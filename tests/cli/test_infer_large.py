@@ -1,7 +1,6 @@
 """`segkit infer` on images that are read in tiles: GeoTIFF in, GeoTIFF out, nothing half-written."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,10 @@ import torch
 from checkpoints import write_checkpoint
 from PIL import Image
 
-from segkit.cli import infer_large
 from segkit.cli.infer import main
 from segkit.inference.segmenter import load
-from segkit.inference.tiling import tiles
+from segkit.inference.tiling import geotiff, tiles
+from segkit.inference.tiling.large_image import is_large
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
 
@@ -119,7 +118,7 @@ def test_other_kinds_of_files(checkpoint: Path, tmp_path: Path, kind: str) -> No
 
 
 def test_the_preview_is_small(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infer_large, "PREVIEW_SIDE", 250)
+    monkeypatch.setattr(geotiff, "PREVIEW_SIDE", 250)
     save(tmp_path / "city.tif", noise(3))
     assert run(checkpoint, tmp_path / "city.tif") == 0
     with Image.open(tmp_path / "out/city_overlay.png") as image:
@@ -134,27 +133,27 @@ def test_an_image_in_the_budget_is_read_at_once(checkpoint: Path, tmp_path: Path
 
 def test_few_rows_are_read_at_once(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spans: list[int] = []
-    read_rows = infer_large.read_rows
+    read_rows = geotiff.read_rows
 
     def counted(source: object, path: Path, first: int, last: int) -> np.ndarray:
         spans.append(last - first)
         return read_rows(source, path, first, last)
 
-    monkeypatch.setattr(infer_large, "read_rows", counted)
+    monkeypatch.setattr(geotiff, "read_rows", counted)
     save(tmp_path / "city.tif", noise(3))
     assert run(checkpoint, tmp_path / "city.tif") == 0
     assert len(spans) > 1 and max(spans) < 400
 
 
 def test_an_interrupted_run_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_rows = infer_large.read_rows
+    read_rows = geotiff.read_rows
 
     def interrupted(source: object, path: Path, first: int, last: int) -> np.ndarray:
         if first > 0:
             raise KeyboardInterrupt
         return read_rows(source, path, first, last)
 
-    monkeypatch.setattr(infer_large, "read_rows", interrupted)
+    monkeypatch.setattr(geotiff, "read_rows", interrupted)
     save(tmp_path / "city.tif", noise(3))
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint, tmp_path / "city.tif")
@@ -184,19 +183,19 @@ def test_without_rasterio_the_cure_is_named(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(tmp_path / "city.tif", noise(3))
-    monkeypatch.setitem(sys.modules, "rasterio", None)
+    monkeypatch.setattr(geotiff, "rasterio", None)
     assert run(checkpoint, tmp_path / "city.tif") == 1
     assert "pip install 'segkit-torch[large-images]'" in capsys.readouterr().err
 
 
 def test_what_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
-    assert not infer_large.is_large(tmp_path / "a.png", 10**6)
-    assert infer_large.is_large(tmp_path / "a.png", 10**5)
+    assert not is_large(tmp_path / "a.png", 10**6)
+    assert is_large(tmp_path / "a.png", 10**5)
     monkeypatch.setenv("SEGKIT_MAX_PIXELS", "9999")
-    assert infer_large.is_large(tmp_path / "a.png", 10**9)
+    assert is_large(tmp_path / "a.png", 10**9)
     (tmp_path / "b.png").write_text("no image")
-    assert not infer_large.is_large(tmp_path / "b.png", 1) and not infer_large.is_large(tmp_path / "absent.png", 1)
+    assert not is_large(tmp_path / "b.png", 1) and not is_large(tmp_path / "absent.png", 1)
 
 
 def test_an_image_beyond_the_limit_of_pixels_is_read_in_tiles(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.footprint import footprint
 from segkit.inference.tiling.tiles import Stretch, Tiles, plan_tiles, tell
 from segkit.inference.views import scaled_size
+from segkit.io import read_header
+from segkit.io.header import max_pixels
 from segkit.machine import format_bytes
 from segkit.models.norms import eval_mode
 from segkit.ops.normalize import Normalization, normalize
@@ -30,9 +33,21 @@ from segkit.ops.upsample import RowUpsampler, label_dtype
 from segkit.ops.winograd import gave_up_filters
 
 _READ = 12  # bytes a pixel: four bands of 16 bits, RGB of 8, and what lies between
+_HELD = 0.5  # of the budget: an image that takes more of it, beside the forwards, is read in tiles
+_WHOLE = 40  # bytes a pixel that are held of an image that is not: it, its labels, colours and overlay
 _SMALL = 8  # of the budget: transformed filters that take less leave the tiles nearly as large as they would be without
 
 ReadRows = Callable[[int, int], NDArray[np.uint8]]  # (first, last) rows of the image -> (last - first, W, 3) RGB
+
+
+def is_large(path: Path, memory: int) -> bool:
+    """Whether an image is to be read in tiles: more pixels than are read at once, or half the budget for it alone."""
+    try:
+        header = read_header(path)
+    except InputError:
+        return False  # whoever reads it says what is wrong
+    pixels = header.width * header.height
+    return pixels > max_pixels() or pixels * _WHOLE > _HELD * memory
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,200 @@
+"""Files that are too large to be read: seen in tiles, and labelled as a GeoTIFF with the same georeference.
+
+Read and written by rasterio, the optional extra `large-images`, by rows of tiles.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segkit.arrays import Int64Array, UInt8Array
+from segkit.errors import InputError, install_extra
+from segkit.inference.segmenter import Segmenter
+from segkit.inference.tiling.large_image import LargeImage, plan_large
+from segkit.io.decoding import high_byte
+
+try:
+    import rasterio
+    from rasterio.enums import ColorInterp
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.windows import Window as FileWindow
+except ImportError:
+    rasterio = None
+
+PREVIEW_SIDE = 2048  # pixels of the longer side
+BLOCK = 256  # pixels a side of the label map's own tiles, which are compressed one by one
+CACHE_MB = 64  # of GDAL: decoded blocks of the file
+
+
+@dataclass(frozen=True)
+class LargeFile:
+    """An image on a disk that is labelled in tiles; `open_large` makes one.
+
+    Attributes:
+        segmenter: the network.
+        path: of the file.
+        source: the file as rasterio has it.
+        image: what the network sees of it.
+    """
+
+    segmenter: Segmenter
+    path: Path
+    source: Any
+    image: LargeImage
+
+    def write_labels(self, target: Path, seen: Callable[[], object] = lambda: None) -> tuple[Int64Array, UInt8Array]:
+        """Write the train ids as a tiled, compressed GeoTIFF in the classes' colours.
+
+        Args:
+            target: the file to write.
+            seen: called after each of `image.forwards` forwards.
+
+        Returns:
+            int64 (65536,) pixels of each train id; and every n-th label, (h, w) of at most `PREVIEW_SIDE` a side.
+
+        Raises:
+            InputError: the image is damaged.
+            OSError: the labels cannot be written.
+        """
+        step = -(-max(self.image.size) // PREVIEW_SIDE)
+        counts, few = np.zeros(2**16, np.int64), []
+        with _label_map(target, self.source, self.segmenter) as write:
+            for start, labels in self.image.strips(seen):
+                write(labels)
+                counts += np.bincount(labels.ravel(), minlength=len(counts))
+                few.append(labels[-start % step :: step, ::step].copy())
+        return counts, np.concatenate(few)
+
+    def preview(self, size: tuple[int, int]) -> UInt8Array:
+        """The image as uint8 RGB (h, w, 3) of another size."""
+        return _as_rgb(self.source, _read(self.source, self.path, out_shape=size))
+
+
+@contextmanager
+def open_large(segmenter: Segmenter, path: Path, memory: int) -> Iterator[LargeFile]:
+    """Open an image and plan its tiles.
+
+    Args:
+        segmenter: the network; its protocol must be of scale 1 without windows.
+        path: the image: one band, three or four of 8 or 16 bits, or indices of a palette.
+        memory: bytes that network and tiles may take.
+
+    Raises:
+        InputError: rasterio is absent, the image cannot be read, or the budget or the protocol does not fit.
+    """
+    with _opened(path) as source:
+        _check_range(source, path)
+        image = plan_large(
+            segmenter.network,
+            lambda first, last: read_rows(source, path, first, last),
+            (source.height, source.width),
+            segmenter.protocol,
+            segmenter.normalization,
+            segmenter.device,
+            memory,
+        )
+        yield LargeFile(segmenter, path, source, image)
+
+
+def read_rows(source: Any, path: Path, first: int, last: int) -> UInt8Array:
+    """Rows [first, last) of a rasterio dataset as uint8 RGB (last - first, W, 3), as `segkit.io.read_image` has them.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    return _as_rgb(source, _read(source, path, window=FileWindow(0, first, source.width, last - first)))
+
+
+def _read(source: Any, path: Path, **where: Any) -> np.ndarray:
+    """Some of the first three bands, (bands, h, w)."""
+    try:
+        bands: np.ndarray = source.read(indexes=[1, 2, 3] if source.count > 2 else [1], **where)
+    except RasterioError as error:
+        raise InputError(f"{path}: truncated or damaged image ({error}); copy it again") from error
+    return bands
+
+
+def _check_range(source: Any, path: Path) -> None:
+    """Refuse 16 bits that hold 10, 12 or 14, as `segkit.io.read_image` does; every n-th pixel is looked at.
+
+    Raises:
+        InputError: Almost nothing would be left of the values.
+    """
+    step = -(-max(source.height, source.width) // PREVIEW_SIDE)
+    if source.dtypes[0] == "uint16":
+        high_byte(_read(source, path, out_shape=(-(-source.height // step), -(-source.width // step))), path)
+
+
+def _as_rgb(source: Any, bands: np.ndarray) -> UInt8Array:
+    """Bands (1 or 3, h, w) as uint8 RGB (h, w, 3): grey repeated, a palette resolved, of 16 bits the high byte."""
+    if bands.dtype == np.uint16:
+        bands = (bands >> 8).astype(np.uint8)  # `_check_range` has looked at their range
+    if source.colorinterp[0] == ColorInterp.palette:
+        table = np.zeros((256, 3), np.uint8)
+        for index, colour in source.colormap(1).items():
+            table[index] = colour[:3]
+        return np.asarray(table[bands[0]])  # (h, w) -> (h, w, 3)
+    return np.ascontiguousarray(np.broadcast_to(bands, (3, *bands.shape[1:])).transpose(1, 2, 0))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The image as a rasterio dataset, with a bounded cache.
+
+    Raises:
+        InputError: rasterio is absent, or the file is no image of a kind that is allowed.
+    """
+    if rasterio is None:
+        install = install_extra("large-images")
+        raise InputError(f"{path}: is too large to be read at once, and reading in tiles needs rasterio: {install}")
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            source = rasterio.open(path)
+        except RasterioError as error:
+            raise InputError(f"{path}: GDAL cannot read this image ({error}); save it as a GeoTIFF") from error
+        with source:
+            kinds = set(source.dtypes)
+            if source.count not in (1, 3, 4) or not kinds <= {"uint8", "uint16"}:
+                raise InputError(
+                    f"{path}: has {source.count} bands of {', '.join(sorted(kinds))}; allowed are 1, 3 or 4 bands of "
+                    "uint8 or uint16: convert it, for example with gdal_translate -b 1 -b 2 -b 3 -ot Byte"
+                )
+            yield source
+
+
+@contextmanager
+def _label_map(path: Path, source: Any, segmenter: Segmenter) -> Iterator[Callable[[np.ndarray], None]]:
+    """A GeoTIFF on the grid of `source`; gives a function that takes rows (n, W) from top to bottom.
+
+    It writes whole rows of the file's tiles, so that none is compressed twice.
+    """
+    many = len(segmenter.class_names) > 256
+    profile = {"driver": "GTiff", "width": source.width, "height": source.height, "count": 1}
+    profile |= {"dtype": "int16" if many else "uint8", "crs": source.crs, "transform": source.transform}
+    profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate", "bigtiff": "if_safer"}
+    rows = np.empty((BLOCK, source.width), profile["dtype"])
+    written = filled = 0
+
+    def write(labels: np.ndarray) -> None:
+        nonlocal written, filled
+        while len(labels):
+            taken = labels[: BLOCK - filled]
+            rows[filled : filled + len(taken)] = taken
+            filled, labels = filled + len(taken), labels[len(taken) :]
+            if filled == BLOCK or written + filled == source.height:
+                target.write(rows[:filled], 1, window=FileWindow(0, written, source.width, filled))
+                written, filled = written + filled, 0
+
+    try:
+        with rasterio.open(path, "w", **profile) as target:
+            if not many:
+                target.write_colormap(1, {i: tuple(colour) for i, colour in enumerate(segmenter.palette)})
+            yield write
+    except RasterioError as error:
+        raise OSError(f"{path.parent}: cannot write the label map ({error})") from error
