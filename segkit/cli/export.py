@@ -5,12 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit import __version__
 from segkit.cli.parser import Parser, Switch
 from segkit.cli.run_results import results_of_run, score_of
+from segkit.cli.weights.command import check_output
 from segkit.cli.words import say
-from segkit.errors import InputError
-from segkit.files import check_new_file
 from segkit.text import aligned, listed, percent
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
@@ -29,45 +27,29 @@ def main(args: Sequence[str]) -> int:
     """Run `segkit export`; see `--help`."""
     options = _parser().parse_args(args)
     output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
-    _check_output(output, options.overwrite)
+    check_output(output, options.overwrite)
     from segkit.evaluation.results import versions
     from segkit.models.checkpoint import weights_sha256
-    from segkit.models.weight_files import file_sha256, write_model_file
+    from segkit.models.export import sourced, without_aux
+    from segkit.models.weight_files import write_model_file
     from segkit.models.weights import read_checkpoint
 
     checkpoint = read_checkpoint(options.checkpoint)
-    weights = weights_sha256(checkpoint.state_dict)
-    if not options.aux:
-        checkpoint = without_aux(checkpoint)
+    given = options.result or results_of_run(options.checkpoint, weights_sha256(checkpoint.state_dict))
+    checkpoint = checkpoint if options.aux else without_aux(checkpoint)
     network = checkpoint.build_network()  # what cannot be built is not written
-    given = options.result or results_of_run(options.checkpoint, weights)
     scores = [score_of(path, _class_names(checkpoint)) for path in given]
-    source = {"file": options.checkpoint.name, "sha256": file_sha256(options.checkpoint)}
     card = {
-        **checkpoint.card,
-        "segkit": __version__,
         "protocol": _protocol(options.protocol, checkpoint, scores),
         "scores": _merged(checkpoint.card.get("scores") or [], [score["card"] for score in scores]),
-        "source": {**(checkpoint.card.get("source") or {}), **source},
-        "versions": versions(),
     }
     parts = {**checkpoint.hyper_parameters, "network": network.config}  # with the defaults, which may change one day
-    checkpoint = replace(checkpoint, hyper_parameters=parts, card=card)
+    checkpoint = replace(checkpoint, hyper_parameters=parts, card={**checkpoint.card, **card})
+    checkpoint = sourced(checkpoint, options.checkpoint, versions())
     write_model_file(output, checkpoint)
     parameters = sum(p.numel() for p in network.parameters())
     say(summary(output, checkpoint, parameters))
     return 0
-
-
-def without_aux(checkpoint: "Checkpoint") -> "Checkpoint":
-    """The same network without its auxiliary head, which only training needs: logits are the same."""
-    network = checkpoint.network
-    network = {**network, "init_args": {**network["init_args"], "aux": False}}
-    return replace(
-        checkpoint,
-        hyper_parameters={**checkpoint.hyper_parameters, "network": network},
-        state_dict={k: v for k, v in checkpoint.state_dict.items() if not k.startswith("aux_head.")},
-    )
 
 
 def summary(path: Path, checkpoint: "Checkpoint", parameters: int) -> str:
@@ -120,13 +102,6 @@ def _merged(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
 
 def _class_names(checkpoint: "Checkpoint") -> list[str] | None:
     return None if checkpoint.label_space is None else list(checkpoint.label_space["class_names"])
-
-
-def _check_output(output: Path, force: bool) -> None:
-    """Fail before seconds are spent on reading."""
-    if output.suffix != ".safetensors":
-        raise InputError(f"{output}: what is written is safetensors; give --output a name that ends in .safetensors")
-    check_new_file(output, force)
 
 
 def _parser() -> Parser:

@@ -36,6 +36,11 @@ class Checkpoint:
         return dict(self.hyper_parameters["network"])
 
     @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.network["init_args"]["num_classes"])
+
+    @property
     def label_space(self) -> dict[str, Any] | None:
         """`LabelSpace.to_dict()` of the data it was trained on, or None."""
         return self.hyper_parameters.get("label_space")

@@ -11,13 +11,16 @@ they are, the network that is given is not touched, and input that would leave w
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from segkit.errors import InputError
+from segkit.models.checkpoint import Checkpoint
+from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.torch_private import BatchNormBase
 
 
@@ -85,6 +88,28 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
     before = dict(network.named_modules())
     changes = tuple(_change(name, before[name], norm) for name, norm in moving.items())
     return Recalibration(fresh, view.batches, view.images, changes)
+
+
+def recalibrate_checkpoint(
+    checkpoint: Checkpoint, images: Iterable[Tensor], device: torch.device, seed: int = 0
+) -> tuple[Checkpoint, Recalibration]:
+    """`recalibrate` a checkpoint's network; its scores, which were those of the old statistics, go.
+
+    Args:
+        checkpoint: Of a whole network.
+        images: uint8 (B, 3, H, W) crops, as in training.
+        device: Where to compute.
+        seed: Of DropBlock.
+
+    Raises:
+        InputError: See `recalibrate`.
+    """
+    network = checkpoint.build_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    normalization = Normalization.from_dict(checkpoint.normalization)
+    torch.manual_seed(seed)
+    result = recalibrate(network, (normalize(i.to(device, non_blocking=True), normalization) for i in images))
+    card = {**checkpoint.card, "scores": []}
+    return replace(checkpoint, state_dict=result.network.state_dict(), card=card), result
 
 
 class _View(nn.Module):

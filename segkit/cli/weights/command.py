@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit.cli.parser import Parser, Switch
-from segkit.cli.weights.convert import check_output, write_inspected
 from segkit.cli.weights.report import SHOWN, report
 from segkit.cli.words import say
+from segkit.errors import InputError
+from segkit.files import check_new_file
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.toolkits.foreign import Choices
@@ -61,8 +62,21 @@ def main(args: Sequence[str]) -> int:
     return run(options)
 
 
+def check_output(output: Path, overwrite: bool) -> None:
+    """Fail before seconds are spent on reading.
+
+    Raises:
+        InputError: The file is to be of another kind, exists, or cannot be written.
+    """
+    if output.suffix != ".safetensors":
+        raise InputError(f"{output}: what is written is safetensors; give --output a name that ends in .safetensors")
+    check_new_file(output, overwrite)
+
+
 def _inspect(options: argparse.Namespace) -> int:
     """`inspect`, and `convert`, which reports the same before it writes."""
+    from segkit.evaluation.results import versions
+    from segkit.models.export import write_inspected
     from segkit.models.weights import inspect
 
     choices = _choices(options)
@@ -70,7 +84,7 @@ def _inspect(options: argparse.Namespace) -> int:
     say(report(options.file, inspection, options.all))
     inspection.keys.require_match(str(options.file), choices.allow_unmatched)
     if options.action == "convert":
-        write_inspected(options.output, inspection, options.file, choices.allow_unmatched)
+        write_inspected(options.output, inspection, options.file, versions(), choices.allow_unmatched)
         say(f"\nwritten       {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
     return 1 if inspection.unusable else 0
 

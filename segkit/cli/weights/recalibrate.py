@@ -3,9 +3,7 @@
 import argparse
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,18 +12,17 @@ from torch import Tensor
 from segkit.bars import Bar
 from segkit.cli.benchmark.rows import data_name
 from segkit.cli.data.source import describe_module, make_module
-from segkit.cli.weights.convert import write_network
 from segkit.cli.weights.report import recalibrated
 from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
+from segkit.evaluation.results import versions
 from segkit.metadata.label_space import LabelSpace, check_same_classes, numbered_space
-from segkit.models.checkpoint import Checkpoint
-from segkit.models.segmentation import SegmentationModel
+from segkit.models.export import sourced
+from segkit.models.weight_files import write_model_file
 from segkit.models.weights import read_checkpoint
-from segkit.ops.normalize import Normalization, normalize
 from segkit.text import aligned
-from segkit.training.precise_bn import Recalibration, recalibrate
+from segkit.training.precise_bn import Recalibration, recalibrate_checkpoint
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,21 +33,21 @@ def run(options: argparse.Namespace) -> int:
     """
     device = _device(options.device)
     checkpoint = read_checkpoint(options.file)
-    network = _network(options.file, checkpoint)
     data = _data(options)
     plain = checkpoint.label_space
-    space = numbered_space(network.num_classes) if plain is None else LabelSpace.from_dict(plain)
+    space = numbered_space(checkpoint.num_classes) if plain is None else LabelSpace.from_dict(plain)
     check_same_classes(space.class_names, data.class_names, str(options.file), f"{data_name(data)} ({data.root})")
     done = {"batches": options.batches, "batch_size": data.batch_size, "data": data_name(data), "split": "train"}
     say(f"reading {options.data} ...")
-    normalization = Normalization.from_dict(checkpoint.normalization)
-    result = _recalibrate(network.to(device), normalization, data, options.batches)
-    new = replace(
-        checkpoint,
-        state_dict=result.network.state_dict(),
-        card={**checkpoint.card, "scores": []},  # they were of the old statistics
-    )
-    write_network(options.output, new, options.file, {"recalibrated": done})
+    try:
+        with Bar(islice(_crops(data), options.batches), "recalibrate", options.batches, unit="batch") as images:
+            new, result = recalibrate_checkpoint(checkpoint, images, device, data.seed)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"--batch_size {data.batch_size}: such a batch does not fit into the memory of {device}; lower it, or give "
+            "--device cpu"
+        ) from error
+    write_model_file(options.output, sourced(new, options.file, versions(), {"recalibrated": done}))
     say(_report(options, result, recalibrated(done)))
     return 0
 
@@ -79,29 +76,6 @@ def _data(options: argparse.Namespace) -> SegmentationDataModule:
         few = f"{data.root}: {data_name(data)} has {images} training images, fewer than a batch of {data.batch_size}"
         raise InputError(f"{few}; lower --batch_size")
     return data
-
-
-def _network(file: Path, checkpoint: Checkpoint) -> SegmentationModel:
-    try:
-        return checkpoint.build_network().to(memory_format=torch.channels_last)  # fastest, as in training
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-
-
-def _recalibrate(
-    network: SegmentationModel, normalization: Normalization, data: SegmentationDataModule, batches: int
-) -> Recalibration:
-    device = next(network.parameters()).device
-    images = (normalize(image.to(device, non_blocking=True), normalization) for image in _crops(data))
-    torch.manual_seed(data.seed)  # of DropBlock
-    try:
-        with Bar(islice(images, batches), "recalibrate", batches, unit="batch") as bar:
-            return recalibrate(network, bar)
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"--batch_size {data.batch_size}: such a batch does not fit into the memory of {device}; lower it, or give "
-            "--device cpu"
-        ) from error
 
 
 def _crops(data: SegmentationDataModule) -> Iterator[Tensor]:
