@@ -37,6 +37,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TRITON_INTERPRET"] = "1"  # kernels are checked on the CPU; Triton asks when it decorates them
 
 
+@pytest.fixture(autouse=True)
+def no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of two steps would spend most of its time on drawing: only tests marked `curves` look at the figures."""
+    callbacks = sys.modules.get("segkit.training.callbacks")
+    if callbacks and not request.node.get_closest_marker("curves"):
+        for name in ("plot_curves", "plot_class_iou"):
+            monkeypatch.setattr(callbacks, name, lambda *_: None)
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A campaign is slow: `-m "not slow"` takes the place of pyproject's `-m "not campaign"`."""
     if item.get_closest_marker("campaign"):

@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import ActionYesNo
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
-from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_info
@@ -123,6 +123,11 @@ class SegmentationCLI(UserFirstCLI):
             # The module stores its own, plain hyper-parameters.
             load_from_checkpoint_support=False,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command that was typed: each parser takes time to build, and the others are not asked."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in self.typed[:1] or every}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add segkit's options, link the data to the model, and put the checkpoint's values below what is typed."""

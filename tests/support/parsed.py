@@ -16,5 +16,5 @@ class Parsed(SegmentationCLI):
 
 def parse(*arguments: str, command: str = "fit") -> Any:
     with pytest.raises(StopIteration) as stopped:
-        Parsed(None, [command, *arguments])
+        Parsed(None, [command, *arguments], typed=[command])
     return stopped.value.value
