@@ -40,10 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of two steps would spend most of its time on drawing: only tests marked `curves` look at the figures."""
-    callbacks = sys.modules.get("segkit.training.callbacks")
-    if callbacks and not request.node.get_closest_marker("curves"):
+    curves = sys.modules.get("segkit.training.views.curves")
+    if curves and not request.node.get_closest_marker("curves"):
         for name in ("plot_curves", "plot_class_iou"):
-            monkeypatch.setattr(callbacks, name, lambda *_: None)
+            monkeypatch.setattr(curves, name, lambda *_: None)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

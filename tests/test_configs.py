@@ -1,18 +1,21 @@
 """Every file under configs/ is parsed as `segkit fit` parses it, and its header tells what a reader needs."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import parsed
 import pytest
 import torch
 import yaml
-from parsed import parse
 
 from segkit.cli.benchmark.recipe import read_experiment
 from segkit.cli.lightning import main
 from segkit.inference.protocols import get
 from segkit.recipes import read_recipe
+
+parse = cache(parsed.parse)  # building the parser takes most of the time, and many tests look at one recipe
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("data", "overlays", "protocols"))

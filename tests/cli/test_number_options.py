@@ -122,7 +122,10 @@ def test_an_item_of_what_the_recipe_says(tmp_path) -> None:
         (["--model.loss.class_weights.0", "2"], "model.loss.class_weights is null, no list"),
         (["--model.optim.milestones.0", "2"], "allowed: none, for it is empty; or give the whole list"),
         (["--data.scale_range.1", "2", "--data.scale_range", "[1, 2]"], "stands before --data.scale_range, which may"),
-        (["--data.scale_range.1", "2", "--config", "overlays/smoke.yaml"], "stands before --config, which may replace it; give it"),
+        (
+            ["--data.scale_range.1", "2", "--config", "overlays/smoke.yaml"],
+            "stands before --config, which may replace it; give it",
+        ),
         (["--trainer.foo.1", "2"], "no such option 'trainer.foo.1'"),
     ],
 )

@@ -12,7 +12,6 @@ from noise import write_noise
 from tiny_fit import assert_equal, recipe, result
 
 from segkit.cli import main
-from segkit.training.views import curves
 
 EPOCHS, BATCHES = 2, 3
 STEPS = EPOCHS * BATCHES
@@ -25,13 +24,6 @@ STOPPING = {
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_noise(tmp_path_factory.mktemp("data"), {"train": 2 * BATCHES, "val": 2})
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of the time of a run that short."""
-    for name in ("plot_curves", "plot_class_iou"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
 
 
 class Runs:

@@ -36,10 +36,10 @@ def _command(arguments: list[str], log: str, begun: str) -> None:
     import torch
 
     from segkit import cli
-    from segkit.training import callbacks
+    from segkit.training.views import curves
 
     torch.set_num_threads(1)
-    plain: Any = callbacks  # curves take longer to draw than these trainings last
+    plain: Any = curves  # curves take longer to draw than these trainings last
     plain.plot_curves = plain.plot_class_iou = lambda *_: None
     with open(f"{log}.0", "w") as file:
         os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)

@@ -136,6 +136,7 @@ def test_many_classes_stand_in_blocks(tmp_path: Path, count: int, pixels: tuple[
         assert image.height < 1400 and pixels[0] <= image.width <= pixels[1]
 
 
+@pytest.mark.curves
 @pytest.mark.parametrize("name", [None, "fit"])
 def test_the_plotter_draws_both_beside_the_csv_file_whatever_else_logs(tmp_path: Path, name: str | None) -> None:
     logger = CSVLogger(tmp_path, name="", version="")

@@ -70,6 +70,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return caplog.records[-1].getMessage().strip().split("\n")
 
 
+@pytest.mark.curves
 def test_a_whole_run_is_summed_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = tmp_path / "my run"
     run.mkdir()
