@@ -10,6 +10,7 @@ from parsed import parse
 
 from segkit.cli import main
 from segkit.errors import InputError
+from segkit.inference.protocols import get
 from segkit.recipes import CONFIGS, find_recipe, own_recipes, read_recipe
 
 RECIPE = "camvid/fcn_resnest14_tiny"
@@ -59,8 +60,8 @@ def test_fit_takes_names_and_leaves_numbers_out(tmp_path: Path, monkeypatch: pyt
     config = parse("--config", "ade20k/deeplabv3_resnest50", "--data", "data/camvid", "--config=overlays/modern")
     assert config.data.class_path.endswith("CamVidDataModule") and "published" not in config
     assert (config.model.network.init_args.encoder, config.model.optim.name) == ("resnest50", "adamw")
-    half = parse("--config", RECIPE)
-    assert half.model.protocol.name == "half-ms-flip" and half.model.protocol.scales == (0.5, 0.75)
+    half = get(parse("--config", RECIPE).protocol)  # by its name, too
+    assert half.name == "half-ms-flip" and half.scales == (0.5, 0.75)
 
 
 def test_recipes_are_listed_with_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
