@@ -88,10 +88,10 @@ step speed-networks 120 "$PYTHON" scripts/benchmark_speed.py --device cuda --onl
 step growth 100 "$PYTHON" scripts/benchmark_growth.py --device cuda --most 12 --output "$OUT/growth.png"
 
 if [[ -d datasets/camvid ]]; then
-    step camvid 110 "$PYTHON" -m segkit fit --config configs/camvid/deeplabv3_resnest50.yaml \
+    step camvid 110 "$PYTHON" -m segkit fit --config camvid/deeplabv3_resnest50 \
         --run_dir "$OUT/camvid" --trainer.max_epochs "$EPOCHS" --data.num_workers 8
     if [[ -f "$OUT/camvid/checkpoints/last.ckpt" ]]; then
-        step camvid-test 40 "$PYTHON" -m segkit test --config configs/camvid/deeplabv3_resnest50.yaml \
+        step camvid-test 40 "$PYTHON" -m segkit test --config camvid/deeplabv3_resnest50 \
             --run_dir "$OUT/camvid-test" --ckpt_path "$OUT/camvid/checkpoints/last.ckpt"
     fi
 else

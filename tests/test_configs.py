@@ -59,7 +59,8 @@ def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.Monke
     assert config.model.network.init_args.encoder == encoder
     header = header_of(path)
     assert all(line.startswith("#") for line in header.splitlines())
-    assert f"segkit fit --config {path.relative_to(CONFIGS.parent).as_posix()}" in header
+    assert header.splitlines()[1].startswith(f"# Run:       segkit fit --config {name_of(path)}")
+    assert ("--trainer.devices 1" in header.splitlines()[1]) == ("GPU" in re.search("# Hardware:.*", header)[0])
     for word in ("# Hardware:", "# Here:"):
         assert word in header
     assert re.search(r"^# Protocol:  (\S+) \(", header, re.MULTILINE)[1] == get(config.protocol).name
