@@ -102,7 +102,7 @@ def test_the_other_commands(watched: Shut, run: Path, data: list[str], tmp_path:
     benchmark = ["benchmark", model, *data, "--output", str(tmp_path / "table"), "--device", "cpu"]
     assert main(benchmark) == 0
     labels = str(Path(data[3]) / "gtFine" / "test")
-    score = ["benchmark", "score", labels, labels, "--labels", "cityscapes", "--predictions", "raw"]
+    score = ["benchmark", "score", labels, labels, "--labels", "cityscapes", "--prediction_ids", "raw"]
     assert main([*score, "--output", str(tmp_path / "score.json")]) == 0
     main(["submission", "check", "cityscapes", labels])  # whatever it finds wrong, it finds here
 

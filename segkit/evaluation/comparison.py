@@ -12,7 +12,7 @@ A class without truth has no difference of its own; false predictions of it coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from segkit.evaluation.statistics import (
     mean_iou,
     weighted_sums,
 )
-from segkit.text import percent, points
+from segkit.text import RULE, aligned, percent, points
 
 SIGNIFICANCE = 0.05
 
@@ -91,6 +91,14 @@ class Comparison:
         if self.miou.verdict == "=":
             return f"{a} and {b} are not distinguishable: {better} - {worse} = {apart} mIoU {proof}"
         return f"{better} is better than {worse} by {apart} mIoU {proof}"
+
+    def table(self, class_names: Sequence[str], a: str = "A", b: str = "B") -> str:
+        """Each class and the mIoU in points, aligned; the last column names which model is really better."""
+        head = ("class", a, b, "difference", f"{100 * self.level:g} % CI", "p", "better")
+        classes = [_cells(name, row, a, b) for name, row in zip(class_names, self.classes, strict=True)]
+        note = f"better: p < {SIGNIFICANCE}, over the classes corrected by Holm; points of IoU"
+        rows = [head, RULE, *classes, RULE, _cells("mIoU", self.miou, a, b)]
+        return f"{aligned(rows, left=(0, len(head) - 1))}\n{note}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a result file."""
@@ -155,6 +163,14 @@ def holm(p: Float64Array) -> Float64Array:
 def p_value(p: float) -> str:
     """`p = 0.004`, `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def _cells(name: str, row: Difference, a: str, b: str) -> tuple[str, ...]:
+    scores = percent(row.a), percent(row.b)
+    if not row.verdict:
+        return name, *scores, "-", "-", "-", "no truth"
+    d, better = row.difference, {"A": a, "B": b, "=": ""}[row.verdict]
+    return name, *scores, points(d.value), f"{points(d.low)} to {points(d.high)}", f"{row.p:.4f}", better
 
 
 def _check_paired(a: ImageAreas, b: ImageAreas) -> None:

@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segkit import __version__
+from segkit.arrays import Int64Array
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
@@ -34,24 +35,15 @@ _PACKAGES = (
 )
 
 
-class PlainData(Protocol):
-    """Whatever can say itself as plain data, as `segkit.inference.protocols.Protocol` can."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Str, int, float, bool, None, and lists and dicts of them."""
-
-
 def result_dict(
     confusion: ConfusionMatrix,
     class_names: Sequence[str],
-    protocol: PlainData,
+    protocol: Mapping[str, Any],
     *,
     dataset: Mapping[str, Any] | None = None,
     weights: Mapping[str, Any] | None = None,
-    command: str | None = None,
     partial: bool = False,
     metric: str = DEFAULT,
-    precision: str | None = None,
     note: str | None = None,
 ) -> dict[str, Any]:
     """Everything about one evaluation, as plain data whose NaNs are None.
@@ -59,13 +51,12 @@ def result_dict(
     Args:
         confusion: of the whole split, after `all_reduce`.
         class_names: K names by train id.
-        protocol: the one that really ran (`segkit.inference.engine.resolve` fills in what depends on the network).
+        protocol: fields of the one that really ran (`segkit.inference.engine.resolve` fills in what depends on the
+            network).
         dataset: plain data that names data set and split.
         weights: plain data that tells which weights, "sha256" above all.
-        command: what ran it; None = this process's command line.
         partial: only a part of the split was seen, so that the scores are not those of the split.
         metric: the convention of "scores" and "classes"; "conventions" has the means by all of them.
-        precision: the form and type in which the network ran, where one ran.
         note: what whoever reads the scores must know, such as `LabelSpace.note_of_absence` of the truth.
 
     Raises:
@@ -77,9 +68,9 @@ def result_dict(
     return {
         "segkit": __version__,
         "date": now(),
-        "command": command_line() if command is None else command,
-        "protocol": protocol.to_dict(),
-        "precision": precision,
+        "command": command_line(),
+        "protocol": dict(protocol),
+        "precision": None,  # the form and type in which the network ran, where one ran
         "dataset": dict(dataset or {}),
         "weights": dict(weights or {}),
         "partial": partial,
@@ -239,6 +230,14 @@ def most_confused_pairs(
     first = np.argsort(-wrong, axis=None, kind="stable")[: min(n, int((wrong > 0).sum()))]
     cells = zip(*np.unravel_index(first, matrix.shape), strict=True)
     return [ConfusedPair(class_names[t], class_names[p], int(matrix[t, p]), float(share[t, p])) for t, p in cells]
+
+
+def confused_both_ways(matrix: Int64Array, class_names: Sequence[str]) -> dict[str, list[ConfusedPair]]:
+    """The 10 most confused pairs in each order: "pixels" and "share"; arguments as of `most_confused_pairs`."""
+    return {
+        "pixels": most_confused_pairs(matrix, class_names, by="pixels"),
+        "share": most_confused_pairs(matrix, class_names, by="share"),
+    }
 
 
 def pairs_table(pairs: Sequence[ConfusedPair]) -> str:

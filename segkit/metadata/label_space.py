@@ -14,9 +14,7 @@ IGNORE_INDEX = 255
 UNDECLARED = -1
 
 # `masks` of a folder of one's own, as each command takes it.
-MASKS_OPTION = (
-    "masks=binary (--data.masks binary; `segkit data`: --option masks=binary; `segkit benchmark score`: --masks binary)"
-)
+MASKS_OPTION = "masks=binary (--data.masks binary; `segkit data`: --option masks=binary)"
 _LISTED = 5  # classes that a note names
 
 

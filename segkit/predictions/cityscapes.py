@@ -22,9 +22,9 @@ from segkit.evaluation.results import number_or_null
 from segkit.io import image_size
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.paths import walk_files
-from segkit.predictions.label_files import Ids, find_predictions, write_raw
+from segkit.predictions.label_files import SERVERS, Ids, find_predictions, write_raw
+from segkit.predictions.pairs import Pair
 from segkit.predictions.submission import in_threads
-from segkit.predictions.submission_rules import BENCHMARKS
 from segkit.text import RULE, aligned, percent
 
 try:
@@ -34,9 +34,7 @@ except ValueError as error:  # it reads CITYSCAPES_EXPORT_DIR when imported
 
 TRUTH_ENDING = "_gtFine_labelIds.png"
 
-Pair = tuple[Path, Path]  # prediction, truth
-
-_BENCHMARK = BENCHMARKS["cityscapes"]
+_SERVER = SERVERS["cityscapes"]
 
 _LOCK = threading.Lock()  # the repair is visible to the whole process
 
@@ -45,7 +43,7 @@ def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, 
     """Run cityscapesScripts' evaluation, with a progress bar.
 
     Args:
-        pairs: 8-bit PNGs of label ids 0..33: (prediction, `*_gtFine_labelIds.png`).
+        pairs: 8-bit PNGs of label ids 0..33; the truth is `*_gtFine_labelIds.png`.
         instances: also score instances, for which `*_gtFine_instanceIds.png` must lie beside the truth.
 
     Returns:
@@ -57,11 +55,11 @@ def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, 
         InputError: Sizes differ, a file cannot be read, or the instances are missing.
     """
     if instances:
-        check_instances([truth for _, truth in pairs])
+        check_instances([pair.truth for pair in pairs])
     args = copy.copy(official.args)
     args.evalInstLevelScore, args.evalPixelAccuracy = instances, False
     args.quiet, args.JSONOutput, args.colorized = True, False, False
-    predictions, truths = ([str(path) for path in column] for column in zip(*pairs, strict=True))
+    predictions, truths = ([str(path) for path in column] for column in zip(*map(_files, pairs), strict=True))
     with _LOCK, _repaired(), Bar(total=len(pairs), desc="cityscapesScripts", unit="image") as bar:
         found = official.evaluateImgLists(_Watched(predictions, bar), truths, args)
     if math.isnan(found["averageScoreClasses"]):
@@ -87,7 +85,7 @@ def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, 
     }
 
 
-def find_pairs(predictions: Path, truth: Path) -> list[Pair]:
+def official_pairs(predictions: Path, truth: Path) -> list[Pair]:
     """The prediction of every truth below `truth`; those of other images are left out.
 
     Raises:
@@ -96,7 +94,7 @@ def find_pairs(predictions: Path, truth: Path) -> list[Pair]:
     masks = [path for path in walk_files(truth, (".png",)) if path.name.endswith(TRUTH_ENDING)]
     if not masks:
         raise InputError(f"{truth}: no *{TRUTH_ENDING} below this folder; give gtFine/val of Cityscapes")
-    found = find_predictions(predictions, _BENCHMARK)
+    found = find_predictions(predictions, _SERVER)
     keys = [mask.name.removesuffix(TRUTH_ENDING) for mask in masks]
     missing = [key for key in keys if key not in found]
     if missing:
@@ -107,25 +105,28 @@ def find_pairs(predictions: Path, truth: Path) -> list[Pair]:
     for key in keys:
         if len(found[key]) > 1:
             raise InputError(f"{predictions}: two predictions of {key}: {found[key][0]} and {found[key][1]}; leave one")
-    return [(found[key][0], mask) for key, mask in zip(keys, masks, strict=True)]
+    return [Pair(key, mask, found[key][0]) for key, mask in zip(keys, masks, strict=True)]
 
 
 def label_id_copies(pairs: Sequence[Pair], folder: Path, ids: Ids) -> list[Pair]:
     """Write the predictions as label ids into `folder`, and pair those with the truth; a progress bar on the way.
 
     Args:
-        pairs: from `find_pairs`.
+        pairs: from `official_pairs`.
         folder: an empty one.
-        ids: what the predictions hold: "train" ids, as `segkit predict` writes them, or "label" ids.
+        ids: what the predictions hold: "train" ids, as `segkit predict` writes them, or "raw" ones, the label ids.
 
     Raises:
         InputError: A value is no such id, or prediction and truth differ in size.
     """
-    copies = [folder / f"{truth.name.removesuffix(TRUTH_ENDING)}{_BENCHMARK.ending}" for _, truth in pairs]
-    values = in_threads(lambda job: _copy(*job[0], job[1], ids), list(zip(pairs, copies, strict=True)), "label ids")
-    if ids == "label" and _BENCHMARK.holds_train_ids(set().union(*values)):
-        raise InputError(f"{pairs[0][0]}: this prediction and all others hold train ids; leave out --ids label")
-    return [(copy_, truth) for copy_, (_, truth) in zip(copies, pairs, strict=True)]
+    copies = [Pair(pair.name, pair.truth, folder / f"{pair.name}{_SERVER.ending}") for pair in pairs]
+    jobs = [(pair, copy_.prediction) for pair, copy_ in zip(pairs, copies, strict=True)]
+    values = in_threads(lambda job: _copy(*job, ids), jobs, "label ids")
+    if ids == "raw" and _SERVER.holds_train_ids(set().union(*values)):
+        raise InputError(
+            f"{pairs[0].prediction}: this prediction and all others hold train ids; leave out --prediction_ids raw"
+        )
+    return copies
 
 
 def check_instances(truths: Sequence[Path]) -> None:
@@ -198,7 +199,12 @@ class _Watched(list[str]):
         return super().__getitem__(index)
 
 
-def _copy(prediction: Path, truth: Path, target: Path, ids: Ids) -> set[int]:
+def _files(pair: Pair) -> tuple[Path, Path]:
+    return pair.prediction, pair.truth
+
+
+def _copy(pair: Pair, target: Path, ids: Ids) -> set[int]:
+    prediction, truth = _files(pair)
     sizes = [image_size(path) for path in (prediction, truth)]
     if sizes[0] != sizes[1]:
         (width, height), (true_width, true_height) = sizes
@@ -206,7 +212,7 @@ def _copy(prediction: Path, truth: Path, target: Path, ids: Ids) -> set[int]:
             f"{prediction} is {width}x{height}, its truth {truth} {true_width}x{true_height}; predict at the image's "
             "own size"
         )
-    return write_raw(prediction, target, _BENCHMARK, ids)
+    return write_raw(prediction, target, _SERVER, ids)
 
 
 @contextmanager

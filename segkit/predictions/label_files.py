@@ -1,10 +1,16 @@
-"""Label PNGs on the disk: what is in them, which image they are of, and the same in a benchmark's own ids."""
+"""Label PNGs: what the test servers of Cityscapes and ADE20K want, and what those on the disk are.
+
+Cityscapes (cityscapesScripts, evalPixelLevelSemanticLabeling.getPrediction): 8-bit PNGs of label ids, found anywhere in
+the archive by `<city>_<6 digits>_<6 digits>*.png`. ADE20K (development kit of the scene parsing challenge 2016): PNGs
+of 1..150 with the name of the image.
+"""
 
 import io
+import re
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,10 +20,13 @@ from PIL import Image
 
 from segkit.errors import InputError
 from segkit.io import png_chunks, read_label, write_png
+from segkit.metadata.ade20k import ADE20K
+from segkit.metadata.cityscapes import CITYSCAPES, LABELS
+from segkit.metadata.label_space import LabelSpace
 from segkit.paths import walk_files
-from segkit.predictions.submission_rules import Benchmark
 
-Ids = Literal["train", "label"]
+Ids = Literal["train", "raw"]  # what label maps hold: train ids, or the ids of the data set itself
+Size = tuple[int, int]  # width, height
 
 _BESIDE_LABELS = ("_color", "_overlay")  # what `segkit infer` writes beside NAME_labels.png
 
@@ -26,6 +35,79 @@ _COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "paletted", 4: "grey with alpha", 6: "R
 
 # What the file system and Pillow raise for a damaged or truncated file; InputError is a ValueError.
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Server:
+    """What one test server wants.
+
+    Attributes:
+        space: classes; `space.unmap_labels` makes the uploaded ids of train ids.
+        ids: the values a pixel may have.
+        image: finds the image's name at the start of a file's name.
+        file: what a file's name must be.
+        ending: of the names that segkit gives.
+        flat: whether files must lie at the top of the archive.
+        size: width and height of every image, or None where they differ.
+        counts: images of each split.
+        folders: where the images of each split lie below the data root, the first that is there.
+    """
+
+    name: str
+    space: LabelSpace
+    ids: range
+    image: re.Pattern[str]
+    file: re.Pattern[str]
+    ending: str
+    flat: bool
+    size: Size | None
+    counts: Mapping[str, int]
+    folders: Mapping[str, Sequence[str]]
+
+    def key(self, file_name: str) -> str | None:
+        """Name of the image that a file (name or path) belongs to, None where it has no such name."""
+        match = self.image.match(file_name.rsplit("/", 1)[-1])
+        return match.group(0) if match else None
+
+    def holds_train_ids(self, values: set[int]) -> bool:
+        """Whether a label map of these values was written in train ids: all are some, and not all are uploaded ids."""
+        classes = self.space.num_classes
+        evaluated = {raw for raw, train_id in enumerate(self.space.table) if 0 <= train_id < classes}
+        return values <= {*range(classes), 255} and not values <= evaluated
+
+
+_CITYSCAPES_NAME = r"[^_/]+_\d{6}_\d{6}(?!\d)"
+_ADE20K_NAME = r"ADE_(?:test|val|train)_\d{8}(?!\d)"
+
+SERVERS = {
+    "cityscapes": Server(
+        name="cityscapes",
+        space=CITYSCAPES,
+        ids=range(len(LABELS)),
+        image=re.compile(_CITYSCAPES_NAME),
+        file=re.compile(_CITYSCAPES_NAME + r"[^/]*\.png"),
+        ending="_pred_labelIds.png",
+        flat=False,
+        size=(2048, 1024),
+        counts={"val": 500, "test": 1525},
+        folders={"val": ("leftImg8bit/val",), "test": ("leftImg8bit/test",)},
+    ),
+    "ade20k": Server(
+        name="ade20k",
+        space=ADE20K,
+        ids=range(1, 151),
+        image=re.compile(_ADE20K_NAME),
+        file=re.compile(_ADE20K_NAME + r"\.png"),
+        ending=".png",
+        flat=True,
+        size=None,
+        counts={"val": 2000, "test": 3352},  # test: release_test.zip, as the field counts it
+        folders={
+            "val": ("images/validation", "ADEChallengeData2016/images/validation"),
+            "test": ("images/testing", "ADEChallengeData2016/images/testing", "release_test/testing", "testing"),
+        },
+    ),
+}
 
 
 class IdError(InputError):
@@ -86,7 +168,7 @@ def _is_whole(data: bytes) -> bool:
         return False
 
 
-def find_predictions(folder: Path, benchmark: Benchmark) -> dict[str, list[Path]]:
+def find_predictions(folder: Path, server: Server) -> dict[str, list[Path]]:
     """PNGs anywhere below `folder` by the image that their names begin with; those of no image are left out.
 
     Raises:
@@ -96,23 +178,23 @@ def find_predictions(folder: Path, benchmark: Benchmark) -> dict[str, list[Path]
         raise InputError(f"{folder}: no such folder; give the one that `segkit predict --output` wrote")
     found: dict[str, list[Path]] = defaultdict(list)
     for path in walk_files(folder, (".png",)):
-        key = benchmark.key(path.name)
+        key = server.key(path.name)
         if key is not None and not _is_colours(path):
             found[key].append(path)
     if not found:
-        example = "berlin_000000_000019.png" if benchmark.name == "cityscapes" else "ADE_test_00000001.png"
-        raise InputError(f"{folder}: no label map of a {benchmark.name} image here; names begin as in {example}")
+        example = "berlin_000000_000019.png" if server.name == "cityscapes" else "ADE_test_00000001.png"
+        raise InputError(f"{folder}: no label map of a {server.name} image here; names begin as in {example}")
     return dict(found)
 
 
-def write_raw(source: Path, target: Path, benchmark: Benchmark, ids: Ids) -> set[int]:
-    """Write the label map `source` as an 8-bit grey PNG of the benchmark's own ids.
+def write_raw(source: Path, target: Path, server: Server, ids: Ids) -> set[int]:
+    """Write the label map `source` as an 8-bit grey PNG of the server's ids.
 
     Args:
         source: a PNG that holds ids of the kind `ids`.
         target: where to.
-        benchmark: whose ids.
-        ids: "train": 0..K-1 and 255, which becomes an ignored id; "label": already the benchmark's own.
+        server: whose ids.
+        ids: "train": 0..K-1 and 255, which becomes an ignored id; "raw": already the server's own.
 
     Returns:
         The values that occur in `source`.
@@ -124,16 +206,15 @@ def write_raw(source: Path, target: Path, benchmark: Benchmark, ids: Ids) -> set
     labels = read_label(source)
     counts = np.bincount(labels.ravel(), minlength=256)
     values = {int(value) for value in np.flatnonzero(counts)}
-    classes = benchmark.space.num_classes
-    allowed = {*range(classes), 255} if ids == "train" else {0, *benchmark.ids}
+    classes = server.space.num_classes
+    allowed = {*range(classes), 255} if ids == "train" else {0, *server.ids}
     if not values <= allowed:
         wrong = min(values - allowed)
-        raise IdError(
-            f"{source}: value {wrong} ({counts[wrong]} pixels) is no {ids} id of {benchmark.name} "
-            + (f"(0..{classes - 1}, 255); if this is no train id but one to upload, give --ids label" if ids == "train"
-               else f"(0..{max(benchmark.ids)}); if the files hold train ids, give --ids train")
-        )  # fmt: skip
-    write_png(target, benchmark.space.unmap_labels(labels) if ids == "train" else labels)
+        hint = f"(0..{max(server.ids)}); if the files hold train ids, give --prediction_ids train"
+        if ids == "train":
+            hint = f"(0..{classes - 1}, 255); if this is no train id but one to upload, give --prediction_ids raw"
+        raise IdError(f"{source}: value {wrong} ({counts[wrong]} pixels) is no {ids} id of {server.name} {hint}")
+    write_png(target, server.space.unmap_labels(labels) if ids == "train" else labels)
     return values
 
 

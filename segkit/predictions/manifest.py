@@ -5,13 +5,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segkit.errors import InputError
 from segkit.files import parse_json, write_json
-from segkit.metadata.label_space import LabelSpace
+from segkit.metadata.ade20k import ADE20K
+from segkit.metadata.cityscapes import CITYSCAPES
+from segkit.metadata.class_files import read_classes
+from segkit.metadata.label_space import LabelSpace, binary_table, distinct_palette, identity_table, numbered_space
+from segkit.predictions.label_files import Ids
 
 NAME = "predictions.json"
+
+SPACES = {"cityscapes": CITYSCAPES, "ade20k": ADE20K}
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,69 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not what `segkit predict` writes; move it away, or give another folder") from error
+
+
+def named_space(
+    labels: str | None,
+    num_classes: int | None = None,
+    masks: Literal["ids", "binary"] = "ids",
+    manifest: Manifest | None = None,
+    folder: Path | None = None,
+) -> LabelSpace:
+    """Classes, and what the raw values of the truth mean.
+
+    Args:
+        labels: "cityscapes", "ade20k", a classes.txt or its folder, "none", or None: what `segkit predict` wrote down.
+        num_classes: With "none", K; label values are train ids then.
+        masks: With a classes.txt, what the raw values are: class numbers, or 0 and 255.
+        manifest: Of the predictions.
+        folder: Theirs, for the message.
+
+    Raises:
+        InputError: It cannot be told.
+    """
+    is_file = labels not in (None, "none", *SPACES)
+    if masks != "ids" and not is_file:
+        raise InputError(
+            f"--data.masks {masks}: is for --labels classes.txt; of other data it is known what values mean"
+        )
+    if (labels == "none") != (num_classes is not None):
+        raise InputError("--labels none and --num_classes K go together: classes without names, numbered from 0")
+    if num_classes is not None:
+        return numbered_space(num_classes)
+    if labels in SPACES:
+        return SPACES[labels]
+    if is_file:
+        return _own_space(Path(str(labels)), masks)
+    if manifest is None:
+        raise InputError(
+            f"{folder}: has no {NAME} that names the classes; give --labels cityscapes, ade20k, a classes.txt, or none"
+        )
+    return manifest.space
+
+
+def check_manifest(manifest: Manifest, space: LabelSpace, ids: Ids, folder: Path) -> None:
+    """Refuse a reading of predictions that contradicts their manifest.
+
+    Raises:
+        InputError: The number of classes differs, or the predictions are taken for raw ids.
+    """
+    if manifest.space.num_classes != space.num_classes:
+        raise InputError(
+            f"{folder / NAME}: {manifest.space.num_classes} classes, --labels has {space.num_classes}; leave --labels "
+            "out, or give that of the data set"
+        )
+    if ids == "raw":
+        raise InputError(f"{folder / NAME}: `segkit predict` writes train ids; leave --prediction_ids out")
+
+
+def _own_space(path: Path, masks: str) -> LabelSpace:
+    path = path / "classes.txt" if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"--labels {path}: no such file; allowed: {', '.join(SPACES)}, a classes.txt, or none")
+    names = read_classes(path)
+    table = binary_table(len(names), str(path)) if masks == "binary" else identity_table(len(names))
+    return LabelSpace(names, distinct_palette(len(names)), table)
 
 
 def images_identity(images: Mapping[str, int]) -> dict[str, Any]:

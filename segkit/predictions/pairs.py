@@ -7,10 +7,10 @@ from pathlib import Path
 
 from segkit.errors import InputError
 from segkit.paths import walk_files
-from segkit.predictions.submission_rules import BENCHMARKS
+from segkit.predictions.label_files import SERVERS, Ids
 
 SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # JPEGs, so that the message can say what is wrong
-_FRAME_ENDINGS = {False: "_labelIds.png", True: "_labelTrainIds.png"}  # of Cityscapes' truth, by "are they train ids"
+_FRAME_ENDINGS: dict[Ids, str] = {"raw": "_labelIds.png", "train": "_labelTrainIds.png"}  # of Cityscapes' truth
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,19 @@ class Pairing:
         pairs: images with both label maps.
         problems: of images whose prediction is missing, or is there twice.
         unused: names of predictions that have no truth; they are not scored.
+        expected: images that have a truth.
     """
 
     pairs: list[Pair]
     problems: list[Problem]
     unused: list[str]
+    expected: int
 
 
 def find_pairs(
     predictions: Path,
     truth: Path,
-    train_id_truth: bool = False,
+    truth_ids: Ids = "raw",
     prediction_ending: str = "",
     truth_ending: str = "",
 ) -> Pairing:
@@ -62,7 +64,7 @@ def find_pairs(
     Args:
         predictions: folder of the predicted label maps.
         truth: folder of the true ones.
-        train_id_truth: in the Cityscapes layout take `*_labelTrainIds.png`.
+        truth_ids: "train": in the Cityscapes layout take `*_labelTrainIds.png`.
         prediction_ending: of the files that count; it is no part of the name (`_labels.png` for `segkit infer`).
         truth_ending: the same for the truth.
 
@@ -70,7 +72,7 @@ def find_pairs(
         InputError: a folder is absent or has no label map, a truth is there twice, or no two names are alike.
     """
     frames = not truth_ending and _has_frames(truth)
-    true = _by_name(truth, _FRAME_ENDINGS[train_id_truth] if frames else truth_ending, frames)
+    true = _by_name(truth, _FRAME_ENDINGS[truth_ids] if frames else truth_ending, frames)
     predicted = _by_name(predictions, prediction_ending, frames)
     pairs, problems = [], []
     for name, files in true.items():
@@ -87,7 +89,7 @@ def find_pairs(
             f"{predictions}: no prediction has a truth's name (truth: {next(iter(true))}, prediction: {unused[0]}); "
             "give the folders in which relative paths agree, or --prediction_ending, --truth_ending"
         )
-    return Pairing(pairs, problems, unused)
+    return Pairing(pairs, problems, unused, len(true))
 
 
 def _has_frames(folder: Path) -> bool:
@@ -109,7 +111,7 @@ def _by_name(folder: Path, ending: str, frames: bool) -> Mapping[str, Sequence[P
     for path in _files(folder, ending):
         relative = path.relative_to(folder).as_posix()
         name = relative.removesuffix(ending or path.suffix)
-        files[(BENCHMARKS["cityscapes"].key(path.name) if frames else None) or name].append(path)
+        files[(SERVERS["cityscapes"].key(path.name) if frames else None) or name].append(path)
     return {name: [p for p in found if p.suffix.lower() == ".png"] or found for name, found in files.items()}
 
 

@@ -23,6 +23,7 @@ from segkit.evaluation.confusion import byte_pairs
 from segkit.io import read_label
 from segkit.machine import cores
 from segkit.metadata.label_space import UNDECLARED, LabelSpace, identity_table
+from segkit.predictions.label_files import Ids
 from segkit.predictions.pairs import Pair, Problem
 
 R = TypeVar("R")
@@ -53,10 +54,10 @@ def read_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> tuple[U
         ImageError: a file is unreadable or no 8-bit label map, sizes differ, or a value is undeclared.
     """
     raw_mask, raw_labels = _read_raw(pair)
-    others = {"train_ids": train_id_space(truth), "raw": truth}
-    mask = _mapped(raw_mask, truth, pair, "truth", _cure(raw_mask, "truth", truth, others))
+    others: dict[Ids, LabelSpace] = {"train": train_id_space(truth), "raw": truth}
+    mask = _mapped(raw_mask, truth, pair, "truth", _cure(raw_mask, "truth_ids", truth, others))
     return mask, _mapped(
-        raw_labels, predictions, pair, "prediction", _cure(raw_labels, "predictions", predictions, others)
+        raw_labels, predictions, pair, "prediction", _cure(raw_labels, "prediction_ids", predictions, others)
     )
 
 
@@ -138,16 +139,14 @@ def suspicion(counts: Tensor) -> str | None:
     present = inside.sum(dim=1).nonzero().flatten()
     usual = inside.argmax(dim=1)[present]  # the prediction that each class of the truth mostly gets
     for step, hint in (
-        (1, "one class too high: numbered from 1, as ADE20K's files are? try --predictions raw"),
-        (-1, "one class too low: are they train ids? try --predictions train_ids"),
+        (1, "one class too high: numbered from 1, as ADE20K's files are? try --prediction_ids raw"),
+        (-1, "one class too low: are they train ids? try --prediction_ids train"),
     ):
         if len(present) > 1 and 2 * int((usual == present + step).sum()) > len(present):
             return f"most classes are predicted {hint}"
     missed = int(counts[:classes, classes].sum())
     if 5 * missed > counted:
-        return (
-            f"{missed / counted:.0%} of the pixels are predicted as no class; wrong --predictions (raw or train_ids)?"
-        )
+        return f"{missed / counted:.0%} of the pixels are predicted as no class; wrong --prediction_ids (raw or train)?"
     return None
 
 
@@ -180,12 +179,12 @@ def _mapped(raw: UInt8Array, space: LabelSpace, pair: Pair, what: str, cure: str
         raise ImageError(Problem(pair.name, f"unknown id in the {what}", f"{error}{cure}")) from error
 
 
-def _cure(raw: UInt8Array, what: str, space: LabelSpace, others: dict[str, LabelSpace]) -> str:
+def _cure(raw: UInt8Array, option: str, space: LabelSpace, others: dict[Ids, LabelSpace]) -> str:
     """Which option would read values that are undeclared in `space`."""
     values = np.unique(raw)
     fits = [ids for ids, other in others.items() if all(other.table[value] != UNDECLARED for value in values)]
     differs = [ids for ids in fits if others[ids].table != space.table]
-    return f"; --{what} {differs[0]} reads all values of this file" if differs else ""
+    return f"; --{option} {differs[0]} reads all values of this file" if differs else ""
 
 
 def _in_order(

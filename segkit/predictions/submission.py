@@ -1,6 +1,7 @@
 """Submissions to the test servers of Cityscapes and ADE20K: a validator that lists all that is wrong; the archive."""
 
 import io
+import tempfile
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,19 @@ from segkit.archives import read_members
 from segkit.bars import Bar
 from segkit.errors import InputError, printable
 from segkit.files import write_bytes
+from segkit.io import image_size
 from segkit.machine import cores
 from segkit.paths import read_file, walk_files
-from segkit.predictions.label_files import LabelPng, inspect_label_png
-from segkit.predictions.submission_rules import Benchmark, Size
+from segkit.predictions.label_files import (
+    IdError,
+    Ids,
+    LabelPng,
+    Server,
+    Size,
+    find_predictions,
+    inspect_label_png,
+    write_raw,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +41,7 @@ KINDS = {
     "wrong name": "files whose name the server does not look for",
     "unreadable": "files that cannot be read; write them again",
     "format":     "not an 8-bit PNG with one grey channel; save one channel, 8 bits, no palette",
-    "wrong ids":  "label maps that hold other ids than --ids says",
+    "wrong ids":  "label maps that hold other ids than --prediction_ids says",
     "wrong size": "not of the image's size; predict at the image's own size",
     "unknown id": "values that are no id of this benchmark",
     "train ids":  "files that seem to hold train ids; `segkit submission make` turns them into the ids to upload",
@@ -94,7 +104,7 @@ def open_submission(path: Path) -> list[Entry]:
 
 def check_submission(
     entries: Sequence[Entry],
-    benchmark: Benchmark,
+    server: Server,
     split: str = "test",
     sizes: Mapping[str, Size] | None = None,
 ) -> Problems:
@@ -102,20 +112,80 @@ def check_submission(
 
     Args:
         entries: the files, from `open_submission`.
-        benchmark: the server's rules.
+        server: the server's rules.
         split: of the images.
         sizes: image name to (width, height) of that split; None: only the number of images is checked.
     """
     problems = Problems(num_files=len(entries))
-    maps = _check_names(entries, benchmark, sizes, problems)
-    _check_images([key for key, _ in maps], benchmark, split, sizes, problems)
-    jobs = [(entry, sizes.get(key) if sizes else benchmark.size) for key, entry in maps]
+    maps = _check_names(entries, server, sizes, problems)
+    _check_images([key for key, _ in maps], server, split, sizes, problems)
+    jobs = [(entry, sizes.get(key) if sizes else server.size) for key, entry in maps]
     results = in_threads(lambda job: inspect_label_png(job[0].read, job[1]), jobs, "check")
     for (_, entry), result in zip(maps, results, strict=True):
         if result.problem is not None:
             problems.add(result.problem[0], f"{entry.name}: {result.problem[1]}")
-    _check_ids([(entry.name, result) for (_, entry), result in zip(maps, results, strict=True)], benchmark, problems)
+    _check_ids([(entry.name, result) for (_, entry), result in zip(maps, results, strict=True)], server, problems)
     return problems
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of `make_submission`: what is wrong, so that nothing was written, and how many were left out."""
+
+    problems: Problems
+    left_out: int
+
+
+def make_submission(
+    predictions: Path, output: Path, server: Server, ids: Ids, split: str, sizes: Mapping[str, Size] | None
+) -> Made:
+    """Rewrite predictions in the server's ids, check the result, and write the archive unless something is wrong.
+
+    Args:
+        predictions: Folder of label PNGs, named by image.
+        output: The archive.
+        server: Whose rules.
+        ids: What the predictions hold.
+        split: Of the images.
+        sizes: As of `check_submission`; predictions of other images are left out.
+
+    Raises:
+        InputError: There are no predictions.
+    """
+    found = find_predictions(predictions, server)
+    wanted = {key: paths for key, paths in found.items() if sizes is None or key in sizes}
+    with tempfile.TemporaryDirectory() as folder:
+        failures = _convert(wanted, Path(folder), server, ids)
+        entries = [Entry(path.name, path.read_bytes) for path in sorted(Path(folder).iterdir())]
+        left = None if sizes is None else {key: size for key, size in sizes.items() if key not in failures}
+        problems = check_submission(entries, server, split, left)
+        for kind, failure in failures.values():
+            problems.add(kind, failure)
+        for key, paths in wanted.items():
+            if len(paths) > 1:
+                problems.add("duplicate", f"{key}: {paths[0]} and {paths[1]}")
+        if not problems:
+            write_archive(output, entries)
+    return Made(problems, len(found) - len(wanted))
+
+
+def image_sizes(server: Server, root: Path | None, split: str) -> Mapping[str, Size] | None:
+    """Name and (width, height) of every image of a split; None without a data root.
+
+    Raises:
+        InputError: The root has no images of that split.
+    """
+    if root is None:
+        return None
+    tried = [root / folder for folder in server.folders[split]]
+    folder = next((folder for folder in tried if folder.is_dir()), None)
+    if folder is None:
+        raise InputError(f"{root}: no {split} images here; looked for {', '.join(map(str, tried))}")
+    files = walk_files(folder, (".png", ".jpg"))
+    images = {key: path for path in files if (key := server.key(path.name)) is not None}
+    if not images:
+        raise InputError(f"{folder}: no image named as those of {server.name}; give another --data")
+    return dict(zip(images, in_threads(image_size, list(images.values()), "images"), strict=True))
 
 
 def write_archive(path: Path, entries: Sequence[Entry]) -> None:
@@ -135,6 +205,35 @@ def in_threads(function: Callable[[T], R], items: Sequence[T], description: str)
         return list(Bar(pool.map(function, items), desc=description, total=len(items), unit="file"))
 
 
+def _convert(found: Mapping[str, list[Path]], folder: Path, server: Server, ids: Ids) -> dict[str, tuple[str, str]]:
+    """Write the first label map of each image into `folder`, in the server's ids.
+
+    Returns:
+        By image, the kind of problem (`KINDS`) and its line.
+    """
+
+    def convert(key: str) -> tuple[str, str] | None:
+        path = found[key][0]
+        try:
+            write_raw(path, folder / f"{key}{server.ending}", server, ids)
+        except IdError as error:
+            return "wrong ids", str(error)
+        except InputError as error:
+            return ("format" if _is_image(path) else "unreadable"), str(error)
+        return None
+
+    failures = in_threads(convert, list(found), "convert")
+    return {key: failure for key, failure in zip(found, failures, strict=True) if failure is not None}
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        image_size(path)
+    except InputError:
+        return False
+    return True
+
+
 def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:
     if not entries:
         raise InputError(f"{path}: holds no file; give the archive or folder with the label maps")
@@ -142,18 +241,18 @@ def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:
 
 
 def _check_names(
-    entries: Sequence[Entry], benchmark: Benchmark, sizes: Mapping[str, Size] | None, problems: Problems
+    entries: Sequence[Entry], server: Server, sizes: Mapping[str, Size] | None, problems: Problems
 ) -> list[tuple[str, Entry]]:
     """(image, file) for every file that can be told to belong to an image."""
     maps = []
     for entry in entries:
-        key, base = benchmark.key(entry.name), entry.name.rsplit("/", 1)[-1]
+        key, base = server.key(entry.name), entry.name.rsplit("/", 1)[-1]
         if key is None:
-            problems.add("wrong name", f"{entry.name}: expected is IMAGE{benchmark.ending}")
+            problems.add("wrong name", f"{entry.name}: expected is IMAGE{server.ending}")
             continue
-        if not benchmark.file.fullmatch(base):
-            problems.add("wrong name", f"{entry.name}: call it {key}{benchmark.ending}")
-        elif benchmark.flat and base != entry.name:
+        if not server.file.fullmatch(base):
+            problems.add("wrong name", f"{entry.name}: call it {key}{server.ending}")
+        elif server.flat and base != entry.name:
             problems.add("wrong name", f"{entry.name}: put it at the top of the archive, as {base}")
         if sizes is not None and key not in sizes:
             problems.add("extra", entry.name)
@@ -164,7 +263,7 @@ def _check_names(
 
 def _check_images(
     keys: Sequence[str],
-    benchmark: Benchmark,
+    server: Server,
     split: str,
     sizes: Mapping[str, Size] | None,
     problems: Problems,
@@ -174,26 +273,26 @@ def _check_images(
         if number > 1:
             problems.add("duplicate", f"{key}: {number} files")
     if sizes is None:
-        if len(times) != benchmark.counts[split]:
-            problems.add("count", f"{len(times)} images; the {split} split has {benchmark.counts[split]}")
+        if len(times) != server.counts[split]:
+            problems.add("count", f"{len(times)} images; the {split} split has {server.counts[split]}")
         return
     for key in sizes:
         if key not in times:
-            problems.add("missing", f"{key}{benchmark.ending}")
+            problems.add("missing", f"{key}{server.ending}")
 
 
-def _check_ids(results: Sequence[tuple[str, LabelPng]], benchmark: Benchmark, problems: Problems) -> None:
+def _check_ids(results: Sequence[tuple[str, LabelPng]], server: Server, problems: Problems) -> None:
     """Unknown ids, summed over the files; and files in train ids."""
     pixels: Counter[int] = Counter()
     files: dict[int, list[str]] = defaultdict(list)
     for name, result in results:
         for value, count in result.pixels.items():
-            if value not in benchmark.ids:
+            if value not in server.ids:
                 pixels[value] += count
                 files[value].append(name)
-        if result.pixels and benchmark.holds_train_ids(set(result.pixels)):
+        if result.pixels and server.holds_train_ids(set(result.pixels)):
             problems.add("train ids", name)
-    allowed = f"{benchmark.ids[0]}..{benchmark.ids[-1]}"
+    allowed = f"{server.ids[0]}..{server.ids[-1]}"
     for value, names in sorted(files.items()):
         where = f"{pixels[value]} pixels in {len(names)} files, first {names[0]}"
         problems.add("unknown id", f"{value} (allowed: {allowed}): {where}")

@@ -20,11 +20,12 @@ from segkit.predictions.cityscapes import (
     format_official,
     official_scores,
 )
-from segkit.predictions.submission_rules import BENCHMARKS
+from segkit.predictions.label_files import SERVERS
+from segkit.predictions.pairs import Pair
 from segkit.training.module import Batch, SegmentationModule
 from segkit.training.preflight import is_whole
 
-_BENCHMARK = BENCHMARKS["cityscapes"]
+_SERVER = SERVERS["cityscapes"]
 
 
 class _Sample(Protocol):
@@ -70,7 +71,7 @@ class OfficialCityscapes(Callback):
         """Write one file per image; `outputs` are train ids (B, H, W)."""
         assert isinstance(outputs, Tensor)
         for name, labels in zip(batch["name"], outputs.cpu().numpy(), strict=True):
-            write_png(self._path(name), _BENCHMARK.space.unmap_labels(labels))
+            write_png(self._path(name), _SERVER.space.unmap_labels(labels))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Score, print, write and compare, when all processes have written."""
@@ -79,7 +80,7 @@ class OfficialCityscapes(Callback):
             return
         assert isinstance(pl_module, SegmentationModule) and pl_module.scores is not None
         class_iou = pl_module.scores.class_iou
-        pairs = [(self._path(name), truth) for name, truth in _truths(trainer).items()]
+        pairs = [Pair(name, truth, self._path(name)) for name, truth in _truths(trainer).items()]
         found = official_scores(pairs)
         wrong = differences(found, class_iou)
         path = free_path(self.folder.with_name("official.json"))
@@ -91,10 +92,10 @@ class OfficialCityscapes(Callback):
         rank_zero_info("all class scores and their mean equal segkit's to the last digit")
 
     def _path(self, name: str) -> Path:
-        key = _BENCHMARK.key(name)
+        key = _SERVER.key(name)
         if key is None:
             raise InputError(f"{name}: no Cityscapes image; names begin with CITY_SEQUENCE_FRAME, 6 digits each")
-        return self.folder / f"{key}{_BENCHMARK.ending}"
+        return self.folder / f"{key}{_SERVER.ending}"
 
 
 def _truths(trainer: Trainer) -> dict[str, Path]:

@@ -81,14 +81,14 @@ class ResultWriter(Callback):
         result = result_dict(
             module.confusion,
             module.classes.class_names,
-            resolve(module.protocol, module.network),  # what depends on the network filled in
+            resolve(module.protocol, module.network).to_dict(),  # what depends on the network filled in
             dataset=dataset,
             weights={"sha256": weights_sha256(module.network.state_dict())},
             partial=partial,
             metric=self.convention.name,
-            precision=module.ran_in,
             note=module.note,
         )
+        result["precision"] = module.ran_in
         if module.calibration is not None:
             result["calibration"] = module.calibration.result().to_dict()
         path = free_path(folder / name)

@@ -13,10 +13,10 @@ from disks import file_limit
 from PIL import Image
 
 from segkit.cli import main
-from segkit.cli.benchmark import score
 from segkit.io import write_png
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES
+from segkit.predictions import folders as scored_folders
 
 RNG = np.random.default_rng(0)
 CLASSES = ("sky", "road", "car", "boat")
@@ -88,7 +88,7 @@ def test_raw_ids_of_cityscapes_and_ade20k(tmp_path: Path) -> None:
     write_png(tmp_path / "ade/raw/ADE_val_00000001.png", ids + 1)
     write_png(tmp_path / "ade/train/ADE_val_00000001.png", ids)
     for data, labels in (("city", "cityscapes"), ("ade", "ade20k")):
-        for kind, more in (("raw", ["--predictions", "raw"]), ("train", [])):
+        for kind, more in (("raw", ["--prediction_ids", "raw"]), ("train", [])):
             home, out = tmp_path / data, tmp_path / f"{data}-{kind}.json"
             arguments = [str(home / kind), str(home / "truth"), "--labels", labels, "--output", str(out), *more]
             assert main(["benchmark", "score", *arguments]) == 0
@@ -155,7 +155,7 @@ def test_many_bad_images_take_few_lines(folders, capsys) -> None:
 
 
 def test_an_interruption_keeps_what_was_scored(folders, monkeypatch, capsys) -> None:
-    real = score.score_pairs
+    real = scored_folders.score_pairs
 
     def stopped(*arguments):
         for number, item in enumerate(real(*arguments)):
@@ -163,7 +163,7 @@ def test_an_interruption_keeps_what_was_scored(folders, monkeypatch, capsys) -> 
                 raise KeyboardInterrupt
             yield item
 
-    monkeypatch.setattr(score, "score_pairs", stopped)
+    monkeypatch.setattr(scored_folders, "score_pairs", stopped)
     assert run(folders) == 130
     kept = result(folders, "result-partial.json")
     assert kept["partial"] and kept["num_images"] == 4
@@ -221,7 +221,7 @@ def test_saved_predictions_score_as_the_test_did(benchmark_folder: Path, tmp_pat
     for key in ("confusion_matrix", "missed", "num_images", "num_pixels", "scores", "classes", "protocol"):
         assert tested[key] == scored[key], key
     assert scored["weights"]["file"] == "a.ckpt"
-    assert main(["benchmark", "score", *arguments, "--predictions", "raw"]) == 2
+    assert main(["benchmark", "score", *arguments, "--prediction_ids", "raw"]) == 2
     assert main(["benchmark", "score", *arguments, "--labels", "ade20k"]) == 2
 
 

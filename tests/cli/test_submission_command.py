@@ -138,9 +138,14 @@ def test_label_ids_given_as_train_ids_are_refused_and_taken_with_the_option(
     with zipfile.ZipFile(first) as archive:
         archive.extractall(tmp_path / "label_ids")
     assert make("cityscapes", tmp_path / "label_ids", "--data", cityscapes, "-o", second) == 1
-    assert "value 19 (" in (printed := capsys.readouterr().out) and "--ids label" in printed
-    assert "wrong ids (3): label maps that hold other ids than --ids says" in printed and "unreadable" not in printed
-    assert make("cityscapes", tmp_path / "label_ids", "--data", cityscapes, "-o", second, "--ids", "label") == 0
+    assert "value 19 (" in (printed := capsys.readouterr().out) and "--prediction_ids raw" in printed
+    assert (
+        "wrong ids (3): label maps that hold other ids than --prediction_ids says" in printed
+        and "unreadable" not in printed
+    )
+    assert (
+        make("cityscapes", tmp_path / "label_ids", "--data", cityscapes, "-o", second, "--prediction_ids", "raw") == 0
+    )
     assert first.read_bytes() == second.read_bytes()
 
 

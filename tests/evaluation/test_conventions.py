@@ -244,7 +244,7 @@ def test_void_is_the_twelfth_class_of_camvid():
     assert row_names(("sky", "road"), score) == ("sky", "road", "void")
     table = format_table(score, ("sky", "road"))
     assert [line.split() for line in table.splitlines()[2:5]][2] == ["void", "55.56", "62.50"]
-    result = result_dict(confusion, ("sky", "road"), get("whole"), metric="void-class")
+    result = result_dict(confusion, ("sky", "road"), get("whole").to_dict(), metric="void-class")
     assert result["classes"][2] == {
         "id": 2,
         "name": "void",

@@ -26,9 +26,8 @@ def two_classes():
 
 def test_result_file(tmp_path):
     path = tmp_path / "run" / "result.json"
-    result = result_dict(
-        two_classes(), NAMES, get("encoding-ms"), dataset={"name": "mine", "split": "val"}, command="segkit test"
-    )
+    protocol = get("encoding-ms").to_dict()
+    result = result_dict(two_classes(), NAMES, protocol, dataset={"name": "mine", "split": "val"})
     write_result(path, result)
 
     def refuse(constant):
@@ -36,7 +35,7 @@ def test_result_file(tmp_path):
 
     read = json.loads(path.read_text(), parse_constant=refuse)  # NaN is no JSON
     assert read == result
-    assert read["segkit"] == __version__ and read["command"] == "segkit test" and read["date"].endswith("+00:00")
+    assert read["segkit"] == __version__ and read["date"].endswith("+00:00")
     assert read["protocol"]["fusion"] == "exp_sum" and read["dataset"] == {"name": "mine", "split": "val"}
     assert (read["num_images"], read["num_pixels"], read["partial"]) == (2, 7, False)
     assert read["confusion_matrix"] == [[3, 1, 0], [0, 2, 0], [0, 0, 0]] and read["missed"] == [0, 1, 0]
@@ -51,7 +50,7 @@ def test_result_file(tmp_path):
 
 
 def test_nothing_counted_is_still_valid_json():
-    result = result_dict(ConfusionMatrix(3), NAMES, get("whole"), partial=True)
+    result = result_dict(ConfusionMatrix(3), NAMES, get("whole").to_dict(), partial=True)
     assert result["scores"]["mIoU"] is None and result["partial"] is True
     json.dumps(result, allow_nan=False)
 
@@ -83,7 +82,7 @@ def test_table_says_what_becomes_of_absent_classes():
 
 def test_names_must_fit():
     with pytest.raises(InputError, match="2 class names for 3 classes"):
-        result_dict(two_classes(), NAMES[:2], get("whole"))
+        result_dict(two_classes(), NAMES[:2], get("whole").to_dict())
     with pytest.raises(InputError, match="class names"):
         format_table(two_classes().scores(), NAMES[:2])
 

@@ -17,7 +17,8 @@ from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.io import read_label, write_png
 from segkit.metadata.cityscapes import CITYSCAPES
-from segkit.predictions.cityscapes import check_instances, differences, find_pairs, official, official_scores
+from segkit.predictions.cityscapes import check_instances, differences, official, official_pairs, official_scores
+from segkit.predictions.pairs import Pair
 
 PRISTINE = dict(vars(official.args))  # before any test
 
@@ -67,7 +68,8 @@ def predictions(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def confusion(root: Path, predictions: Path) -> ConfusionMatrix:
     confusion = ConfusionMatrix(19)
-    for prediction, truth in find_pairs(predictions, root / "gtFine/val"):
+    for pair in official_pairs(predictions, root / "gtFine/val"):
+        prediction, truth = pair.prediction, pair.truth
         mask = CITYSCAPES.map_labels(read_label(truth), str(truth))
         confusion.update(torch.from_numpy(mask.copy()), torch.from_numpy(read_label(prediction).copy()))
     return confusion
@@ -123,7 +125,7 @@ def test_iiou_is_the_value_worked_out_by_hand(tmp_path):
     stem = tmp_path / "a_000000_000000"
     for ending, array in (("_p", prediction), ("_gtFine_labelIds", truth), ("_gtFine_instanceIds", instances)):
         save(Path(f"{stem}{ending}.png"), array)
-    found = official_scores([(Path(f"{stem}_p.png"), Path(f"{stem}_gtFine_labelIds.png"))])
+    found = official_scores([Pair("a", Path(f"{stem}_gtFine_labelIds.png"), Path(f"{stem}_p.png"))])
     weight = 3462.4756337644 / 4  # average person over this one
     assert found["classes"]["person"]["iIoU"] == pytest.approx(3 * weight / (3 * weight + 2 + weight), rel=1e-12)
     assert found["categories"]["human"]["iIoU"] == pytest.approx(
@@ -139,9 +141,12 @@ def test_cityscapesscripts_is_left_as_it_was(root, predictions, tmp_path, capsys
     write_png(tmp_path / "p.png", np.zeros((5, 7), np.uint8) if broken else read_label(truth))
     if broken:
         with pytest.raises(InputError, match=r"cityscapesScripts: Image widths of .*p\.png .* are not equal"):
-            official_scores([(tmp_path / "p.png", truth)])
+            official_scores([Pair("p", truth, tmp_path / "p.png")])
     else:
-        assert official_scores([(tmp_path / "p.png", truth)])["averages"]["classes"] == {"IoU": 1.0, "iIoU": 1.0}
+        assert official_scores([Pair("p", truth, tmp_path / "p.png")])["averages"]["classes"] == {
+            "IoU": 1.0,
+            "iIoU": 1.0,
+        }
     assert (official.np, official.printError, dict(vars(official.args))) == before
     assert official.np is np and capsys.readouterr().out == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.png"]
@@ -152,10 +157,10 @@ def test_label_ids_are_scored_as_they_are(root, tmp_path, capsys):
         city = frame.split("_")[0]
         truth = read_label(root / f"gtFine/val/{city}/{frame}_gtFine_labelIds.png")
         write_png(tmp_path / f"{frame}_pred.png", truth)
-    assert score(tmp_path, root / "gtFine/val", "--ids", "label", "-o", tmp_path / "o.json") == 0
+    assert score(tmp_path, root / "gtFine/val", "--prediction_ids", "raw", "-o", tmp_path / "o.json") == 0
     assert json.loads((tmp_path / "o.json").read_text())["averages"]["classes"] == {"IoU": 1.0, "iIoU": 1.0}
     assert score(tmp_path, root / "gtFine/val") == 2
-    assert "is no train id" in (error := capsys.readouterr().err) and "--ids label" in error
+    assert "is no train id" in (error := capsys.readouterr().err) and "--prediction_ids raw" in error
 
 
 def test_what_cannot_be_scored_is_said_in_one_line(root, predictions, tmp_path, capsys):
@@ -164,7 +169,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(root, predictions, tmp_path, 
         ([predictions, root / "leftImg8bit"], "give gtFine/val"),
         ([tmp_path / "none", truth], "no such folder"),
         ([predictions / "lindau", truth], "2 of 3 images have no prediction, the first is frankfurt_000000_000294"),
-        ([predictions, truth, "--ids", "label"], "hold train ids"),
+        ([predictions, truth, "--prediction_ids", "raw"], "hold train ids"),
     ]
     for arguments, expected in cases:
         assert score(*arguments) == 2

@@ -110,7 +110,7 @@ def test_only_as_many_images_as_needed_are_read_ahead(tmp_path: Path) -> None:
         (lambda p: p.write_bytes(b"no image"), "unreadable file", ("no image format",)),
         (lambda p: p.write_bytes(p.read_bytes()[:60]), "unreadable file", ("truncated label map",)),
         (lambda p: p.write_bytes(p.read_bytes()[:50] + b"?" + p.read_bytes()[51:]), "unreadable file", ("damaged",)),
-        (lambda p: label_map(p, [7, 26]), "unknown id in the prediction", ("value 26", "--predictions raw reads")),
+        (lambda p: label_map(p, [7, 26]), "unknown id in the prediction", ("value 26", "--prediction_ids raw reads")),
         (lambda p: label_map(p, [99]), "unknown id in the prediction", ("value 99 is not declared: 221 pixels",)),
     ],
 )
@@ -129,7 +129,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, write, kind: str, wor
 
 def test_an_unknown_id_in_the_truth(tmp_path: Path) -> None:
     pair = make_pair(tmp_path, [*range(19), 255], range(19))
-    with pytest.raises(ImageError, match=r"value 255 is not declared: .* --truth train_ids reads") as caught:
+    with pytest.raises(ImageError, match=r"value 255 is not declared: .* --truth_ids train reads") as caught:
         count_pair(pair, CITYSCAPES, train_id_space(CITYSCAPES))
     assert caught.value.problem.kind == "unknown id in the truth"
 
@@ -168,8 +168,8 @@ def test_cityscapes_names_are_city_sequence_and_frame(tmp_path: Path) -> None:
     found = touch(
         tmp_path / "found", *(f"{stem.split('/')[1]}{end}.png" for stem in stems for end in ("_leftImg8bit",))
     )
-    for train_ids, kind in ((False, "labelIds"), (True, "labelTrainIds")):
-        pairs = find_pairs(found, truth, train_id_truth=train_ids).pairs
+    for ids, kind in (("raw", "labelIds"), ("train", "labelTrainIds")):
+        pairs = find_pairs(found, truth, truth_ids=ids).pairs
         assert [p.name for p in pairs] == sorted(stem.split("/")[1] for stem in stems)
         assert all(p.truth.name.endswith(f"_gtFine_{kind}.png") for p in pairs)
     touch(found, "bonn_000001_000019_pred_labelIds.png")

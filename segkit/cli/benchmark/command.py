@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from segkit.cli.benchmark.options import help_parser
-from segkit.cli.benchmark.score_options import compare_parser, score_parser
+from segkit.cli.benchmark.options import compare_parser, score_parser, table_parser
 from segkit.cli.words import say, say_above_bar
 from segkit.errors import InputError
 
@@ -28,14 +27,10 @@ def main(args: Sequence[str]) -> int:
     if "--help" in args or "-h" in args:
         _help_parser(args[0]).print_help()
         return 0
-    if args and args[0] == "score":
-        from segkit.cli.benchmark.score import main as score
+    if args and args[0] in ("score", "compare"):
+        from segkit.cli.benchmark import score
 
-        return score(args[1:])
-    if args and args[0] == "compare":
-        from segkit.cli.benchmark.compare import main as compare
-
-        return compare(args[1:])
+        return score.score(args[1:]) if args[0] == "score" else score.compare(args[1:])
     from segkit.cli.benchmark.plan import parse
 
     return _run(parse(args))
@@ -43,7 +38,7 @@ def main(args: Sequence[str]) -> int:
 
 def _help_parser(command: str) -> argparse.ArgumentParser:
     """That of the help, which is there before what the command needs could be imported."""
-    return {"score": score_parser, "compare": compare_parser}.get(command, help_parser)()
+    return {"score": score_parser, "compare": compare_parser}.get(command, table_parser)()
 
 
 def _run(options: "Options") -> int:

@@ -20,7 +20,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from segkit.cli.arguments import SegmentationParser, explain, flatten
-from segkit.cli.benchmark.options import KEYS, add_options
+from segkit.cli.benchmark.options import KEYS, add_table_options
 from segkit.cli.benchmark.recipe import Experiment, read_experiment, read_protocol
 from segkit.cli.lightning import SHORT_NAMES
 from segkit.data.datamodule import SegmentationDataModule
@@ -88,7 +88,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.parser = SegmentationParser("segkit benchmark")
-        add_options(self.parser)
+        add_table_options(self.parser)
         self.parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=False)
         self._made: dict[str, SegmentationDataModule] = {}
 

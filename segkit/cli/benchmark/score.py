@@ -1,66 +1,32 @@
-"""`segkit benchmark score PRED_DIR TRUTH_DIR`: score label maps that any tool wrote, without a network.
-
-One wrong image does not stop the others: all are read, what is wrong is listed, and the rest is kept as partial.
-"""
+"""`segkit benchmark score` and `compare`: label maps that any tool wrote, without a network."""
 
 import argparse
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segkit.arrays import Int64Array
-from segkit.bars import Bar
-from segkit.cli.benchmark.score_extras import ExtraScores, check_extras
-from segkit.cli.benchmark.score_options import ALL_METRICS, label_space, score_parser
+import numpy as np
+
+from segkit import __version__
+from segkit.cli.benchmark.options import ALL_METRICS, compare_parser, score_parser
 from segkit.cli.words import say
 from segkit.errors import InputError, printable
-from segkit.evaluation.confusion import ConfusionMatrix, true_ids
-from segkit.evaluation.conventions import (
-    CONVENTIONS,
-    DEFAULT,
-    comparison_table,
-    convention,
-    convention_scores,
-)
-from segkit.evaluation.results import format_table, result_dict, write_result
-from segkit.evaluation.statistics import ImageAreas, image_areas
-from segkit.files import check_writable, free_path
-from segkit.metadata.label_space import LabelSpace
-from segkit.predictions.manifest import NAME, Manifest, read_manifest
-from segkit.predictions.pairs import Pairing, Problem, find_pairs
-from segkit.predictions.scoring import score_pairs, suspicion, train_id_space
+from segkit.evaluation.comparison import Comparison, paired_comparison
+from segkit.evaluation.conventions import DEFAULT, comparison_table, convention, convention_scores
+from segkit.evaluation.results import confused_both_ways, format_table, pairs_table, write_result
+from segkit.files import check_writable, free_path, write_json
+from segkit.predictions.extra_scores import ExtraScores, extra_scores
+from segkit.predictions.folders import FolderScores, Reading, areas_of_folder, score_folders
+from segkit.predictions.manifest import Manifest, check_manifest, named_space, read_manifest
+from segkit.predictions.pairs import Problem
+from segkit.predictions.scoring import suspicion
 
 LINES = 10  # of problems that are printed; the result file has them all
 
 
-@dataclass
-class Outcome:
-    """What came of the images so far."""
-
-    confusion: ConfusionMatrix
-    problems: list[Problem] = field(default_factory=list)
-    areas: list[tuple[str, Int64Array]] = field(default_factory=list)  # of each image, for what is resampled
-    pixels: int = 0
-    seconds: float = 0.0
-    interrupted: bool = False
-
-
-@dataclass(frozen=True)
-class SavedProtocol:
-    """How the label maps were made, as far as their folder says."""
-
-    fields: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return self.fields
-
-
-def main(args: Sequence[str]) -> int:
+def score(args: Sequence[str]) -> int:
     """Run `segkit benchmark score`; see `--help`.
 
     Returns:
@@ -72,139 +38,140 @@ def main(args: Sequence[str]) -> int:
     """
     options = score_parser().parse_args(list(args))
     manifest = read_manifest(options.pred_dir)
-    space = label_space(options, manifest, options.pred_dir)
-    _check(options, manifest, space)
-    pairing = find_pairs(
-        options.pred_dir,
-        options.truth_dir,
-        options.truth == "train_ids",
-        options.prediction_ending,
-        options.truth_ending,
-    )
-    outcome = _score(options, pairing, space)
-    expected = len(pairing.pairs) + len(pairing.problems)
-    if not outcome.confusion.num_images and not outcome.interrupted:
-        _complain(outcome.problems)
+    reading = _reading(options, manifest, options.pred_dir)
+    _check(options, manifest, reading)
+    scored = score_folders(options.pred_dir, options.truth_dir, reading, options.limit)
+    if not scored.confusion.num_images and not scored.interrupted:
+        _complain(scored.problems)
+        expected = scored.pairing.expected
         raise InputError(f"{options.pred_dir}: none of {expected} images could be scored, for the reasons above")
-    _report(options, outcome, pairing, space, manifest)
-    if outcome.interrupted:
+    _report(options, scored, manifest)
+    if scored.interrupted:
         raise KeyboardInterrupt
-    return 1 if outcome.problems else 0
+    return 1 if scored.problems else 0
 
 
-def _check(options: argparse.Namespace, manifest: Manifest | None, space: LabelSpace) -> None:
-    check_extras(options)
+def compare(args: Sequence[str]) -> int:
+    """Run `segkit benchmark compare`; see `--help`.
+
+    Raises:
+        InputError: The command is wrong, or an image cannot be scored for both models.
+    """
+    options = compare_parser().parse_args(list(args))
+    check_writable(options.output.absolute().parent)
+    manifests = [read_manifest(path) for path in options.predicted if path.suffix != ".npz"]
+    reading = _reading(options, next(filter(None, manifests), None), options.predicted[0])
+    names = _names(options)
+    a, b = (areas_of_folder(p, options.truth_dir, reading, n) for p, n in zip(options.predicted, names, strict=True))
+    if options.allow_missing:
+        a, b = a.only(b.names), b.only(a.names)
+    comparison = paired_comparison(a, b, options.samples, options.permutations, options.seed, options.level)
+    written: list[Path] = []
+    try:
+        written = _write_comparison(options, comparison, reading.space.class_names, names)
+    finally:  # shown also where the disk does not take it, and kept where nobody reads on
+        say(f"\n{comparison.table(reading.space.class_names, *names)}\n\n{comparison.sentence(*names)}")
+        note = reading.space.note_of_absence(np.flatnonzero(a.areas[:, 1].sum(axis=0)).tolist())
+        if note is not None:
+            say(f"note: in the truth {note}")
+    say(", ".join(map(str, written)))
+    return 0
+
+
+def _reading(options: argparse.Namespace, manifest: Manifest | None, folder: Path) -> Reading:
+    space = named_space(options.labels, options.num_classes, options.masks, manifest, folder)
+    names = ("prediction_ids", "truth_ids", "prediction_ending", "truth_ending", "allow_missing", "workers")
+    return Reading(space, **{name: getattr(options, name) for name in names})
+
+
+def _check(options: argparse.Namespace, manifest: Manifest | None, reading: Reading) -> None:
     check_writable(options.output.absolute().parent)
     for name in options.metric:
         if name != ALL_METRICS:
             convention(name, others=(ALL_METRICS,))
-    for name in ("limit", "workers"):
+    for name, hint in (("bootstrap", ", 1000 is usual"), ("limit", ""), ("workers", "")):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}; allowed is 1 or more")
-    if manifest is None:
-        return
-    if manifest.space.num_classes != space.num_classes:
-        raise InputError(
-            f"{options.pred_dir / NAME}: {manifest.space.num_classes} classes, --labels has {space.num_classes}; "
-            "leave --labels out, or give that of the data set"
-        )
-    if options.predictions == "raw":
-        raise InputError(f"{options.pred_dir / NAME}: `segkit predict` writes train ids; leave --predictions out")
+            raise InputError(f"--{name} is {value}; allowed is 1 or more{hint}")
+    if manifest is not None:
+        check_manifest(manifest, reading.space, reading.prediction_ids, options.pred_dir)
 
 
-def _score(options: argparse.Namespace, pairing: Pairing, space: LabelSpace) -> Outcome:
-    outcome = Outcome(ConfusionMatrix(space.num_classes))
-    allowed = ["missing prediction"] if options.allow_missing else []
-    outcome.problems += [problem for problem in pairing.problems if problem.kind not in allowed]
-    pairs = pairing.pairs[: options.limit]
-    truth = space if options.truth == "raw" else train_id_space(space)
-    predictions = space if options.predictions == "raw" else train_id_space(space)
-    start = time.perf_counter()
-    with Bar(total=len(pairs), unit="image", desc="score") as bar:
-
-        def complain(problem: Problem) -> None:
-            outcome.problems.append(problem)
-            bar.update()
-
-        try:
-            for name, counts in score_pairs(pairs, truth, predictions, options.workers, complain):
-                outcome.confusion.add(counts)
-                outcome.areas.append((name, image_areas(counts, name)))
-                outcome.pixels += int(counts.sum())
-                outcome.seconds = time.perf_counter() - start
-                bar.set_postfix_str(f"{outcome.pixels / outcome.seconds / 1e6:.0f} Mpx/s", refresh=False)
-                bar.update()
-        except KeyboardInterrupt:
-            outcome.interrupted = True
-    return outcome
-
-
-def _report(
-    options: argparse.Namespace, outcome: Outcome, pairing: Pairing, space: LabelSpace, manifest: Manifest | None
-) -> None:
+def _report(options: argparse.Namespace, scored: FolderScores, manifest: Manifest | None) -> None:
     """Write the result file; print tables, notes and problems."""
-    confusion, expected = outcome.confusion, len(pairing.pairs) + len(pairing.problems)
-    partial = outcome.interrupted or confusion.num_images < expected
-    note = space.note_of_absence(true_ids(confusion.counts))
-    result = result_dict(
-        confusion,
-        space.class_names,
-        SavedProtocol({"name": "unknown: label maps of another tool"} if manifest is None else dict(manifest.protocol)),
-        dataset={**(manifest.dataset if manifest else {"name": options.labels}), "num_images": expected},
-        weights=None if manifest is None else manifest.weights,
-        partial=partial,
-        metric=_tables(options.metric)[0],
-        note=note,
-    )
-    result["predictions"] = {
-        "folder": str(options.pred_dir),
-        "truth": str(options.truth_dir),
-        "ids": options.predictions,
-    }
-    result["problems"] = [vars(problem) for problem in outcome.problems]
-    extras = None
-    if not outcome.interrupted:
-        areas = ImageAreas.from_areas(outcome.areas)
-        extras = ExtraScores(options, space, areas, pairing.pairs, confusion)
-        result |= extras.result()
+    result = scored.result(manifest, _tables(options.metric)[0], options.labels)
+    folders = {"folder": str(options.pred_dir), "truth": str(options.truth_dir), "ids": options.prediction_ids}
+    result["predictions"] = folders
+    extras = None if scored.interrupted else extra_scores(scored, options.boundary, options.bootstrap)
+    if extras is not None:
+        result |= extras.to_dict()
+        if options.plot:
+            confused = _confused(scored)
+            result["most_confused"] = {by: [vars(pair) for pair in pairs] for by, pairs in confused.items()}
     written: list[Path] = []
     try:
-        written = _write(options, outcome, result, extras)
+        written = _write(options, scored, result, extras)
     finally:  # the scores are shown also where the disk does not take them, and kept where nobody reads on
-        _print_tables(options.metric, confusion, space)
+        _print_tables(options.metric, scored)
         if extras is not None:
-            say(extras.text(), end="")
-        if pairing.unused:
-            first = printable(pairing.unused[0])
-            say(f"not scored: {len(pairing.unused)} predictions without a truth (first: {first})")
-        for hint in filter(None, (note and f"in the truth {note}", suspicion(confusion.counts))):
-            say(f"note: {hint}")
-        _complain(outcome.problems)
-        say(
-            f"{confusion.num_images}{f' of {expected} images (partial)' if partial else ' images'}, "
-            f"{outcome.pixels / 1e6:.0f} Mpx in {outcome.seconds:.1f} s"
-            + "; " * bool(written)
-            + ", ".join(map(str, written))
-        )
+            _print_extras(options, scored, extras)
+        _print_notes(scored)
+        of_all = f" of {scored.pairing.expected} images (partial)" if scored.partial else " images"
+        done = f"{scored.confusion.num_images}{of_all}, {scored.pixels / 1e6:.0f} Mpx in {scored.seconds:.1f} s"
+        say("; ".join(filter(None, (done, ", ".join(map(str, written))))))
 
 
 def _write(
-    options: argparse.Namespace, outcome: Outcome, result: dict[str, Any], extras: ExtraScores | None
+    options: argparse.Namespace, scored: FolderScores, result: dict[str, Any], extras: ExtraScores | None
 ) -> list[Path]:
-    """Write the result file and what belongs beside it; return where."""
-    stopped = outcome.interrupted or bool(outcome.problems)
+    """Write the result file, the areas that `compare` takes and the figure; return where they are."""
+    stopped = scored.interrupted or bool(scored.problems)
     path = free_path(options.output.with_stem(f"{options.output.stem}-partial") if stopped else options.output)
     write_result(path, result)
-    return [path, *(extras.write(path) if extras is not None else [])]
+    written = [path]
+    if extras is not None and extras.interval is not None:
+        written.append(free_path(path.with_suffix(".npz")))
+        extras.areas.save(written[-1])
+    if extras is not None and options.plot:
+        from segkit.evaluation.plots import confusion_figure, save_figure  # and with it, matplotlib
+
+        written.append(free_path(path.with_name(f"{path.stem}-confusion.png")))
+        matrix = scored.confusion.matrix.cpu().numpy()
+        save_figure(confusion_figure(matrix, scored.reading.space.class_names), written[-1])
+    return written
 
 
-def _print_tables(metrics: Sequence[str], confusion: ConfusionMatrix, space: LabelSpace) -> None:
+def _print_tables(metrics: Sequence[str], scored: FolderScores) -> None:
+    counts = scored.confusion.counts
     for name in _tables(metrics):
-        table = format_table(convention_scores(confusion.counts, name), space.class_names)
-        say(f"\nmetric {name} ({CONVENTIONS[name].rule})\n{table}")
+        table = format_table(convention_scores(counts, name), scored.reading.space.class_names)
+        say(f"\nmetric {name} ({convention(name).rule})\n{table}")
     if ALL_METRICS in metrics:
-        say(f"\n{comparison_table(confusion.counts)}")
+        say(f"\n{comparison_table(counts)}")
+
+
+def _print_extras(options: argparse.Namespace, scored: FolderScores, extras: ExtraScores) -> None:
+    if options.bootstrap is not None and extras.interval is None:
+        say("\nno interval: one image cannot be resampled")
+    if extras.interval is not None or extras.boundary is not None:
+        say(f"\n{extras.table(scored.reading.space.class_names)}")
+    if options.plot:
+        pixels, share = map(pairs_table, _confused(scored).values())
+        say(f"\nmost confused pairs, by pixels\n{pixels}\n\nand by share of the true class\n{share}")
+
+
+def _print_notes(scored: FolderScores) -> None:
+    if scored.pairing.unused:
+        first = printable(scored.pairing.unused[0])
+        say(f"not scored: {len(scored.pairing.unused)} predictions without a truth (first: {first})")
+    note = scored.note and f"in the truth {scored.note}"
+    for hint in filter(None, (note, suspicion(scored.confusion.counts))):
+        say(f"note: {hint}")
+    _complain(scored.problems)
+
+
+def _confused(scored: FolderScores) -> dict[str, Any]:
+    return confused_both_ways(scored.confusion.matrix.cpu().numpy(), scored.reading.space.class_names)
 
 
 def _tables(metrics: Sequence[str]) -> list[str]:
@@ -223,3 +190,30 @@ def _complain(problems: Sequence[Problem]) -> None:
             say(f"{kind}: {printable(problem.message)}", to=sys.stderr)
         if len(some) > each:
             say(f"{kind}: ... {len(some)} images in all", to=sys.stderr)
+
+
+def _names(options: argparse.Namespace) -> tuple[str, str]:
+    """What to call the models: as asked, else by their folders, as far as those differ."""
+    first, second = options.names or (path.resolve().stem for path in options.predicted)
+    return ("A", "B") if first == second else (first, second)
+
+
+def _write_comparison(
+    options: argparse.Namespace, comparison: Comparison, class_names: Sequence[str], names: tuple[str, str]
+) -> list[Path]:
+    from segkit.evaluation.plots import comparison_figure, save_figure  # and with it, matplotlib
+
+    result = {
+        "segkit": __version__,
+        "a": {"name": names[0], "predictions": str(options.predicted[0])},
+        "b": {"name": names[1], "predictions": str(options.predicted[1])},
+        "truth": None if options.truth_dir is None else str(options.truth_dir),
+        "class_names": list(class_names),
+        "conclusion": comparison.sentence(*names),
+        **comparison.to_dict(),
+    }
+    path = free_path(options.output)
+    figure = free_path(path.with_suffix(".png"))
+    write_json(path, result)
+    save_figure(comparison_figure(comparison, class_names, *names), figure)
+    return [path, figure]

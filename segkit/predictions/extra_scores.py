@@ -1,0 +1,107 @@
+"""What can be said of scored folders besides: intervals of every IoU, and how well outlines are followed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from segkit.bars import Bar
+from segkit.evaluation.boundary import BOUNDARY_RULE, DILATION_RATIO
+from segkit.evaluation.results import number_or_null
+from segkit.evaluation.statistics import (
+    Bootstrap,
+    ImageAreas,
+    Interval,
+    bootstrap_miou,
+    class_iou,
+    mean_iou,
+)
+from segkit.predictions.folders import FolderScores, Reading
+from segkit.predictions.pairs import Pair
+from segkit.predictions.scoring import boundary_areas_of_pairs
+from segkit.text import RULE, aligned, percent
+
+
+@dataclass(frozen=True)
+class ExtraScores:
+    """What can be said of a mIoU besides: its interval, and how well outlines are followed.
+
+    Attributes:
+        areas: Of each image.
+        boundary: Those of the boundaries; None = not asked for.
+        interval: Of the IoU; None = not asked for, or there is one image only.
+        boundary_interval: Of the boundary IoU.
+    """
+
+    areas: ImageAreas
+    boundary: ImageAreas | None
+    interval: Bootstrap | None
+    boundary_interval: Bootstrap | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Keys for a result file."""
+        found: dict[str, Any] = {} if self.interval is None else {"bootstrap": self.interval.to_dict()}
+        if self.boundary is not None:
+            *iou, mean = map(number_or_null, _iou(self.boundary))
+            found["boundary"] = {
+                "rule": BOUNDARY_RULE,
+                "dilation_ratio": DILATION_RATIO,
+                "mIoU": mean,
+                "classes": iou,
+            }
+            if self.boundary_interval is not None:
+                found["boundary"]["bootstrap"] = self.boundary_interval.to_dict()
+        return found
+
+    def table(self, class_names: Sequence[str]) -> str:
+        """Class, IoU with its interval, boundary IoU with its own; in points."""
+        columns = [_column("IoU", self.areas, self.interval)]
+        if self.boundary is not None:
+            columns.append(_column("boundary IoU", self.boundary, self.boundary_interval))
+        head, *classes, mean = zip(["class", *class_names, "mean"], *columns, strict=True)
+        return aligned([head, RULE, *classes, RULE, mean])
+
+
+def extra_scores(scored: FolderScores, boundary: bool = False, bootstrap: int | None = None) -> ExtraScores:
+    """More about the images that were scored.
+
+    Args:
+        scored: Of `score_folders`.
+        boundary: Read the images once more, for their boundary IoU (Cheng et al. 2021).
+        bootstrap: Resampled data sets for the 95 % intervals; None = no intervals.
+
+    Raises:
+        InputError: No image was scored, or there are fewer than 1 resampled sets.
+    """
+    areas = ImageAreas.from_areas(scored.areas)
+    names, outlines = set(areas.names), None
+    if boundary:
+        outlines = _boundaries([pair for pair in scored.pairing.pairs if pair.name in names], scored.reading)
+    if bootstrap is None or len(names) < 2:
+        return ExtraScores(areas, outlines, None, None)
+    of_outlines = None if outlines is None else bootstrap_miou(outlines, bootstrap)
+    return ExtraScores(areas, outlines, bootstrap_miou(areas, bootstrap), of_outlines)
+
+
+def _boundaries(pairs: Sequence[Pair], reading: Reading) -> ImageAreas:
+    spaces = reading.space_of(reading.truth_ids), reading.space_of(reading.prediction_ids)
+    areas = boundary_areas_of_pairs(pairs, *spaces, reading.workers)
+    return ImageAreas.from_areas(Bar(areas, total=len(pairs), unit="image", desc="boundary"))
+
+
+def _iou(areas: ImageAreas) -> list[float]:
+    """Of each class, and last, their mean."""
+    iou = class_iou(areas.areas.sum(axis=0).astype(float))
+    return [*iou.tolist(), float(mean_iou(iou))]
+
+
+def _column(title: str, areas: ImageAreas, found: Bootstrap | None) -> list[str]:
+    if found is None:
+        return [title, *map(percent, _iou(areas))]
+    return [f"{title} ({100 * found.level:g} % CI)", *map(_with_ends, [*found.classes, found.miou])]
+
+
+def _with_ends(interval: Interval) -> str:
+    if math.isnan(interval.value):
+        return "-"
+    return f"{percent(interval.value)} ({percent(interval.low):>5} to {percent(interval.high):>5})"

@@ -1,0 +1,180 @@
+"""Folders of label maps, of any tool, scored without a network: `segkit benchmark score` and `compare`.
+
+One wrong image does not stop the others: all are read, what is wrong is listed, and the rest is kept as partial.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from segkit.arrays import Int64Array
+from segkit.bars import Bar
+from segkit.errors import InputError, printable
+from segkit.evaluation.confusion import ConfusionMatrix, true_ids
+from segkit.evaluation.results import result_dict
+from segkit.evaluation.statistics import (
+    ImageAreas,
+    image_areas,
+)
+from segkit.metadata.label_space import LabelSpace
+from segkit.predictions.label_files import Ids
+from segkit.predictions.manifest import Manifest, read_manifest
+from segkit.predictions.pairs import Pairing, Problem, find_pairs
+from segkit.predictions.scoring import score_pairs, train_id_space
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How two folders of label maps are read: which files count, and what their values mean.
+
+    Attributes:
+        space: Classes, and what the raw values of the truth mean.
+        prediction_ids: What the predictions hold: train ids, as `segkit predict` writes them, or the truth's raw ones.
+        truth_ids: What the truth holds.
+        prediction_ending: Of the files that count; no part of an image's name.
+        truth_ending: The same for the truth.
+        allow_missing: Leave images without a prediction out, without a word.
+        workers: Threads; None = one for each core.
+    """
+
+    space: LabelSpace
+    prediction_ids: Ids = "train"
+    truth_ids: Ids = "raw"
+    prediction_ending: str = ""
+    truth_ending: str = ""
+    allow_missing: bool = False
+    workers: int | None = None
+
+    def space_of(self, ids: Ids) -> LabelSpace:
+        """The classes, for label maps that hold such ids."""
+        return self.space if ids == "raw" else train_id_space(self.space)
+
+    def pairs(self, predictions: Path, truth: Path) -> Pairing:
+        """The label maps of both folders, paired by name; errors are those of `find_pairs`."""
+        found = find_pairs(predictions, truth, self.truth_ids, self.prediction_ending, self.truth_ending)
+        kept = [p for p in found.problems if not self.allow_missing or p.kind != "missing prediction"]
+        return replace(found, problems=kept)
+
+
+@dataclass
+class FolderScores:
+    """What came of the images of two folders.
+
+    Attributes:
+        reading: How they were read.
+        pairing: The images that were to be scored.
+        confusion: Of all images that could be scored.
+        problems: Why others could not.
+        areas: Name and int64 (3, K) of each image, for what is resampled.
+        pixels: Read.
+        seconds: Taken.
+        interrupted: Whether the user stopped it.
+    """
+
+    reading: Reading
+    pairing: Pairing
+    confusion: ConfusionMatrix
+    problems: list[Problem]
+    areas: list[tuple[str, Int64Array]] = field(default_factory=list)
+    pixels: int = 0
+    seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether an image of the truth is missing."""
+        return self.interrupted or self.confusion.num_images < self.pairing.expected
+
+    @property
+    def note(self) -> str | None:
+        """What the absence of most classes from the truth may mean."""
+        return self.reading.space.note_of_absence(true_ids(self.confusion.counts))
+
+    def result(self, manifest: Manifest | None, metric: str, data: str | None) -> dict[str, Any]:
+        """Plain data for a result file, as of `segkit.evaluation.results.result_dict`.
+
+        Args:
+            manifest: Of the predictions, where `segkit predict` wrote them.
+            metric: The convention of the scores.
+            data: Name of the data set where there is no manifest.
+        """
+        result = result_dict(
+            self.confusion,
+            self.reading.space.class_names,
+            {"name": "unknown: label maps of another tool"} if manifest is None else manifest.protocol,
+            dataset={**(manifest.dataset if manifest else {"name": data}), "num_images": self.pairing.expected},
+            weights=None if manifest is None else manifest.weights,
+            partial=self.partial,
+            metric=metric,
+            note=self.note,
+        )
+        result["problems"] = [vars(problem) for problem in self.problems]
+        return result
+
+
+def score_folders(predictions: Path, truth: Path, reading: Reading, limit: int | None = None) -> FolderScores:
+    """Score the label maps of two folders, with a progress bar; what an interrupt leaves is kept.
+
+    Args:
+        predictions: Folder of the predicted label maps.
+        truth: Folder of the true ones.
+        reading: Which files count, and what their values mean.
+        limit: Images at most.
+
+    Raises:
+        InputError: As `find_pairs`.
+    """
+    pairing = reading.pairs(predictions, truth)
+    found = FolderScores(reading, pairing, ConfusionMatrix(reading.space.num_classes), list(pairing.problems))
+    pairs = pairing.pairs[:limit]
+    spaces = reading.space_of(reading.truth_ids), reading.space_of(reading.prediction_ids)
+    start = time.perf_counter()
+    with Bar(total=len(pairs), unit="image", desc="score") as bar:
+
+        def report(problem: Problem) -> None:
+            found.problems.append(problem)
+            bar.update()
+
+        try:
+            for name, counts in score_pairs(pairs, *spaces, reading.workers, report):
+                found.confusion.add(counts)
+                found.areas.append((name, image_areas(counts, name)))
+                found.pixels += int(counts.sum())
+                found.seconds = time.perf_counter() - start
+                bar.set_postfix_str(f"{found.pixels / found.seconds / 1e6:.0f} Mpx/s", refresh=False)
+                bar.update()
+        except KeyboardInterrupt:
+            found.interrupted = True
+    return found
+
+
+def areas_of_folder(predictions: Path, truth: Path | None, reading: Reading, name: str) -> ImageAreas:
+    """Areas of one model, scored now, or before, where an .npz file is given (`ImageAreas.save`).
+
+    Args:
+        predictions: A folder of label maps, or that file.
+        truth: The folder of the true ones, which a folder of predictions needs.
+        reading: Which files count, and what their values mean.
+        name: Of the model, for the progress bar.
+
+    Raises:
+        InputError: An image cannot be scored, or the file's areas are of other classes.
+    """
+    if predictions.suffix == ".npz":
+        areas = ImageAreas.load(predictions)
+        if areas.num_classes != reading.space.num_classes:
+            num_classes = reading.space.num_classes
+            raise InputError(f"{predictions}: areas of {areas.num_classes} classes, --labels has {num_classes}")
+        return areas
+    if truth is None:
+        raise InputError(f"{predictions}: a folder of label maps needs TRUTH_DIR, the true ones, as third argument")
+    found = reading.pairs(predictions, truth)
+    if found.problems:
+        others = len(found.problems) - 1
+        more = f" (and {others} more; --allow_missing compares what both have)" if others else ""
+        raise InputError(found.problems[0].message + more)
+    # `segkit predict` writes train ids
+    ids: Ids = "train" if read_manifest(predictions) is not None else reading.prediction_ids
+    counts = score_pairs(found.pairs, reading.space_of(reading.truth_ids), reading.space_of(ids), reading.workers)
+    return ImageAreas.from_counts(Bar(counts, total=len(found.pairs), unit="image", desc=printable(name)))
