@@ -4,6 +4,7 @@ A few bytes of YAML can stand for billions of values (anchors of anchors), or fo
 readers' recursion does not survive. Both are refused before anything is built.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,14 @@ def check_size(text: str, path: Path | str) -> None:
             raise InputError(f"{path}: more than {DEEPEST} lists inside each other; no config of segkit is as deep")
         if so_far + values > MOST_VALUES:
             raise InputError(f"{path}: stands for more than {MOST_VALUES:,} values; no config of segkit has as many")
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` to `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

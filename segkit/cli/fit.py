@@ -7,16 +7,16 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.cli import SaveConfigCallback
 
-from segkit.cli.arguments import flatten
-from segkit.cli.runs import CHECKPOINTS, csv_logger, goes_on, tensorboard_loggers
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.files import free_path
 from segkit.models.weight_files import read_torch_file
+from segkit.plain_data import flatten
 from segkit.training.guards.checkpoints import LastCheckpoint, checked_training
 from segkit.training.guards.nonfinite import NonFiniteGuard
 from segkit.training.guards.preemption import Preemption
 from segkit.training.guards.resume import ExactResume, StepSeeds
 from segkit.training.network_callbacks import InitialWeights
+from segkit.training.run_folder import CHECKPOINTS, csv_logger, goes_on, tensorboard_loggers
 from segkit.training.views.curves import CurvePlotter
 from segkit.training.views.data import SeenClasses, Throughput
 from segkit.training.views.overlays import ValidationOverlays

@@ -19,13 +19,12 @@ from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_info
 
-from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.cli.effects import check_effects
 from segkit.cli.fit import FitConfig, as_list, fit_callbacks, fit_loggers
+from segkit.cli.given import named, with_recipes, with_run
+from segkit.cli.jsonargparse_border import SegmentationParser, explain
 from segkit.cli.lightning_messages import input_error, quiet
-from segkit.cli.restore import differences, named, parser_defaults, read_named_checkpoint
-from segkit.cli.run_lock import run_lock
-from segkit.cli.runs import CHECKPOINTS, next_run, with_run
+from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
 from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.datamodules import (
@@ -47,6 +46,7 @@ from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.inference_form import Precision
 from segkit.models.segmentation import NETWORKS
+from segkit.plain_data import flatten
 from segkit.training.guards.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from segkit.training.guards.memory import is_out_of_memory, smaller_batch
 from segkit.training.guards.preemption import Preempted
@@ -56,6 +56,7 @@ from segkit.training.module import SegmentationModule
 from segkit.training.network_callbacks import EvaluationForm
 from segkit.training.prediction_writer import PredictionWriter
 from segkit.training.results import ALL_METRICS, CalibrationReport, ResultWriter
+from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock
 from segkit.training.sync_norm import SyncBatchNormPlugin
 from segkit.training.views.progress import RunProgress
 
@@ -80,7 +81,7 @@ _SWITCHES = {
 def main(args: Sequence[str]) -> int:
     """Run one of Lightning's subcommands; `args[0]` is its name."""
     quiet()
-    given, args = list(args), with_run(args)
+    given, args = list(args), with_run(with_recipes(args))
     checkpoint = read_named_checkpoint(args)
     if given == sys.argv[1:]:
         sys.argv[1:] = args  # Lightning's launcher starts the other processes with the real command line

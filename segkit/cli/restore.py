@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from segkit.cli.arguments import flatten
+from segkit.cli.given import named
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.weights import read_checkpoint
-from segkit.plain_data import read_yaml
-from segkit.recipes import find_recipe
+from segkit.plain_data import flatten
 from segkit.training.restored import training_arguments
 
 RESTORED = (
@@ -39,7 +38,7 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
         InputError: It cannot be read, something in it is of another type than it must be, or `fit` was to go on with
             a file that has no optimiser state.
     """
-    path = ckpt_path(args)
+    path = named(args, "ckpt_path")
     if path is None or path in ("best", "last", "hpc", "registry"):  # Lightning's own words
         return None
     checkpoint = read_checkpoint(path)
@@ -52,33 +51,6 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
             f"wrote, or start a new training from its encoder: --encoder_weights {path}"
         )
     return replace(checkpoint, state_dict={})
-
-
-def ckpt_path(args: Sequence[str]) -> str | None:
-    """The checkpoint that the command line or its config files name; errors are those of `named`."""
-    return named(args, "ckpt_path")
-
-
-def named(args: Sequence[str], name: str) -> str | None:
-    """The last value of a top-level option on the command line, or in a config file that it names.
-
-    Args:
-        args: The command and its options.
-        name: Of the option, without dashes.
-
-    Raises:
-        InputError: A config file is absent or not YAML.
-    """
-    found = None
-    for option, following in zip(args, [*args[1:], ""], strict=True):
-        given, equals, rest = option.partition("=")
-        value = rest if equals else following
-        if given == f"--{name}":
-            found = value
-        elif given in ("-c", "--config"):
-            content = read_yaml(find_recipe(value))
-            found = (content.get(name) if isinstance(content, dict) else None) or found
-    return None if found in (None, "null") else found
 
 
 def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:

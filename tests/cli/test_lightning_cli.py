@@ -11,7 +11,7 @@ import yaml
 
 import segkit.training.module
 from segkit.cli import main
-from segkit.cli.restore import ckpt_path
+from segkit.cli.given import named
 from segkit.inference.engine import predict
 from segkit.inference.segmenter import load
 from segkit.models.weights import read_checkpoint
@@ -300,9 +300,9 @@ def test_unknown_command(capsys) -> None:
 
 def test_checkpoint_named_in_a_config_or_by_equals_sign(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("ckpt_path: a.ckpt\n")
-    assert ckpt_path(["test", "--config", str(tmp_path / "c.yaml")]) == "a.ckpt"
-    assert ckpt_path(["test", "--ckpt_path=b.ckpt"]) == "b.ckpt"
-    assert ckpt_path(["test", "--config", str(tmp_path / "c.yaml"), "--ckpt_path", "null"]) is None
+    assert named(["test", "--config", str(tmp_path / "c.yaml")], "ckpt_path") == "a.ckpt"
+    assert named(["test", "--ckpt_path=b.ckpt"], "ckpt_path") == "b.ckpt"
+    assert named(["test", "--config", str(tmp_path / "c.yaml"), "--ckpt_path", "null"], "ckpt_path") is None
 
 
 def test_accumulation_clipping_and_bf16_are_trainer_options(recipe: Path, tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from filelock import FileLock
 from left_behind import left_behind
 
 from segkit import files
-from segkit.cli import main, run_lock, runs
+from segkit.cli import main
 from segkit.cli.fit import fit_loggers
 from segkit.errors import InputError
+from segkit.training import run_folder
 
 
 def hold(run: Path, ready: "multiprocessing.synchronize.Event") -> None:
-    with run_lock.run_lock(run):
+    with run_folder.run_lock(run):
         ready.set()
         signal.pause()
 
@@ -27,22 +28,22 @@ def test_a_second_training_is_refused_until_the_first_is_dead(tmp_path: Path, mo
     first = context.Process(target=hold, args=(tmp_path / "run", ready))
     first.start()
     assert ready.wait(60)
-    monkeypatch.setattr(run_lock, "WAIT", 0.0)
+    monkeypatch.setattr(run_folder, "WAIT", 0.0)
     said = r"--run_dir .*run: another `segkit fit` is writing here"
-    with pytest.raises(InputError, match=said) as caught, run_lock.run_lock(tmp_path / "run"):
+    with pytest.raises(InputError, match=said) as caught, run_folder.run_lock(tmp_path / "run"):
         pass
     assert "\n" not in str(caught.value)
     assert first.pid is not None
     os.kill(first.pid, signal.SIGKILL)
     first.join()
-    with run_lock.run_lock(tmp_path / "run"):
+    with run_folder.run_lock(tmp_path / "run"):
         pass
 
 
 def test_fit_is_refused_before_it_touches_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_lock, "WAIT", 0.0)
+    monkeypatch.setattr(run_folder, "WAIT", 0.0)
     (tmp_path / "run").mkdir()
     synthetic = ["--data", "SyntheticDataModule", "--data.root", str(tmp_path / "data"), "--data.num_train", "4"]
     network = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny", "--data.batch_size", "2"]
@@ -56,14 +57,14 @@ def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest
     def fails(self: FileLock) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(run_lock.FileLock, "acquire", fails)
-    with pytest.warns(UserWarning, match="no locks .*Operation not supported"), run_lock.run_lock(tmp_path):
+    monkeypatch.setattr(run_folder.FileLock, "acquire", fails)
+    with pytest.warns(UserWarning, match="no locks .*Operation not supported"), run_folder.run_lock(tmp_path):
         pass
 
 
 def test_other_ranks_leave_the_lock_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    with FileLock(tmp_path / ".lock"), run_lock.run_lock(tmp_path):
+    with FileLock(tmp_path / ".lock"), run_folder.run_lock(tmp_path):
         pass
 
 
@@ -75,7 +76,7 @@ def test_what_a_killed_run_left_goes(tmp_path: Path) -> None:
     dead, own = left_behind(checkpoints / "last.ckpt"), checkpoints / ".notes.tmp"
     for path in (elsewhere, dead, own):
         path.touch()
-    with run_lock.run_lock(tmp_path / "run"):
+    with run_folder.run_lock(tmp_path / "run"):
         pass
     assert list(checkpoints.iterdir()) == [own]
 
@@ -98,7 +99,7 @@ def test_without_tensorboard_only_metrics_are_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [type(logger).__name__ for logger in fit_loggers(None, tmp_path, None)]
-    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    monkeypatch.setattr(run_folder, "find_spec", lambda name: None)
     with caplog.at_level("INFO"):
         left = [type(logger).__name__ for logger in fit_loggers(None, tmp_path, None)]
     assert names == [*left, "TensorBoardLogger"] and len(left) == 1

@@ -19,16 +19,16 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from segkit.cli.arguments import SegmentationParser, explain, flatten
 from segkit.cli.benchmark.options import KEYS, add_table_options
 from segkit.cli.benchmark.recipe import Experiment, read_experiment, read_protocol
+from segkit.cli.jsonargparse_border import SegmentationParser, explain
 from segkit.cli.lightning import SHORT_NAMES
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError, did_you_mean
 from segkit.evaluation.conventions import convention
 from segkit.inference import protocols
 from segkit.inference.protocols import Protocol
-from segkit.plain_data import read_yaml
+from segkit.plain_data import flatten, read_yaml
 from segkit.recipes import SUFFIXES, own_recipes
 
 
@@ -104,9 +104,7 @@ class _Reader:
         config = self.parse(args)
         key = str(config["data"])
         if key not in self._made:
-            # Renamed in jsonargparse 4.49; the old name warns there.
-            instantiate = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
-            self._made[key] = instantiate(config)["data"]
+            self._made[key] = self.parser.build(config)["data"]
         return self._made[key]
 
 

@@ -76,17 +76,17 @@ def make_module(args: Sequence[str], program: str) -> "SegmentationDataModule":
     Raises:
         InputError: An option is unknown or wrong.
     """
-    from segkit.cli.arguments import SegmentationParser, explain, flatten
+    from segkit.cli.jsonargparse_border import SegmentationParser, explain
     from segkit.cli.lightning import SHORT_NAMES
     from segkit.cli.lightning_messages import input_error
     from segkit.data.datamodule import SegmentationDataModule
+    from segkit.plain_data import flatten
 
     parser = SegmentationParser(program)
     parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=True)
     try:
         config = parser.parse_args(list(args))
-        # Renamed in jsonargparse 4.49; the old name warns there.
-        made = (getattr(parser, "instantiate", None) or parser.instantiate_classes)(config)["data"]
+        made = parser.build(config)["data"]
     except ValueError as error:
         known = flatten(parser.get_defaults().as_dict())
         raise InputError(explain(str(input_error(error) or error), known, SHORT_NAMES)) from error

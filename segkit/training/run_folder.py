@@ -1,67 +1,95 @@
-"""Where a training run lies, and going on with one: `segkit fit --ckpt_path last`."""
+"""A training run's folder: where it lies, the logs in it, and the lock that lets one training at a time write there."""
 
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from segkit.cli.restore import ckpt_path, named
 from segkit.errors import InputError, install_extra
-from segkit.files import write_text
-from segkit.training.guards.checkpoints import newest_checkpoint
+from segkit.files import remove_left_behind, write_text
 from segkit.training.guards.preemption import slurm_job
 
-CHECKPOINTS = "checkpoints"
-METRICS, CONFIG = "metrics.csv", "config.yaml"
+CHECKPOINTS, METRICS, CONFIG = "checkpoints", "metrics.csv", "config.yaml"
 
+# Seconds. Loader workers share the lock of the process that started them, and outlive its SIGKILL by five.
+WAIT = 10.0
 
-def with_run(args: Sequence[str]) -> list[str]:
-    """The command line with what `fit` leaves open: the run's folder, and what `--ckpt_path last` means.
-
-    All processes of a run must write to one folder, so it is chosen before they are started. `last` is the newest
-    checkpoint that is complete, in `--run_dir`, or in the newest run under runs/; its `config.yaml` is taken where no
-    `--config` is given. A run that was stopped before its first step is begun again. A job that SLURM runs again goes
-    on by itself.
-
-    Raises:
-        InputError: There is no run, or no checkpoint in it, to go on with.
-    """
-    if not args or args[0] != "fit" or {"-h", "--help"} & set(args):
-        return list(args)
-    checkpoint, given = ckpt_path(args), named(args, "run_dir")
-    run = Path(given or (_newest_run() if checkpoint == "last" else next_run()))
-    # SLURM runs a job again with the same command line.
-    again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and any((run / CHECKPOINTS).glob("*.ckpt"))
-    if checkpoint == "last" or (checkpoint is None and again):
-        found = None if _has_not_begun(run) else str(newest_checkpoint(run / CHECKPOINTS))
-        config = [] if any(arg.split("=")[0] in ("-c", "--config") for arg in args) else [str(run / CONFIG)]
-        options = [x for path in config for x in ("--config", path)]
-        args = [args[0], *options, *args[1:], "--ckpt_path", found or "null"]
-    return [*args, "--run_dir", str(run)]
-
-
-def _has_not_begun(run: Path) -> bool:
-    """Whether a run was stopped before its first step, so that going on with it is to begin it."""
-    return (run / CONFIG).is_file() and not (run / METRICS).exists() and not any((run / CHECKPOINTS).glob("*.ckpt"))
+# Where launchers say which of a training's processes this is, before there is a Trainer that knows.
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 def next_run() -> Path:
     """`runs/<n>` with the first free number; for a job of SLURM `runs/slurm-<id>`, the same when it is run again."""
+    numbers = [int(path.name) for path in Path("runs").glob("*") if path.name.isdigit()]
     job = slurm_job(os.environ)
-    return Path("runs") / (f"slurm-{job}" if job else str(max(_numbers(), default=-1) + 1))
+    return Path("runs") / (f"slurm-{job}" if job else str(max(numbers, default=-1) + 1))
+
+
+def newest_run() -> Path:
+    """The run under runs/ that wrote a checkpoint last.
+
+    Raises:
+        InputError: There is none.
+    """
+    folders = [folder for folder in Path("runs").glob(f"*/{CHECKPOINTS}") if folder.is_dir()]
+    if not folders:
+        raise InputError(
+            f"--ckpt_path last: there is no run with checkpoints under {Path('runs').absolute()}; name one by --run_dir"
+        )
+    return max(folders, key=lambda folder: folder.stat().st_mtime).parent
+
+
+def has_not_begun(run: Path) -> bool:
+    """Whether a run was stopped before its first step, so that going on with it is to begin it."""
+    return (run / CONFIG).is_file() and not (run / METRICS).exists() and not any((run / CHECKPOINTS).glob("*.ckpt"))
 
 
 def goes_on(run: Path, checkpoint: str | None) -> bool:
     """Whether a training writes on in the folder of the run that its checkpoint is from."""
     return checkpoint is not None and (run / CHECKPOINTS).resolve() in Path(checkpoint).resolve().parents
+
+
+@contextmanager
+def run_lock(run: Path) -> Iterator[None]:
+    """Hold `<run>/.lock`, which ends with the process, however that ends; then remove what a killed run left half done.
+
+    Of several processes of a training the first one holds it. On a file system without locks a warning says so.
+
+    Raises:
+        InputError: Another training holds it.
+    """
+    if any(os.environ.get(name, "0") != "0" for name in _RANKS):
+        yield
+        return
+    lock = FileLock(run / ".lock", timeout=WAIT)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"--run_dir {run}: another `segkit fit` is writing here; wait for its end, or give another folder, or none "
+            "for runs/<n>"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if not os.access(run, os.W_OK):  # which whoever writes there says better
+            raise
+        rank_zero_warn(f"{run}: this file system has no locks ({error}); see to it that no other fit writes here")
+    for folder in (run, run / "checkpoints", run / "validation"):
+        remove_left_behind(folder, all_of_them=lock.is_locked)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def csv_logger(run: Path, from_step: int | None) -> CSVLogger:
@@ -161,16 +189,3 @@ def _csv_text(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _newest_run() -> Path:
-    folders = [folder for folder in Path("runs").glob(f"*/{CHECKPOINTS}") if folder.is_dir()]
-    if not folders:
-        raise InputError(
-            f"--ckpt_path last: there is no run with checkpoints under {Path('runs').absolute()}; name one by --run_dir"
-        )
-    return max(folders, key=lambda folder: folder.stat().st_mtime).parent
-
-
-def _numbers() -> list[int]:
-    return [int(path.name) for path in Path("runs").glob("*") if path.name.isdigit()]

@@ -1,12 +1,27 @@
-"""Parsing errors of the Lightning commands: one line with the valid names, in place of jsonargparse's nested report."""
+"""What segkit needs of jsonargparse that jsonargparse does not promise; no other file reaches into it.
+
+* Its errors are texts of several lines without parts that one could ask for; `explain` takes them apart.
+* `--pair.1 2.0` behind `--pair "[0.8, 1.25]"` gives (1.0, 2.0) where `pair` is a `tuple[float, float]` (seen in 4.53),
+  as `NestedArg`, which holds index and value, is a tuple itself; for a list it is refused. Here a command line is first
+  parsed without its items, which says what each list is, and then with whole lists in their place.
+* The types of a union are tried in its order, and there is no public way to change it. `typing` keeps the unions that
+  it has made (`_tp_cache`) and takes those of another order for the same, so that Lightning's `Union[int, float, None]`
+  may come back as `Union[float, int, None]`, and `--trainer.limit_val_batches 1` as 1.0, which means all batches.
+* `instantiate_classes` is `instantiate` since 4.49, where the old name warns; segkit takes 4.40 and later.
+
+https://github.com/mauvilsa/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py (messages, `NestedArg`, `_typehint`)
+https://github.com/mauvilsa/jsonargparse/blob/v4.53.0/jsonargparse/_deprecated.py (`instantiate_classes`)
+https://github.com/python/cpython/blob/3.11/Lib/typing.py (`_tp_cache`)
+"""
 
 import inspect
+import json
 import operator
 import pydoc
 import re
 import sys
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NoReturn
 
@@ -14,13 +29,11 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
-from segkit.cli.items import with_whole_lists
+from segkit.cli.given import with_recipes
 from segkit.errors import InputError, did_you_mean
-from segkit.plain_data import check_size
-from segkit.recipes import SUFFIXES, find_recipe
+from segkit.plain_data import check_size, parse_yaml
 
 _load_yaml = get_loader("yaml")  # jsonargparse's, which reads 1e-4 as a number
-
 
 # Once options of the model; the configs of older runs have them there.
 MOVED = ("encoder_weights", "init_from", "validation_scale", "test_precision")
@@ -37,48 +50,23 @@ def _load_checked(text: str) -> Any:
     return content
 
 
-def with_recipes(args: Sequence[str]) -> list[str]:
-    """The command line with paths in place of the names of recipes, in `--config` and `--data`.
-
-    Raises:
-        InputError: `--config` names neither a file nor a recipe.
-    """
-    found = list(args)
-    for place, (option, following) in enumerate(zip(args, [*args[1:], ""], strict=False)):
-        name, equals, rest = option.partition("=")
-        value = rest if equals else following
-        is_data = name == "--data" and (value.startswith("data/") or value.endswith(SUFFIXES))
-        if value and (is_data or name in ("-c", "--config")):
-            found[place if equals else place + 1] = (
-                f"{name}={find_recipe(value)}" if equals else str(find_recipe(value))
-            )
-    return found
-
-
 set_loader("yaml", _load_checked, (yaml.YAMLError,))  # of configs, of files that they include, and of typed values
 
 
 class SegmentationParser(LightningArgumentParser):
-    """A parser that raises `InputError` and takes no abbreviated names: `--model.optim.l` is a typing error.
-
-    `--data.scale_range.1 2.0` replaces one item of a list or tuple, and an integer stays one where a float may stand.
-    """
+    """A parser that raises `InputError`, takes no abbreviated names, and replaces items: `--data.scale_range.1 2.0`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """As jsonargparse, but `--trainer.limit_val_batches 1` is the integer, one batch, and not 1.0, all of them.
-
-        Lightning writes `Optional[Union[int, float]]`. `typing` keeps the unions that it has made and takes those of
-        another order for the same, so that this one may come back as `Union[float, int, None]`; jsonargparse tries the
-        types in that order, and has no public way to change it. `int | float` is made anew each time.
-        """
+        """As jsonargparse, but where an integer and a float may stand, an integer is tried first."""
         added = super().add_class_arguments(*args, **kwargs)
         action: Any
         for action in self._actions:
             kinds = typing.get_args(getattr(action, "_typehint", None))
             if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+                # `int | float` is made anew each time
                 action._typehint = reduce(operator.or_, (int, *(kind for kind in kinds if kind is not int)))
         return added
 
@@ -91,9 +79,15 @@ class SegmentationParser(LightningArgumentParser):
 
         given = sys.argv[1:] if args is None else list(args)
         if namespace is None:  # that of a subcommand, whose arguments have been seen to
-            whole = with_whole_lists(with_recipes(given), options)
+            whole = _with_whole_lists(with_recipes(given), options)
             args = args if whole == given else whole
         return super().parse_args(args, namespace, **kwargs)
+
+    def build(self, config: Namespace) -> Namespace:
+        """The objects that a configuration describes."""
+        instantiate = getattr(self, "instantiate", None) or self.instantiate_classes
+        built: Namespace = instantiate(config)
+        return built
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Hand jsonargparse's message on; `explain` shortens it where the valid names are known."""
@@ -137,17 +131,6 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     if inner is not None and key is not None:  # the first attempt at a class is the one that was meant
         return explain(f'Parser key "{key}.{inner[1]}":\n{inner[2]}', keys, classes)
     return _wrong_value(key, message) or re.sub(r'^Parser key "([^"]+)": ', r"\1: ", " ".join(message.split()))
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` to `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _choices(key: str, classes: Sequence[type]) -> list[type]:
@@ -223,3 +206,94 @@ def _wrong_value(key: str | None, message: str) -> str | None:
 def _first(pattern: str, text: str) -> str | None:
     match = re.search(pattern, text)
     return match.group(1) if match else None
+
+
+_ITEM = re.compile(r"--(?P<key>[\w.]+)\.(?P<index>[-+]?\d[^.=]*)(?:=(?P<value>.*))?", re.DOTALL)
+
+
+def _with_whole_lists(args: Sequence[str], parse: Callable[[list[str]], Mapping[str, Any]]) -> list[str]:
+    """The arguments with whole lists in the place of their items.
+
+    Args:
+        args: The command line.
+        parse: Gives the options of a command line, nested by name.
+
+    Returns:
+        `args` itself where it names no items. The whole lists come last, where they beat what the config files say.
+
+    Raises:
+        InputError: There is no such item, or something behind it would replace the whole list.
+    """
+    given, rest = list(args), list[str]()
+    items: list[tuple[str, str, str]] = []
+    while given:
+        item = _ITEM.fullmatch(given[0])
+        if item is None:
+            rest.append(given.pop(0))
+            continue
+        option = given.pop(0)
+        text = item["value"] if item["value"] is not None else given.pop(0) if given else ""
+        _check_order(option, item["key"], given)
+        items.append((item["key"], item["index"], text))
+    return [*rest, *_whole(items, parse(rest))] if items else list(args)
+
+
+def _whole(items: Sequence[tuple[str, str, str]], options: Mapping[str, Any]) -> list[str]:
+    """`--key=[...]` for each list that has items among these, or the item as it was typed where it is of no list."""
+    lists: dict[str, Any] = {}
+    others = []
+    for key, index, text in items:
+        value = lists[key] if key in lists else _value(options, key)
+        if value is _ABSENT or isinstance(value, Mapping):  # no list: its parser knows what is wrong, if anything is
+            others.append(f"--{key}.{index}={text}")
+        else:
+            lists[key] = _replaced(key, value, index, text)
+    return [*others, *(f"--{key}={json.dumps(value, default=str)}" for key, value in lists.items())]
+
+
+def _replaced(key: str, value: Any, index: str, text: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{key}.{index}: {key} is {json.dumps(value, default=str)}, no list; {_whole_list(key)}")
+    if not index.isdecimal() or int(index) >= len(value):
+        allowed = f"0 to {len(value) - 1}" if value else "none, for it is empty"
+        raise InputError(f"{key}.{index}: no such item of {key}; allowed: {allowed}; or {_whole_list(key)}")
+    return [*value[: int(index)], parse_yaml(text, f"--{key}.{index}"), *value[int(index) + 1 :]]
+
+
+def _whole_list(key: str) -> str:
+    return f"give the whole list: --{key} '[...]'"
+
+
+_ABSENT = object()
+
+
+def _value(options: Mapping[str, Any], key: str) -> Any:
+    """What stands at a dotted name, in which `init_args` may be left out; `_ABSENT` where nothing does.
+
+    Raises:
+        InputError: There is a list on the way.
+    """
+    value: Any = options
+    for name in key.split("."):
+        if isinstance(value, (list, tuple)):
+            raise InputError(f"{key}: {name!r} is no item of a list; {_whole_list(key.split('.' + name)[0])}")
+        if isinstance(value, Mapping) and name not in value:
+            value = value.get("init_args")
+        if not isinstance(value, Mapping) or name not in value:
+            return _ABSENT
+        value = value[name]
+    return value
+
+
+def _check_order(option: str, key: str, following: Sequence[str]) -> None:
+    """Refuse what would silently take the item back."""
+    path = _without_init_args(key)
+    for later in following:
+        name = later.split("=")[0]
+        whole = _without_init_args(name[2:]) if name.startswith("--") else None
+        if name in ("-c", "--config") or (whole and (path + ".").startswith(whole + ".")):
+            raise InputError(f"{option.split('=')[0]}: stands before {name}, which may replace it; give it behind that")
+
+
+def _without_init_args(key: str) -> str:
+    return ".".join(name for name in key.split(".") if name != "init_args")

@@ -1,0 +1,75 @@
+"""What a Lightning command line names before it is parsed: recipes, the run's folder, and a checkpoint."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from segkit.plain_data import read_yaml
+from segkit.recipes import SUFFIXES, find_recipe
+from segkit.training.guards.checkpoints import newest_checkpoint
+from segkit.training.run_folder import CHECKPOINTS, CONFIG, has_not_begun, newest_run, next_run
+
+
+def named(args: Sequence[str], name: str) -> str | None:
+    """The last value of a top-level option on the command line, or in a config file that it names.
+
+    Args:
+        args: The command and its options.
+        name: Of the option, without dashes.
+
+    Raises:
+        InputError: A config file is absent or not YAML.
+    """
+    found = None
+    for option, following in zip(args, [*args[1:], ""], strict=True):
+        given, equals, rest = option.partition("=")
+        value = rest if equals else following
+        if given == f"--{name}":
+            found = value
+        elif given in ("-c", "--config"):
+            content = read_yaml(find_recipe(value))
+            found = (content.get(name) if isinstance(content, dict) else None) or found
+    return None if found in (None, "null") else found
+
+
+def with_recipes(args: Sequence[str]) -> list[str]:
+    """The command line with paths in place of the names of recipes, in `--config` and `--data`.
+
+    Raises:
+        InputError: `--config` names neither a file nor a recipe.
+    """
+    found = list(args)
+    for place, (option, following) in enumerate(zip(args, [*args[1:], ""], strict=False)):
+        name, equals, rest = option.partition("=")
+        value = rest if equals else following
+        is_data = name == "--data" and (value.startswith("data/") or value.endswith(SUFFIXES))
+        if value and (is_data or name in ("-c", "--config")):
+            found[place if equals else place + 1] = (
+                f"{name}={find_recipe(value)}" if equals else str(find_recipe(value))
+            )
+    return found
+
+
+def with_run(args: Sequence[str]) -> list[str]:
+    """The command line with what `fit` leaves open: the run's folder, and what `--ckpt_path last` means.
+
+    All processes of a run must write to one folder, so it is chosen before they are started. `last` is the newest
+    checkpoint that is complete, in `--run_dir`, or in the newest run under runs/; its `config.yaml` is taken where no
+    `--config` is given. A run that was stopped before its first step is begun again. A job that SLURM runs again goes
+    on by itself.
+
+    Raises:
+        InputError: There is no run, or no checkpoint in it, to go on with.
+    """
+    if not args or args[0] != "fit" or {"-h", "--help"} & set(args):
+        return list(args)
+    checkpoint, given = named(args, "ckpt_path"), named(args, "run_dir")
+    run = Path(given or (newest_run() if checkpoint == "last" else next_run()))
+    # SLURM runs a job again with the same command line.
+    again = os.environ.get("SLURM_RESTART_COUNT", "0") != "0" and any((run / CHECKPOINTS).glob("*.ckpt"))
+    if checkpoint == "last" or (checkpoint is None and again):
+        found = None if has_not_begun(run) else str(newest_checkpoint(run / CHECKPOINTS))
+        config = [] if any(arg.split("=")[0] in ("-c", "--config") for arg in args) else [str(run / CONFIG)]
+        options = [x for path in config for x in ("--config", path)]
+        args = [args[0], *options, *args[1:], "--ckpt_path", found or "null"]
+    return [*args, "--run_dir", str(run)]
