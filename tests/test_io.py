@@ -4,6 +4,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import rasterio
@@ -96,7 +97,9 @@ def test_values_without_a_known_range_are_refused(tmp_path):
     for kind in (np.float32, np.float64, np.int16, np.uint32, np.int8):
         for values in (RGB[..., 0] // 2, RGB // 2):
             path = save_deep(tmp_path / "a.tif", values.astype(kind))
-            fails(read_image, path, f"values of {np.dtype(kind)}", "..127", "0..255")
+            undecoded = kind is np.uint32 and cv2.__version__ < "5"  # OpenCV 4 does not read these at all
+            words = ["32 bits unsigned"] if undecoded else [f"values of {np.dtype(kind)}", "..127", "0..255"]
+            fails(read_image, path, *words)
 
 
 def test_a_jpeg_that_lost_its_middle(tmp_path):
@@ -220,7 +223,7 @@ def test_wrong_label_kinds_are_refused(tmp_path):
     two[1:, 2:] = 64, 128, 192
     held = "2 colours, (0, 0, 0) at row 0, column 0 and in 11 pixels"
     fails(read_label, save(tmp_path / "two.png", Image.fromarray(two)), held)
-    fails(read_label, save(tmp_path / "deep.png", Image.fromarray(RGB[..., 0].astype(np.uint16))), "I;16", "8 bits")
+    fails(read_label, save(tmp_path / "deep.png", Image.fromarray(RGB[..., 0].astype(np.uint16))), "mode I", "8 bits")
     fails(read_label, save(tmp_path / "l.jpg", labels), "JPEG", "PNG", " values, ", "at row 0, column 0 and in ")
     cut = save(tmp_path / "cut.png", labels)
     cut.write_bytes(cut.read_bytes()[:-40])

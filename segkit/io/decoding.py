@@ -17,7 +17,8 @@ from segkit.io.header import DECODER_ERRORS, JPEG_START, PNG_START, Header
 from segkit.io.tiff import TIFF_STARTS, upright_tiff
 
 # OpenCV prints several lines for each damaged file, of which the exception or the missing result says enough.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
+_set_log_level(0)
 
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
