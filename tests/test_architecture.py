@@ -34,7 +34,8 @@ ALLOWED = {
     "predictions":   {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths",
                       "text", "evaluation"},
     "data":          {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths"},
-    "doctor":        {"__version__", "machine", "errors", "files", "io", "ops", "models", "inference", "data"},
+    "doctor":        {"__version__", "machine", "errors", "files", "io", "ops", "models", "inference", "data",
+                      "text"},
     "training":      {"arrays", "bars", "errors", "signatures", "files", "io", "ops", "metadata", "models", "inference",
                       "evaluation", "predictions", "text", "visualization"},
 }  # fmt: skip

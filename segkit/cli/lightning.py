@@ -55,6 +55,7 @@ from segkit.training.lightning_border import UserFirstCLI
 from segkit.training.module import SegmentationModule
 from segkit.training.network_callbacks import EvaluationForm
 from segkit.training.prediction_writer import PredictionWriter
+from segkit.training.probe import probe
 from segkit.training.results import ALL_METRICS, CalibrationReport, ResultWriter
 from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock
 from segkit.training.sync_norm import SyncBatchNormPlugin
@@ -312,9 +313,8 @@ class SegmentationCLI(UserFirstCLI):
             InputError: It does not.
         """
         if self.value(self.config, "probe"):
-            from segkit.cli.probe import probe
-
-            probe(self.trainer, self.model, self.datamodule)
+            for line in probe(self.trainer, self.model, self.datamodule):
+                say(line)
             return
         try:
             with run_lock(Path(self.trainer.default_root_dir)):

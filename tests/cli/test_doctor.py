@@ -304,7 +304,7 @@ def test_the_folders_are_those_of_the_recipes() -> None:
 def test_what_a_terminal_shows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Columns, and no line that is longer than the terminal is wide but for what cannot be broken."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(command, "_width", lambda: 80)
+    monkeypatch.setattr(command, "_columns", lambda: 80)
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if len(line) > 80 and "/" not in line] == []  # paths stay whole
