@@ -1,12 +1,12 @@
 """`segkit export`: write a checkpoint as a model file, safetensors with a card that says all about the weights."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.cli.parser import Parser, Switch
-from segkit.cli.run_results import results_of_run, score_of
 from segkit.cli.weights.command import check_output
 from segkit.cli.words import say
 from segkit.text import aligned, listed, percent
@@ -28,6 +28,7 @@ def main(args: Sequence[str]) -> int:
     options = _parser().parse_args(args)
     output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
     check_output(output, options.overwrite)
+    from segkit.evaluation.read_results import score_of
     from segkit.evaluation.results import versions
     from segkit.models.checkpoint import weights_sha256
     from segkit.models.export import sourced, without_aux
@@ -35,7 +36,7 @@ def main(args: Sequence[str]) -> int:
     from segkit.models.weights import read_checkpoint
 
     checkpoint = read_checkpoint(options.checkpoint)
-    given = options.result or results_of_run(options.checkpoint, weights_sha256(checkpoint.state_dict))
+    given = options.result or _results_of_run(options.checkpoint, weights_sha256(checkpoint.state_dict))
     checkpoint = checkpoint if options.aux else without_aux(checkpoint)
     network = checkpoint.build_network()  # what cannot be built is not written
     scores = [score_of(path, _class_names(checkpoint)) for path in given]
@@ -50,6 +51,15 @@ def main(args: Sequence[str]) -> int:
     parameters = sum(p.numel() for p in network.parameters())
     say(summary(output, checkpoint, parameters))
     return 0
+
+
+def _results_of_run(checkpoint: Path, sha256: str) -> list[Path]:
+    from segkit.evaluation.read_results import results_of_run
+
+    own, others = results_of_run(checkpoint, sha256)
+    for path in others:
+        say(f"{path}: left out: made with other weights than {checkpoint.name}'s", to=sys.stderr)
+    return own
 
 
 def summary(path: Path, checkpoint: "Checkpoint", parameters: int) -> str:

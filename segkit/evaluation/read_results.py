@@ -1,33 +1,27 @@
 """The result files of a checkpoint: which ones are its own, and what a card keeps of them."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import parse_json
 
 _KEPT = ("num_images", "partial", "date")  # of a result, beside its scores
 
 
-def results_of_run(checkpoint: Path, sha256: str) -> list[Path]:
-    """`result*.json` in the run's folder that were made with these weights; of others that lie there, say so.
+def results_of_run(checkpoint: Path, sha256: str) -> tuple[list[Path], list[Path]]:
+    """`result*.json` in the run's folder: those that were made with these weights, and the others.
 
     Args:
         checkpoint: In the run's folder `checkpoints`.
         sha256: `segkit.models.checkpoint.weights_sha256` of its weights: a run has several checkpoints.
     """
     if checkpoint.parent.name != "checkpoints":
-        return []
-    own = []
-    for path in sorted(checkpoint.parent.parent.glob("result*.json")):
-        if (_read(path).get("weights") or {}).get("sha256") == sha256:
-            own.append(path)
-        else:
-            say(f"{path}: left out: made with other weights than {checkpoint.name}'s", to=sys.stderr)
-    return own
+        return [], []
+    paths = sorted(checkpoint.parent.parent.glob("result*.json"))
+    own = [path for path in paths if (_read(path).get("weights") or {}).get("sha256") == sha256]
+    return own, [path for path in paths if path not in own]
 
 
 def score_of(path: Path, class_names: Sequence[str] | None) -> dict[str, Any]:
