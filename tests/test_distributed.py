@@ -46,8 +46,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("count", [5, 7])
-def test_one_two_and_three_processes_count_the_same_pixels(count: int, checkpoint: Path, tmp_path: Path) -> None:
+def test_one_two_and_three_processes_count_the_same_pixels(checkpoint: Path, tmp_path: Path) -> None:
+    count = 5  # which neither two nor three processes share evenly
     root = folder(tmp_path / "data", count)
     results = {}
     for world in (1, 2, 3):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from gloo import join, said, start_command
+from interrupt import Killed
 from noise import write_noise
 from tiny_fit import assert_equal
 
@@ -114,7 +115,24 @@ def stop(recipe: Path, run: Path, at: int, signal: str = "SIGKILL", **environmen
     return code, said(log)
 
 
-@pytest.mark.parametrize("at", [11, 7, 13, 14], ids=["in an epoch", "at its begin", "before a validation", "behind it"])
+def killed(arguments: list[str], at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends in step `at`, in this process: nothing of it may do anything about it."""
+    monkeypatch.setenv("INTERRUPT_AT", str(at))
+    monkeypatch.setenv("INTERRUPT_SIGNAL", "killed")
+    with pytest.raises(Killed):
+        main(arguments)
+    monkeypatch.delenv("INTERRUPT_AT")
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param(11, id="in an epoch"),
+        pytest.param(7, id="at its begin", marks=pytest.mark.campaign),  # test_stops.py has these, in one process
+        pytest.param(13, id="before a validation", marks=pytest.mark.campaign),
+        pytest.param(14, id="behind it", marks=pytest.mark.campaign),
+    ],
+)
 def test_after_kill_9_the_end_is_the_same_to_the_bit(
     at: int, recipe: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +147,7 @@ def test_after_kill_9_the_end_is_the_same_to_the_bit(
     assert [p.name for p in run.glob("config*")] == ["config.yaml"]
 
 
+@pytest.mark.campaign  # test_stops.py kills a run thirteen times, in one process
 def test_killed_twice_in_one_epoch(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     stop(recipe, run, 9)
@@ -139,20 +158,21 @@ def test_killed_twice_in_one_epoch(recipe: Path, uninterrupted: Path, tmp_path: 
     assert_same_end(run, uninterrupted)
 
 
-def test_two_workers_and_a_cache_see_the_same_rest(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_two_workers_and_a_cache_see_the_same_rest(
+    recipe: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
-    code, text = stop(recipe, run, 10)
-    assert code == -9, text
+    killed(fit(recipe, run), 10, monkeypatch)
     options = ["--data.num_workers", "2", "--data.cache_dir", str(tmp_path / "cache")]
     assert main(fit(recipe, run, "--ckpt_path", "last", *options)) == 0
     assert_same_end(run, uninterrupted)
 
 
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(
-    recipe: Path, uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    recipe: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    stop(recipe, run, 11)
+    killed(fit(recipe, run), 11, monkeypatch)
     last, previous = (run / "checkpoints" / name for name in ("last.ckpt", "last-previous.ckpt"))
     assert torch.load(previous, weights_only=True)["global_step"] == 8
     os.truncate(last, last.stat().st_size // 2)
@@ -203,7 +223,7 @@ def test_going_on_from_a_damaged_state_is_one_line(
     assert "last.ckpt: damaged" in said_ and "global_step" in said_ and "last-previous.ckpt" in said_
 
 
-def test_the_gradient_scaler_of_float16_goes_on(recipe: Path, tmp_path: Path) -> None:
+def test_the_gradient_scaler_of_float16_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning turns float16 on the CPU into bfloat16; its plugin, named in the config, does not."""
     plugin = {
         "class_path": "pytorch_lightning.plugins.MixedPrecision",
@@ -212,9 +232,7 @@ def test_the_gradient_scaler_of_float16_goes_on(recipe: Path, tmp_path: Path) ->
     (tmp_path / "half.yaml").write_text(yaml.safe_dump({"trainer": {"plugins": [plugin]}}))
     options = ("--config", str(tmp_path / "half.yaml"), "--trainer.accumulate_grad_batches", "2")
     assert main(fit(recipe, tmp_path / "whole", *options)) == 0
-    environment = {"INTERRUPT_AT": "9", "INTERRUPT_SIGNAL": "SIGKILL"}
-    processes = start_command(1, fit(recipe, tmp_path / "run", *options), tmp_path / "log", environment)
-    assert join(processes, timeout=300) == [-9], said(tmp_path / "log")
+    killed(fit(recipe, tmp_path / "run", *options), 9, monkeypatch)
     assert main(["fit", "--ckpt_path", "last", "--run_dir", str(tmp_path / "run")]) == 0
     end, expected = state(tmp_path / "run"), state(tmp_path / "whole")
     assert end["global_step"] == expected["global_step"] == 12
@@ -223,7 +241,7 @@ def test_the_gradient_scaler_of_float16_goes_on(recipe: Path, tmp_path: Path) ->
         assert_equal(end[key], expected[key], key)
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("signal", [pytest.param("SIGTERM", marks=pytest.mark.campaign), "SIGUSR1", "SIGINT"])
 def test_a_signal_saves_and_stops(
     signal: str, recipe: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

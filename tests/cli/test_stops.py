@@ -1,7 +1,7 @@
 """Stops at every moment of a run, in one process: what `fit --ckpt_path last` ends with is the run that had none."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from segkit.cli import main
 
 EPOCHS, BATCHES = 2, 3
 STEPS = EPOCHS * BATCHES
+END = BATCHES - 1  # a step that validation follows on is done again, the others are not
+PAIRS = [(i, j) for i in range(END - 1, END + 2) for j in range(i + (i != END), END + 3)]
 STOPPING = {
     "class_path": "pytorch_lightning.callbacks.EarlyStopping",
     "init_args": {"monitor": "val/mIoU", "mode": "max", "min_delta": 0.5, "patience": 3},
@@ -70,7 +72,16 @@ def runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield Runs(tmp_path, root, monkeypatch)
 
 
-def test_stops_in_every_step_and_in_all_pairs_around_an_epochs_end(runs: Runs) -> None:
+@pytest.mark.parametrize(
+    ("steps", "pairs"),
+    [
+        pytest.param([0, END, STEPS - 1], [(1, END), (END, END), (3, 4)], id="a sample"),
+        pytest.param(range(STEPS), PAIRS, id="all", marks=pytest.mark.campaign),
+    ],
+)
+def test_stops_in_every_step_and_in_pairs_around_an_epochs_end(
+    steps: Sequence[int], pairs: Sequence[tuple[int, int]], runs: Runs
+) -> None:
     """A second stop leaves what a first one there does, so a third and all others do."""
     assert runs.start() == 0
     whole = runs.result()
@@ -82,12 +93,10 @@ def test_stops_in_every_step_and_in_all_pairs_around_an_epochs_end(runs: Runs) -
         runs.stopped(runs.start, step)
         left[step] = runs.result()
         runs.keep(f"stopped in {step}")
-    for step in range(STEPS):
+    for step in steps:
         runs.take(f"stopped in {step}")
         assert runs.go_on() == 0
         assert_equal(runs.result(), whole, f"stopped in {step}")
-    end = BATCHES - 1  # a step that validation follows on is done again, the others are not
-    pairs = [(i, j) for i in range(end - 1, end + 2) for j in range(i + (i != end), end + 3)]
     for first, second in pairs:
         runs.take(f"stopped in {first}")
         runs.stopped(runs.go_on, second)
@@ -128,17 +137,18 @@ VARIANTS: dict[str, tuple[int, dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.parametrize("apart", [2, pytest.param(1, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_stopped_in_every_step_one_after_another(variant: str, runs: Runs) -> None:
+def test_stopped_in_steps_one_after_another(variant: str, apart: int, runs: Runs) -> None:
     steps, trainer, options = VARIANTS[variant]
-    callbacks = runs.config["trainer"]["callbacks"] + trainer.pop("callbacks", [])
+    callbacks = [*runs.config["trainer"]["callbacks"], *trainer.get("callbacks", [])]
     runs.config["trainer"] |= trainer | {"callbacks": callbacks}
     assert runs.start(*options) == 0
     whole = runs.result()
     assert any(row["val/mIoU"] for row in whole["metrics.csv"])
     runs.keep("whole")
     runs.stopped(lambda: runs.start(*options), 0)
-    for step in range(1, steps):
+    for step in range(1, steps, apart):
         runs.stopped(runs.go_on, step)
     runs.stopped(runs.go_on, whole["last.ckpt"]["global_step"], "killed", "ended")  # it is written, and early stopping
     assert runs.go_on() == 0

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gloo import run_command
 from PIL import Image
 
 from segkit.cli import main
@@ -221,15 +221,8 @@ def test_segkit_test_scores_officially_too(root, tmp_path, capsys):
 @pytest.mark.slow
 def test_two_processes_write_their_own_images_and_one_scores(root, tmp_path):
     arguments = test_arguments(root, tmp_path / "run", "--official", "--trainer.devices", "2")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-m", "segkit", *arguments, "--trainer.strategy", "ddp"]
-    ranks = [{"RANK": r, "LOCAL_RANK": r, "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "test"} for r in "01"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    processes = [subprocess.Popen(command, env=os.environ | world | rank, **pipes) for rank in ranks]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    run_command(2, [*arguments, "--trainer.strategy", "ddp"], tmp_path / "log")
+    outputs = [(tmp_path / f"log.{rank}").read_text() for rank in range(2)]
     found, ours = (json.loads((tmp_path / f"run/{name}.json").read_text()) for name in ("official", "result"))
     assert found["equals_segkit"] and found["num_images"] == ours["num_images"] == 3
     assert sorted(p.name for p in tmp_path.glob("run/official*")) == ["official", "official.json"]
