@@ -42,8 +42,8 @@ _TICKS = {-4: "0.01%", -2: "1%", 0: "100%"}
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An image on the sheet.
+class Tile:
+    """An image on the sheet, with its labels.
 
     Attributes:
         image: uint8 (H, W, 3) RGB.
@@ -84,7 +84,7 @@ class Share:
         return max(0.0, 1 - math.log10(self.share) / _LOWEST)
 
 
-def shares(samples: Sequence[Sample], class_names: Sequence[str]) -> list[Share]:
+def shares(samples: Sequence[Tile], class_names: Sequence[str]) -> list[Share]:
     """The classes that occur in any of the samples, the largest first; ignored pixels, if there are any, last."""
     counts = sum((np.bincount(sample.mask.ravel(), minlength=256) for sample in samples), np.zeros(256, np.int64))
     total = int(counts.sum())
@@ -94,7 +94,7 @@ def shares(samples: Sequence[Sample], class_names: Sequence[str]) -> list[Share]
 
 
 def contact_sheet(
-    samples: Sequence[Sample], class_names: Sequence[str], palette: Palette, title: str, width: int = WIDTH
+    samples: Sequence[Tile], class_names: Sequence[str], palette: Palette, title: str, width: int = WIDTH
 ) -> np.ndarray:
     """Draw the sheet.
 
@@ -128,7 +128,7 @@ def tile_overlay(image: np.ndarray, mask: np.ndarray, palette: Palette) -> np.nd
     return hatch(overlay(image, mask, palette), mask)
 
 
-def _factor(samples: Sequence[Sample], box: int) -> int:
+def _factor(samples: Sequence[Tile], box: int) -> int:
     """By which all images are enlarged."""
     longest: int = max(max(sample.mask.shape) for sample in samples)
     return max(1, min(box, _LARGE) // longest)
@@ -139,7 +139,7 @@ def _box(columns: int, width: int) -> int:
     return ((width - _GAP * (columns - 1)) // columns - _SEAM) // 2
 
 
-def _columns(samples: Sequence[Sample], width: int) -> int:
+def _columns(samples: Sequence[Tile], width: int) -> int:
     """The number of tiles in a row that brings the grid nearest to its shape."""
 
     def off(columns: int) -> float:
@@ -153,7 +153,7 @@ def _columns(samples: Sequence[Sample], width: int) -> int:
     return min(range(1, min(len(samples), _MAX_COLUMNS) + 1), key=off)
 
 
-def _tile(sample: Sample, palette: Palette, box: int, factor: int) -> np.ndarray:
+def _tile(sample: Tile, palette: Palette, box: int, factor: int) -> np.ndarray:
     """Image | overlay, above the caption."""
     image, mask = (magnified(array, factor) for array in fit(sample.image, sample.mask, box))
     pair = side_by_side([image, tile_overlay(image, mask, palette)], _SEAM)

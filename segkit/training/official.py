@@ -1,8 +1,7 @@
 """`segkit test --official`: cityscapesScripts' own evaluation beside ours, on label-id PNGs of the same run."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
@@ -28,21 +27,16 @@ from segkit.training.preflight import is_whole
 _SERVER = SERVERS["cityscapes"]
 
 
-class _Sample(Protocol):
-    name: str
-    mask: Path | None
-
-
 class OfficialCityscapes(Callback):
-    """Writes each label map as a PNG of label ids into `<run>/official/`; scores them all after the test.
+    """Writes each label map as a PNG of label ids into `<run>/official/`, and has them all scored after the test.
 
-    The table is printed beside ours, and `<run>/official.json` written. Each process writes its own images; the
-    first scores them.
+    The official table is printed beside segkit's and written to `<run>/official.json`. Each process writes its own
+    images; the first one scores them.
 
     Raises:
-        InputError: Before anything runs: this is no test, not on Cityscapes, or of a part of the split; or instance
-            files are missing.
-        RuntimeError: At the end: a class score differs from ours in any digit.
+        InputError: Before anything runs: this is not a test, not on Cityscapes, or only of a part of the split, or
+            instance files are missing.
+        RuntimeError: At the end: a class score differs from segkit's in any digit.
     """
 
     def __init__(self) -> None:
@@ -54,7 +48,7 @@ class OfficialCityscapes(Callback):
             raise InputError("--official: official scores are those of `segkit test`; leave it out here")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot be scored; choose a new folder."""
+        """Refuse what cannot be scored, and choose a new folder."""
         truths = _truths(trainer)
         limit = trainer.limit_test_batches
         if not is_whole(limit):
@@ -74,7 +68,7 @@ class OfficialCityscapes(Callback):
             write_png(self._path(name), _SERVER.space.unmap_labels(labels))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score, print, write and compare, when all processes have written."""
+        """Score, print, write and compare once all processes have written."""
         trainer.strategy.barrier("official")
         if not trainer.is_global_zero:
             return
@@ -101,8 +95,7 @@ class OfficialCityscapes(Callback):
 def _truths(trainer: Trainer) -> dict[str, Path]:
     """Name of each test image and its `*_gtFine_labelIds.png`."""
     loader: Any = trainer.test_dataloaders
-    samples: Sequence[_Sample] = loader.dataset.samples
-    truths = {sample.name: sample.mask for sample in samples if sample.mask is not None}
+    truths: dict[str, Path] = {s.name: s.mask for s in loader.dataset.samples if s.mask is not None}
     other = next((path for path in truths.values() if not path.name.endswith(TRUTH_ENDING)), None)
     if other is not None:
         raise InputError(f"--official: cityscapesScripts scores CityscapesDataModule only, not {other}; leave it out")

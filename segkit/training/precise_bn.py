@@ -41,13 +41,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What `recalibrate` gives.
+    """A network whose batch norms have new statistics, and how far these moved.
 
     Attributes:
         network: A copy with the new statistics, each part in the training or eval mode that it had. Its counters
             `num_batches_tracked` hold the number of batches.
-        batches: How many there were.
-        images: How many they had in all.
+        batches: How many were averaged.
+        images: How many these held in all.
         changes: One for each norm that was recalibrated, in the network's order.
     """
 
@@ -58,7 +58,7 @@ class Recalibration:
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
-    """Average the statistics of all batch norms over batches; see this file's docstring.
+    """Average the statistics of all batch norms over batches, as the module's docstring says.
 
     Frozen norms keep theirs and normalise with them: those in eval mode in a network that trains, those whose weights
     need no gradient where other weights do, and those that keep no statistics. The forward passes are those of
@@ -82,7 +82,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
     view = _View(fresh, list(moving.values()), [norm for name, norm in norms.items() if name not in moving])
     update_bn(batches, view)
     if view.batches == 0:
-        raise InputError("recalibrate: no batch was given, and statistics of none are none; give one or more")
+        raise InputError("recalibrate: no batch was given, so there are no statistics; give one or more")
     for copied, original in zip(fresh.modules(), network.modules(), strict=True):
         copied.training = original.training
     before = dict(network.named_modules())
@@ -113,7 +113,7 @@ def recalibrate_checkpoint(
 
 
 class _View(nn.Module):
-    """What `update_bn` sees of a network: only the norms that move; the frozen ones stay in eval mode. Counts."""
+    """What `update_bn` sees of a network: only the norms that move; the frozen ones stay in eval mode."""
 
     def __init__(self, network: nn.Module, moving: Sequence[nn.Module], frozen: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -122,18 +122,18 @@ class _View(nn.Module):
         self.batches = self.images = 0
 
     def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
-        """Those whose statistics are set to 0 and 1 first, and then averaged."""
+        """The norms whose statistics are first set to 0 and 1, and then averaged."""
         return iter(self.moving)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch all but the frozen norms."""
+        """Switch the mode of all but the frozen norms."""
         super().train(mode)
         for norm in self.frozen:
             norm.eval()
         return self
 
     def forward(self, batch: Tensor) -> Any:
-        """As the network does."""
+        """Run the network, and count."""
         self.batches += 1
         self.images += len(batch)
         return self.network(batch)

@@ -1,7 +1,7 @@
-"""`segkit predict`'s label maps: each image once, by any number of processes, and gone on with after an interruption.
+"""The label maps of `segkit predict`: each image is predicted once, by any number of processes, over any interruption.
 
-A file that is there is whole (`segkit.io` renames finished files), so going on means leaving out what is there. Each
-process looks only at the images that are its own in this run, so that none depends on how far another one is.
+A file that exists is complete (`segkit.io` renames finished files), so a run is resumed by leaving out the images whose
+file exists. Each process looks only at its own images, so that none depends on how far another one is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from segkit.training.module import SegmentationModule
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes each predicted label map as an 8-bit PNG of train ids, `OUTPUT/<name>.png`, as soon as it is there.
+    """Writes each predicted label map as an 8-bit PNG of train ids, `OUTPUT/<name>.png`, as soon as it is known.
 
     `OUTPUT/predictions.json` says what made them (`segkit.predictions.manifest`). A folder made by something else is
     refused before anything is written.
@@ -35,7 +35,7 @@ class PredictionWriter(BasePredictionWriter):
         images: Gives name and bytes of every image; called after the data's setup.
         dataset: Name and split, for the manifest.
         weights_file: Name of the checkpoint, for the manifest.
-        overwrite: Predict again what is there already, whatever made it.
+        overwrite: Replace label maps that exist already, whatever made them.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class PredictionWriter(BasePredictionWriter):
         self._nothing_left = False
 
     def is_written(self, name: str) -> bool:
-        """Whether the image of that name is done."""
+        """Whether the label map of an image exists."""
         return self._path(name).is_file()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look at the folder before any process writes; Lightning waits for all of them afterwards.
 
         Raises:
-            InputError: It has label maps of these names that something unknown made, or, to be overwritten, a
+            InputError: The folder has label maps of these names but no manifest, or, where they are to be replaced, a
                 manifest of other images.
         """
         images = self.images()
@@ -84,10 +84,10 @@ class PredictionWriter(BasePredictionWriter):
             rank_zero_info(f"{self.output}: {len(done)} of {len(images)} images are there already; {left} to do")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say in the manifest what is being made.
+        """Write the manifest, which says what the label maps are made with.
 
         Raises:
-            InputError: The folder was begun with something else: weights, protocol, precision, images or classes.
+            InputError: The folder was begun with other weights, protocol, precision, images or classes.
         """
         manifest = self._check(trainer, pl_module)
         if trainer.is_global_zero:
@@ -103,17 +103,18 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write one file per image."""
+        """Write one file for each image."""
         for name, labels in zip(batch["name"], prediction.cpu().numpy(), strict=True):
             if labels.dtype.itemsize > 1:
                 raise InputError(f"predict: more than 256 classes do not fit an 8-bit PNG ({name})")
             write_png(self._path(name), labels)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Whichever process finds all images written says so in the manifest; the last one always does.
+        """Mark the manifest as complete if all images are written; the last process to end always finds them so.
 
         Raises:
-            InputError: As `on_predict_start`, which is not called where nothing was left to do.
+            InputError: The folder was begun with something else, and `on_predict_start`, which would have refused it,
+                was not called because nothing was left to do.
         """
         manifest = self._check(trainer, pl_module) if self._manifest is None else self._manifest
         names = self.images()
@@ -124,7 +125,7 @@ class PredictionWriter(BasePredictionWriter):
         rank_zero_info(f"predictions: {self.output}, {written} of {len(names)} images")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say how to go on."""
+        """Say how to resume."""
         if self._manifest is not None:
             rank_zero_info(f"what is in {self.output} is kept; the same command goes on from there")
 
@@ -139,7 +140,7 @@ class PredictionWriter(BasePredictionWriter):
             )
 
     def _clean(self, done: Sequence[str]) -> None:
-        """Remove what a killed run left half written, and what is to be overwritten, the manifest last."""
+        """Remove half-written files of a killed run, and what is to be replaced, the manifest last."""
         for folder in {path.parent for path in self.output.rglob(".*.tmp")}:
             remove_left_behind(folder)
         if self.overwrite:
@@ -148,7 +149,7 @@ class PredictionWriter(BasePredictionWriter):
             (self.output / NAME).unlink(missing_ok=True)
 
     def _check(self, trainer: Trainer, module: LightningModule) -> Manifest:
-        """The manifest of this run, once the weights are loaded, if the folder was begun with the same."""
+        """Make the manifest of this run, once the weights are loaded, and compare it with that of the folder."""
         assert isinstance(module, SegmentationModule)
         manifest = Manifest(
             weights={"file": self.weights_file, "sha256": weights_sha256(module.network.state_dict())},

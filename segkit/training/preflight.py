@@ -1,4 +1,4 @@
-"""What is said, or refused, before the first step of a training."""
+"""What is checked, refused or printed before the first step of a training."""
 
 from collections.abc import Collection
 
@@ -35,14 +35,14 @@ def check_norms(network: nn.Module, batch_size: int | None) -> None:
 
 
 def check_monitors(trainer: Trainer, names: Collection[str]) -> None:
-    """Refuse a callback that waits for a value which nothing logs: Lightning would find out after an epoch, or never.
+    """Refuse a callback that monitors a value which nothing logs: Lightning would find out after an epoch, or never.
 
     Args:
         trainer: With its callbacks.
-        names: Of all that segkit logs.
+        names: All values that segkit logs.
 
     Raises:
-        InputError: Names the callback, the value, and those that there are.
+        InputError: Names the callback, the value, and the values that are logged.
     """
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if not all(type(callback).__module__.startswith(_KNOWN) for callback in callbacks):
@@ -66,10 +66,10 @@ _KNOWN = ("pytorch_lightning.", "segkit.")
 
 
 def learning_rate(trainer: Trainer, optim: OptimConfig, total_steps: float) -> float:
-    """The encoder's learning rate, scaled to the images of an optimiser step over all processes, which is said.
+    """Scale the encoder's learning rate to the images of an optimiser step over all processes, and print it.
 
     Raises:
-        InputError: The run has no end, so no schedule.
+        InputError: The run has no end, which every schedule needs.
     """
     if total_steps == float("inf"):
         raise InputError("trainer: the schedule needs an end; set trainer.max_epochs or trainer.max_steps")
@@ -88,7 +88,7 @@ def learning_rate(trainer: Trainer, optim: OptimConfig, total_steps: float) -> f
 
 
 def batch_size(trainer: Trainer) -> int | None:
-    """Images of a training batch in each process; None where the loader does not say."""
+    """Images of a training batch in each process; None where the loader does not tell."""
     return getattr(train_loader(trainer), "batch_size", None)
 
 

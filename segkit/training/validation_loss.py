@@ -1,4 +1,4 @@
-"""The loss of a validation: the training's own terms, over all valid pixels of the split."""
+"""The loss of a validation: the terms of the training's loss, over all valid pixels of the split."""
 
 import torch
 import torch.distributed as dist
@@ -13,18 +13,18 @@ class ValidationLoss:
 
     Cross entropy and focal loss are sums over valid pixels, divided by their number in the whole split (by the sum of
     their class weights, where there are any), so that neither the order of images nor the number of processes matters.
-    Dice, Lovász and Tversky losses are of an image each, and averaged over images. Class weights, label smoothing and
-    the weights of the terms are the training's. All valid pixels count, also where training mines the hard ones
-    (`ohem_threshold`) or divides by ignored pixels too (`average: all`). The auxiliary head does not run.
+    Dice, Lovász and Tversky losses are computed for each image, and averaged over images. Class weights, label
+    smoothing and the weights of the terms are the training's. All valid pixels count, also where training mines the
+    hard ones (`ohem_threshold`) or divides by ignored pixels too (`average: all`). The auxiliary head does not run.
 
     Args:
         config: Of the training; its class weights are numbers.
-        device: Where the sums lie: that of the logits, so that `update` waits for nothing.
+        device: Where the sums are kept: the device of the logits, so that `update` waits for nothing.
     """
 
     def __init__(self, config: LossConfig, device: torch.device | str = "cpu") -> None:
         self._terms = [_only(config, name) for name in MAIN_TERMS if getattr(config, name) > 0]
-        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64  # which MPS has not
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
         self._sums = torch.zeros(len(self._terms), 2, dtype=dtype, device=device)  # of the loss, and what it is over
 
     def update(self, logits: Tensor, mask: Tensor, align_corners: bool) -> None:
@@ -42,7 +42,7 @@ class ValidationLoss:
 
 
 def _only(config: LossConfig, name: str) -> LossConfig:
-    """The loss that has this term alone, with what belongs to it."""
+    """The configuration of a loss that has this term alone."""
     kept = {field: getattr(config, field) for field in (name, *_BELONGS.get(name, ()))}
     return LossConfig(**({"cross_entropy": 0.0, "aux_weight": 0.0} | kept))
 
@@ -56,7 +56,7 @@ _BELONGS = {
 
 
 def _sum_and_count(logits: Tensor, mask: Tensor, config: LossConfig, align_corners: bool) -> Tensor:
-    """One term's sum over an image and the count that belongs to it: of pixels, or the image itself."""
+    """One term's sum over an image, and what it is divided by: a number of pixels, or 1 for the image."""
     counts = []
 
     def undivided(count: Tensor) -> Tensor:
@@ -64,5 +64,5 @@ def _sum_and_count(logits: Tensor, mask: Tensor, config: LossConfig, align_corne
         return torch.ones_like(count)
 
     (total,) = loss_terms({"out": logits}, mask, config, align_corners, undivided).values()
-    some = (mask != IGNORE_INDEX).any().to(total.dtype)  # an image without valid pixels is none
+    some = (mask != IGNORE_INDEX).any().to(total.dtype)  # an image without valid pixels does not count
     return torch.stack([total, counts[0].to(total.dtype) if counts else some])

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from segkit.cli.data.browse import main
-from segkit.contact_sheet import Sample, Share, contact_sheet, shares
+from segkit.contact_sheet import Share, Tile, contact_sheet, shares
 from segkit.data.albumentations import A
 from segkit.data.datamodules import FolderDataModule
 from segkit.data.photometric import PhotoMetricDistortion
@@ -222,7 +222,7 @@ def test_an_output_is_replaced_only_by_overwrite(root: Path, tmp_path: Path) -> 
 def test_shares_are_sorted_with_the_ignored_last() -> None:
     mask = np.array([[0, 2, 2, 2, 255, 255, 255, 255, 255, 255]], np.uint8)
     image = np.zeros((1, 10, 3), np.uint8)
-    found = shares([Sample(image, mask, "a"), Sample(image, mask, "b")], CLASSES)
+    found = shares([Tile(image, mask, "a"), Tile(image, mask, "b")], CLASSES)
     assert found == [Share(2, "sky & sea", 0.3), Share(0, "road", 0.1), Share(255, "ignored", 0.6)]
     percents = {1.0: "100%", 0.3: "30%", 0.0123: "1.2%", 0.00123: "0.12%", 0.000012: "0.001%", 1e-6: "< 0.001%"}
     assert {share: Share(0, "a", share).percent for share in percents} == percents
@@ -234,7 +234,7 @@ def test_a_sheet_of_150_classes_fits_its_width(count: int, height: int, width: i
     rng = np.random.default_rng(0)
     names = [f"class {i} of a name that is far too long for any legend" for i in range(150)]
     image = rng.integers(0, 256, (height, width, 3), np.uint8)
-    samples = [Sample(image, rng.integers(0, 150, (height, width), np.uint8), "name " * 40) for _ in range(count)]
+    samples = [Tile(image, rng.integers(0, 150, (height, width), np.uint8), "name " * 40) for _ in range(count)]
     sheet = contact_sheet(samples, names, distinct_palette(150), "title " * 200)
     assert sheet.dtype == np.uint8 and sheet.shape[1] <= 2400 and sheet.shape[0] < 6000
     assert (sheet[:, :24] == 255).all() and (sheet[:, -24:] == 255).all()  # margins: nothing is cut off

@@ -16,7 +16,7 @@ from segkit.errors import InputError
 from segkit.files import check_new_file, write_text
 
 if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds to import, and `--help` does not
-    from segkit.contact_sheet import Sample
+    from segkit.contact_sheet import Tile
     from segkit.data.datamodule import SegmentationDataModule
 
 _DESCRIPTION = """\
@@ -104,7 +104,7 @@ def _check(options: argparse.Namespace) -> None:
     check_new_file(options.output, options.overwrite)
 
 
-def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[list["Sample"], str]:
+def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[list["Tile"], str]:
     """The samples, and a line that says what they are."""
     data.setup({"train": "fit", "val": "validate", "test": "test"}[options.split])
     loader: Any = getattr(data, f"{options.split}_dataloader")()
@@ -119,16 +119,16 @@ def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[
     return samples, f"{type(data).__name__.removesuffix('DataModule')}, {of_epoch}{of_split}"
 
 
-def _sample(item: Any, wanted: int, class_names: Sequence[str]) -> "Sample":
-    from segkit.contact_sheet import Sample
+def _sample(item: Any, wanted: int, class_names: Sequence[str]) -> "Tile":
+    from segkit.contact_sheet import Tile
 
     image = item["image"].permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
     height, width = item["mask"].shape
     drawn_for = f", for {class_names[wanted]}" if wanted >= 0 else ""
-    return Sample(image, item["mask"].numpy(), f"{item['name']}, {width}x{height}{drawn_for}")
+    return Tile(image, item["mask"].numpy(), f"{item['name']}, {width}x{height}{drawn_for}")
 
 
-def _write(path: Path, samples: Sequence["Sample"], data: "SegmentationDataModule", title: str) -> None:
+def _write(path: Path, samples: Sequence["Tile"], data: "SegmentationDataModule", title: str) -> None:
     from segkit.cli.data.browse_page import page
     from segkit.contact_sheet import contact_sheet
     from segkit.io import write_png

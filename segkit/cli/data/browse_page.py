@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from segkit.contact_sheet import Sample, Share, chart_title, shares, tile_overlay
+from segkit.contact_sheet import Share, Tile, chart_title, shares, tile_overlay
 from segkit.errors import printable
 from segkit.visualization import IGNORED, Palette, fit
 
@@ -53,7 +53,7 @@ em {{ font-style: normal; text-align: right; font-variant-numeric: tabular-nums;
 """
 
 
-def page(samples: Sequence[Sample], class_names: Sequence[str], palette: Palette, title: str) -> str:
+def page(samples: Sequence[Tile], class_names: Sequence[str], palette: Palette, title: str) -> str:
     """The whole file.
 
     Args:
@@ -74,7 +74,7 @@ def page(samples: Sequence[Sample], class_names: Sequence[str], palette: Palette
     )
 
 
-def _figure(sample: Sample, palette: Palette) -> str:
+def _figure(sample: Tile, palette: Palette) -> str:
     image, mask = fit(sample.image, sample.mask, _LONGEST)
     caption = html.escape(printable(sample.caption))
     shown = (("image", image), ("labels", tile_overlay(image, mask, palette)))

@@ -34,10 +34,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int]) -> str:
-    """One line: what did not fit, and the largest smaller batch that trains on as many images a step.
+    """Advice in one line: what did not fit, and the largest smaller batch that trains on as many images a step.
 
     Args:
-        batch_size: Crops a process, of the batch that did not fit.
+        batch_size: Crops in the batch that did not fit, of one process.
         accumulated: Batches of an optimiser step.
         crop_size: (H, W) in pixels.
     """
@@ -57,7 +57,10 @@ def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int])
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of tensors on a GPU since the last reset; else of the whole process since it began, 0 where unknown."""
+    """Largest memory use in bytes: of tensors on a GPU since the last reset, else of the process since it began.
+
+    0 where the system does not tell.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if resource is None:
@@ -72,8 +75,8 @@ class Probed:
 
     Attributes:
         batch_size: Crops.
-        seconds: Of one optimiser step.
-        memory: Bytes at the peak: on a GPU of tensors, on the CPU of the process.
+        seconds: Time of one optimiser step.
+        memory: What `peak_memory` gives.
     """
 
     batch_size: int
@@ -82,10 +85,10 @@ class Probed:
 
 
 class Prober:
-    """Tries optimiser steps of a module, whose weights are changed by it.
+    """Tries optimiser steps of a module, which change its weights, on the module's device.
 
     Args:
-        module: Network, loss, optimiser; where it lies is where it is tried.
+        module: Network, loss and optimiser.
         crop_size: (H, W) in pixels.
         autocast: Makes the context of the run's precision.
     """
@@ -106,7 +109,7 @@ class Prober:
         return self.module.device
 
     def try_batch(self, batch_size: int) -> Probed | None:
-        """Three steps, the faster one of the last two counts; None if they do not fit."""
+        """Make three steps, of which the faster one of the last two counts; None if memory does not suffice."""
         try:
             self._step(batch_size)
             if self.device.type == "cuda":
@@ -144,7 +147,7 @@ class Prober:
 
 
 def search_gpu(prober: Prober, limit: int) -> Iterator[Probed]:
-    """Double the batch until it does not fit, then halve the gap; yields what fits, in the order it was tried."""
+    """Double the batch until it does not fit, then halve the gap; yields the sizes that fit, in the order of trial."""
     fits, too_large, size = 0, _MOST + 1, 2
     while too_large - fits > 1:
         tried = prober.try_batch(size)
@@ -159,7 +162,7 @@ def search_gpu(prober: Prober, limit: int) -> Iterator[Probed]:
 
 
 def search_cpu(prober: Prober, limit: int) -> Iterator[Probed]:
-    """Try small batches only, and each only if the line through those before says that it fits."""
+    """Try small batches only, and each only if by the line through the earlier ones it fits."""
     done: list[Probed] = []
     for size in _CPU_SIZES:
         if len(done) >= 2 and line(done)(size) > limit:
@@ -172,7 +175,7 @@ def search_cpu(prober: Prober, limit: int) -> Iterator[Probed]:
 
 
 def line(probed: list[Probed]) -> Callable[[int], float]:
-    """Bytes by batch size: the straight line through the last two that were tried."""
+    """Bytes as a function of the batch size: the straight line through the last two that were tried."""
     one, two = probed[-2:]
     slope = max(1.0, (two.memory - one.memory) / (two.batch_size - one.batch_size))
     return lambda size: two.memory + slope * (size - two.batch_size)
@@ -185,7 +188,7 @@ def largest_on_line(probed: list[Probed], limit: int) -> int:
 
 
 def available_memory(device: torch.device, processes: int = 1) -> int:
-    """Bytes that one of so many processes on this machine can have at most, what it has already included."""
+    """Bytes that each of `processes` on this machine can use at most, including what it uses already."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return (free_bytes(device) + peak_memory(device)) // processes

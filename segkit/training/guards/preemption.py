@@ -1,10 +1,11 @@
-"""Stopping on a signal: end the step, write `last.ckpt`, hand the job back to SLURM, end."""
+"""Stopping on a signal: finish the step, write `last.ckpt`, queue the SLURM job again, end."""
 
 import os
 import re
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,11 +23,11 @@ _EVERY = 10  # batches between two questions to the other processes
 
 
 class Preempted(BaseException):  # no error, and as a KeyboardInterrupt not for `except Exception`
-    """Training was stopped by a signal; what it goes on from is written.
+    """Training was stopped by a signal, and the checkpoint to resume from is written.
 
     Attributes:
         signum: The signal.
-        checkpoint: What to go on from.
+        checkpoint: What to resume from.
     """
 
     def __init__(self, signum: int, checkpoint: Path) -> None:
@@ -38,9 +39,9 @@ class Preempted(BaseException):  # no error, and as a KeyboardInterrupt not for 
 class Preemption(Callback):
     """On SIGTERM, SIGUSR1 or Ctrl-C: end the step, save, and raise `Preempted` in all processes at the same moment.
 
-    In a validation only the image is ended: `last.ckpt` was written before the step that it follows, both are done
-    again. SLURM sends SIGTERM before it preempts a job, and what `--signal=SIGUSR1@120` asks for before the time is up;
-    under SLURM the job is then requeued. A second Ctrl-C stops at once.
+    In a validation only the current image is finished: `last.ckpt` was written before the step that the validation
+    follows, and both are repeated. SLURM sends SIGTERM before it preempts a job, and what `--signal=SIGUSR1@120` asks
+    for before the time is up; under SLURM the job is then queued again. A second Ctrl-C stops at once.
 
     Args:
         last: What writes `last.ckpt`.
@@ -53,13 +54,18 @@ class Preemption(Callback):
         self._shared = 0  # validation batches that every process has
         self._replaced: dict[int, Any] = {}
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen."""
-        self._listen(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen."""
-        self._listen(trainer)
+        """Listen, in the place of Lightning's handlers, whose broadcasts from within a signal can cross others."""
+        if self._replaced or threading.current_thread() is not threading.main_thread():  # where Python lets nobody
+            return
+        for signum in SIGNALS:
+            self._replaced[signum] = signal.signal(signum, self._receive)
+        if trainer.received_sigterm:  # until now
+            self._received = signal.SIGTERM
+        self._ask(trainer)
+        self._stop(trainer)
+
+    on_sanity_check_start = on_train_start
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -89,29 +95,20 @@ class Preemption(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
-        """Stop within it."""
+        """Stop within a validation."""
         if batch_idx < self._shared and _is_time(trainer, batch_idx):
             self._ask(trainer)
             self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen no longer."""
-        self._restore()
+        """Give the signals back to whoever had them."""
+        for signum, handler in self._replaced.items():
+            signal.signal(signum, handler)
+        self._replaced = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Listen no longer."""
-        self._restore()
-
-    def _listen(self, trainer: Trainer) -> None:
-        """In the place of Lightning's handlers, whose broadcasts from within a signal can cross others."""
-        if self._replaced or threading.current_thread() is not threading.main_thread():  # where Python lets nobody
-            return
-        for signum in SIGNALS:
-            self._replaced[signum] = signal.signal(signum, self._receive)
-        if trainer.received_sigterm:  # until now
-            self._received = signal.SIGTERM
-        self._ask(trainer)
-        self._stop(trainer)
+        """Give the signals back."""
+        self.on_train_end(trainer, pl_module)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self._received:
@@ -136,13 +133,8 @@ class Preemption(Callback):
             requeue(job)
         raise Preempted(self._agreed, self.last.path)
 
-    def _restore(self) -> None:
-        for signum, handler in self._replaced.items():
-            signal.signal(signum, handler)
-        self._replaced = {}
 
-
-def slurm_job(environment: "os._Environ[str] | dict[str, str]") -> str | None:
+def slurm_job(environment: Mapping[str, str]) -> str | None:
     """The id of the batch job that this process belongs to, as `scontrol` takes it; None outside SLURM's jobs."""
     if environment.get("SLURM_JOB_NAME") in (None, "bash", "interactive"):
         return None

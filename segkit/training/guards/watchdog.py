@@ -1,9 +1,9 @@
 """No process waits for ever for another one that has failed.
 
-A process that raises tells the others why; one that is killed, or whose machine is gone, is missed. Either way all end
-with the reason, in place of a collective operation that hangs until its own timeout (10 to 30 minutes) and then blames
-whoever waited. The processes talk through a key-value store of their own (torch.distributed.TCPStore on rank 0), so
-that it works whatever the main threads are doing and whatever the backend is.
+A process that raises tells the others why; one that is killed, or whose machine is lost, is noticed by its silence.
+Either way all processes end with the reason; without this a collective operation would hang until its own timeout (10
+to 30 minutes) and then blame whoever waited. The processes talk through a key-value store of their own
+(torch.distributed.TCPStore on rank 0), which works whatever the main threads are doing and whatever the backend is.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ _DONE = "done"
 
 
 class OtherProcessError(Exception):
-    """This process stops only because another one of the run has failed; the message is that one's."""
+    """This process stops only because another one of the run has failed; the message is from that process."""
 
 
 class Watchdog(Callback):
-    """Ends this process when another one of the run has failed, with that one's message.
+    """Ends this process when another one of the run has failed, with the message of that process.
 
     Args:
         timeout: Seconds without a sign of life after which a process counts as lost.
@@ -42,22 +42,22 @@ class Watchdog(Callback):
         self._watch: _Watch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin to watch, once the processes are connected."""
+        """Begin to watch once the processes are connected."""
         if self._watch is None and trainer.world_size > 1 and dist.is_initialized():
             self._watch = _Watch(_connect(self.timeout), trainer.global_rank, trainer.world_size, self.timeout)
             self._watch.start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """This process is done."""
+        """Tell the others that this process is done."""
         if self._watch is not None:
             self._watch.finish()
             self._watch = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Tell the others; an error that only follows from another process's gives way to that one's.
+        """Tell the others why this process fails.
 
         Raises:
-            OtherProcessError: It does.
+            OtherProcessError: The exception only follows from the failure of another process.
         """
         watch, self._watch = self._watch, None
         if watch is None:
@@ -68,7 +68,7 @@ class Watchdog(Callback):
 
 
 class _Watch(threading.Thread):
-    """Sends signs of life and looks for those of the others."""
+    """Sends signs of life to the other processes and looks for theirs."""
 
     def __init__(
         self, store: TCPStore, rank: int, world: int, timeout: float, clock: Callable[[], float] = time.monotonic
@@ -90,7 +90,7 @@ class _Watch(threading.Thread):
                 os._exit(1)  # the main thread may be waiting in a collective operation, from which nothing calls back
 
     def finish(self) -> None:
-        """Stop watching; the others need not miss this process. Rank 0 waits for them: its end is the store's."""
+        """Stop watching, and say that this process is done; rank 0 waits for the others, as the store ends with it."""
         self._stop.set()
         with self._lock, contextlib.suppress(dist.DistError, RuntimeError):
             self.store.set(f"beat/{self.rank}", _DONE)
@@ -98,7 +98,7 @@ class _Watch(threading.Thread):
             time.sleep(_POLL / 4)
 
     def fail(self, exception: BaseException) -> str | None:
-        """Stop watching; leave the reason to the others, or return theirs if it is the cause of this process's."""
+        """Stop watching; return why another process failed if that is the cause, or else tell the others the reason."""
         self._stop.set()
         reason = None
         if _follows(exception):
@@ -175,7 +175,7 @@ def _say(text: str) -> None:
 
 
 def _follows(exception: BaseException) -> bool:
-    """Whether it only says that another process is not there."""
+    """Whether an exception only says that another process is not there."""
     text = str(exception).lower()
     return isinstance(exception, dist.DistError) or (
         isinstance(exception, RuntimeError)

@@ -1,7 +1,7 @@
-"""Two images of a training run, from the log's CSV file: its curves over the steps, and the IoU of each class.
+"""Two figures of a training run, from its `metrics.csv`: its curves over the steps, and the IoU of each class.
 
-The file is the `metrics.csv` of Lightning's CSVLogger: one row a logging event, a `step` column, and empty cells for
-what was not logged then. A run that was resumed may log a step again: its last value counts.
+Lightning's CSVLogger writes one row for each logging event, with a `step` column and empty cells for what was not
+logged then. A run that was resumed may log a step again: the last value counts.
 """
 
 import csv
@@ -71,11 +71,11 @@ def plot_curves(metrics_csv: Path, output: Path) -> None:
     """Draw the curves of a run into one PNG, side by side; columns that are absent are left out.
 
     Args:
-        metrics_csv: written by Lightning's CSVLogger.
-        output: the PNG file; replaced in one step, so that a reader never sees half of it.
+        metrics_csv: Written by Lightning's CSVLogger.
+        output: The PNG file; replaced in one step, so that a reader never sees half of it.
 
     Raises:
-        InputError: the file is absent, or has no loss, learning rate or score in it.
+        InputError: The file is absent, or has no loss, learning rate or score in it.
     """
     curves = {name: curve for name, curve in read_curves(metrics_csv).items() if not name.startswith(CLASS_IOU)}
     chosen = [(title, {k: v for k, v in curves.items() if belongs(k)}, noisy) for title, belongs, noisy in _PANELS]
@@ -89,14 +89,14 @@ def plot_curves(metrics_csv: Path, output: Path) -> None:
 
 
 def plot_class_iou(metrics_csv: Path, output: Path) -> None:
-    """Draw `read_class_iou` as a heat map into one PNG: a row a class, a column a validation, the last value beside it.
+    """Draw `read_class_iou` as a heat map into one PNG: a row for each class, a column for each validation.
 
     Args:
-        metrics_csv: written by Lightning's CSVLogger.
-        output: the PNG file; replaced in one step.
+        metrics_csv: Written by Lightning's CSVLogger.
+        output: The PNG file; replaced in one step.
 
     Raises:
-        InputError: the file is absent, or has no IoU of a class in it.
+        InputError: The file is absent, or has no IoU of a class in it.
     """
     scores = read_class_iou(metrics_csv)
     count, validations = scores.iou.shape
@@ -118,7 +118,7 @@ def read_curves(metrics_csv: Path) -> dict[str, Curve]:
     """Read every numeric column of a metrics file as (steps, values); cells that are empty or not finite are skipped.
 
     Raises:
-        InputError: the file is absent or has no `step` column.
+        InputError: The file is absent or has no `step` column.
     """
     rows = _rows(metrics_csv)
     names = [name for name in rows[0] if name not in ("step", "epoch")]
@@ -132,9 +132,9 @@ class ClassIoU:
 
     Attributes:
         class_names: K names, that of the highest IoU in the last validation first, those absent from it last.
-        iou: float64 (K, V), 0..1; NaN where a class was absent.
+        iou: Float64 (K, V), 0..1; NaN where a class was absent.
         at: V epochs or steps, ascending.
-        unit: which of the two: epochs, unless one of them had several validations.
+        unit: Whether `at` counts epochs or, where an epoch had several validations, steps.
     """
 
     class_names: tuple[str, ...]
@@ -147,7 +147,7 @@ def read_class_iou(metrics_csv: Path) -> ClassIoU:
     """Read the columns `val/IoU/<class name>` of a metrics file.
 
     Raises:
-        InputError: the file is absent, has no `step` column, or no IoU of a class in it.
+        InputError: The file is absent, has no `step` column, or no IoU of a class in it.
     """
     rows = _rows(metrics_csv)
     names = [name for name in rows[0] if name.startswith(CLASS_IOU)]
@@ -184,7 +184,7 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> Curve:
 
 
 def _number(cell: str | None) -> float:
-    """NaN for what is no number: the last row of a killed run may be cut short."""
+    """A cell's number, or NaN where it has none: the last row of a killed run may be cut short."""
     try:
         return float(cell or "nan")
     except ValueError:
@@ -207,7 +207,7 @@ def _draw(axes: Axes, title: str, curves: Mapping[str, Curve], noisy: bool) -> N
 
 
 def _draw_heat_map(axes: Axes, scores: ClassIoU, block: slice, rows: int) -> AxesImage:
-    """The classes of `block` from the top of `rows` rows downwards."""
+    """Draw the classes of `block` from the top of `rows` rows downwards, the last value of each beside its row."""
     iou, names = 100 * scores.iou[block], scores.class_names[block]
     colours = colormaps["viridis"].with_extremes(bad="lightgrey")
     image = axes.imshow(np.ma.masked_invalid(iou), colours, aspect="auto", interpolation="nearest", vmin=0, vmax=100)

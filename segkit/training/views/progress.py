@@ -22,7 +22,7 @@ from segkit.inference.engine import default_pixels, forwards
 from segkit.inference.protocols import Protocol
 from segkit.inference.views import network_inputs
 from segkit.models.norms import eval_mode
-from segkit.text import percent
+from segkit.text import counted, percent
 from segkit.training.module import SegmentationModule
 from segkit.training.views.summary import rate_text
 
@@ -33,9 +33,9 @@ REFRESH = 1.0  # seconds between two looks at the matrix, each of which waits fo
 
 
 class RunProgress(ProgressBar):
-    """The bar of a run; in `fit` one an epoch, which counts steps. Only the first process shows it, of its own share.
+    """The progress bar of a run; `fit` has one for each epoch, which counts steps.
 
-    On a terminal `fit` has Lightning's bar, which shows the validations, too.
+    Only the first process shows a bar, of its own share. On a terminal `fit` has Lightning's bar instead of this one.
     """
 
     def __init__(self) -> None:
@@ -69,12 +69,12 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step; a run that goes on begins in the middle of an epoch."""
+        """Count the step; a run that is resumed begins in the middle of an epoch."""
         if self._bar is not None:
             self._bar.update(batch_idx + 1 - self._bar.n)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a line with what the epoch has logged."""
+        """Leave a line with the values that were logged in the epoch."""
         if self._bar is not None:
             self._bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
         self._close()
@@ -133,7 +133,7 @@ class RunProgress(ProgressBar):
         self._close()
 
     def _look(self, bar: Bar, module: SegmentationModule) -> None:
-        """Write the rate and the mIoU so far, of this process, behind the bar."""
+        """Show the speed, and the mIoU of this process so far, behind the bar."""
         self._looked = time.perf_counter()
         rate = f"{rate_text(self._done / (self._looked - self._started))} forwards/s"
         bar.set_postfix_str(", ".join([rate, *_running_miou(module)]), refresh=False)
@@ -146,7 +146,7 @@ class RunProgress(ProgressBar):
 
 @dataclass(frozen=True)
 class Job:
-    """What there is to do: a protocol, a number of images, and (height, width) of some of them."""
+    """The work of an evaluation: a protocol, a number of images, and (height, width) of some of them."""
 
     protocol: Protocol
     images: int
@@ -154,11 +154,11 @@ class Job:
 
     @property
     def forwards(self) -> int:
-        """About how many inputs the network sees in all, flips and windows counted one by one."""
+        """The approximate number of inputs of the network in all, flips and windows counted one by one."""
         return round(self.images * _mean([forwards(self.protocol, size) for size in self.sizes]))
 
     def seconds(self, per_pixel: float | None) -> float | None:
-        """About how long the network takes for all images, in one process."""
+        """The approximate time that one process takes for all images."""
         if per_pixel is None:
             return None
         inputs = [network_inputs(self.protocol, size) for size in self.sizes]
@@ -166,17 +166,17 @@ class Job:
         return self.images * _mean(pixels) * per_pixel
 
     def heaviest(self, device: torch.device) -> tuple[int, tuple[int, int]]:
-        """How many inputs go through the network at once where most of the work is, and their shape."""
+        """The number of inputs that the network takes at once where most of the work is, and their shape."""
         inputs = [seen for size in self.sizes for seen in network_inputs(self.protocol, size)]
         count, shape = max(inputs, key=lambda seen: seen[0] * seen[1][0] * seen[1][1])
         return min(count, max(1, default_pixels(device) // (shape[0] * shape[1]))), shape
 
     def describe(self, seconds: float | None) -> str:
-        """The line, with or without a time."""
+        """The line that is printed first, with or without a time."""
         each = sorted({forwards(self.protocol, size) for size in self.sizes})
         span = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
         about = "" if len(each) == 1 else "about "
-        line = f"{_counted(self.images, 'image')}, protocol {self.protocol.name}: "
+        line = f"{counted(self.images, 'image')}, protocol {self.protocol.name}: "
         line += f"{span} forward{'s' * (each[-1] > 1)} each, {about}{self.forwards} in all"
         return line if seconds is None else f"{line}; the network needs about {duration(seconds)}"
 
@@ -185,8 +185,8 @@ def image_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
     """(height, width) of some images, evenly spread; of none where they cannot be read, which the run itself reports.
 
     Args:
-        dataset: map-style, of items with "image" (3, H, W).
-        most: how many to read.
+        dataset: Map-style, of items with "image" (3, H, W).
+        most: How many images to read.
     """
     count = min(most, len(dataset))
     found = []
@@ -199,7 +199,7 @@ def image_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
 
 @torch.inference_mode()
 def seconds_per_pixel(trainer: Trainer, module: SegmentationModule, job: Job) -> float | None:
-    """Time of one warm forward of the module's network at the job's heaviest shape; None where it does not fit."""
+    """Time of one warm forward pass, by pixel, at the job's heaviest shape; None where memory does not suffice."""
     count, shape = job.heaviest(module.device)
     image = torch.zeros(count, 3, *shape, device=module.device).contiguous(memory_format=torch.channels_last)
     taken = 0.0
@@ -220,7 +220,7 @@ def seconds_per_pixel(trainer: Trainer, module: SegmentationModule, job: Job) ->
 
 
 def duration(seconds: float) -> str:
-    """A time as one says it: 40 s, 12 min, 3.5 h."""
+    """Format a time as one says it: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
@@ -242,15 +242,11 @@ def _share(loader: Any, batches: Sequence[int | float]) -> int:
 
 
 def _running_miou(module: SegmentationModule) -> list[str]:
-    """In percent; nothing while predicting, before the first label, or where undeclared ids spoil the matrix."""
+    """The mIoU in percent; none while predicting, before the first label, or where undeclared ids spoil the matrix."""
     with suppress(InputError):
         if module.confusion is not None and module.confusion.num_images:
             return [f"mIoU {percent(module.confusion.scores().miou)}"]
     return []
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _mean(values: Sequence[int]) -> float:

@@ -1,4 +1,4 @@
-"""What a training run has come to: printed and written as `summary.json` at its end, or how to go on after a stop."""
+"""The summary of a training run, printed and written as `summary.json` at its end; after a stop, how to resume it."""
 
 import shlex
 import time
@@ -26,9 +26,9 @@ _FILES = ("curves.png", "class_iou.png", "metrics.csv", "config.yaml")  # beside
 
 
 class RunSummary(Callback):
-    """Tells at the end of `fit` what came out, how fast, where it is and what to run next, after a stop, how to go on.
+    """Tells at the end of `fit` the scores, the speed, where the files are and what to run next; or how to resume.
 
-    Put it after the callbacks that draw and log, so that it finds their files.
+    It must come after the callbacks that draw and log, so that it finds their files.
     """
 
     def __init__(self) -> None:
@@ -44,20 +44,20 @@ class RunSummary(Callback):
         self._seconds, self._samples, self._score, self._note = 0.0, 0, None, None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out what was between two epochs."""
+        """Leave out the time between two epochs."""
         self._mark = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count samples and time, that of waiting for data included."""
+        """Count samples, and the time that they took, waiting for data included."""
         now = time.perf_counter()
         self._seconds += now - self._mark
         self._samples += len(batch["image"])
         self._mark = now
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out what validation took, and keep its score."""
+        """Leave out the time of the validation, and keep its score."""
         self._mark = time.perf_counter()
         if not trainer.sanity_checking and SCORE in trainer.callback_metrics:
             self._score = _plain(trainer.callback_metrics[SCORE])
@@ -73,7 +73,7 @@ class RunSummary(Callback):
         rank_zero_info("\n" + "\n".join(summary_lines(summary, folder)))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say how far it came, and how to go on."""
+        """Say how far the run came, and how to resume it."""
         if self._begin is None or trainer.state.fn != "fit":
             return
         score = "" if self._score is None else f", last mIoU {percent(self._score)} %"
@@ -108,11 +108,11 @@ class RunSummary(Callback):
 
 
 def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
-    """A summary for people, one short aligned line a subject; paths as one would type them.
+    """Format a summary for people, one aligned line for each subject; paths as one would type them.
 
     Args:
-        summary: As in `summary.json`.
-        folder: Of the run.
+        summary: The content of `summary.json`.
+        folder: The run's folder.
     """
     files = {what: folder / path for what, path in summary["files"].items()}
     rate, memory, epoch = (summary[key] for key in ("samples_per_second", "peak_memory_GB", "best_epoch"))
@@ -133,13 +133,13 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Format seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def rate_text(value: float) -> str:
-    """How many a second, slow ones too: 0.031, 7.5, 120.4."""
+    """Format a rate a second, slow ones too: 0.031, 7.5, 120.4."""
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
@@ -157,12 +157,12 @@ def _next_command(files: dict[str, Path]) -> str | None:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    """The first one whole, of the others in its folder the name alone."""
+    """The first path in full; of the others in its folder the name alone."""
     return ", ".join(p.name if i and p.parent == paths[0].parent else str(p) for i, p in enumerate(paths))
 
 
 def _files(trainer: Trainer, best: ModelCheckpoint | None) -> dict[str, Path]:
-    """What there is: "best", "last", and the files of `_FILES` by their names."""
+    """The files that exist: "best", "last", and those of `_FILES` by their names."""
     folders = [Path(trainer.default_root_dir)]
     folders += [Path(logger.log_dir) for logger in trainer.loggers if isinstance(logger, CSVLogger)]
     found = {name: folder / name for name in _FILES for folder in folders if (folder / name).is_file()}
@@ -183,7 +183,7 @@ def _last_checkpoint(trainer: Trainer) -> Path | None:
 
 
 def _epoch(checkpoint: Path) -> int | None:
-    """In which it was saved, counted from 0; None where it does not say."""
+    """The epoch in which a checkpoint was saved, counted from 0; None where it does not say."""
     try:
         return read_torch_file(checkpoint).get("epoch")
     except InputError:  # of a file that was changed meanwhile; not worth failing at the end of a training
