@@ -34,6 +34,8 @@ ALLOWED = {
     "predictions":   {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths",
                       "text", "evaluation"},
     "data":          {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths"},
+    "benchmark":     {"arrays", "bars", "data", "errors", "evaluation", "files", "inference", "metadata", "models",
+                      "ops", "plain_data", "recipes", "text"},
     "doctor":        {"__version__", "machine", "errors", "files", "io", "ops", "models", "inference", "data",
                       "text"},
     "training":      {"arrays", "bars", "errors", "signatures", "files", "io", "ops", "metadata", "models", "inference",

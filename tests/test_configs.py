@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from segkit.cli.benchmark.recipe import read_experiment
+from segkit.benchmark.plan import read_experiment
 from segkit.cli.lightning import main
 from segkit.inference.protocols import get
 from segkit.recipes import read_recipe

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segkit.benchmark import rows as benchmark_rows
+from segkit.benchmark.chart import short_names
+from segkit.benchmark.cost import flops, parameters
 from segkit.cli import main
-from segkit.cli.benchmark import rows as benchmark_rows
-from segkit.cli.benchmark.chart import short_names
-from segkit.evaluation.cost import flops, parameters
 from segkit.files import write_text
 from segkit.inference.segmenter import load
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from segkit.benchmark import rows as benchmark_rows
 from segkit.cli import main
-from segkit.cli.benchmark import rows as benchmark_rows
 from segkit.cli.benchmark import score
 
 IMAGES = 5  # of conftest.py

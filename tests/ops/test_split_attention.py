@@ -12,8 +12,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from segkit.benchmark.cost import flops
 from segkit.errors import InputError
-from segkit.evaluation.cost import flops
 from segkit.models.resnest import SplitAttention
 from segkit.ops import split_attention as module
 from segkit.ops.dispatch import plain_ops

@@ -11,7 +11,6 @@ from segkit.cli.parser import Parser, Switch
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 
 ALL_METRICS = "all"
-KEYS = ("name", "model", "config", "data", "protocol", "metric")  # of a plan's row
 
 _TABLE = """\
 Score several models under several protocols on one data set, or the rows of a plan file, in one table:
@@ -60,7 +59,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--plan",
         metavar="FILE",
-        help=f"YAML list of rows, in place of models and data: each a mapping with some of {', '.join(KEYS)}",
+        help="YAML list of rows with some of name, model, config, data, protocol, metric, in place of models and data",
     )
     add("--config", metavar="FILE", help="a recipe: gives data and published number of the models")
     add(

@@ -1,178 +1,98 @@
-"""The table of `segkit benchmark`: read back, and written as JSON (everything), CSV, Markdown and an image."""
+"""`segkit benchmark`: models under protocols in one table, with what they cost and the numbers that were published."""
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segkit.errors import InputError, printable
-from segkit.evaluation.conventions import CONVENTIONS
-from segkit.evaluation.cost import FLOPS_RULE
-from segkit.files import parse_json, write_json, write_text
-from segkit.text import markdown, percent, points
+import torch
+from jsonargparse import Namespace
 
-Values = Mapping[str, Any]
-
-
-def _text(value: Any) -> str:
-    return str(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
-
-
-def _size(value: Sequence[int]) -> str:
-    return "x".join(map(str, value))
+from segkit.benchmark.plan import Row, rows_of_models, rows_of_plan
+from segkit.benchmark.progress import Settings
+from segkit.benchmark.rows import fill
+from segkit.benchmark.table import Table
+from segkit.cli.benchmark.options import add_table_options
+from segkit.cli.jsonargparse_border import SegmentationParser, explain
+from segkit.cli.lightning import SHORT_NAMES
+from segkit.cli.words import say, say_above_bar
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.errors import InputError
+from segkit.files import check_writable
+from segkit.plain_data import flatten
 
 
-# column            how a value is shown; in JSON and CSV it stays as it is
-COLUMNS: dict[str, Callable[[Any], str]] = {
-    "model":          _text,
-    "data":           _text,
-    "protocol":       _text,
-    "metric":         _text,
-    "mIoU":           percent,
-    "pixel accuracy": percent,
-    "mean accuracy":  percent,
-    "published mIoU": percent,
-    "difference":     points,
-    "M params":       _number,
-    "GFLOPs":         _number,
-    "size":           _size,
-    "GFLOPs/image": _number,
-    "images":       _text,
-    "images/s":     _number,
-    "peak MB":        _number,
-    "device":         _text,
-}  # fmt: skip
+def main(args: Sequence[str]) -> int:
+    """Run `segkit benchmark`; see `--help`.
 
-_WORDS = ("model", "data", "protocol", "metric", "device")  # aligned left; numbers right
-
-_RULES = (
-    "mIoU and accuracies in percent, differences in points; (partial): not of the whole split.",
-    "M params: without the auxiliary head, which does not run at test time.",
-    f"{FLOPS_RULE}. GFLOPs: one whole image of height x width as in the column size; "
-    "GFLOPs/image: all forwards of the protocol on the first image.",
-    "images/s: from an image in memory to its labels, one at a time; reading, counting and the first image are "
-    "left out. peak MB: the highest use of memory above that before the model was loaded (CUDA: tensors on the GPU; "
-    "CPU: resident memory of the process, in its first row with some 30 MB that PyTorch loads once).",
-)
-
-
-class Table:
-    """The rows of a folder, its earlier ones first.
-
-    Args:
-        folder: where benchmark.json, .csv, .md and .png lie, or will.
-
-    Attributes:
-        rows: plain data, with at least "key" and "asked".
-        failed: messages about rows that are not there, of this run.
-
-    Raises:
-        InputError: benchmark.json is something else.
+    Returns:
+        0: all rows are in the table. 1: some failed, the others are in it. 2: none could be computed.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, Any]] = _read(folder)
-        self.failed: list[str] = []
-
-    def has(self, key: Values, name: str, metric: str, asked: Values) -> bool:
-        """Whether this very row is there."""
-        place = self._place(key, name, metric)
-        return place is not None and self.rows[place].get("asked") == asked
-
-    def put(self, row: dict[str, Any]) -> None:
-        """Add a row, or put it in the place of the one with its key, name and metric, and write all files."""
-        place = self._place(row["key"], row["model"], row["metric"])
-        if place is None:
-            self.rows.append(row)
-        else:
-            self.rows[place] = row
-        self.write()
-
-    def write(self) -> None:
-        """Write all files, each in one step."""
-        write_json(self.folder / "benchmark.json", {"rows": self.rows, "failed": self.failed})
-        write_text(self.folder / "benchmark.csv", self._csv())
-        write_text(self.folder / "benchmark.md", self.markdown() + "\n")
-        if len([row for row in self.rows if row.get("mIoU") is not None]) >= 2:
-            # Matplotlib takes a second to import, and a single row needs no image.
-            from segkit.cli.benchmark.chart import draw
-
-            draw(self.rows, self.folder / "benchmark.png")
-
-    def markdown(self) -> str:
-        """The table, aligned, and below it what its numbers mean. Columns in which no row has a value are left out."""
-        columns = [column for column in COLUMNS if any(_value(row, column) is not None for row in self.rows)]
-        cells = [columns, *([_cell(row, column) for column in columns] for row in self.rows)]
-        table = markdown(cells, left=[i for i, column in enumerate(columns) if column in _WORDS])
-        metrics = dict.fromkeys(row["metric"] for row in self.rows if "mIoU" in row)
-        rules = [f"metric {name}: {CONVENTIONS[name].rule}." for name in metrics if name in CONVENTIONS]
-        truths = {f"{row['data']}: in the truth {row['note']}." for row in self.rows if row.get("note")}
-        notes = [
-            *_published_notes(self.rows),
-            *sorted(truths),
-            *rules,
-            *_RULES,
-            *(f"failed: {printable(message)}" for message in self.failed),
-        ]
-        return "\n".join([table, "", *(f"- {note}" for note in notes)])
-
-    def _place(self, key: Values, name: str, metric: str) -> int | None:
-        wanted = (key, name, metric)
-        same = (i for i, row in enumerate(self.rows) if (row["key"], row["model"], row["metric"]) == wanted)
-        return next(same, None)
-
-    def _csv(self) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow([*COLUMNS, "partial"])
-        for row in self.rows:
-            shown = [_size(row[c]) if c == "size" else _value(row, c) for c in COLUMNS]
-            writer.writerow([*shown, row["partial"]])
-        return text.getvalue()
-
-
-def _read(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "benchmark.json"
-    if not path.is_file():
-        return []
+    reader = _Reader(args)
+    rows, typed = _rows(reader), reader.typed
+    device = typed["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings = Settings(device, typed["limit"], (typed["size"][0], typed["size"][1]), Path(typed["output"]))
+    check_writable(settings.output)
+    table = Table(settings.output)
     try:
-        rows = parse_json(path.read_text(encoding="utf-8"))["rows"]
-        if all(row["key"] and row["model"] and row["metric"] and len(row["size"]) == 2 for row in rows):
-            return list(rows)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a table of this version of segkit; give another --output") from error
-    raise InputError(f"{path}: not a table of this version of segkit; give another --output")
+        fill(table, rows, settings, say_above_bar)
+    except KeyboardInterrupt:
+        done = f"{len(table.rows)} rows are in {settings.output}"
+        say_above_bar(f"segkit benchmark: {done}; the same command goes on from here")
+        raise
+    except InputError:  # the table cannot be written
+        say(table.markdown())
+        raise
+    if table.rows:
+        say(f"\n{table.markdown()}\n\n{settings.output / 'benchmark'}.md, .csv, .json")
+    for message in table.failed:
+        say_above_bar(f"segkit benchmark: error: {message}")
+    if table.failed:
+        table.write()
+    return 0 if not table.failed else 1 if len(table.failed) < len(rows) else 2
 
 
-def _value(row: Values, column: str) -> Any:
-    """A row that scores nothing has no metric."""
-    return None if column == "metric" and "mIoU" not in row else row.get(column)
+class _Reader:
+    """The command line, and the data modules that it made: rows of one data set share one."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.parser = SegmentationParser("segkit benchmark")
+        add_table_options(self.parser)
+        self.parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=False)
+        self.args, self.typed = list(args), self._parse(args)
+        self._made: dict[str, SegmentationDataModule] = {}
+
+    def data(self, given: Mapping[str, Any] | str | None) -> SegmentationDataModule | None:
+        """The data module of a config or a recipe, and of what was typed, which wins, option by option."""
+        config = self._parse([*_data_option(given), *self.args])
+        key = str(config["data"])
+        if key not in self._made:
+            self._made[key] = self.parser.build(config)["data"]
+        return self._made[key]
+
+    def _parse(self, args: Sequence[str]) -> Namespace:
+        try:
+            return self.parser.parse_args(list(args))
+        except InputError as error:
+            known = flatten(self.parser.get_defaults().as_dict())
+            raise InputError(explain(str(error), known, SHORT_NAMES)) from error
 
 
-def _cell(row: Values, column: str) -> str:
-    value = _value(row, column)
-    if value is None:
-        return "-"
-    return COLUMNS[column](value) + (" (partial)" if column == "images" and row["partial"] else "")
+def _rows(reader: _Reader) -> list[Row]:
+    typed = reader.typed
+    if typed["limit"] is not None and typed["limit"] < 1:
+        raise InputError("--limit must be 1 or more")
+    if min(typed["size"]) < 1:
+        raise InputError("--size must be two numbers of pixels, height and width, 1 or more")
+    if typed["plan"]:
+        given = [name for name in ("models", "config", "protocol", "data") if typed[name]]
+        if given:
+            raise InputError(f"--plan and {', '.join(given)} exclude each other: the plan's rows say it")
+        return rows_of_plan(Path(typed["plan"]), typed["metric"], reader.data)
+    if not typed["models"]:
+        raise InputError("nothing to do: give model files, or --plan FILE (see `segkit benchmark --help`)")
+    return rows_of_models(typed["models"], typed["config"], typed["protocol"], typed["metric"], reader.data)
 
 
-def _published_notes(rows: Sequence[Values]) -> list[str]:
-    """Where each published number stands, or why it is not in the table."""
-    notes = []
-    for row in rows:
-        published = row.get("published")
-        if published is None:
-            continue
-        numbers = f"mIoU {percent(published['miou'])}"
-        if published["pixel_accuracy"] is not None:
-            numbers += f", pixel accuracy {percent(published['pixel_accuracy'])}"
-        reason = row.get("not comparable")
-        note = f"{row['model']}, {row['protocol']}: published {numbers} ({published['source']})"
-        notes.append(note + (f"; not compared: {reason}" if reason else ""))
-    return list(dict.fromkeys(notes))
+def _data_option(given: Mapping[str, Any] | str | None) -> list[str]:
+    return [] if given is None else ["--data", given if isinstance(given, str) else json.dumps(given)]

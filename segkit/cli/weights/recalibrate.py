@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segkit.bars import Bar
-from segkit.cli.benchmark.rows import data_name
+from segkit.benchmark.rows import data_name
 from segkit.cli.data.source import describe_module, make_module
 from segkit.cli.weights.report import recalibrated
 from segkit.cli.words import say

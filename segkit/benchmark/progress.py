@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkit.cli.benchmark.plan import Row
+from segkit.benchmark.plan import Row
 from segkit.errors import InputError
 from segkit.files import parse_json, write_text
 
@@ -93,8 +93,13 @@ def key_of(row: Row, settings: Settings) -> dict[str, Any]:
     """
     shared = {"protocol": row.protocol.to_dict(), "device": settings.device}
     if row.model is None:
-        assert row.recipe is not None
-        return {"network": row.recipe.network, "num_classes": num_classes(row), "size": list(settings.size), **shared}
+        assert row.experiment is not None
+        return {
+            "network": row.experiment.network,
+            "num_classes": num_classes(row),
+            "size": list(settings.size),
+            **shared,
+        }
     assert row.data is not None
     if not Path(row.model).is_file():
         raise InputError(f"{row.model}: no such file; give a checkpoint")
@@ -112,7 +117,7 @@ def key_of(row: Row, settings: Settings) -> dict[str, Any]:
 
 def asked_of(row: Row, settings: Settings) -> dict[str, Any]:
     """What else shapes the row, and costs little to change: it is computed again from the counts."""
-    published = row.recipe.published_for(row.protocol) if row.recipe else None
+    published = row.experiment.recipe.published_for(row.protocol.name) if row.experiment else None
     return {"size": list(settings.size), "published": asdict(published) if published else None}
 
 
@@ -122,8 +127,10 @@ def num_classes(row: Row) -> int:
     Raises:
         InputError: neither the recipe nor its data say.
     """
-    assert row.recipe is not None
-    given = row.recipe.network.get("init_args", {}).get("num_classes")
+    assert row.experiment is not None
+    given = row.experiment.network.get("init_args", {}).get("num_classes")
     if given is None and row.data is None:
-        raise InputError(f"{row.recipe.path}: neither data nor num_classes, so the network cannot be built; add data")
+        raise InputError(
+            f"{row.experiment.path}: neither data nor num_classes, so the network cannot be built; add data"
+        )
     return int(given) if given is not None or row.data is None else row.data.num_classes

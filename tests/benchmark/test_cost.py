@@ -5,8 +5,8 @@ import torch
 from clock import Clock
 from torch import nn
 
-from segkit.evaluation import cost
-from segkit.evaluation.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
+from segkit.benchmark import cost
+from segkit.benchmark.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
 from segkit.inference.engine import predict
 from segkit.inference.protocols import Protocol
 from segkit.models.segmentation import FCN, DeepLabV3

@@ -1,6 +1,7 @@
 """One row of `segkit benchmark`: score a model on a data set, and measure what that costs."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
 from typing import Any
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor
 
 from segkit.bars import Bar
-from segkit.cli.benchmark.plan import Row
-from segkit.cli.benchmark.progress import Progress, Settings, num_classes
+from segkit.benchmark.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
+from segkit.benchmark.plan import Row
+from segkit.benchmark.progress import Progress, Settings, asked_of, key_of, num_classes
+from segkit.benchmark.table import Table
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.samplers import EvalSampler
-from segkit.errors import printable
+from segkit.errors import InputError, printable
 from segkit.evaluation.confusion import confusion_counts, true_ids
 from segkit.evaluation.conventions import convention_scores
-from segkit.evaluation.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
 from segkit.evaluation.results import number_or_null, row_names, versions
 from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict
@@ -28,6 +30,34 @@ from segkit.text import percent
 SAVE_SECONDS = 30.0  # between two writings of a row's counts: as much is lost at most if the machine goes down
 SCORE_SECONDS = 1.0  # between two updates of the running mIoU
 COST_SECONDS = 3.0  # of timing, for a network without data; one image at least
+
+
+def fill(table: Table, rows: Sequence[Row], settings: Settings, report: Callable[[str], None]) -> None:
+    """Compute the rows that are not in the table; what goes wrong with one is kept, and the others are computed.
+
+    Args:
+        table: Written after every row; `table.failed` is what went wrong.
+        rows: Of `segkit.benchmark.plan`.
+        settings: What all rows share.
+        report: Told, in one line each, of rows that are there and of errors.
+
+    Raises:
+        InputError: The table cannot be written.
+    """
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number} of {len(rows)} ({row.title})"
+        try:
+            key, asked = key_of(row, settings), asked_of(row, settings)
+            if table.has(key, row.name, row.metric, asked):
+                report(f"{where}: already in {table.folder / 'benchmark.json'}")
+                continue
+            values = compute(row, key, settings)
+        except (InputError, OSError, RuntimeError) as error:  # the last: out of memory, and what a device refuses
+            message = f"{where}: {' '.join(str(error).split())}"
+            table.failed.append(message)
+            report(f"segkit benchmark: error: {message}")
+        else:
+            table.put({"key": key, "asked": asked, **values})
 
 
 def compute(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -130,11 +160,11 @@ def _show(bar: Bar, progress: Progress, metric: str) -> None:
 
 def _cost_only(row: Row, settings: Settings) -> dict[str, Any]:
     """A recipe's network with random weights, on a random image: what it costs is known, what it is worth is not."""
-    assert row.recipe is not None
+    assert row.experiment is not None
     image = torch.randint(0, 256, (1, 3, *settings.size), dtype=torch.uint8, generator=torch.Generator())
     watch = Stopwatch(settings.device)
     with PeakMemory(settings.device) as memory:
-        network = row.recipe.build(num_classes(row))
+        network = row.experiment.build(num_classes(row))
         segmenter = Segmenter(network, None, IMAGENET, row.protocol, torch.device(settings.device))
         with recorded_forwards(network) as forwards:
             _time_one(segmenter, image, watch)
@@ -186,12 +216,12 @@ def _plain_scores(scores: Scores, data: SegmentationDataModule) -> dict[str, Any
 
 def _comparison(row: Row, segmenter: Segmenter, scores: Scores, images: int) -> dict[str, Any]:
     """The published number and the difference, or why they are not shown."""
-    published = row.recipe.published_for(row.protocol) if row.recipe else None
-    if row.recipe is None or published is None:
+    published = row.experiment.recipe.published_for(row.protocol.name) if row.experiment else None
+    if row.experiment is None or published is None:
         return {}
     assert row.data is not None
     network: Any = segmenter.network
-    reason = row.recipe.why_not_comparable(published, network, segmenter.protocol, type(row.data).__name__, images)
+    reason = row.experiment.why_not_comparable(published, network, segmenter.protocol, type(row.data).__name__, images)
     if reason is not None:
         return {"published": asdict(published), "not comparable": reason}
     difference = number_or_null(scores.miou - published.miou)

@@ -1,0 +1,233 @@
+"""The rows of `segkit benchmark`: from the command line (models x protocols) or from a plan file.
+
+A plan is a YAML list; each item is one row, or one for each of its protocols:
+
+    - model: runs/3/checkpoints/last.ckpt                 # any file that `segkit.load` reads
+      config: ade20k/deeplabv3_resnest50                  # its data, its protocol, its published number
+      protocol: [whole, encoding-ms]                      # instead of the recipe's
+    - config: ade20k/deeplabv3_resnest269                 # no model: random weights, what the network costs
+    - {name: theirs, model: theirs.pth, data: data/ade20k, protocol: mmseg-ss, metric: mmseg}
+
+Paths are relative to the working directory.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.errors import InputError, did_you_mean
+from segkit.evaluation.conventions import convention
+from segkit.inference import protocols
+from segkit.inference.engine import resolve
+from segkit.inference.protocols import Protocol
+from segkit.models.segmentation import NETWORKS, SegmentationModel, build_network
+from segkit.plain_data import read_yaml
+from segkit.recipes import SUFFIXES, Published, Recipe, read_recipe
+
+KEYS = ("name", "model", "config", "data", "protocol", "metric")  # of a plan's row
+
+# Makes the data module of a class path with its arguments, or of a config's path; of None, what the command line names.
+MakeData = Callable[[Mapping[str, Any] | str | None], SegmentationDataModule | None]
+
+# Where two networks of one name would still be two networks.
+_IDENTITY = ("encoder", "output_stride", "dilation_convention")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a recipe says about one row.
+
+    Attributes:
+        path: the recipe's file.
+        network: `{"class_path": ..., "init_args": {...}}` for `build_network`, mostly without num_classes.
+        data: `{"class_path": ..., "init_args": {...}}` of its data module; None where the recipe has none.
+        data_class: name of the data module's class; "" where the recipe has no data.
+        protocol: that of the recipe, or `whole`.
+        recipe: the recipe itself.
+    """
+
+    path: Path
+    network: dict[str, Any]
+    data: Mapping[str, Any] | None
+    data_class: str
+    protocol: Protocol
+    recipe: Recipe
+
+    def build(self, num_classes: int) -> SegmentationModel:
+        """The recipe's network with random weights, in eval mode.
+
+        Raises:
+            InputError: the class or an argument is not known.
+        """
+        arguments = {"num_classes": num_classes} | self.network.get("init_args", {})
+        return build_network({**self.network, "init_args": arguments}).eval()
+
+    def why_not_comparable(
+        self, published: Published, network: SegmentationModel, protocol: Protocol, data_class: str, images: int
+    ) -> str | None:
+        """Why a score must not be put beside the published number; None where it may.
+
+        Args:
+            published: that number.
+            network: that was scored.
+            protocol: that really ran.
+            data_class: name of the data module's class.
+            images: how many were scored.
+        """
+        if data_class != self.data_class:
+            return f"scored on {data_class}, published for {self.data_class}"
+        if images != published.images:
+            return f"{images} images were scored, published for {published.images}"
+        wanted = resolve(protocols.get(published.protocol), network)
+        if protocol.to_dict() != wanted.to_dict():
+            return f"scored with the protocol {protocol.name}, published for {wanted.name}"
+        with torch.device("meta"):
+            own = self.build(network.num_classes)
+        if _identity(own) != _identity(network):
+            return f"the network is {_identity(network)}, published for {_identity(own)}"
+        return None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row is to be.
+
+    Attributes:
+        name: what the table calls it.
+        model: the file; None = the recipe's network with random weights.
+        experiment: the recipe of the model, or None.
+        data: what is scored on, not set up; None for a network without a model, if its recipe has no data.
+        protocol: how.
+        metric: convention of the scores.
+    """
+
+    name: str
+    model: str | None
+    experiment: Experiment | None
+    data: SegmentationDataModule | None
+    protocol: Protocol
+    metric: str
+
+    @property
+    def title(self) -> str:
+        """For bars and messages."""
+        return f"{self.name}, {self.protocol.name}"
+
+
+def read_experiment(name: str | Path) -> Experiment:
+    """Read a recipe, given by its path or name.
+
+    Raises:
+        InputError: the file is absent, not YAML, or has no network.
+    """
+    recipe = read_recipe(name)
+    try:
+        network = dict(recipe.content["model"]["network"])
+        network["class_path"] = _full_name(network["class_path"])
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{recipe.path}: not a recipe (no {error}); give one such as ade20k/deeplabv3_resnest50, "
+            "with data and model.network.class_path"
+        ) from error
+    data_class = "" if recipe.data is None else str(recipe.data["class_path"]).rsplit(".", 1)[-1]
+    protocol = read_protocol(recipe.content.get("protocol", "whole"), str(recipe.path))
+    return Experiment(recipe.path, network, recipe.data, data_class, protocol, recipe)
+
+
+def read_protocol(value: Any, where: str) -> Protocol:
+    """A protocol as it is, by its name, by its YAML file, or from its fields.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if isinstance(value, Protocol):
+        return value
+    return protocols.get(value) if isinstance(value, str) else protocols.from_fields(value, where=f"{where}: protocol")
+
+
+def rows_of_models(
+    models: Sequence[str], config: str | None, names: Sequence[str] | None, metric: str, make_data: MakeData
+) -> list[Row]:
+    """A row for each model and protocol.
+
+    Args:
+        models: Files that `segkit.load` reads; a recipe in place of a file stands for its network with random weights.
+        config: A recipe of the models, for data, protocol and published number.
+        names: Of protocols; None = the recipe's, or `whole`.
+        metric: Convention of the scores.
+        make_data: Of the recipe's data.
+
+    Raises:
+        InputError: What is wrong, in one line.
+    """
+    shared = read_experiment(config) if config else None
+    rows = []
+    for model in models:
+        recipe = read_experiment(model) if model.endswith(SUFFIXES) else shared
+        data = make_data(recipe.data if recipe else None)
+        file = None if model.endswith(SUFFIXES) else model
+        own: list[Any] = [recipe.protocol if recipe else "whole"]
+        for name in names or own:
+            row = Row(model, file, recipe, data, read_protocol(name, model), metric)
+            rows.append(_checked(row, model, "--data or --config"))
+    return rows
+
+
+def rows_of_plan(path: Path, metric: str, make_data: MakeData) -> list[Row]:
+    """The rows of a plan file; arguments and errors as of `rows_of_models`, for items that do not say it themselves."""
+    items = read_yaml(path)
+    if not isinstance(items, list) or not items:
+        raise InputError(f"{path}: not a list of rows; write one '- {{model: ..., data: ..., protocol: ...}}' for each")
+    rows = []
+    for number, item in enumerate(items, start=1):
+        rows += _rows_of_item(item, f"{path}, row {number}", metric, make_data)
+    return rows
+
+
+def _rows_of_item(item: Any, where: str, metric: str, make_data: MakeData) -> list[Row]:
+    if not isinstance(item, dict):
+        raise InputError(f"{where}: {item!r} is not a mapping; allowed keys are {', '.join(KEYS)}")
+    for key in item:
+        if key not in KEYS:
+            hint = did_you_mean(str(key), KEYS)
+            raise InputError(f"{where}: no such key {str(key)!r}; {hint}allowed: {', '.join(KEYS)}")
+    recipe = read_experiment(item["config"]) if "config" in item else None
+    if recipe is None and "model" not in item:
+        raise InputError(f"{where}: neither model nor config; give a model file, a recipe, or both")
+    given = item.get("data", recipe.data if recipe else None)
+    if not isinstance(given, Mapping | str | None):
+        raise InputError(f"{where}: data is {given!r}; give a YAML file, or a mapping with class_path and init_args")
+    data = make_data(given)
+    wanted = item.get("protocol", recipe.protocol if recipe else "whole")
+    name = str(item.get("name", item.get("model", item.get("config"))))
+    model = str(item["model"]) if "model" in item else None
+    rows = []
+    for one in wanted if isinstance(wanted, list) else [wanted]:
+        row = Row(name, model, recipe, data, read_protocol(one, where), str(item.get("metric", metric)))
+        rows.append(_checked(row, where, "the key data, or config"))
+    return rows
+
+
+def _checked(row: Row, where: str, how: str) -> Row:
+    if row.model is not None and row.data is None:
+        raise InputError(f"{where}: no data to score on; give it with {how}")
+    try:
+        convention(row.metric)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return row
+
+
+def _full_name(class_path: str) -> str:
+    """`DeepLabV3` as `build_network` wants it; anything else is left for it to refuse."""
+    return next((name for name in NETWORKS if name.rsplit(".", 1)[-1] == class_path), class_path)
+
+
+def _identity(network: SegmentationModel) -> str:
+    arguments = network.config["init_args"]
+    kind = network.config["class_path"].rsplit(".", 1)[-1]
+    return f"{kind}({', '.join(f'{name}={arguments.get(name)}' for name in _IDENTITY)})"

@@ -1,0 +1,176 @@
+"""The table of `segkit benchmark`: read back, and written as JSON (everything), CSV, Markdown and an image."""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segkit.benchmark.chart import draw
+from segkit.benchmark.cost import FLOPS_RULE
+from segkit.errors import InputError, printable
+from segkit.evaluation.conventions import CONVENTIONS
+from segkit.files import parse_json, write_json, write_text
+from segkit.text import markdown, percent, points
+
+Values = Mapping[str, Any]
+
+
+def _text(value: Any) -> str:
+    return str(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+
+
+def _size(value: Sequence[int]) -> str:
+    return "x".join(map(str, value))
+
+
+# column            how a value is shown; in JSON and CSV it stays as it is
+COLUMNS: dict[str, Callable[[Any], str]] = {
+    "model":          _text,
+    "data":           _text,
+    "protocol":       _text,
+    "metric":         _text,
+    "mIoU":           percent,
+    "pixel accuracy": percent,
+    "mean accuracy":  percent,
+    "published mIoU": percent,
+    "difference":     points,
+    "M params":       _number,
+    "GFLOPs":         _number,
+    "size":           _size,
+    "GFLOPs/image": _number,
+    "images":       _text,
+    "images/s":     _number,
+    "peak MB":        _number,
+    "device":         _text,
+}  # fmt: skip
+
+_WORDS = ("model", "data", "protocol", "metric", "device")  # aligned left; numbers right
+
+_RULES = (
+    "mIoU and accuracies in percent, differences in points; (partial): not of the whole split.",
+    "M params: without the auxiliary head, which does not run at test time.",
+    f"{FLOPS_RULE}. GFLOPs: one whole image of height x width as in the column size; "
+    "GFLOPs/image: all forwards of the protocol on the first image.",
+    "images/s: from an image in memory to its labels, one at a time; reading, counting and the first image are "
+    "left out. peak MB: the highest use of memory above that before the model was loaded (CUDA: tensors on the GPU; "
+    "CPU: resident memory of the process, in its first row with some 30 MB that PyTorch loads once).",
+)
+
+
+class Table:
+    """The rows of a folder, its earlier ones first.
+
+    Args:
+        folder: where benchmark.json, .csv, .md and .png lie, or will.
+
+    Attributes:
+        rows: plain data, with at least "key" and "asked".
+        failed: messages about rows that are not there, of this run.
+
+    Raises:
+        InputError: benchmark.json is something else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = _read(folder)
+        self.failed: list[str] = []
+
+    def has(self, key: Values, name: str, metric: str, asked: Values) -> bool:
+        """Whether this very row is there."""
+        place = self._place(key, name, metric)
+        return place is not None and self.rows[place].get("asked") == asked
+
+    def put(self, row: dict[str, Any]) -> None:
+        """Add a row, or put it in the place of the one with its key, name and metric, and write all files."""
+        place = self._place(row["key"], row["model"], row["metric"])
+        if place is None:
+            self.rows.append(row)
+        else:
+            self.rows[place] = row
+        self.write()
+
+    def write(self) -> None:
+        """Write all files, each in one step."""
+        write_json(self.folder / "benchmark.json", {"rows": self.rows, "failed": self.failed})
+        write_text(self.folder / "benchmark.csv", self._csv())
+        write_text(self.folder / "benchmark.md", self.markdown() + "\n")
+        if len([row for row in self.rows if row.get("mIoU") is not None]) >= 2:
+            draw(self.rows, self.folder / "benchmark.png")
+
+    def markdown(self) -> str:
+        """The table, aligned, and below it what its numbers mean. Columns in which no row has a value are left out."""
+        columns = [column for column in COLUMNS if any(_value(row, column) is not None for row in self.rows)]
+        cells = [columns, *([_cell(row, column) for column in columns] for row in self.rows)]
+        table = markdown(cells, left=[i for i, column in enumerate(columns) if column in _WORDS])
+        metrics = dict.fromkeys(row["metric"] for row in self.rows if "mIoU" in row)
+        rules = [f"metric {name}: {CONVENTIONS[name].rule}." for name in metrics if name in CONVENTIONS]
+        truths = {f"{row['data']}: in the truth {row['note']}." for row in self.rows if row.get("note")}
+        notes = [
+            *_published_notes(self.rows),
+            *sorted(truths),
+            *rules,
+            *_RULES,
+            *(f"failed: {printable(message)}" for message in self.failed),
+        ]
+        return "\n".join([table, "", *(f"- {note}" for note in notes)])
+
+    def _place(self, key: Values, name: str, metric: str) -> int | None:
+        wanted = (key, name, metric)
+        same = (i for i, row in enumerate(self.rows) if (row["key"], row["model"], row["metric"]) == wanted)
+        return next(same, None)
+
+    def _csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow([*COLUMNS, "partial"])
+        for row in self.rows:
+            shown = [_size(row[c]) if c == "size" else _value(row, c) for c in COLUMNS]
+            writer.writerow([*shown, row["partial"]])
+        return text.getvalue()
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "benchmark.json"
+    if not path.is_file():
+        return []
+    try:
+        rows = parse_json(path.read_text(encoding="utf-8"))["rows"]
+        if all(row["key"] and row["model"] and row["metric"] and len(row["size"]) == 2 for row in rows):
+            return list(rows)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a table of this version of segkit; give another --output") from error
+    raise InputError(f"{path}: not a table of this version of segkit; give another --output")
+
+
+def _value(row: Values, column: str) -> Any:
+    """A row that scores nothing has no metric."""
+    return None if column == "metric" and "mIoU" not in row else row.get(column)
+
+
+def _cell(row: Values, column: str) -> str:
+    value = _value(row, column)
+    if value is None:
+        return "-"
+    return COLUMNS[column](value) + (" (partial)" if column == "images" and row["partial"] else "")
+
+
+def _published_notes(rows: Sequence[Values]) -> list[str]:
+    """Where each published number stands, or why it is not in the table."""
+    notes = []
+    for row in rows:
+        published = row.get("published")
+        if published is None:
+            continue
+        numbers = f"mIoU {percent(published['miou'])}"
+        if published["pixel_accuracy"] is not None:
+            numbers += f", pixel accuracy {percent(published['pixel_accuracy'])}"
+        reason = row.get("not comparable")
+        note = f"{row['model']}, {row['protocol']}: published {numbers} ({published['source']})"
+        notes.append(note + (f"; not compared: {reason}" if reason else ""))
+    return list(dict.fromkeys(notes))
