@@ -33,8 +33,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from benchmark_common import header, measure, peak_memory
-from benchmark_score import disturbed, draw, mmseg_areas
-from speed_peers import can_import, multi_eval, smp_network, torchvision_network
+from benchmark_score import disturbed, draw
+from speed_peers import has_mmseg, mmseg_areas, mmseg_network, multi_eval, smp_network, torchvision_network
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -52,7 +52,10 @@ from segkit.ops.split_attention import split_attention
 from segkit.ops.upsample_argmax import upsample_argmax
 from segkit.training.losses import LossConfig, segmentation_loss
 
-PACKAGES = ("segkit", "python", "torch", "torchvision", "segmentation-models-pytorch", "timm", "torchmetrics")
+PACKAGES = (
+    *("segkit", "python", "torch", "torchvision", "segmentation-models-pytorch", "timm", "torchmetrics"),
+    *("onedl-mmsegmentation", "onedl-mmcv"),
+)
 CLASSES = 150
 CROP = 480
 GFLOP = 293.2  # of DeepLabV3, ResNeSt-50, stride 8, 480 x 480, as `segkit benchmark` counts it
@@ -87,8 +90,10 @@ def main() -> None:
     print(header(PACKAGES), flush=True)
     if options.device == "cuda":
         print(f"on {torch.cuda.get_device_name()}")
-    if not can_import("mmseg"):
-        print("mmsegmentation cannot be imported with this torch; its heads are segkit's `MMSegDeepLabV3`.")
+    if not has_mmseg():
+        print(
+            "mmsegmentation is not installed and is left out: `uv run --group mmseg python scripts/benchmark_speed.py`"
+        )
     if "ceiling" in options.only:
         print(ceiling(options), flush=True)
     for title in tables(options):
@@ -173,6 +178,7 @@ def one_image(options: argparse.Namespace) -> Iterator[Table]:
         return torch.inference_mode()(lambda: network(x).argmax(1))
 
     deep, mmseg = DeepLabV3, MMSegDeepLabV3
+    themselves = {"mmsegmentation, by default": lambda: theirs(mmseg_network(CLASSES))} if has_mmseg() else {}
     yield Table(
         f"One image of {CROP} x {CROP} to labels, DeepLabV3, ResNeSt-50, {CLASSES} classes",
         {
@@ -184,8 +190,11 @@ def one_image(options: argparse.Namespace) -> Iterator[Table]:
             "smp, channels-last": lambda: theirs(smp_network(CLASSES), last=True),
             "smp, bfloat16, channels-last": lambda: theirs(smp_network(CLASSES), torch.bfloat16, last=True),
             "torchvision's ResNet-50, by default": lambda: theirs(torchvision_network(CLASSES)),
-            "mmsegmentation's heads, exact": lambda: ours(trained(mmseg("resnest50", CLASSES), device), "exact"),
-            "mmsegmentation's heads, segkit by default": lambda: ours(
+            **themselves,
+            "mmsegmentation's network, segkit exact": lambda: ours(
+                trained(mmseg("resnest50", CLASSES), device), "exact"
+            ),
+            "mmsegmentation's network, segkit by default": lambda: ours(
                 trained(mmseg("resnest50", CLASSES), device), "auto"
             ),
         },
@@ -307,9 +316,10 @@ def _counting(mask: Tensor, labels: Tensor, classes: int) -> dict[str, Callable[
         MulticlassJaccardIndex(classes, ignore_index=255, validate_args=check).to(mask.device)
         for check in (True, False)
     )
+    themselves = {"mmsegmentation": lambda: lambda: mmseg_areas(classes)(wide[1], wide[0])} if has_mmseg() else {}
     return {
         "segkit": lambda: lambda: confusion_counts(mask, labels, classes),
-        "mmsegmentation's formula": lambda: lambda: mmseg_areas(wide[1], wide[0], classes),
+        **themselves,
         "torchmetrics": lambda: lambda: checked.update(wide[1], wide[0]),
         "torchmetrics, validate_args=False": lambda: lambda: unchecked.update(wide[1], wide[0]),
     }

@@ -32,10 +32,33 @@ def torchvision_network(num_classes: int) -> Callable[[Tensor], Tensor]:
     return lambda image: network(image)["out"]
 
 
-def can_import(name: str) -> bool:
-    """Whether a package imports here; mmsegmentation fails without a build of mmcv for this PyTorch."""
+def mmseg_network(num_classes: int) -> Callable[[Tensor], Tensor]:
+    """mmsegmentation's DeepLabV3 over its ResNeSt-50 at output stride 8 (resnest_s101-d8, but for the depth)."""
+    importlib.import_module("mmseg.utils").register_all_modules()
+    norm = {"type": "BN"}  # the configs' SyncBN is another name for it in one process
+    backbone = {
+        "type": "ResNeSt", "depth": 50, "stem_channels": 64, "radix": 2, "reduction_factor": 4, "avg_down_stride": True,
+        "strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4), "contract_dilation": True, "norm_cfg": norm,
+    }  # fmt: skip
+    head = {
+        "type": "ASPPHead", "in_channels": 2048, "in_index": 3, "channels": 512, "dilations": (1, 12, 24, 36),
+        "num_classes": num_classes, "norm_cfg": norm, "align_corners": False,
+    }  # fmt: skip
+    config = {"type": "EncoderDecoder", "backbone": backbone, "decode_head": head, "test_cfg": {"mode": "whole"}}
+    network = importlib.import_module("mmseg.registry").MODELS.build(config).eval()
+    return lambda image: network.encode_decode(image, [{"img_shape": tuple(image.shape[2:])}])
+
+
+def mmseg_areas(num_classes: int) -> Callable[[Tensor, Tensor], object]:
+    """The update of mmsegmentation's IoUMetric, of labels and mask."""
+    metric = importlib.import_module("mmseg.evaluation").IoUMetric
+    return lambda labels, mask: metric.intersect_and_union(labels, mask, num_classes, 255)
+
+
+def has_mmseg() -> bool:
+    """Whether mmsegmentation is there and imports: it comes with `uv run --group mmseg`."""
     try:
-        importlib.import_module(name)
+        importlib.import_module("mmseg")
     except Exception:  # whatever its own imports raise
         return False
     return True

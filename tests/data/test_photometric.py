@@ -2,7 +2,6 @@
 
 import math
 import random
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,24 +13,75 @@ from segkit.data.photometric import PhotoMetricDistortion
 from segkit.data.transforms import TrainTransform
 from segkit.errors import InputError
 
-GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "photometric.npz")
+NO = math.nan  # a step that is left out
 NAMES = ("brightness", "contrast", "contrast_first", "saturation", "hue")
+DRAWS = (
+    (NO,       NO,       0, NO,      NO),
+    (17.3,     NO,       0, NO,      NO),
+    (-31.9,    NO,       1, NO,      NO),
+    (NO,       1.4871,   0, NO,      NO),
+    (NO,       0.5123,   1, NO,      NO),
+    (NO,       NO,       0, 1.4999,  NO),
+    (NO,       NO,       1, 0.5001,  NO),
+    (NO,       NO,       0, NO,      17),
+    (NO,       NO,       1, NO,      -18),
+    (NO,       NO,       0, 1.2345,  -7),
+    (31.7,     1.3333,   1, NO,      NO),
+    (31.7,     1.3333,   0, NO,      NO),
+    (-12.25,   0.7777,   0, 0.8765,  9),
+    (-12.25,   0.7777,   1, 0.8765,  9),
+    (28.0,     1.5,      0, 1.5,     -18),
+    (-28.0,    1.5,      1, 1.5,     17),
+)  # fmt: skip
 IMAGE = np.random.default_rng(7).integers(0, 256, (37, 53, 3), np.uint8)
 MASK = np.random.default_rng(8).integers(0, 5, (37, 53), np.uint8)
 
 
+class FixedDraws:
+    """In the place of `numpy.random` in mmseg's file: yields what it is given, in the order of the calls."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def randint(self, *_):
+        return int(self.values.pop(0))
+
+    def uniform(self, *_):
+        return float(self.values.pop(0))
+
+
+def in_order(brightness, contrast, contrast_first, saturation, hue):
+    """The draws as mmseg's `transform` asks for them: whether, and then how much."""
+    b, c, s, h = ([0] if math.isnan(v) else [1, v] for v in (brightness, contrast, saturation, hue))
+    return [*b, contrast_first, *([*c, *s, *h] if contrast_first else [*s, *h, *c])]
+
+
 def as_params(row):
-    """A row of the golden's draws as `apply` takes it."""
+    """A row of the draws as `apply` takes it."""
     params = {name: None if math.isnan(value) else float(value) for name, value in zip(NAMES, row, strict=True)}
     hue = params["hue"]
     return params | {"contrast_first": bool(params["contrast_first"]), "hue": None if hue is None else int(hue)}
 
 
-@pytest.mark.parametrize("index", range(len(GOLDEN["draws"])))
-def test_each_combination_is_that_of_mmsegmentation(index):
-    made = PhotoMetricDistortion().apply(GOLDEN["image"], **as_params(GOLDEN["draws"][index]))
-    assert made.dtype == np.uint8
-    np.testing.assert_array_equal(made, GOLDEN["images"][index])
+def greys_and_colours():
+    """Greys, full colours and random ones, (16, 64, 3) RGB."""
+    made = np.random.default_rng(0).integers(0, 256, (16, 64, 3), np.uint8)
+    made[:4] = np.arange(256, dtype=np.uint8).reshape(4, 64, 1)
+    made[4:6] = np.random.default_rng(1).choice(np.array([0, 255], np.uint8), (2, 64, 3))
+    return made
+
+
+@pytest.mark.parametrize("draws", DRAWS)
+def test_each_combination_is_that_of_mmsegmentation(draws, monkeypatch):
+    """Of mmsegmentation itself: `uv run --group mmseg pytest tests/data/test_photometric.py`."""
+    reason = "mmsegmentation is not installed: uv run --group mmseg pytest"
+    theirs = pytest.importorskip("mmseg.datasets.transforms.transforms", reason=reason)
+    fixed, rgb = FixedDraws(in_order(*draws)), greys_and_colours()
+    monkeypatch.setattr(theirs, "random", fixed)
+    expected = theirs.PhotoMetricDistortion().transform({"img": rgb[..., ::-1].copy()})["img"][..., ::-1]
+    made = PhotoMetricDistortion().apply(rgb, **as_params(draws))
+    assert made.dtype == np.uint8 and not fixed.values
+    np.testing.assert_array_equal(made, expected)
 
 
 def plain(img, brightness, contrast, contrast_first, saturation, hue):
@@ -58,10 +108,9 @@ def seeded(seed, **options):
     return transform
 
 
-def test_random_draws_are_those_of_the_formulas_without_tables():
+def test_draws_are_those_of_the_formulas_without_tables():
     transform = seeded(0)
-    for _ in range(60):
-        params = transform.get_params()
+    for params in [*map(as_params, DRAWS), *(transform.get_params() for _ in range(60))]:
         np.testing.assert_array_equal(transform.apply(IMAGE, **params), plain(IMAGE, **params))
 
 

@@ -1,7 +1,8 @@
 """Each convention against the real library, or a restatement in plain loops where the library does not install.
 
-The label maps, and what mmsegmentation, CSAIL's mit_semseg and PaddleSeg 2.8.0 make of them, are in tests/goldens, from
-make_metrics.py and make_metrics_paddleseg.py; torchmetrics and cityscapesScripts run here, on the same label maps.
+The label maps, and what CSAIL's mit_semseg and PaddleSeg 2.8.0 make of them, are in tests/goldens, from make_metrics.py
+and make_metrics_paddleseg.py; mmsegmentation (where it is installed), torchmetrics and cityscapesScripts run here, on
+the same label maps.
 """
 
 import warnings
@@ -70,14 +71,28 @@ def test_the_cases_are_all_there():
     assert any(scores.absent for scores in (ours(case, "segkit") for case in CASES))
 
 
+@pytest.fixture(scope="module")
+def iou_metric():
+    """mmsegmentation's own: `uv run --group mmseg pytest tests/evaluation/test_conventions.py`."""
+    return pytest.importorskip("mmseg.evaluation", reason="mmsegmentation is not installed: --group mmseg").IoUMetric
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_mmseg_is_mmsegmentations_iou_metric(case):
+def test_mmseg_is_mmsegmentations_iou_metric(case, iou_metric):
+    metric, pairs = iou_metric(ignore_index=255, iou_metrics=["mIoU"]), images(case)
+    metric.dataset_meta = {"classes": [str(i) for i in range(int(GOLDEN[f"{case}/num_classes"]))]}
+    for mask, labels in pairs:
+        data = {"pred_sem_seg": labels, "gt_sem_seg": mask}
+        sample = {name: {"data": torch.from_numpy(ids).long()[None]} for name, ids in data.items()}
+        metric.process({}, [sample])
+    unrounded = metric.total_area_to_metrics(*(sum(area) for area in zip(*metric.results, strict=True)))
+    rounded = metric.evaluate(len(pairs))
     score = ours(case, "mmseg")
-    np.testing.assert_allclose(score.class_iou, GOLDEN[f"{case}/mmseg/IoU"], rtol=1e-6)  # it divides in float32
-    np.testing.assert_allclose(score.class_accuracy, GOLDEN[f"{case}/mmseg/Acc"], rtol=1e-6)
-    np.testing.assert_allclose(score.pixel_accuracy, GOLDEN[f"{case}/mmseg/aAcc_unrounded"], rtol=1e-6)
+    np.testing.assert_allclose(score.class_iou, unrounded["IoU"], rtol=1e-6)  # it divides in float32
+    np.testing.assert_allclose(score.class_accuracy, unrounded["Acc"], rtol=1e-6)
+    np.testing.assert_allclose(score.pixel_accuracy, unrounded["aAcc"], rtol=1e-6)
     for value, name in ((score.miou, "mIoU"), (score.mean_accuracy, "mAcc"), (score.pixel_accuracy, "aAcc")):
-        np.testing.assert_allclose(100 * value, GOLDEN[f"{case}/mmseg/{name}"], atol=0.0051)  # rounded to 2 decimals
+        np.testing.assert_allclose(100 * value, rounded[name], atol=0.0051)  # rounded to 2 decimals
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,14 +1,10 @@
-"""mmsegmentation's networks: whole checkpoints under its names, against what mmsegmentation 1.2.2 itself computes.
+"""mmsegmentation's networks: whole checkpoints under its names give what mmsegmentation itself computes.
 
-`tests/goldens/make_mmseg_networks.py` made the golden file, with mmseg's own code; weights come from a formula there
-and here, from each parameter's name, so that the file holds outputs and names only.
+mmsegmentation runs here, as itself: `uv run --group mmseg pytest tests/models/test_mmseg.py`.
 """
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,88 +15,67 @@ from segkit.models.segmentation import MMSegDeepLabV3, MMSegFCN, SegmentationMod
 from segkit.models.toolkits.foreign import Choices
 from segkit.models.weights import read_checkpoint
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
+pytest.importorskip("mmseg", reason="mmsegmentation is not installed: uv run --group mmseg pytest")
+import mmseg_networks
+
 CLASSES = ("road", "tree", "sky", "car", "lamp")
 PALETTE = [[128, 64, 128], [107, 142, 35], [70, 130, 180], [0, 0, 142], [153, 153, 153]]
+IMAGE = torch.randn(1, 3, 65, 49, generator=torch.Generator().manual_seed(1))  # odd sides
 
 
-@pytest.fixture(scope="module")
-def formula() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("formula", GOLDENS / "formula.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def read(theirs: nn.Module, output_stride: int, folder: Path) -> SegmentationModel:
+    """segkit's network, read from the checkpoint file that mmseg would write."""
+    path = folder / "iter_160000.pth"
+    meta = {"CLASSES": CLASSES, "PALETTE": PALETTE, "epoch": 1}
+    torch.save({"meta": meta, "state_dict": theirs.state_dict(), "optimizer": {}}, path)
+    checkpoint = read_checkpoint(path, Choices(output_stride=output_stride))
+    assert checkpoint.label_space == LabelSpace(CLASSES, tuple(map(tuple, PALETTE)), identity_table(5)).to_dict()
+    return checkpoint.build_network()
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    return dict(np.load(GOLDENS / "mmseg_networks.npz"))
-
-
-@pytest.fixture(scope="module")
-def network_of(formula, golden, tmp_path_factory: pytest.TempPathFactory):
-    """The network read from a checkpoint file with the names and shapes that mmseg gave."""
-
-    def read(name: str, output_stride: int) -> SegmentationModel:
-        lines = golden[f"{name}_names"].tobytes().decode().split("\n")
-        parts = [line.partition(" ") for line in lines]
-        shapes = {key: tuple(map(int, sides.split())) for key, _, sides in parts}
-        weights = {key: torch.from_numpy(value) for key, value in formula.formula_weights(shapes).items()}
-        path = tmp_path_factory.mktemp("mmseg") / "iter_160000.pth"
-        meta = {"CLASSES": CLASSES, "PALETTE": PALETTE, "epoch": 1}
-        torch.save({"meta": meta, "state_dict": weights, "optimizer": {}}, path)
-        checkpoint = read_checkpoint(path, Choices(output_stride=output_stride))
-        space = LabelSpace(CLASSES, tuple(map(tuple, PALETTE)), identity_table(5))
-        assert checkpoint.label_space == space.to_dict()
-        return checkpoint.build_network()
-
-    return read
+@torch.inference_mode()
+def assert_same(ours: SegmentationModel, theirs: nn.Module) -> None:
+    features, expected = ours.encoder(IMAGE), theirs.extract_feat(IMAGE)
+    close(features[-2], expected[-2])
+    close(features[-1], expected[-1])
+    close(ours.head(features[-1]), theirs.decode_head(expected))
+    close(ours.aux_head(features[-2]), theirs.auxiliary_head(expected))
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("head, network_class", [("ASPPHead", MMSegDeepLabV3), ("FCNHead", MMSegFCN)])
-def test_whole_resnest_networks_equal_mmseg(
-    formula, golden, network_of, head: str, network_class: type, output_stride: int
-) -> None:
-    network = network_of(f"{head}_os{output_stride}", output_stride)
-    assert type(network) is network_class and not network.align_corners
-    assert network.config["init_args"]["dilation_convention"] == "mmseg"
+def test_whole_resnest_networks_equal_mmseg(head: str, network_class: type, output_stride: int, tmp_path: Path) -> None:
+    theirs = mmseg_networks.build(head, mmseg_networks.resnest_backbone(output_stride), 512, output_stride)
+    ours = read(theirs, output_stride, tmp_path)
+    assert type(ours) is network_class and not ours.align_corners
+    assert ours.config["init_args"]["dilation_convention"] == "mmseg"
+    assert_same(ours, theirs)
+
+
+def test_the_authors_network_is_another_one() -> None:
+    """mmseg drops the pools of dilated stages, under the same names of parameters."""
+    theirs = mmseg_networks.build("FCNHead", mmseg_networks.resnest_backbone(8), 512, 8)
+    features = {}
+    for convention in ("mmseg", "authors"):
+        encoder = ResNeSt((1, 2, 2, 1), stem_width=8, planes=(16, 32, 64, 128), dilation_convention=convention)
+        weights = {name: theirs.backbone.state_dict()[mmseg_name(name)] for name in encoder.state_dict()}
+        encoder.load_state_dict(weights)
+        with torch.inference_mode():
+            features[convention] = encoder.eval()(IMAGE)[-1]
     with torch.inference_mode():
-        features = network.encoder(torch.from_numpy(formula.image()))
-        close(network.head(features[-1]), golden[f"{head}_os{output_stride}_logits"])
-        close(network.aux_head(features[-2]), golden[f"{head}_os{output_stride}_aux"])
+        expected = theirs.extract_feat(IMAGE)[-1]
+    close(features["mmseg"], expected)
+    assert (features["authors"] - expected).abs().max() > 0.1 * expected.abs().max()
 
 
-@pytest.mark.parametrize("output_stride", [8, 16])
-def test_encoder_features_equal_mmseg(formula, golden, output_stride: int) -> None:
-    """mmseg's encoder alone: what its features are called there does not matter here, only its weights' names."""
-    encoder = ResNeSt(
-        (1, 2, 2, 1), stem_width=8, planes=(16, 32, 64, 128), output_stride=output_stride, dilation_convention="mmseg"
-    )
-    theirs = {mmseg_name(name): name for name in encoder.state_dict()}
-    weights = formula.formula_weights({t: tuple(encoder.state_dict()[o].shape) for t, o in theirs.items()})
-    encoder.load_state_dict({theirs[name]: torch.from_numpy(value) for name, value in weights.items()})
-    with torch.inference_mode():
-        features = encoder.eval()(torch.from_numpy(formula.image()))
-    close(features[-2], golden[f"stage3_os{output_stride}"])
-    close(features[-1], golden[f"stage4_os{output_stride}"])
-
-
-def test_fcn_over_resnet50c_equals_mmseg(formula, golden, network_of) -> None:
+def test_fcn_over_resnet50c_equals_mmseg(tmp_path: Path) -> None:
     """The comparator of mmseg's zoo: its ResNetV1c is timm's resnet50c."""
-    network = network_of("FCNHead_resnet50c", 8)
-    assert network.config["init_args"]["encoder"] == "resnet50c"
-    with torch.inference_mode():
-        features = network.encoder(torch.from_numpy(formula.image()))
-        close(network.head(features[-1]), golden["FCNHead_resnet50c_logits"])
-        close(network.aux_head(features[-2]), golden["FCNHead_resnet50c_aux"])
-
-
-def test_heads_drop_channels_as_mmseg_does(network_of) -> None:
-    network = network_of("FCNHead_resnet50c", 8)
-    for head in (network.head, network.aux_head):
-        assert [m.p for m in head.modules() if isinstance(m, nn.Dropout2d)] == [0.1]
+    theirs = mmseg_networks.build("FCNHead", mmseg_networks.resnet_backbone(), 2048, 8)
+    ours = read(theirs, 8, tmp_path)
+    assert ours.config["init_args"]["encoder"] == "resnet50c"
+    assert_same(ours, theirs)
+    for head in (ours.head, ours.aux_head):
+        assert [m.p for m in head.modules() if isinstance(m, nn.Dropout2d)] == [theirs.decode_head.dropout_ratio]
 
 
 def mmseg_name(name: str) -> str:
@@ -109,7 +84,6 @@ def mmseg_name(name: str) -> str:
     return name.replace("conv1.", "stem.", 1) if name.startswith("conv1.") else name
 
 
-def close(ours: Tensor, theirs: np.ndarray) -> None:
+def close(ours: Tensor, theirs: Tensor) -> None:
     assert ours.shape == theirs.shape
-    difference = np.abs(ours.numpy() - theirs).max()
-    assert difference <= 1e-5 * np.abs(theirs).max()
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
