@@ -6,10 +6,12 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from segkit.cli import main
+from segkit.models.segmentation import NETWORKS
 
 PAGE = (Path(__file__).parents[1] / "docs/extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", PAGE, re.M))
@@ -36,9 +38,14 @@ def run(command: str) -> None:
 def test_section(
     title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A block `sh` holds commands, `text` what the last ones print among other lines; all others are files."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    with patch.dict(NETWORKS):  # a network is known from then on
+        follow(title, tmp_path, capsys)
+
+
+def follow(title: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A block `sh` holds commands, `text` what the last ones print among other lines; all others are files."""
     for name, kind, content in blocks(SECTIONS[title]):
         if kind == "sh":
             capsys.readouterr()

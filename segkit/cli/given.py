@@ -11,7 +11,7 @@ from segkit.training.run_folder import CHECKPOINTS, CONFIG, has_not_begun, newes
 
 
 def named(args: Sequence[str], name: str) -> str | None:
-    """The last value of a top-level option on the command line, or in a config file that it names.
+    """The last value of an option on the command line, or in a config file that it names.
 
     Args:
         args: The command and its options.
@@ -28,7 +28,9 @@ def named(args: Sequence[str], name: str) -> str | None:
             found = value
         elif given in ("-c", "--config"):
             content = read_yaml(find_recipe(value))
-            found = (content.get(name) if isinstance(content, dict) else None) or found
+            for part in name.split("."):
+                content = content.get(part) if isinstance(content, dict) else None
+            found = content or found
     return None if found in (None, "null") else found
 
 

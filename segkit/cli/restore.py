@@ -3,7 +3,9 @@
 Hyper-parameters become the parser's defaults: what the user typed beats the checkpoint, which beats the default.
 """
 
+import pydoc
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +43,7 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
     path = named(args, "ckpt_path")
     if path is None or path in ("best", "last", "hpc", "registry"):  # Lightning's own words
         return None
+    _import_network(args)
     checkpoint = read_checkpoint(path)
     training_arguments(checkpoint.hyper_parameters, path)
     if args[0] != "fit":
@@ -51,6 +54,14 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
             f"wrote, or start a new training from its encoder: --encoder_weights {path}"
         )
     return replace(checkpoint, state_dict={})
+
+
+def _import_network(args: Sequence[str]) -> None:
+    """Import the network that the user names, which his checkpoint may then name, too: itself it imports nothing."""
+    name = named(args[1:], "model.network.class_path") or named(args[1:], "model.network")
+    if isinstance(name, str) and "." in name:
+        with suppress(pydoc.ErrorDuringImport):  # the parser tells what is wrong with it
+            pydoc.locate(name)
 
 
 def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:

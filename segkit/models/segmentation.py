@@ -23,6 +23,14 @@ from segkit.signatures import check_arguments, with_defaults
 IMAGE_CHANNELS = 3  # of the images that are read: RGB
 
 
+def class_path(cls: type["SegmentationModel"]) -> str:
+    """The dotted path that configs and checkpoints name a network by."""
+    return f"{cls.__module__}.{cls.__name__}"
+
+
+NETWORKS: dict[str, type["SegmentationModel"]] = {}  # by class path: all that were imported
+
+
 class SegmentationModel(nn.Module):
     """Encoder + head + optional auxiliary head on stage 3: the one constructor of all networks.
 
@@ -86,8 +94,9 @@ class SegmentationModel(nn.Module):
             set_pooled_norm(self, pooled_norm)
 
     def __init_subclass__(cls, **defaults: Any) -> None:
-        """Give the class a constructor with other defaults, which `help` and the command line show, too."""
+        """Make the class known, and give it a constructor with other defaults, which help shows, too."""
         super().__init_subclass__()
+        NETWORKS[class_path(cls)] = cls
         if defaults:
             cls.__init__ = with_defaults(cls.__init__, defaults)  # type: ignore[method-assign]
 
@@ -127,24 +136,13 @@ class MMSegDeepLabV3(SegmentationModel, encoder="resnest101", dilation_conventio
     head_class, aux_head_class = MMSegASPPHead, MMSegAuxHead
 
 
-def class_path(cls: type[SegmentationModel]) -> str:
-    """The dotted path that configs and checkpoints name a network by."""
-    return f"{cls.__module__}.{cls.__name__}"
-
-
 def has_rates(cls: type[SegmentationModel]) -> bool:
     """Whether a network's head has dilation rates."""
     return "rates" in inspect.signature(cls.head_class).parameters
 
 
-NETWORKS: dict[str, type[SegmentationModel]] = {
-    class_path(cls): cls
-    for cls in (FCN, DeepLabV3, MMSegFCN, MMSegDeepLabV3)  # add a new one here
-}
-
-
 def build_network(config: Mapping[str, Any]) -> SegmentationModel:
-    """Rebuild a network from its `config`; only the classes of this file, so that a checkpoint cannot name any other.
+    """Rebuild a network from its `config`, of a class that has been imported: a checkpoint cannot import another one.
 
     Raises:
         InputError: The class or an argument is not known.

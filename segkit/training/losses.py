@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
@@ -45,6 +45,8 @@ class LossConfig:
         average: What the sums over pixels (cross entropies and focal loss) are divided by: "valid", the number of
             pixels that count (their class weights' sum, as in `torch.nn.CrossEntropyLoss`); or "all", the number of
             all pixels, ignored ones included (mmsegmentation's default, `avg_non_ignore=False`).
+        extra: A loss of one's own, added as it is: maps float logits `(B, K, H, W)` and int64 train ids `(B, H, W)`,
+            255 ignored, to a scalar. Of the main head, and of each process's own batch; no checkpoint keeps it.
         fused: Whether cross entropies and mining do without full-size logits (`segkit.ops.upsample_cross_entropy`);
             false takes PyTorch's operations, which differ by rounding and take far more memory.
     """
@@ -64,6 +66,7 @@ class LossConfig:
     tversky_beta: float = 0.5
     average: Literal["valid", "all"] = "valid"
     fused: bool = True
+    extra: nn.Module | None = None
 
     def __post_init__(self) -> None:
         """Turn a list (as read from a file) into a tuple and refuse what no loss can be made of."""
@@ -81,7 +84,7 @@ class LossConfig:
         self._require("tversky_beta", self.tversky_alpha + self.tversky_beta > 0, "above 0 where tversky_alpha is 0")
         mined_is_used = self.cross_entropy > 0 or not self.ohem_threshold
         self._require("ohem_threshold", mined_is_used, "0 where cross_entropy, whose pixels it chooses, is 0")
-        some_term = any(getattr(self, name) > 0 for name in MAIN_TERMS)
+        some_term = self.extra is not None or any(getattr(self, name) > 0 for name in MAIN_TERMS)
         self._require("cross_entropy", some_term, f"above 0, or one of {', '.join(MAIN_TERMS[1:])}: the sum is empty")
         cross_entropies = self.cross_entropy > 0 or self.aux_weight > 0, "cross_entropy or aux_weight above 0"
         check_effects(
@@ -98,6 +101,14 @@ class LossConfig:
                 "tversky_beta": (self.tversky > 0, "tversky above 0"),
             },
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, without `extra`."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "extra"}
+
+    def terms(self) -> list[str]:
+        """Names of the main head's terms: those of `MAIN_TERMS` whose weight is not 0, and "extra"."""
+        return [name for name in MAIN_TERMS if getattr(self, name)] + ["extra"] * (self.extra is not None)
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
@@ -122,7 +133,7 @@ def loss_terms(
     align_corners: bool = True,
     mean_count: Callable[[Tensor], Tensor] = own_count,
 ) -> dict[str, Tensor]:
-    """The weighted terms of the loss by name: those of `MAIN_TERMS` whose weight is not 0, and "aux".
+    """The weighted terms of the loss by name: those of `LossConfig.terms`, and "aux".
 
     Ignored pixels take no part in any term; if all are ignored, each is 0 with zero gradients.
 
@@ -152,9 +163,9 @@ def loss_terms(
             mined, pixels = _hard_target(outputs["out"], target, config, align_corners), "hard"
         loss = _cross_entropy(outputs["out"], mined, config, align_corners, average, pixels)
         terms["cross_entropy"] = config.cross_entropy * loss
-    if config.dice or config.lovasz or config.focal or config.tversky:  # only these need the logits at full size
+    if set(config.terms()) - {"cross_entropy"}:  # only these need the logits at full size
         full = upsample(raised(outputs["out"]), (target.shape[1], target.shape[2]), align_corners)
-        terms |= _smp_terms(full, target, config, average)
+        terms |= _full_size_terms(full, target, config, average)
     if "aux" in outputs:  # also with a weight of 0: a head that takes no part in the loss stops distributed training
         loss = _cross_entropy(outputs["aux"], target, config, align_corners, average)
         terms["aux"] = config.aux_weight * loss
@@ -183,12 +194,14 @@ def _cross_entropy(
     return average(total, target, weights, pixels)
 
 
-def _smp_terms(logits: Tensor, target: Tensor, config: LossConfig, average: PixelAverage) -> dict[str, Tensor]:
-    """The weighted terms that come from segmentation_models_pytorch, of logits `(B, K, H, W)`."""
+def _full_size_terms(logits: Tensor, target: Tensor, config: LossConfig, average: PixelAverage) -> dict[str, Tensor]:
+    """The terms that come from segmentation_models_pytorch and from outside, of logits `(B, K, H, W)`."""
+    terms = {} if config.extra is None else {"extra": config.extra.to(logits.device)(logits, target)}
+    if config.terms() in (["extra"], ["cross_entropy", "extra"]):
+        return terms
     # smp takes more than a second to import, and the cross entropy needs none of it.
     from segkit.training import region_losses
 
-    terms = {}
     if config.dice:
         terms["dice"] = config.dice * region_losses.dice_loss(logits, target)
     if config.lovasz:

@@ -28,7 +28,7 @@ from segkit.models.norms import BATCH_NORMS, freeze_stages, norms_to_eval
 from segkit.models.segmentation import SegmentationModel, require_rgb
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
-from segkit.training.losses import MAIN_TERMS, LossConfig, check_class_weights, loss_terms
+from segkit.training.losses import LossConfig, check_class_weights, loss_terms
 from segkit.training.optim import OptimConfig, build_optimizer, groups_table, lr_factors, parameter_groups
 from segkit.training.preflight import batch_size, check_monitors, check_norms, learning_rate
 from segkit.training.restored import training_arguments
@@ -133,8 +133,7 @@ class SegmentationModule(pl.LightningModule):
     @property
     def logged(self) -> list[str]:
         """Names of all values that `fit` logs, those of segkit's callbacks too: what a callback may monitor."""
-        terms = [name for name in MAIN_TERMS if getattr(self.loss, name)]
-        terms += ["aux"] if self.network.aux_head is not None else []
+        terms = [*self.loss.terms(), *(["aux"] if self.network.aux_head is not None else [])]
         scores = ["loss", "mIoU", "pixel_accuracy", "mean_accuracy", *(f"IoU/{n}" for n in self.classes.class_names)]
         trained = ["train/loss", *(f"train/loss_{name}" for name in terms if len(terms) > 1)]
         return [*trained, "lr", "samples/s", "data_wait", *(f"val/{name}" for name in scores)]
@@ -230,7 +229,7 @@ class SegmentationModule(pl.LightningModule):
         return {
             "network": self.network.config,
             "optim": asdict(self.optim),
-            "loss": asdict(self.loss),
+            "loss": self.loss.to_dict(),
             "frozen_stages": self.frozen_stages,
             "norm_eval": self.norm_eval,
             "normalization": self.normalization.to_dict(),

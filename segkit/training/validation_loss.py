@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from segkit.metadata.label_space import IGNORE_INDEX
-from segkit.training.losses import MAIN_TERMS, LossConfig, loss_terms
+from segkit.training.losses import LossConfig, loss_terms
 
 
 class ValidationLoss:
@@ -13,7 +13,7 @@ class ValidationLoss:
 
     Cross entropy and focal loss are sums over valid pixels, divided by their number in the whole split (by the sum of
     their class weights, where there are any), so that neither the order of images nor the number of processes matters.
-    Dice, Lovász and Tversky losses are computed for each image, and averaged over images. Class weights, label
+    Dice, Lovász, Tversky and extra losses are computed for each image, and averaged over images. Class weights, label
     smoothing and the weights of the terms are the training's. All valid pixels count, also where training mines the
     hard ones (`ohem_threshold`) or divides by ignored pixels too (`average: all`). The auxiliary head does not run.
 
@@ -23,7 +23,7 @@ class ValidationLoss:
     """
 
     def __init__(self, config: LossConfig, device: torch.device | str = "cpu") -> None:
-        self._terms = [_only(config, name) for name in MAIN_TERMS if getattr(config, name) > 0]
+        self._terms = [_only(config, name) for name in config.terms()]
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
         self._sums = torch.zeros(len(self._terms), 2, dtype=dtype, device=device)  # of the loss, and what it is over
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def _replayable(trainer: Trainer, module: LightningModule, batch: dict[str, Any]
         "batch": {name: value.cpu() if isinstance(value, Tensor) else value for name, value in batch.items()},
         "state_dict": {name: value.cpu() for name, value in module.state_dict().items()},
         "hyper_parameters": dict(module.hparams),
-        "loss_config": asdict(module.loss),
+        "loss_config": module.loss.to_dict(),
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "lr": [float(group["lr"]) for group in trainer.optimizers[0].param_groups],
