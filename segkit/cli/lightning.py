@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import ActionYesNo
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_info
 
-from segkit.cli.effects import check_effects
 from segkit.cli.fit import FitConfig, as_list, fit_callbacks, fit_loggers
 from segkit.cli.given import named, with_recipes, with_run
 from segkit.cli.jsonargparse_border import SegmentationParser, explain
 from segkit.cli.lightning_messages import input_error, quiet
+from segkit.cli.options import add_options, check_effects
 from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
 from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
@@ -39,12 +38,10 @@ from segkit.data.datamodules import (
 )
 from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
-from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.files import check_writable, write_refusal
 from segkit.inference import protocols
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
-from segkit.models.inference_form import Precision
 from segkit.models.segmentation import NETWORKS
 from segkit.plain_data import flatten
 from segkit.training.guards.checkpoints import AtomicCheckpointIO, LastCheckpoint
@@ -56,7 +53,7 @@ from segkit.training.module import SegmentationModule
 from segkit.training.network_callbacks import EvaluationForm
 from segkit.training.prediction_writer import PredictionWriter
 from segkit.training.probe import probe
-from segkit.training.results import ALL_METRICS, CalibrationReport, ResultWriter
+from segkit.training.results import CalibrationReport, ResultWriter
 from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock
 from segkit.training.sync_norm import SyncBatchNormPlugin
 from segkit.training.views.progress import RunProgress
@@ -67,16 +64,6 @@ SHORT_NAMES: tuple[type, ...] = (
     *(CocoStuffDataModule, MapillaryDataModule, FolderDataModule, SyntheticDataModule),
     *NETWORKS.values(),
 )
-
-METRICS = ", ".join([*CONVENTIONS, ALL_METRICS])
-
-_SWITCHES = {
-    "probe": "`fit`: find the largest batch that fits and the time that the run takes; train nothing",
-    "reschedule": "`fit --ckpt_path`: go on although settings have changed",
-    "overwrite": "`predict`: again what `--output` holds",
-    "official": "`test`: cityscapesScripts' scores, too",
-    "calibration": "`test`: calibration error, with a plot",
-}
 
 
 def main(args: Sequence[str]) -> int:
@@ -108,7 +95,7 @@ class SegmentationCLI(UserFirstCLI):
     """LightningCLI with segkit's module, data modules, loggers and callbacks."""
 
     def __init__(self, checkpoint: Checkpoint | None, args: list[str] | None = None, typed: Sequence[str] = ()) -> None:
-        self.typed = typed
+        self.typed, self.command = typed, next(iter(typed), "fit")
         self.checkpoint: dict[str, Any] = {} if checkpoint is None else checkpoint.hyper_parameters
         self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty where Lightning restores them
         self.known_keys: list[str] = []
@@ -133,55 +120,7 @@ class SegmentationCLI(UserFirstCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add segkit's options, link the data to the model, and put the checkpoint's values below what is typed."""
-        parser.add_argument(
-            "--protocol",
-            type=str | dict[str, Any],
-            default="whole",
-            help="how to test and predict: whole, ms-flip, ..., a file, or its fields",
-        )
-        parser.add_argument(
-            "--encoder_weights",
-            type=str | None,
-            default=None,
-            help="`fit`: a file with the encoder's weights to begin with, or imagenet, which is downloaded once",
-        )
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            default=None,
-            help="`fit`: a network of any toolkit to begin with, of which everything is taken that fits",
-        )
-        parser.add_argument(
-            "--validation_scale",
-            type=float,
-            default=1.0,
-            help="`fit`: the scale at which it validates; where crops are cut from smaller images, theirs",
-        )
-        parser.add_argument(
-            "--test_precision",
-            type=Precision,
-            default="exact",
-            help="`test`, `validate`, `predict`: run the network as trained, or in its faster inference form",
-        )
-        parser.add_argument("--metric", type=str, default=DEFAULT, help=f"`test`, `validate`: {METRICS}")
-        parser.add_argument("--run_dir", type=str | None, default=None, help="where the run writes; default: runs/<n>")
-        parser.add_argument("--save_every", type=int, default=1000, help="`fit`: steps between two last.ckpt")
-        parser.add_argument("--skip_nonfinite", type=int, default=0, help="`fit`: steps without a number to leave out")
-        parser.add_argument("--overlays", type=int, default=4, help="`fit`: validation images to draw; 0: none")
-        parser.add_argument("--rank_timeout", type=float, default=60.0, help="seconds until a silent process is lost")
-        parser.add_argument("--output", type=str | None, default=None, help="folder of `predict`'s PNGs")
-        for name, what in _SWITCHES.items():
-            parser.add_argument(f"--{name}", action=ActionYesNo(no_prefix="no-"), default=False, help=what)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/mIoU",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "epoch{epoch:03d}-mIoU{val/mIoU:.4f}",
-                "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.enable_version_counter": False,
-            }
-        )
+        add_options(parser, self.command)
         self.known_keys = list(flatten(parser.get_defaults().as_dict()))
         parser.link_arguments("data.label_space", "model.label_space", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
@@ -226,6 +165,21 @@ class SegmentationCLI(UserFirstCLI):
             kwargs["plugins"].append(AtomicCheckpointIO())
         if config.get("sync_batchnorm"):
             kwargs["plugins"].append(SyncBatchNormPlugin())
+        kwargs["callbacks"] = self._callbacks(config, run)
+        if config.get("enable_model_summary") is None:  # the optimiser's table has the parameters; FLOPs would read 0
+            kwargs["enable_model_summary"] = any(isinstance(c, ModelSummary) for c in kwargs["callbacks"])
+        trainer = super().instantiate_trainer(**kwargs)
+        cluster = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(cluster, SLURMEnvironment):
+            cluster.auto_requeue = False  # from within a signal; `Preemption` does it between two steps
+        # The best one first: `last.ckpt` must know of it.
+        trainer.callbacks.sort(  # type: ignore[attr-defined]
+            key=lambda c: 2 if isinstance(c, LastCheckpoint) else int(isinstance(c, ModelCheckpoint))
+        )
+        return trainer
+
+    def _callbacks(self, config: Any, run: Path) -> list[pl.Callback]:
+        """Those of the config, and segkit's in the order in which they must run."""
         given = config.get("callbacks") or []
         callbacks = [*given, self.result_writer, EvaluationForm(self.value(self.config, "test_precision"))]
         if self.subcommand == "fit":
@@ -239,21 +193,10 @@ class SegmentationCLI(UserFirstCLI):
             callbacks.append(OfficialCityscapes())
         if self.value(self.config, "calibration"):
             callbacks.append(CalibrationReport())
-        if config.get("enable_model_summary") is None:  # the optimiser's table has the parameters; FLOPs would read 0
-            kwargs["enable_model_summary"] = any(isinstance(c, ModelSummary) for c in given)
         a_bar = config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given)
         if a_bar and (self.subcommand != "fit" or not sys.stdout.isatty()):  # where Lightning's is redrawn each step
             callbacks.append(RunProgress())
-        kwargs["callbacks"] = callbacks
-        trainer = super().instantiate_trainer(**kwargs)
-        cluster = getattr(trainer.strategy, "cluster_environment", None)
-        if isinstance(cluster, SLURMEnvironment):
-            cluster.auto_requeue = False  # from within a signal; `Preemption` does it between two steps
-        # The best one first: `last.ckpt` must know of it.
-        trainer.callbacks.sort(  # type: ignore[attr-defined]
-            key=lambda c: 2 if isinstance(c, LastCheckpoint) else int(isinstance(c, ModelCheckpoint))
-        )
-        return trainer
+        return callbacks
 
     def _output(self, run: Path) -> tuple[Path, str]:
         """The folder that the command writes to, and the option that names it."""

@@ -1,0 +1,178 @@
+"""The options of `fit`, `validate`, `test` and `predict` that are segkit's own, and those that would change nothing.
+
+An argument that has no effect is refused, not swallowed. Only what was typed is judged: a recipe is one file for all
+commands. The options of `--trainer` and `--data` are shared in the same way, and one may type them behind any command,
+but not so that nothing at all is done.
+"""
+
+from argparse import SUPPRESS
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jsonargparse import ActionYesNo
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser
+
+from segkit.cli import COMMANDS
+from segkit.cli.parser import option_names
+from segkit.errors import InputError
+from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
+from segkit.models.inference_form import Precision
+from segkit.training.results import ALL_METRICS
+
+_ALL, _FIT, _SCORED = ("fit", "validate", "test", "predict"), ("fit",), ("test", "validate")
+
+
+class Option(NamedTuple):
+    """An option: the type of its value (None: a switch), and the commands that it changes something of."""
+
+    type: Any
+    default: Any
+    commands: tuple[str, ...]
+    help: str
+
+
+OPTIONS = {
+    "protocol": Option(
+        str | dict[str, Any],
+        "whole",
+        _ALL,
+        "How to test and predict: the name of a protocol (whole, ms-flip, ...), a file, or its fields.",
+    ),
+    "run_dir": Option(str | None, None, _ALL, "The folder that the run writes to; runs/<n> by default."),
+    "metric": Option(
+        str, DEFAULT, _SCORED, f"The convention of the scores: {', '.join(CONVENTIONS)}, or {ALL_METRICS}."
+    ),
+    "test_precision": Option(
+        Precision,
+        "exact",
+        (*_SCORED, "predict"),
+        "Run the network exactly as it was trained, or in its faster inference form.",
+    ),
+    "output": Option(str | None, None, ("predict",), "The folder of the PNGs; predictions/ by default."),
+    "overwrite": Option(None, False, ("predict",), "Write the PNGs again that are in the output folder already."),
+    "official": Option(None, False, ("test",), "Also run cityscapesScripts, the official scores of Cityscapes."),
+    "calibration": Option(None, False, ("test",), "Also measure the calibration error, and plot it."),
+    "probe": Option(
+        None,
+        False,
+        _FIT,
+        "Find the largest batch that fits into memory and estimate the time of the run; nothing is trained.",
+    ),
+    "encoder_weights": Option(
+        str | None,
+        None,
+        _FIT,
+        "The encoder's first weights: a file, or imagenet, which is downloaded once.",
+    ),
+    "init_from": Option(
+        str | None,
+        None,
+        _FIT,
+        "A checkpoint of any toolkit to start from; everything in it that fits the network is taken.",
+    ),
+    "validation_scale": Option(
+        float,
+        1.0,
+        _FIT,
+        "The scale of the images in validation; where crops are cut from smaller images, give theirs.",
+    ),
+    "save_every": Option(int, 1000, _FIT, "Write last.ckpt after every so many steps."),
+    "skip_nonfinite": Option(
+        int, 0, _FIT, "Skip up to so many steps whose loss or gradient is NaN or infinite; then the run ends."
+    ),
+    "overlays": Option(int, 4, _FIT, "Draw so many validation images with their predictions; 0 draws none."),
+    "reschedule": Option(None, False, _FIT, "Resume from --ckpt_path although settings of the run have changed."),
+    "rank_timeout": Option(
+        float, 60.0, _ALL, "With several processes: after so many seconds of silence one is taken for lost."
+    ),
+}
+
+# Lightning's options and the model's that only some commands have a use for.
+_EFFECTS = {name: option.commands for name, option in OPTIONS.items()} | {
+    "checkpoint":              _FIT,
+    "model.optim":             _FIT,
+    "model.loss":              _FIT,
+    "model.frozen_stages":     _FIT,
+    "model.norm_eval":         _FIT,
+    "model.checkpoint_stages": _FIT,
+}  # fmt: skip
+
+_CHECKPOINT_DEFAULTS = {
+    "monitor": "val/mIoU",
+    "mode": "max",
+    "filename": "epoch{epoch:03d}-mIoU{val/mIoU:.4f}",
+    "auto_insert_metric_name": False,
+    "enable_version_counter": False,
+}
+
+
+def add_options(parser: LightningArgumentParser, command: str) -> None:
+    """Add segkit's options, and those of the callback that keeps the best checkpoints.
+
+    Args:
+        parser: Of any of Lightning's commands.
+        command: The one that runs; `--help` shows the options that it has a use for.
+    """
+    parser.usage = f"segkit {command} --config RECIPE [--OPTION VALUE ...]"  # not two pages of all options
+    parser.description = f"{COMMANDS[command][1].capitalize()}. `segkit recipes` lists the recipes."
+    for name, option in OPTIONS.items():
+        kind = {"action": ActionYesNo(no_prefix="no-")} if option.type is None else {"type": option.type}
+        parser.add_argument(
+            f"--{name}", default=option.default, help=option.help if command in option.commands else SUPPRESS, **kind
+        )
+    parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+    parser.set_defaults({f"checkpoint.{name}": value for name, value in _CHECKPOINT_DEFAULTS.items()})
+
+
+# command     what it does nothing without, and what it does
+_BATCHES = {
+    "fit":      ("limit_train_batches", "trained"),
+    "validate": ("limit_val_batches",   "validated"),
+    "test":     ("limit_test_batches",  "tested"),
+    "predict":  ("limit_predict_batches", "predicted"),
+}  # fmt: skip
+
+
+def check_effects(command: str, typed: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Refuse options without any effect.
+
+    Args:
+        command: One of Lightning's.
+        typed: The command line.
+        config: The parsed options of the command.
+
+    Raises:
+        InputError: Names the first such option, and where it has one.
+    """
+    for name in (option[2:].replace(".init_args", "") for option in option_names(typed)):
+        for option, commands in _EFFECTS.items():
+            if f"{name}.".startswith(f"{option}.") and command not in commands:
+                where = " and ".join(commands)
+                raise InputError(f"--{name}: has no effect on {command}, only on {where}; leave it out")
+    if config.get("reschedule") and not config.get("ckpt_path"):
+        raise InputError("--reschedule: has no effect on a new run; leave it out, or go on with one: --ckpt_path last")
+    _check_something_is_done(command, config["trainer"])
+
+
+def _check_something_is_done(command: str, trainer: Mapping[str, Any]) -> None:
+    limit, done = _BATCHES[command]
+    lengths = [limit, "max_epochs", "max_steps"] if command == "fit" else [limit]
+    empty = [name for name in lengths if trainer.get(name) == 0]
+    if empty:
+        raise InputError(f"trainer.{empty[0]} is 0, so nothing would be {done}; give another number, or leave it out")
+    if command == "fit" and trainer.get("accumulate_grad_batches") == 0:
+        raise InputError("trainer.accumulate_grad_batches is 0; allowed is 1 or more batches a step")
+    for name, (value, why) in _UNUSED.items():
+        if trainer.get(name) is not None and trainer[name] is not value:
+            raise InputError(f"trainer.{name}={trainer[name]}: {why}")
+
+
+# Trainer's option          what is left of it, and why nothing else is taken
+_UNUSED = {
+    "enable_checkpointing": (True, "a run that keeps no checkpoint is lost with its process; leave it out, or try a "
+                                   "recipe with --trainer.fast_dev_run 1, which writes nothing"),
+    "barebones":            (False, "it turns off checkpoints, logs and checks, which segkit always has; leave it out"),
+    "default_root_dir":     (None, "has no effect: a run writes where --run_dir says"),
+    "model_registry":       (None, "has no effect: segkit sends models to no registry; leave it out"),
+}  # fmt: skip
