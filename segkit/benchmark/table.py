@@ -9,7 +9,7 @@ from typing import Any
 from segkit.benchmark.chart import draw
 from segkit.benchmark.cost import FLOPS_RULE
 from segkit.errors import InputError, printable
-from segkit.evaluation.conventions import CONVENTIONS
+from segkit.evaluation.conventions import convention
 from segkit.files import parse_json, write_json, write_text
 from segkit.text import markdown, percent, points
 
@@ -109,7 +109,7 @@ class Table:
         cells = [columns, *([_cell(row, column) for column in columns] for row in self.rows)]
         table = markdown(cells, left=[i for i, column in enumerate(columns) if column in _WORDS])
         metrics = dict.fromkeys(row["metric"] for row in self.rows if "mIoU" in row)
-        rules = [f"metric {name}: {CONVENTIONS[name].rule}." for name in metrics if name in CONVENTIONS]
+        rules = [f"metric {name}: {convention(name).rule}." for name in metrics]
         truths = {f"{row['data']}: in the truth {row['note']}." for row in self.rows if row.get("note")}
         notes = [
             *_published_notes(self.rows),

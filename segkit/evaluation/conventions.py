@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,17 +125,33 @@ def convention(name: str, others: tuple[str, ...] = ()) -> Convention:
     """The convention of that name.
 
     Args:
-        name: a key of `CONVENTIONS`.
+        name: a key of `CONVENTIONS`, or the import path of a `Convention` of one's own, which is its name then.
         others: what else the option takes from which the name came, for the message.
 
     Raises:
         InputError: there is none.
     """
-    if name not in CONVENTIONS:
+    found = CONVENTIONS.get(name) or _own(name)
+    if found is None:
         allowed = [*CONVENTIONS, *others]
         hint = did_you_mean(name, allowed)
-        raise InputError(f"metric: no such convention {name!r}; {hint}allowed: {', '.join(allowed)}")
-    return CONVENTIONS[name]
+        raise InputError(
+            f"metric: no such convention {name!r}; {hint}allowed: {', '.join(allowed)}, or my_module.MY_CONVENTION"
+        )
+    return found
+
+
+def _own(path: str) -> Convention | None:
+    module, _, name = path.rpartition(".")
+    if not all(part.isidentifier() for part in path.split(".")) or not module:
+        return None
+    try:
+        found = getattr(import_module(module), name, None)
+    except ModuleNotFoundError:
+        return None
+    if not isinstance(found, Convention):
+        raise InputError(f'metric: {path} is no Convention; see docs/extending.md, "A new metric"')
+    return replace(found, name=path)
 
 
 def convention_scores(counts: Tensor | NDArray[Any], name: str = DEFAULT) -> Scores:
@@ -142,7 +159,7 @@ def convention_scores(counts: Tensor | NDArray[Any], name: str = DEFAULT) -> Sco
 
     Args:
         counts: integer (K + 2, K + 1) of `segkit.evaluation.confusion.confusion_counts`, of the whole data set.
-        name: a key of `CONVENTIONS`.
+        name: as of `convention`.
 
     Raises:
         InputError: no such convention, another shape, or true ids that were not declared.

@@ -24,7 +24,7 @@ from segkit import __version__
 from segkit.arrays import Int64Array
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
-from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
+from segkit.evaluation.conventions import CONVENTIONS, DEFAULT, convention
 from segkit.evaluation.scores import Scores, ratio
 from segkit.files import write_json
 from segkit.text import RULE, aligned, percent
@@ -78,7 +78,7 @@ def result_dict(
         "num_images": confusion.num_images,
         "num_pixels": confusion.num_pixels,
         "metric": metric,
-        "rule": CONVENTIONS[metric].rule,
+        "rule": convention(metric).rule,
         "scores": _means(scores) | {"frequency_weighted_IoU": number_or_null(scores.frequency_weighted_iou)},
         "classes": [
             {

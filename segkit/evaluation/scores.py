@@ -125,30 +125,30 @@ def scores(matrix: Tensor | NDArray[Any], missed: Tensor | NDArray[Any] | None =
 def segkit(areas: Areas) -> Scores:
     """Means over the classes that have a value; what no other toolkit's users need to guess."""
     iou, accuracy = ratio(areas.right, areas.union), ratio(areas.right, areas.true)
-    return _scores(areas, iou, accuracy, pixel=_share(areas), weighted=_weighted(iou, areas.true))
+    return means(areas, iou, accuracy, pixel=_share(areas), weighted=_weighted(iou, areas.true))
 
 
 def encoding(areas: Areas) -> Scores:
     """The smallest float64 step in each denominator, so that an absent class counts 0; all K classes in the mean."""
     step = float(np.spacing(1))
     iou = areas.right / (step + areas.union)
-    return _scores(areas, iou, pixel=float(areas.right.sum() / (step + areas.true.sum())))
+    return means(areas, iou, pixel=float(areas.right.sum() / (step + areas.true.sum())))
 
 
 def mmseg(areas: Areas) -> Scores:
     """As segkit, without the weighted IoU."""
-    return _scores(areas, ratio(areas.right, areas.union), ratio(areas.right, areas.true), pixel=_share(areas))
+    return means(areas, ratio(areas.right, areas.union), ratio(areas.right, areas.true), pixel=_share(areas))
 
 
 def csail(areas: Areas) -> Scores:
     """1e-10 in each denominator, so that an absent class counts 0; all K classes in the mean."""
     iou = areas.right / (areas.union + 1e-10)
-    return _scores(areas, iou, pixel=float(areas.right.sum() / (areas.true.sum() + 1e-10)))
+    return means(areas, iou, pixel=float(areas.right.sum() / (areas.true.sum() + 1e-10)))
 
 
 def cityscapes(areas: Areas) -> Scores:
     """IoU alone."""
-    return _scores(areas, ratio(areas.right, areas.union))
+    return means(areas, ratio(areas.right, areas.union))
 
 
 def paddleseg(areas: Areas, absent: float = 1.0) -> Scores:
@@ -157,7 +157,7 @@ def paddleseg(areas: Areas, absent: float = 1.0) -> Scores:
     accuracy = np.nan_to_num(ratio(areas.right, areas.predicted), nan=0.0)
     total = int(areas.predicted.sum())
     pixel = int(areas.right.sum()) / total if total else NAN
-    return replace(_scores(areas, iou, accuracy, pixel=pixel), mean_accuracy=NAN)
+    return replace(means(areas, iou, accuracy, pixel=pixel), mean_accuracy=NAN)
 
 
 def paddleseg_2_8(areas: Areas) -> Scores:
@@ -170,14 +170,14 @@ def detectron2(areas: Areas) -> Scores:
     true = areas.true - areas.missed
     seen = replace(areas, true=true)
     iou = np.where(true > 0, ratio(areas.right, seen.union), NAN)
-    return _scores(areas, iou, ratio(areas.right, true), pixel=_share(seen), weighted=_weighted(iou, true))
+    return means(areas, iou, ratio(areas.right, true), pixel=_share(seen), weighted=_weighted(iou, true))
 
 
 def torchmetrics(areas: Areas) -> Scores:
     """Classes absent from truth and prediction are left out of both means; an accuracy of nothing is 0."""
     accuracy = np.nan_to_num(ratio(areas.right, areas.true), nan=0.0)
     accuracy[list(areas.absent)] = NAN
-    result = _scores(areas, ratio(areas.right, areas.union), accuracy, pixel=_share(areas))
+    result = means(areas, ratio(areas.right, areas.union), accuracy, pixel=_share(areas))
     return result if areas.true.any() else replace(result, pixel_accuracy=0.0, mean_accuracy=0.0)
 
 
@@ -188,7 +188,7 @@ def void_class(areas: Areas) -> Scores:
     predicted = np.append(areas.predicted, areas.missed.sum()) + areas.void
     whole = Areas(right, true, predicted, np.zeros_like(right), np.zeros(len(right) + 1, np.int64))
     pixel = float(right.sum() / (true.sum() + 1e-8))
-    found = _scores(whole, right / (whole.union + 1e-8), right / (true + 1e-8), pixel=pixel)
+    found = means(whole, right / (whole.union + 1e-8), right / (true + 1e-8), pixel=pixel)
     return replace(found, counts_void=True)
 
 
@@ -201,7 +201,7 @@ def _areas(
     return Areas(counts.diagonal(), counts.sum(axis=1) + nowhere, counts.sum(axis=0), nowhere, ignored)
 
 
-def _scores(
+def means(
     areas: Areas,
     iou: NDArray[np.float64],
     accuracy: NDArray[np.float64] | None = None,
@@ -209,7 +209,15 @@ def _scores(
     pixel: float = NAN,
     weighted: float = NAN,
 ) -> Scores:
-    """Means over what is not NaN."""
+    """The scores of a convention: means over what is not NaN.
+
+    Args:
+        areas: What was counted.
+        iou: (K,) of each class; NaN leaves a class out of the mean.
+        accuracy: (K,) of each class; None where the convention has none.
+        pixel: Pixel accuracy.
+        weighted: Frequency-weighted IoU.
+    """
     per_class = np.full(iou.shape, NAN) if accuracy is None else accuracy
     return Scores(iou, per_class, _mean(iou), pixel, _mean(per_class), weighted, areas.absent)
 
