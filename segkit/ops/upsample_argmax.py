@@ -38,7 +38,7 @@ def upsample_argmax(
     Returns:
         uint8 (B, H, W), int16 above 256 classes.
     """
-    labels: Tensor = _labels(logits.detach(), tuple(size), align_corners, max_bytes)
+    labels: Tensor = _argmax(logits.detach(), tuple(size), align_corners, max_bytes, False)[0]
     return labels
 
 
@@ -49,7 +49,7 @@ def upsample_argmax_confidence(
 
     Arguments are those of `upsample_argmax`. No gradient flows to the logits.
     """
-    found: tuple[Tensor, Tensor] = _confidence(logits.detach(), tuple(size), align_corners, max_bytes)
+    found: tuple[Tensor, Tensor] = _argmax(logits.detach(), tuple(size), align_corners, max_bytes, True)
     return found
 
 
@@ -63,71 +63,50 @@ def argmax_bytes(num_classes: int, batch: int, size: tuple[int, int], max_bytes:
 
 
 @operator("segkit::upsample_argmax")
-def _labels(logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None) -> Tensor:
-    wanted = (size[0], size[1])
-    if uses_triton(logits, "upsample_argmax"):
-        from segkit.ops.kernels.upsample_argmax import launch
-
-        return launch(logits, wanted, align_corners, with_confidence=False)[0]
-    if logits.device.type == "cpu" and fused_ops():
-        return label_images(logits, wanted, align_corners, max_bytes)
-    return _plain_labels(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES)
-
-
-@_labels.register_fake
-def _(logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None) -> Tensor:
-    return logits.new_empty((logits.shape[0], *size), dtype=label_dtype(logits.shape[1]))
-
-
-@operator("segkit::upsample_argmax_confidence")
-def _confidence(
-    logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None
+def _argmax(
+    logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None, with_confidence: bool
 ) -> tuple[Tensor, Tensor]:
+    """Labels (B, H, W), and their probabilities (B, H, W) or (0,)."""
     wanted = (size[0], size[1])
     if uses_triton(logits, "upsample_argmax"):
         from segkit.ops.kernels.upsample_argmax import launch
 
-        return launch(logits, wanted, align_corners, with_confidence=True)
+        return launch(logits, wanted, align_corners, with_confidence)
     if logits.device.type == "cpu" and fused_ops():
-        return label_images_with_confidence(logits, wanted, align_corners, max_bytes)
-    return _plain_confidence(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES)
+        if with_confidence:
+            return label_images_with_confidence(logits, wanted, align_corners, max_bytes)
+        return label_images(logits, wanted, align_corners, max_bytes), torch.empty(0)
+    return _plain(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES, with_confidence)
 
 
-@_confidence.register_fake
-def _(logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None) -> tuple[Tensor, Tensor]:
+@_argmax.register_fake
+def _(
+    logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None, with_confidence: bool
+) -> tuple[Tensor, Tensor]:
     shape = (logits.shape[0], *size)
-    return logits.new_empty(shape, dtype=label_dtype(logits.shape[1])), logits.new_empty(shape, dtype=torch.float32)
+    confidence = logits.new_empty(shape if with_confidence else (0,), dtype=torch.float32)
+    return logits.new_empty(shape, dtype=label_dtype(logits.shape[1])), confidence
 
 
-def _plain_labels(logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int) -> Tensor:
-    """A few classes are resized at a time and a running maximum is kept, so that every score is `interpolate`'s own."""
-    labels = best = torch.empty(0)
-    for first, some in _class_pieces(logits, size, align_corners, max_bytes):
-        value, index = some.max(dim=1)  # (B, k, H, W) -> (B, H, W)
-        index = (index + first).to(label_dtype(logits.shape[1]))
-        if first == 0:
-            best, labels = value, index
-            continue
-        labels = torch.where(value > best, index, labels)
-        best = torch.maximum(best, value)
-    return labels
-
-
-def _plain_confidence(
-    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int
+def _plain(
+    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int, with_confidence: bool
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the softmax runs along: when a larger logit is met, it is scaled down to the new one."""
-    labels = best = total = torch.empty(0)
+    """A few classes are resized at a time and a running maximum is kept, so that every score is `interpolate`'s own.
+
+    The sum of the softmax runs along: when a larger logit is met, it is scaled down to the new one.
+    """
+    labels = best = total = logits.new_empty(0, dtype=torch.float32)
     for first, some in _class_pieces(logits, size, align_corners, max_bytes):
         value, index = some.max(dim=1)  # (B, k, H, W) -> (B, H, W)
         index = (index + first).to(label_dtype(logits.shape[1]))
-        terms = (some - value[:, None]).exp_().sum(dim=1)
+        terms = (some - value[:, None]).exp_().sum(dim=1) if with_confidence else total
         if first == 0:
             best, labels, total = value, index, terms
             continue
-        largest = torch.maximum(best, value)
-        total = total * (best - largest).exp_() + terms * (value - largest).exp_()
-        labels, best = torch.where(value > best, index, labels), largest
+        labels, largest = torch.where(value > best, index, labels), torch.maximum(best, value)
+        if with_confidence:
+            total = total * (best - largest).exp_() + terms * (value - largest).exp_()
+        best = largest
     return labels, total.reciprocal()
 
 

@@ -1,7 +1,9 @@
 """3x3 convolutions of stride 1 with a fifth of their multiplications: Winograd's minimal filtering, for CPUs.
 
 A guest, which need not be read to understand segkit: its doors are `multiply_less`, which puts it into the float32
-inference form of a network, and `gave_up_filters`, which takes it out where memory is short.
+inference form of a network, and `gave_up_filters`, which takes it out where memory is short. A DeepLabV3 with
+ResNeSt-50 takes 1.2 times as long without it on a processor with AVX-512, and 1.6 times on one with AVX2 alone (time of
+the processor, 480x480, one run with and without).
 
 F(5x5, 3x3) of Lavin & Gray 2016 (arXiv 1509.09308, section 4.1): 7x7 inputs that overlap by two, and the filters, go
 through small constant matrices; 49 products replace 225; one more matrix makes 5x5 outputs of them. The matrices are
