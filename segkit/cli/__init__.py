@@ -20,12 +20,12 @@ COMMANDS = {
     "infer":      ("infer", "segment images or folders of images"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
     "recipes":    ("recipes", "list the recipes that come with segkit, with published numbers"),
-    "weights":    ("weights.command", "look into, or convert, any toolkit's checkpoint; recalibrate its batch norms"),
-    "export":     ("export", "write a checkpoint as safetensors with a card that says all about it"),
-    "data":       ("data.command", "check a data set, count its classes, decode it once, look at it"),
-    "submission": ("submission", "make and check uploads for Cityscapes and ADE20K; official Cityscapes scores"),
-    "doctor":     ("doctor", "look at versions, machine, GPU kernels and data, and say what to mend"),
-    "demo":       ("demo", "make a small data set, train, test and draw the results, in minutes"),
+    "weights":    ("weights.command", "inspect or convert a checkpoint of any toolkit; recalibrate its batch norms"),
+    "export":     ("export", "write a checkpoint as a safetensors file with a model card"),
+    "data":       ("data.command", "check a data set, count its classes, cache it decoded, browse it"),
+    "submission": ("submission", "make and check uploads to the Cityscapes and ADE20K servers; official scores"),
+    "doctor":     ("doctor", "check versions, machine, GPU kernels and data, and say what to fix"),
+    "demo":       ("demo", "draw a small data set, train on it, test, and show the results, in minutes"),
 }  # fmt: skip
 
 
