@@ -38,8 +38,8 @@ ALLOWED = {
                       "ops", "plain_data", "recipes", "text"},
     "doctor":        {"__version__", "machine", "errors", "files", "io", "ops", "models", "inference", "data",
                       "text"},
-    "training":      {"arrays", "bars", "errors", "signatures", "files", "io", "ops", "metadata", "models", "inference",
-                      "evaluation", "predictions", "text", "visualization"},
+    "training":      {"arrays", "bars", "errors", "plain_data", "signatures", "files", "io", "ops", "metadata",
+                      "models", "inference", "evaluation", "predictions", "text", "visualization"},
 }  # fmt: skip
 
 # room            never, not even through others

@@ -109,9 +109,6 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
         keys: Dotted names of all options.
         classes: Those a config may name.
     """
-    linked = re.search(r"Call to compute_fn of link .* failed: (.*)", message, re.DOTALL)
-    if linked is not None:  # what segkit makes of an option says itself what is wrong
-        return linked[1]
     key = _first(r'Parser key "([^"]+)"', message)
     option = _first(r"Option '([^']+)' is not accepted", message)
     if option is not None and key is not None:

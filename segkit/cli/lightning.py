@@ -18,7 +18,6 @@ from pytorch_lightning.plugins import CheckpointIO
 from pytorch_lightning.plugins.environments import SLURMEnvironment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_info
 
-from segkit.cli.fit import FitConfig, as_list, fit_callbacks, fit_loggers
 from segkit.cli.given import named, with_recipes, with_run
 from segkit.cli.jsonargparse_border import SegmentationParser, explain
 from segkit.cli.lightning_messages import input_error, quiet
@@ -44,6 +43,7 @@ from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS
 from segkit.plain_data import flatten
+from segkit.training.fit import FitConfig, as_list, fit_callbacks, fit_loggers
 from segkit.training.guards.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from segkit.training.guards.memory import is_out_of_memory, smaller_batch
 from segkit.training.guards.preemption import Preempted
@@ -183,7 +183,7 @@ class SegmentationCLI(UserFirstCLI):
         given = config.get("callbacks") or []
         callbacks = [*given, self.result_writer, EvaluationForm(self.value(self.config, "test_precision"))]
         if self.subcommand == "fit":
-            callbacks += fit_callbacks(self.config[self.subcommand].as_dict(), run, self.datamodule)
+            callbacks += fit_callbacks(self.config[self.subcommand].as_dict(), run, self.datamodule.faster_loading)
         callbacks.append(Watchdog(self.value(self.config, "rank_timeout")))
         if self.subcommand == "predict":
             callbacks.append(self._prediction_writer())

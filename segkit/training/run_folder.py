@@ -97,7 +97,7 @@ def csv_logger(run: Path, from_step: int | None) -> CSVLogger:
 
     Args:
         run: The folder.
-        from_step: Of a run that is gone on with, the first step that is to be logged again; None for a new run.
+        from_step: When a run is resumed, the first step that is to be logged again; None for a new run.
 
     Raises:
         InputError: The run is new and the folder holds another one's logs, which Lightning would delete.

@@ -11,9 +11,9 @@ from left_behind import left_behind
 
 from segkit import files
 from segkit.cli import main
-from segkit.cli.fit import fit_loggers
 from segkit.errors import InputError
 from segkit.training import run_folder
+from segkit.training.fit import fit_loggers
 
 
 def hold(run: Path, ready: "multiprocessing.synchronize.Event") -> None:

@@ -1,13 +1,12 @@
 """What `segkit fit` gives Lightning's trainer beside the config: loggers, and the callbacks that watch over a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import SaveConfigCallback
 
-from segkit.data.datamodule import SegmentationDataModule
 from segkit.files import free_path
 from segkit.models.weight_files import read_torch_file
 from segkit.plain_data import flatten
@@ -22,19 +21,19 @@ from segkit.training.views.data import SeenClasses, Throughput
 from segkit.training.views.overlays import ValidationOverlays
 from segkit.training.views.summary import RunSummary
 
-# What decides on batches, loss and steps: a run is not gone on with where one of these has changed.
+# What decides on batches, loss and steps: a run is not resumed where one of these has changed.
 _OF_THE_RUN = ("max_epochs", "max_steps", "accumulate_grad_batches", "precision", "gradient_clip_val",
                "gradient_clip_algorithm", "limit_train_batches", "sync_batchnorm")  # fmt: skip
 _OF_THE_MACHINE = {"root", "cache_dir", "num_workers", "predict_split", "batch_size"}  # the total batch is compared
 
 
-def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataModule) -> list[pl.Callback]:
+def fit_callbacks(config: Mapping[str, Any], run: Path, faster_loading: Callable[[], str]) -> list[pl.Callback]:
     """The callbacks of a training, in the order in which they must run.
 
     Args:
         config: The parsed options of `fit`, as plain data.
         run: The run's folder.
-        data: Where the images come from.
+        faster_loading: Says how the data could be loaded faster.
 
     Raises:
         InputError: An option is out of range.
@@ -47,7 +46,7 @@ def fit_callbacks(config: Mapping[str, Any], run: Path, data: SegmentationDataMo
         ExactResume(_record(config), config["reschedule"]),
         NonFiniteGuard(config["skip_nonfinite"]),
         SeenClasses(),
-        Throughput(data.faster_loading),
+        Throughput(faster_loading),
         ValidationOverlays(config["overlays"]),
         CurvePlotter(),
         RunSummary(),
@@ -62,7 +61,7 @@ def fit_loggers(given: Any, run: Path, checkpoint: str | None) -> Any:
     Args:
         given: `trainer.logger`: None, a bool, or loggers.
         run: The run's folder.
-        checkpoint: What is gone on with.
+        checkpoint: What is resumed.
 
     Raises:
         InputError: The folder holds another run's logs, or the checkpoint is damaged.
