@@ -42,16 +42,17 @@ from segkit.inference import protocols
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS
+from segkit.ops.processor import is_out_of_memory
 from segkit.plain_data import flatten
 from segkit.training.fit import FitConfig, as_list, fit_callbacks, fit_loggers
 from segkit.training.guards.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from segkit.training.guards.memory import is_out_of_memory, smaller_batch
 from segkit.training.guards.preemption import Preempted
 from segkit.training.guards.watchdog import OtherProcessError, Watchdog
 from segkit.training.lightning_border import UserFirstCLI
 from segkit.training.module import SegmentationModule
 from segkit.training.network_callbacks import EvaluationForm
 from segkit.training.prediction_writer import PredictionWriter
+from segkit.training.preflight import smaller_batch
 from segkit.training.probe import probe
 from segkit.training.results import CalibrationReport, ResultWriter
 from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock

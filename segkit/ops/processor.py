@@ -1,14 +1,20 @@
-"""What the processor and the GPU offer, as far as this process may use it.
+"""What the processor and the GPU offer, as far as this process may use it, and how much memory it has used.
 
 Two documented variables of the environment hold a process to less than the processor has, as if it were an older one:
 ATEN_CPU_CAPABILITY PyTorch's own operations, ONEDNN_MAX_CPU_ISA its convolutions.
 """
 
 import os
+import sys
 
 import torch
 
 from segkit.machine import free_memory
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _NO_AVX512 = {"DEFAULT", "NO AVX", "AVX2"}  # of PyTorch's names
 _NO_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}  # of oneDNN's
@@ -29,3 +35,22 @@ def free_bytes(device: torch.device) -> int:
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserve
     return free_memory()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Largest memory use in bytes: of tensors on a GPU since the last reset, else of the process since it began.
+
+    0 where the system does not tell.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if resource is None:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes; macOS counts these, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)

@@ -1,4 +1,4 @@
-"""What is checked, refused or printed before the first step of a training."""
+"""What is checked, refused or printed before the first step of a training, and advice where it does not fit."""
 
 from collections.abc import Collection
 
@@ -95,3 +95,26 @@ def batch_size(trainer: Trainer) -> int | None:
 def is_whole(limit: float | int | None) -> bool:
     """Whether a `limit_..._batches` of the trainer leaves the split whole: 1.0 does, the integer 1 means one batch."""
     return isinstance(limit, float) and limit == 1.0
+
+
+def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int]) -> str:
+    """Advice in one line: what did not fit, and the largest smaller batch that trains on as many images a step.
+
+    Args:
+        batch_size: Crops in the batch that did not fit, of one process.
+        accumulated: Batches of an optimiser step.
+        crop_size: (H, W) in pixels.
+    """
+    height, width = crop_size
+    what = f"out of memory with data.batch_size {batch_size}, crops of {height}x{width} and {accumulated} accumulated"
+    others = "--model.checkpoint_stages '[3, 4]', --trainer.precision bf16-mixed"
+    probe = "--probe finds the largest batch that fits"
+    if batch_size == 1:
+        smaller = max(8, height * 3 // 4 // 8 * 8), max(8, width * 3 // 4 // 8 * 8)
+        return f"{what}: take --data.crop_size '[{smaller[0]}, {smaller[1]}]', or {others}"
+    fits = max(n for n in range(1, batch_size) if batch_size % n == 0)
+    times = accumulated * batch_size // fits
+    return (
+        f"{what}: take --data.batch_size {fits} --trainer.accumulate_grad_batches {times} (as many images a step), "
+        f"or {others}; {probe}"
+    )

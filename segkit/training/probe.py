@@ -1,29 +1,46 @@
-"""`segkit fit --probe`: the largest batch that fits, and the time that the run would take; nothing is trained."""
+"""`segkit fit --probe`: the largest batch that fits, and the time that a run would take; nothing is trained.
+
+It makes real steps of the real network on noise.
+"""
 
 import time
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import Trainer
 
 from segkit.errors import InputError
 from segkit.inference.engine import predict
 from segkit.ops.normalize import normalize
-from segkit.training.guards.memory import (
-    SHARE,
-    Probed,
-    Prober,
-    available_memory,
-    largest_on_line,
-    search_cpu,
-    search_gpu,
-)
+from segkit.ops.processor import free_bytes, is_out_of_memory, peak_memory
+from segkit.training.losses import segmentation_loss
 from segkit.training.module import SegmentationModule
+from segkit.training.optim import build_optimizer, parameter_groups
 from segkit.training.views.summary import clock, rate_text
 
+SHARE = 0.9  # of the memory that a run may take: images, loaders and fragmentation need the rest
+_MOST = 1024  # crops a batch
+_CPU_SIZES = (2, 4, 8)  # enough for a straight line; past the memory a CPU does not fail, it swaps, or is killed
 _BATCHES = 8  # whose loading is timed
+
+
+@dataclass(frozen=True)
+class Probed:
+    """One batch size that was tried.
+
+    Attributes:
+        batch_size: Crops.
+        seconds: Time of one optimiser step.
+        memory: What `peak_memory` gives.
+    """
+
+    batch_size: int
+    seconds: float
+    memory: int
 
 
 class Data(Protocol):
@@ -39,7 +56,7 @@ class Data(Protocol):
     def val_dataloader(self) -> Any: ...  # noqa: D102
 
 
-def probe(trainer: pl.Trainer, module: SegmentationModule, data: Data) -> Iterator[str]:
+def probe(trainer: Trainer, module: SegmentationModule, data: Data) -> Iterator[str]:
     """The lines of a table of batch sizes, each as soon as it is measured, and of an estimate of the run.
 
     Args:
@@ -85,7 +102,7 @@ def _largest(rows: list[Probed], limit: int, configured: int, on_gpu: bool) -> I
         yield f"set --data.batch_size {fits} --trainer.accumulate_grad_batches {configured // fits}"
 
 
-def _times(trainer: pl.Trainer, module: SegmentationModule, data: Data, computing: float) -> Iterator[str]:
+def _times(trainer: Trainer, module: SegmentationModule, data: Data, computing: float) -> Iterator[str]:
     loading = _seconds_a_batch(data)
     batches = len(data.datasets["train"]) // (data.batch_size * trainer.world_size)
     in_all = batches * max(0, trainer.max_epochs or 0)
@@ -111,7 +128,7 @@ def _seconds_a_batch(data: Data) -> float:
     return (time.perf_counter() - start) / loaded if loaded else 0.0
 
 
-def _validations(trainer: pl.Trainer, batches: int, in_all: int) -> int:
+def _validations(trainer: Trainer, batches: int, in_all: int) -> int:
     if trainer.check_val_every_n_epoch is None:
         return in_all // int(trainer.val_check_interval)
     epochs = in_all // batches if batches else 0
@@ -119,7 +136,7 @@ def _validations(trainer: pl.Trainer, batches: int, in_all: int) -> int:
     return epochs // trainer.check_val_every_n_epoch * max(1, a_epoch)
 
 
-def _seconds_an_image(trainer: pl.Trainer, module: SegmentationModule, data: Data) -> float:
+def _seconds_an_image(trainer: Trainer, module: SegmentationModule, data: Data) -> float:
     """Of the second of two forwards, in the precision of the run."""
     batch = next(iter(data.val_dataloader()))
     image = normalize(batch["image"].to(module.device), module.normalization)
@@ -131,3 +148,111 @@ def _seconds_an_image(trainer: pl.Trainer, module: SegmentationModule, data: Dat
             predict(module.network, image, module.validation_protocol, normalization=module.normalization).cpu()
         seconds = time.perf_counter() - start
     return seconds
+
+
+class Prober:
+    """Tries optimiser steps of a module, which change its weights, on the module's device.
+
+    Args:
+        module: Network, loss and optimiser.
+        crop_size: (H, W) in pixels.
+        autocast: Makes the context of the run's precision.
+    """
+
+    def __init__(
+        self,
+        module: SegmentationModule,
+        crop_size: tuple[int, int],
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.module, self.crop_size, self.autocast = module, crop_size, autocast
+        self.device = module.device
+        module.train()
+        self.optimizer = build_optimizer(module.optim, parameter_groups(module.network, 1e-6, module.optim))
+
+    def try_batch(self, batch_size: int) -> Probed | None:
+        """Make three steps, of which the faster one of the last two counts; None if memory does not suffice."""
+        try:
+            self._step(batch_size)
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            seconds = min(self._timed_step(batch_size) for _ in range(2))
+            return Probed(batch_size, seconds, peak_memory(self.device))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return None
+
+    def _timed_step(self, batch_size: int) -> float:
+        """Seconds."""
+        self._wait()
+        start = time.perf_counter()
+        self._step(batch_size)
+        self._wait()
+        return time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _step(self, batch_size: int) -> None:
+        module, classes = self.module, self.module.network.num_classes
+        image = torch.randint(0, 256, (batch_size, len(module.normalization.mean), *self.crop_size), dtype=torch.uint8)
+        mask = torch.randint(0, classes, (batch_size, *self.crop_size), dtype=torch.uint8).to(self.device)
+        x = normalize(image.to(self.device), module.normalization).contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            loss = segmentation_loss(module(x), mask, module.loss, module.network.align_corners)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def search_gpu(prober: Prober, limit: int) -> Iterator[Probed]:
+    """Double the batch until it does not fit, then halve the gap; yields the sizes that fit, in the order of trial."""
+    fits, too_large, size = 0, _MOST + 1, 2
+    while too_large - fits > 1:
+        tried = prober.try_batch(size)
+        if tried is not None and tried.memory <= limit:
+            fits = size
+            yield tried
+        else:
+            too_large = size
+        size = fits * 2 if too_large > _MOST and fits else (fits + too_large) // 2
+        if size in (fits, 0) or size > _MOST:
+            return
+
+
+def search_cpu(prober: Prober, limit: int) -> Iterator[Probed]:
+    """Try small batches only, and each only if by the line through the earlier ones it fits."""
+    done: list[Probed] = []
+    for size in _CPU_SIZES:
+        if len(done) >= 2 and line(done)(size) > limit:
+            return
+        tried = prober.try_batch(size)
+        if tried is None:
+            return
+        done.append(tried)
+        yield tried
+
+
+def line(probed: list[Probed]) -> Callable[[int], float]:
+    """Bytes as a function of the batch size: the straight line through the last two that were tried."""
+    one, two = probed[-2:]
+    slope = max(1.0, (two.memory - one.memory) / (two.batch_size - one.batch_size))
+    return lambda size: two.memory + slope * (size - two.batch_size)
+
+
+def largest_on_line(probed: list[Probed], limit: int) -> int:
+    """The largest batch size whose memory on the line is within the limit."""
+    memory = line(probed)
+    return max((size for size in range(1, _MOST + 1) if memory(size) <= limit), default=0)
+
+
+def available_memory(device: torch.device, processes: int = 1) -> int:
+    """Bytes that each of `processes` on this machine can use at most, including what it uses already."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return (free_bytes(device) + peak_memory(device)) // processes

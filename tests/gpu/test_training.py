@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from segkit.models.gradient_checkpointing import checkpoint_stages
 from segkit.models.segmentation import FCN, DeepLabV3
 from segkit.ops.sync_batch_norm import to_sync_batch_norm
-from segkit.training.guards.memory import SHARE, Prober, available_memory, search_gpu
 from segkit.training.losses import LossConfig, segmentation_loss
 from segkit.training.module import SegmentationModule
 from segkit.training.optim import OptimConfig, build_optimizer, parameter_groups
+from segkit.training.probe import SHARE, Prober, available_memory, search_gpu
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

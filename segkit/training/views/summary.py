@@ -16,8 +16,8 @@ from segkit.errors import InputError
 from segkit.evaluation.results import number_or_null
 from segkit.files import write_json
 from segkit.models.weight_files import read_torch_file
+from segkit.ops.processor import peak_memory
 from segkit.text import aligned, percent
-from segkit.training.guards.memory import peak_memory
 
 NAME = "summary.json"
 SCORE = "val/mIoU"

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from segkit.models.segmentation import FCN
-from segkit.training.guards import memory
-from segkit.training.guards.memory import (
+from segkit.ops.processor import is_out_of_memory
+from segkit.training import probe
+from segkit.training.module import SegmentationModule
+from segkit.training.preflight import smaller_batch
+from segkit.training.probe import (
     Probed,
     Prober,
-    is_out_of_memory,
     largest_on_line,
     search_cpu,
     search_gpu,
-    smaller_batch,
 )
-from segkit.training.module import SegmentationModule
 
 
 def test_the_advice_keeps_the_images_of_a_step() -> None:
@@ -81,5 +81,5 @@ def test_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(memory, "segmentation_loss", fails)
+    monkeypatch.setattr(probe, "segmentation_loss", fails)
     assert Prober(module, (33, 65), nullcontext).try_batch(2) is None
