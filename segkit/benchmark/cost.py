@@ -37,19 +37,18 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(AUXILIARY))
 
 
-def flops(network: nn.Module, size: tuple[int, int], in_channels: int = 3) -> int:
+def flops(network: nn.Module, size: tuple[int, int]) -> int:
     """FLOPs of one forward of one image, by the convention of this file.
 
     Shapes alone are run through the network (the meta device): a large image costs no more than a small one.
 
     Args:
-        network: maps float (1, C, H, W) to anything; neither changed nor moved.
+        network: maps float (1, 3, H, W) to anything; neither changed nor moved.
         size: height and width of the image.
-        in_channels: C.
     """
     shapes = on_meta(network)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shapes(meta_image(shapes, (1, in_channels, *size)))
+        shapes(meta_image(shapes, (1, 3, *size)))
     return int(counter.get_total_flops())
 
 

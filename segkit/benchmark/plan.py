@@ -93,7 +93,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedRow:
     """What one row is to be.
 
     Attributes:
@@ -151,7 +151,7 @@ def read_protocol(value: Any, where: str) -> Protocol:
 
 def rows_of_models(
     models: Sequence[str], config: str | None, names: Sequence[str] | None, metric: str, make_data: MakeData
-) -> list[Row]:
+) -> list[PlannedRow]:
     """A row for each model and protocol.
 
     Args:
@@ -172,12 +172,12 @@ def rows_of_models(
         file = None if model.endswith(SUFFIXES) else model
         own: list[Any] = [recipe.protocol if recipe else "whole"]
         for name in names or own:
-            row = Row(model, file, recipe, data, read_protocol(name, model), metric)
+            row = PlannedRow(model, file, recipe, data, read_protocol(name, model), metric)
             rows.append(_checked(row, model, "--data or --config"))
     return rows
 
 
-def rows_of_plan(path: Path, metric: str, make_data: MakeData) -> list[Row]:
+def rows_of_plan(path: Path, metric: str, make_data: MakeData) -> list[PlannedRow]:
     """The rows of a plan file; arguments and errors as of `rows_of_models`, for items that do not say it themselves."""
     items = read_yaml(path)
     if not isinstance(items, list) or not items:
@@ -188,7 +188,7 @@ def rows_of_plan(path: Path, metric: str, make_data: MakeData) -> list[Row]:
     return rows
 
 
-def _rows_of_item(item: Any, where: str, metric: str, make_data: MakeData) -> list[Row]:
+def _rows_of_item(item: Any, where: str, metric: str, make_data: MakeData) -> list[PlannedRow]:
     if not isinstance(item, dict):
         raise InputError(f"{where}: {item!r} is not a mapping; allowed keys are {', '.join(KEYS)}")
     for key in item:
@@ -207,12 +207,12 @@ def _rows_of_item(item: Any, where: str, metric: str, make_data: MakeData) -> li
     model = str(item["model"]) if "model" in item else None
     rows = []
     for one in wanted if isinstance(wanted, list) else [wanted]:
-        row = Row(name, model, recipe, data, read_protocol(one, where), str(item.get("metric", metric)))
+        row = PlannedRow(name, model, recipe, data, read_protocol(one, where), str(item.get("metric", metric)))
         rows.append(_checked(row, where, "the key data, or config"))
     return rows
 
 
-def _checked(row: Row, where: str, how: str) -> Row:
+def _checked(row: PlannedRow, where: str, how: str) -> PlannedRow:
     if row.model is not None and row.data is None:
         raise InputError(f"{where}: no data to score on; give it with {how}")
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segkit.benchmark.plan import Row
+from segkit.benchmark.plan import PlannedRow
 from segkit.errors import InputError
 from segkit.files import parse_json, write_text
 
@@ -85,7 +85,7 @@ class Progress:
         write_text(self.path, json.dumps(plain) + "\n")
 
 
-def key_of(row: Row, settings: Settings) -> dict[str, Any]:
+def key_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
     """What a row's counts are a property of: another file, protocol, data set, device or limit is another row.
 
     Raises:
@@ -115,13 +115,13 @@ def key_of(row: Row, settings: Settings) -> dict[str, Any]:
     }
 
 
-def asked_of(row: Row, settings: Settings) -> dict[str, Any]:
+def asked_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
     """What else shapes the row, and costs little to change: it is computed again from the counts."""
     published = row.experiment.recipe.published_for(row.protocol.name) if row.experiment else None
     return {"size": list(settings.size), "published": asdict(published) if published else None}
 
 
-def num_classes(row: Row) -> int:
+def num_classes(row: PlannedRow) -> int:
     """Of the network that a row without a model builds.
 
     Raises:

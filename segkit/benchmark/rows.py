@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segkit.bars import Bar
 from segkit.benchmark.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
-from segkit.benchmark.plan import Row
+from segkit.benchmark.plan import PlannedRow
 from segkit.benchmark.progress import Progress, Settings, asked_of, key_of, num_classes
 from segkit.benchmark.table import Table
 from segkit.data.datamodule import SegmentationDataModule
@@ -32,7 +32,7 @@ SCORE_SECONDS = 1.0  # between two updates of the running mIoU
 COST_SECONDS = 3.0  # of timing, for a network without data; one image at least
 
 
-def fill(table: Table, rows: Sequence[Row], settings: Settings, report: Callable[[str], None]) -> None:
+def fill_table(table: Table, rows: Sequence[PlannedRow], settings: Settings, report: Callable[[str], None]) -> None:
     """Compute the rows that are not in the table; what goes wrong with one is kept, and the others are computed.
 
     Args:
@@ -60,7 +60,7 @@ def fill(table: Table, rows: Sequence[Row], settings: Settings, report: Callable
             table.put({"key": key, "asked": asked, **values})
 
 
-def compute(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def compute(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """All values of one row, as plain data; scores are 0..1.
 
     Raises:
@@ -80,7 +80,7 @@ def compute(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]
     return shared | values
 
 
-def _scored(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
     assert row.data is not None and row.model is not None
     total = len(row.data.datasets["test"])
     count = min(settings.limit or total, total)
@@ -113,7 +113,7 @@ def _scored(row: Row, key: dict[str, Any], settings: Settings) -> dict[str, Any]
     }
 
 
-def _count_images(segmenter: Segmenter, row: Row, progress: Progress, count: int) -> None:
+def _count_images(segmenter: Segmenter, row: PlannedRow, progress: Progress, count: int) -> None:
     """Score the images that `progress` has not seen."""
     assert row.data is not None
     if progress.seen[0] >= count:
@@ -158,7 +158,7 @@ def _show(bar: Bar, progress: Progress, metric: str) -> None:
     bar.set_postfix_str(f"mIoU {percent(convention_scores(counts.cpu(), metric).miou)}", refresh=False)
 
 
-def _cost_only(row: Row, settings: Settings) -> dict[str, Any]:
+def _cost_only(row: PlannedRow, settings: Settings) -> dict[str, Any]:
     """A recipe's network with random weights, on a random image: what it costs is known, what it is worth is not."""
     assert row.experiment is not None
     image = torch.randint(0, 256, (1, 3, *settings.size), dtype=torch.uint8, generator=torch.Generator())
@@ -188,7 +188,7 @@ def _time_one(segmenter: Segmenter, image: Tensor, watch: Stopwatch) -> None:
         _label(segmenter, image)
 
 
-def _short_title(row: Row) -> str:
+def _short_title(row: PlannedRow) -> str:
     """For a bar, which needs the room itself."""
     return printable(f"{PurePath(row.name).name}, {row.protocol.name}")
 
@@ -199,7 +199,7 @@ def data_name(data: SegmentationDataModule) -> str:
     return data.root.resolve().name if short == "Folder" else short
 
 
-def _check_classes(row: Row, segmenter: Segmenter) -> None:
+def _check_classes(row: PlannedRow, segmenter: Segmenter) -> None:
     assert row.data is not None
     data = f"{data_name(row.data)} ({row.data.root})"
     check_same_classes(segmenter.class_names, row.data.class_names, str(row.model), data)
@@ -214,7 +214,7 @@ def _plain_scores(scores: Scores, data: SegmentationDataModule) -> dict[str, Any
     }
 
 
-def _comparison(row: Row, segmenter: Segmenter, scores: Scores, images: int) -> dict[str, Any]:
+def _comparison(row: PlannedRow, segmenter: Segmenter, scores: Scores, images: int) -> dict[str, Any]:
     """The published number and the difference, or why they are not shown."""
     published = row.experiment.recipe.published_for(row.protocol.name) if row.experiment else None
     if row.experiment is None or published is None:

@@ -1,6 +1,6 @@
-"""Images of an evaluation: confusion matrix, reliability diagram, comparison of two models.
+"""Figures of an evaluation: confusion matrix, reliability diagram, comparison of two models.
 
-Made to be read at 100 %: text keeps its size and the image grows with the number of classes. Colours are safe for
+Made to be read at 100 %: text keeps its size and the figure grows with the number of classes. Colours are safe for
 colour-blind readers: ColorBrewer's orange and blue scales, and blue, vermilion and grey of Okabe and Ito (2008).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,16 +17,14 @@ from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.textpath import TextPath
-from numpy.typing import NDArray
 
+from segkit.arrays import Int64Array
 from segkit.evaluation.calibration import Reliability
 from segkit.evaluation.comparison import Comparison, p_value
 from segkit.evaluation.results import check_matrix, true_shares
 from segkit.evaluation.scores import ratio
 from segkit.files import write_bytes
 from segkit.text import percent, points, shorten
-
-Order = Literal["id", "pixels", "similar"]
 
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 
@@ -39,9 +37,7 @@ _ABSENT = ListedColormap(["#D9D9D9"])
 _IMAGE: dict[str, Any] = {"interpolation": "nearest", "aspect": "auto"}
 
 
-def confusion_figure(
-    matrix: NDArray[np.int64], class_names: Sequence[str], order: Order = "id", title: str = ""
-) -> Figure:
+def confusion_figure(matrix: Int64Array, class_names: Sequence[str]) -> Figure:
     """Draw a confusion matrix, each row as shares of its true class.
 
     Rows are true classes, with their IoU at the right end. The diagonal is blue; errors are orange, on a scale that
@@ -50,15 +46,12 @@ def confusion_figure(
     Args:
         matrix: int64 (K, K).
         class_names: K names.
-        order: of the classes: as they are; by pixels of truth; or so that classes often confused are neighbours.
-        title: of the image.
 
     Raises:
         InputError: the matrix is not (K, K) of K names.
     """
     check_matrix(matrix, class_names)
-    ids = class_order(matrix, order)
-    matrix, names = matrix[np.ix_(ids, ids)], [_label(class_names[i]) for i in ids]
+    names = [_label(name) for name in class_names]
     count, cell = len(names), 0.42 if len(names) <= _MANY else 0.14  # inches
     size = 9.0 if count <= _MANY else 7.0  # points
     longest = max(_text_width(name, size) for name in names)
@@ -66,7 +59,7 @@ def confusion_figure(
     right = 0.75 + (longest + 0.1 if count > _MANY else 0)
     head = max(longest + 0.2, 0.45)  # of the upright names, and of the two lines in the corner
     side, top, bar = cell * count, head + 0.35, min(5, max(2.2, cell * count))
-    title = title or "confusion matrix, % of each true class"
+    title = "confusion matrix, % of each true class"
     width = max(margin + side + right + 0.75, _text_width(title, 11) + 0.4)
     height = top + (side + head if count > _MANY else max(side, bar) + 0.2)
     figure = Figure(figsize=(width, height))
@@ -85,32 +78,8 @@ def save_figure(figure: Figure, output: Path, dpi: int = DPI) -> None:
     write_bytes(output, png.getvalue())
 
 
-def class_order(matrix: NDArray[np.int64], order: Order) -> NDArray[np.intp]:
-    """Class ids in drawing order.
-
-    `similar` puts classes beside those they are confused with: they are sorted by the second eigenvector of the
-    normalised Laplacian of the symmetric confusion shares (spectral seriation, Atkins et al., SIAM J. Comput. 1998).
-    """
-    if order == "id" or len(matrix) < 3:
-        return np.arange(len(matrix))
-    if order == "pixels":
-        return np.argsort(-matrix.sum(axis=1), kind="stable")
-    share = true_shares(matrix)
-    weight = np.sqrt(share + share.T) + 1e-3 / len(share)  # roots: else only the largest confusions matter
-    np.fill_diagonal(weight, 0)
-    scale = 1 / np.sqrt(weight.sum(axis=1))
-    _, vectors = np.linalg.eigh(np.eye(len(share)) - scale[:, None] * weight * scale)
-    fiedler = vectors[:, 1] * scale
-    return np.argsort(fiedler * np.sign(fiedler[np.argmax(abs(fiedler))]), kind="stable")
-
-
-def reliability_figure(reliability: Reliability, title: str = "") -> Figure:
-    """Draw accuracy over confidence with the gap to the diagonal, and below the share of pixels of each bin.
-
-    Args:
-        reliability: of the whole split.
-        title: of the image.
-    """
+def reliability_figure(reliability: Reliability) -> Figure:
+    """Draw accuracy over confidence with the gap to the diagonal, and below the share of pixels of each bin."""
     figure = Figure(figsize=(5.6, 6.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = len(reliability.pixels)
@@ -120,7 +89,7 @@ def reliability_figure(reliability: Reliability, title: str = "") -> Figure:
     upper.bar(middles[filled], confidence - accuracy, 1 / bins, accuracy, color="none", edgecolor=VERMILION,
               hatch="////", label="gap to the mean confidence")  # fmt: skip
     upper.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="as sure as right")
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of right pixels", title=title or "reliability")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of right pixels", title="reliability")
     errors = (reliability.expected_error, reliability.maximum_error)
     text = "expected calibration error {} %\nlargest gap of a bin {} %".format(*map(percent, errors))
     upper.text(0.97, 0.05, text, transform=upper.transAxes, ha="right", size=11, bbox={"color": "white", "alpha": 0.85})
@@ -169,7 +138,7 @@ def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str
     return figure
 
 
-def _draw_cells(axes: Axes, matrix: NDArray[np.int64]) -> AxesImage:
+def _draw_cells(axes: Axes, matrix: Int64Array) -> AxesImage:
     """Errors in orange, the diagonal in blue, rows without truth in grey; returns the errors, for their colour bar."""
     share, count = true_shares(matrix), len(matrix)
     diagonal, absent = np.eye(count, dtype=bool), matrix.sum(axis=1)[:, None].repeat(count, 1) == 0
@@ -189,7 +158,7 @@ def _draw_cells(axes: Axes, matrix: NDArray[np.int64]) -> AxesImage:
     return errors
 
 
-def _label_classes(axes: Axes, names: Sequence[str], matrix: NDArray[np.int64], size: float) -> None:
+def _label_classes(axes: Axes, names: Sequence[str], matrix: Int64Array, size: float) -> None:
     count = len(names)
     axes.set_xticks(range(count), names, rotation=90, size=size)
     axes.set_yticks(range(count), names, size=size)

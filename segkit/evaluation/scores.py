@@ -112,16 +112,6 @@ def ratio(part: NDArray[Any], whole: NDArray[Any], empty: float = NAN) -> NDArra
     return result
 
 
-def scores(matrix: Tensor | NDArray[Any], missed: Tensor | NDArray[Any] | None = None) -> Scores:
-    """All scores, by segkit's rule, of an integer (K, K) matrix whose rows are the truth.
-
-    Args:
-        matrix: counts of pixels, true class by predicted class.
-        missed: (K,) pixels of each true class predicted as no class; None = none. They count as false negatives.
-    """
-    return segkit(_areas(matrix, missed))
-
-
 def segkit(areas: Areas) -> Scores:
     """Means over the classes that have a value; what no other toolkit's users need to guess."""
     iou, accuracy = ratio(areas.right, areas.union), ratio(areas.right, areas.true)

@@ -23,7 +23,7 @@ from segkit.io import image_size
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.paths import walk_files
 from segkit.predictions.label_files import SERVERS, Ids, find_predictions, write_raw
-from segkit.predictions.pairs import Pair
+from segkit.predictions.pairs import LabelPair
 from segkit.predictions.submission import in_threads
 from segkit.text import RULE, aligned, percent
 
@@ -39,7 +39,7 @@ _SERVER = SERVERS["cityscapes"]
 _LOCK = threading.Lock()  # the repair is visible to the whole process
 
 
-def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, Any]:
+def official_scores(pairs: Sequence[LabelPair], instances: bool = True) -> dict[str, Any]:
     """Run cityscapesScripts' evaluation, with a progress bar.
 
     Args:
@@ -85,7 +85,7 @@ def official_scores(pairs: Sequence[Pair], instances: bool = True) -> dict[str, 
     }
 
 
-def official_pairs(predictions: Path, truth: Path) -> list[Pair]:
+def official_pairs(predictions: Path, truth: Path) -> list[LabelPair]:
     """The prediction of every truth below `truth`; those of other images are left out.
 
     Raises:
@@ -105,10 +105,10 @@ def official_pairs(predictions: Path, truth: Path) -> list[Pair]:
     for key in keys:
         if len(found[key]) > 1:
             raise InputError(f"{predictions}: two predictions of {key}: {found[key][0]} and {found[key][1]}; leave one")
-    return [Pair(key, mask, found[key][0]) for key, mask in zip(keys, masks, strict=True)]
+    return [LabelPair(key, mask, found[key][0]) for key, mask in zip(keys, masks, strict=True)]
 
 
-def label_id_copies(pairs: Sequence[Pair], folder: Path, ids: Ids) -> list[Pair]:
+def label_id_copies(pairs: Sequence[LabelPair], folder: Path, ids: Ids) -> list[LabelPair]:
     """Write the predictions as label ids into `folder`, and pair those with the truth; a progress bar on the way.
 
     Args:
@@ -119,7 +119,7 @@ def label_id_copies(pairs: Sequence[Pair], folder: Path, ids: Ids) -> list[Pair]
     Raises:
         InputError: A value is no such id, or prediction and truth differ in size.
     """
-    copies = [Pair(pair.name, pair.truth, folder / f"{pair.name}{_SERVER.ending}") for pair in pairs]
+    copies = [LabelPair(pair.name, pair.truth, folder / f"{pair.name}{_SERVER.ending}") for pair in pairs]
     jobs = [(pair, copy_.prediction) for pair, copy_ in zip(pairs, copies, strict=True)]
     values = in_threads(lambda job: _copy(*job, ids), jobs, "label ids")
     if ids == "raw" and _SERVER.holds_train_ids(set().union(*values)):
@@ -199,11 +199,11 @@ class _Watched(list[str]):
         return super().__getitem__(index)
 
 
-def _files(pair: Pair) -> tuple[Path, Path]:
+def _files(pair: LabelPair) -> tuple[Path, Path]:
     return pair.prediction, pair.truth
 
 
-def _copy(pair: Pair, target: Path, ids: Ids) -> set[int]:
+def _copy(pair: LabelPair, target: Path, ids: Ids) -> set[int]:
     prediction, truth = _files(pair)
     sizes = [image_size(path) for path in (prediction, truth)]
     if sizes[0] != sizes[1]:

@@ -17,7 +17,7 @@ from segkit.evaluation.statistics import (
     mean_iou,
 )
 from segkit.predictions.folders import FolderScores, Reading
-from segkit.predictions.pairs import Pair
+from segkit.predictions.pairs import LabelPair
 from segkit.predictions.scoring import boundary_areas_of_pairs
 from segkit.text import RULE, aligned, percent
 
@@ -83,7 +83,7 @@ def extra_scores(scored: FolderScores, boundary: bool = False, bootstrap: int | 
     return ExtraScores(areas, outlines, bootstrap_miou(areas, bootstrap), of_outlines)
 
 
-def _boundaries(pairs: Sequence[Pair], reading: Reading) -> ImageAreas:
+def _boundaries(pairs: Sequence[LabelPair], reading: Reading) -> ImageAreas:
     spaces = reading.space_of(reading.truth_ids), reading.space_of(reading.prediction_ids)
     areas = boundary_areas_of_pairs(pairs, *spaces, reading.workers)
     return ImageAreas.from_areas(Bar(areas, total=len(pairs), unit="image", desc="boundary"))

@@ -26,7 +26,7 @@ from segkit.metadata.label_space import LabelSpace
 from segkit.paths import walk_files
 
 Ids = Literal["train", "raw"]  # what label maps hold: train ids, or the ids of the data set itself
-Size = tuple[int, int]  # width, height
+WidthHeight = tuple[int, int]  # width, height
 
 _BESIDE_LABELS = ("_color", "_overlay")  # what `segkit infer` writes beside NAME_labels.png
 
@@ -60,7 +60,7 @@ class Server:
     file: re.Pattern[str]
     ending: str
     flat: bool
-    size: Size | None
+    size: WidthHeight | None
     counts: Mapping[str, int]
     folders: Mapping[str, Sequence[str]]
 

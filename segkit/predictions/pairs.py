@@ -14,7 +14,7 @@ _FRAME_ENDINGS: dict[Ids, str] = {"raw": "_labelIds.png", "train": "_labelTrainI
 
 
 @dataclass(frozen=True)
-class Pair:
+class LabelPair:
     """An image's name and its two label maps."""
 
     name: str
@@ -42,7 +42,7 @@ class Pairing:
         expected: images that have a truth.
     """
 
-    pairs: list[Pair]
+    pairs: list[LabelPair]
     problems: list[Problem]
     unused: list[str]
     expected: int
@@ -55,7 +55,7 @@ def find_pairs(
     prediction_ending: str = "",
     truth_ending: str = "",
 ) -> Pairing:
-    """Pair the label maps of two folders, searched with the folders inside them, by name.
+    """LabelPair the label maps of two folders, searched with the folders inside them, by name.
 
     The name is the relative path without suffix. Where the truth is in the Cityscapes layout
     (`*_gtFine_labelIds.png`), it is city, sequence and frame, and predictions may lie in any folder and end in
@@ -80,7 +80,7 @@ def find_pairs(
             raise InputError(f"{files[0]} and {files[1]}: two truths for the image {name}; give --truth_ending")
         found = predicted.get(name, [])
         if len(found) == 1:
-            pairs.append(Pair(name, files[0], found[0]))
+            pairs.append(LabelPair(name, files[0], found[0]))
         else:
             problems.append(_unpaired(name, files[0], found, predictions))
     unused = [name for name in predicted if name not in true]

@@ -24,7 +24,7 @@ from segkit.io import read_label
 from segkit.machine import cores
 from segkit.metadata.label_space import UNDECLARED, LabelSpace, identity_table
 from segkit.predictions.label_files import Ids
-from segkit.predictions.pairs import Pair, Problem
+from segkit.predictions.pairs import LabelPair, Problem
 
 R = TypeVar("R")
 
@@ -42,7 +42,7 @@ def train_id_space(space: LabelSpace) -> LabelSpace:
     return replace(space, table=identity_table(space.num_classes))
 
 
-def read_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> tuple[UInt8Array, UInt8Array]:
+def read_pair(pair: LabelPair, truth: LabelSpace, predictions: LabelSpace) -> tuple[UInt8Array, UInt8Array]:
     """Truth and prediction as train ids, uint8 (H, W) each; 255 = ignored, in a prediction: no class.
 
     Args:
@@ -61,7 +61,7 @@ def read_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> tuple[U
     )
 
 
-def count_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> Tensor:
+def count_pair(pair: LabelPair, truth: LabelSpace, predictions: LabelSpace) -> Tensor:
     """`confusion_counts` of one image, int64 (K + 2, K + 1); arguments and errors as for `read_pair`."""
     mask, labels = _read_raw(pair)
     raw = byte_pairs(mask, labels)
@@ -80,7 +80,7 @@ def count_pair(pair: Pair, truth: LabelSpace, predictions: LabelSpace) -> Tensor
 
 
 def score_pairs(
-    pairs: Iterable[Pair],
+    pairs: Iterable[LabelPair],
     truth: LabelSpace,
     predictions: LabelSpace | None = None,
     workers: int | None = None,
@@ -117,7 +117,7 @@ def score_pairs(
 
 
 def boundary_areas_of_pairs(
-    pairs: Iterable[Pair], truth: LabelSpace, predictions: LabelSpace, workers: int | None = None
+    pairs: Iterable[LabelPair], truth: LabelSpace, predictions: LabelSpace, workers: int | None = None
 ) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     """Name and `segkit.evaluation.boundary.boundary_areas` of each image, in order; arguments as for `score_pairs`.
 
@@ -125,7 +125,7 @@ def boundary_areas_of_pairs(
         ImageError: as `read_pair`.
     """
 
-    def areas(pair: Pair) -> npt.NDArray[np.int64]:
+    def areas(pair: LabelPair) -> npt.NDArray[np.int64]:
         return boundary_areas(*read_pair(pair, truth, predictions), truth.num_classes)
 
     for pair, future in _in_order(areas, pairs, workers):
@@ -150,7 +150,7 @@ def suspicion(counts: Tensor) -> str | None:
     return None
 
 
-def _read_raw(pair: Pair) -> tuple[UInt8Array, UInt8Array]:
+def _read_raw(pair: LabelPair) -> tuple[UInt8Array, UInt8Array]:
     """Both label maps as stored, of one size."""
     arrays = []
     for path in (pair.truth, pair.prediction):
@@ -172,7 +172,7 @@ def _size(array: UInt8Array) -> str:
     return f"{array.shape[1]}x{array.shape[0]}"
 
 
-def _mapped(raw: UInt8Array, space: LabelSpace, pair: Pair, what: str, cure: str) -> UInt8Array:
+def _mapped(raw: UInt8Array, space: LabelSpace, pair: LabelPair, what: str, cure: str) -> UInt8Array:
     try:
         return space.map_labels(raw, str(pair.truth if what == "truth" else pair.prediction))
     except InputError as error:
@@ -188,11 +188,11 @@ def _cure(raw: UInt8Array, option: str, space: LabelSpace, others: dict[Ids, Lab
 
 
 def _in_order(
-    function: Callable[[Pair], R], pairs: Iterable[Pair], workers: int | None
-) -> Iterator[tuple[Pair, "Future[R]"]]:
+    function: Callable[[LabelPair], R], pairs: Iterable[LabelPair], workers: int | None
+) -> Iterator[tuple[LabelPair, "Future[R]"]]:
     """Each pair with its future, in order; threads work ahead, a few images only: an interrupt waits for these."""
     workers = workers or cores()
-    source, waiting = iter(pairs), deque[tuple[Pair, "Future[R]"]]()
+    source, waiting = iter(pairs), deque[tuple[LabelPair, "Future[R]"]]()
     pool = ThreadPoolExecutor(workers)
     try:
         while True:

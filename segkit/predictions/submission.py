@@ -23,7 +23,7 @@ from segkit.predictions.label_files import (
     Ids,
     LabelPng,
     Server,
-    Size,
+    WidthHeight,
     find_predictions,
     inspect_label_png,
     write_raw,
@@ -106,7 +106,7 @@ def check_submission(
     entries: Sequence[Entry],
     server: Server,
     split: str = "test",
-    sizes: Mapping[str, Size] | None = None,
+    sizes: Mapping[str, WidthHeight] | None = None,
 ) -> Problems:
     """Find everything that is wrong in one pass over all files, with a progress bar.
 
@@ -137,7 +137,7 @@ class Made:
 
 
 def make_submission(
-    predictions: Path, output: Path, server: Server, ids: Ids, split: str, sizes: Mapping[str, Size] | None
+    predictions: Path, output: Path, server: Server, ids: Ids, split: str, sizes: Mapping[str, WidthHeight] | None
 ) -> Made:
     """Rewrite predictions in the server's ids, check the result, and write the archive unless something is wrong.
 
@@ -169,7 +169,7 @@ def make_submission(
     return Made(problems, len(found) - len(wanted))
 
 
-def image_sizes(server: Server, root: Path | None, split: str) -> Mapping[str, Size] | None:
+def image_sizes(server: Server, root: Path | None, split: str) -> Mapping[str, WidthHeight] | None:
     """Name and (width, height) of every image of a split; None without a data root.
 
     Raises:
@@ -241,7 +241,7 @@ def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:
 
 
 def _check_names(
-    entries: Sequence[Entry], server: Server, sizes: Mapping[str, Size] | None, problems: Problems
+    entries: Sequence[Entry], server: Server, sizes: Mapping[str, WidthHeight] | None, problems: Problems
 ) -> list[tuple[str, Entry]]:
     """(image, file) for every file that can be told to belong to an image."""
     maps = []
@@ -265,7 +265,7 @@ def _check_images(
     keys: Sequence[str],
     server: Server,
     split: str,
-    sizes: Mapping[str, Size] | None,
+    sizes: Mapping[str, WidthHeight] | None,
     problems: Problems,
 ) -> None:
     times = Counter(keys)

@@ -20,7 +20,7 @@ from segkit.predictions.cityscapes import (
     official_scores,
 )
 from segkit.predictions.label_files import SERVERS
-from segkit.predictions.pairs import Pair
+from segkit.predictions.pairs import LabelPair
 from segkit.training.module import Batch, SegmentationModule
 from segkit.training.preflight import is_whole
 
@@ -74,7 +74,7 @@ class OfficialCityscapes(Callback):
             return
         assert isinstance(pl_module, SegmentationModule) and pl_module.scores is not None
         class_iou = pl_module.scores.class_iou
-        pairs = [Pair(name, truth, self._path(name)) for name, truth in _truths(trainer).items()]
+        pairs = [LabelPair(name, truth, self._path(name)) for name, truth in _truths(trainer).items()]
         found = official_scores(pairs)
         wrong = differences(found, class_iou)
         path = free_path(self.folder.with_name("official.json"))

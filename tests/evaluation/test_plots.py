@@ -12,7 +12,7 @@ from PIL import Image
 from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.comparison import paired_comparison
-from segkit.evaluation.plots import BLUE, class_order, comparison_figure, confusion_figure, reliability_figure
+from segkit.evaluation.plots import BLUE, comparison_figure, confusion_figure, reliability_figure
 from segkit.evaluation.plots import save_figure as save
 from segkit.evaluation.results import most_confused_pairs, pairs_table
 from segkit.evaluation.statistics import ImageAreas
@@ -54,7 +54,7 @@ def check_layout(figure: Figure) -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 11, 19, 150])
 def test_confusion_matrix_is_readable_at_any_number_of_classes(num_classes):
-    figure = confusion_figure(matrix(num_classes), NAMES[num_classes], title="test")
+    figure = confusion_figure(matrix(num_classes), NAMES[num_classes])
     check_layout(figure)
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == list(NAMES[num_classes])
@@ -73,21 +73,6 @@ def test_cells_of_the_confusion_matrix():
     written = [t.get_text().strip() for t in axes.texts]
     assert {"90", "10", "100", "50", "25"} <= set(written) and "0.1" not in written
     assert written[-6:-2] == ["87.4", "0.0", "100.0", "25.0"]  # 90 / 103, 0 / 11, 1999 / 2000, 1 / 4
-
-
-def test_orders():
-    counts = np.zeros((40, 40), np.int64)
-    for block in range(4):
-        counts[block * 10 : block * 10 + 10, block * 10 : block * 10 + 10] = 5
-    counts += np.diag(np.arange(40) * 10 + 100)
-    shuffle = np.random.default_rng(0).permutation(40)
-    mixed = counts[np.ix_(shuffle, shuffle)]
-    assert class_order(mixed, "id").tolist() == list(range(40))
-    assert shuffle[class_order(mixed, "pixels")].tolist() == list(range(39, -1, -1))
-    blocks = shuffle[class_order(mixed, "similar")] // 10
-    assert (np.diff(blocks) != 0).sum() == 3  # each group of confused classes is in one piece
-    first = confusion_figure(mixed, [str(i) for i in shuffle], "pixels").axes[0]
-    assert [t.get_text() for t in first.get_xticklabels()][:3] == ["39", "38", "37"]
 
 
 def test_most_confused_pairs():

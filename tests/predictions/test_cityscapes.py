@@ -18,7 +18,7 @@ from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.io import read_label, write_png
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.predictions.cityscapes import check_instances, differences, official, official_pairs, official_scores
-from segkit.predictions.pairs import Pair
+from segkit.predictions.pairs import LabelPair
 
 PRISTINE = dict(vars(official.args))  # before any test
 
@@ -125,7 +125,7 @@ def test_iiou_is_the_value_worked_out_by_hand(tmp_path):
     stem = tmp_path / "a_000000_000000"
     for ending, array in (("_p", prediction), ("_gtFine_labelIds", truth), ("_gtFine_instanceIds", instances)):
         save(Path(f"{stem}{ending}.png"), array)
-    found = official_scores([Pair("a", Path(f"{stem}_gtFine_labelIds.png"), Path(f"{stem}_p.png"))])
+    found = official_scores([LabelPair("a", Path(f"{stem}_gtFine_labelIds.png"), Path(f"{stem}_p.png"))])
     weight = 3462.4756337644 / 4  # average person over this one
     assert found["classes"]["person"]["iIoU"] == pytest.approx(3 * weight / (3 * weight + 2 + weight), rel=1e-12)
     assert found["categories"]["human"]["iIoU"] == pytest.approx(
@@ -141,9 +141,9 @@ def test_cityscapesscripts_is_left_as_it_was(root, predictions, tmp_path, capsys
     write_png(tmp_path / "p.png", np.zeros((5, 7), np.uint8) if broken else read_label(truth))
     if broken:
         with pytest.raises(InputError, match=r"cityscapesScripts: Image widths of .*p\.png .* are not equal"):
-            official_scores([Pair("p", truth, tmp_path / "p.png")])
+            official_scores([LabelPair("p", truth, tmp_path / "p.png")])
     else:
-        assert official_scores([Pair("p", truth, tmp_path / "p.png")])["averages"]["classes"] == {
+        assert official_scores([LabelPair("p", truth, tmp_path / "p.png")])["averages"]["classes"] == {
             "IoU": 1.0,
             "iIoU": 1.0,
         }

@@ -16,7 +16,7 @@ from segkit.io import read_label, write_png
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table, numbered_space
-from segkit.predictions.pairs import Pair, Problem, find_pairs
+from segkit.predictions.pairs import LabelPair, Problem, find_pairs
 from segkit.predictions.scoring import (
     ImageError,
     count_pair,
@@ -34,8 +34,10 @@ def label_map(path: Path, values: list[int] | range, size: tuple[int, int] = (13
     return path
 
 
-def make_pair(folder: Path, true: list[int] | range, predicted: list[int] | range) -> Pair:
-    return Pair("a", label_map(folder / "true" / "a.png", true), label_map(folder / "predicted" / "a.png", predicted))
+def make_pair(folder: Path, true: list[int] | range, predicted: list[int] | range) -> LabelPair:
+    return LabelPair(
+        "a", label_map(folder / "true" / "a.png", true), label_map(folder / "predicted" / "a.png", predicted)
+    )
 
 
 @pytest.mark.parametrize(

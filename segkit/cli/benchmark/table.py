@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
-from segkit.benchmark.plan import Row, rows_of_models, rows_of_plan
+from segkit.benchmark.plan import PlannedRow, rows_of_models, rows_of_plan
 from segkit.benchmark.progress import Settings
-from segkit.benchmark.rows import fill
+from segkit.benchmark.rows import fill_table
 from segkit.benchmark.table import Table
 from segkit.cli.benchmark.options import add_table_options
 from segkit.cli.jsonargparse_border import SegmentationParser, explain
@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> int:
     check_writable(settings.output)
     table = Table(settings.output)
     try:
-        fill(table, rows, settings, say_above_bar)
+        fill_table(table, rows, settings, say_above_bar)
     except KeyboardInterrupt:
         done = f"{len(table.rows)} rows are in {settings.output}"
         say_above_bar(f"segkit benchmark: {done}; the same command goes on from here")
@@ -78,7 +78,7 @@ class _Reader:
             raise InputError(explain(str(error), known, SHORT_NAMES)) from error
 
 
-def _rows(reader: _Reader) -> list[Row]:
+def _rows(reader: _Reader) -> list[PlannedRow]:
     typed = reader.typed
     if typed["limit"] is not None and typed["limit"] < 1:
         raise InputError("--limit must be 1 or more")
