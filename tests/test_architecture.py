@@ -113,6 +113,7 @@ def is_of_kernels(node: ast.Import | ast.ImportFrom) -> bool:
     return isinstance(node, ast.ImportFrom) and (node.module or "").startswith("segkit.ops.kernels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", FORBIDDEN)
 def test_what_a_room_drags_in(module: str) -> None:
     code = f"import sys, segkit.{module}; print(*(set({sorted(FORBIDDEN[module])!r}) & sys.modules.keys()))"

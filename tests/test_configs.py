@@ -112,6 +112,7 @@ def test_published_numbers() -> None:
     assert len(authors) == 2 and all("paper; not re-read" in p.source for p in authors)
 
 
+@pytest.mark.slow
 @each_of_mmseg
 def test_mmsegs_recipe_is_what_the_configs_say(path: Path) -> None:
     """configs/_base_/{schedules,datasets,models} of mmsegmentation 1.2.2 and its resnest/metafile.yaml."""
@@ -137,6 +138,7 @@ def test_mmsegs_recipe_is_what_the_configs_say(path: Path) -> None:
     assert network.config["init_args"]["dilation_convention"] == "mmseg"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PARTS, ids=lambda p: p.relative_to(CONFIGS).as_posix())
 def test_data_recipes_and_overlays_parse(path: Path) -> None:
     recipe = str(CONFIGS / "ade20k" / "deeplabv3_resnest50.yaml")
@@ -155,6 +157,7 @@ def test_protocol_files_are_protocols(path: Path) -> None:
     assert get(str(path)).name == path.stem
 
 
+@pytest.mark.slow
 def test_the_authors_recipe_is_what_the_configs_say() -> None:
     ade = parse("--config", str(CONFIGS / "ade20k" / "deeplabv3_resnest50.yaml"))
     optim = ade.model.optim
@@ -173,6 +176,7 @@ def test_the_authors_recipe_is_what_the_configs_say() -> None:
     assert (city.data.init_args.base_size, city.data.init_args.crop_size, city.trainer.max_epochs) == (2048, 768, 240)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["ade20k", "cityscapes"])
 def test_only_the_deep_networks_warm_up(data: str) -> None:
     for path in sorted(CONFIGS.glob(f"{data}/*.yaml")):
@@ -181,6 +185,7 @@ def test_only_the_deep_networks_warm_up(data: str) -> None:
         assert parse("--config", str(path)).model.optim.warmup_steps == epochs * steps_an_epoch
 
 
+@pytest.mark.slow
 @each_recipe
 def test_modern_overlay_goes_on_top_of_every_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
@@ -192,6 +197,7 @@ def test_modern_overlay_goes_on_top_of_every_recipe(path: Path, monkeypatch: pyt
     assert config.trainer.max_epochs == below.trainer.max_epochs and config.trainer.max_steps == below.trainer.max_steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "overlays"),
     [

@@ -11,6 +11,8 @@ from gloo import run_command
 
 from segkit.models.segmentation import FCN
 
+pytestmark = pytest.mark.slow
+
 NUM_CLASSES = 3
 
 

@@ -125,6 +125,7 @@ def test_losses(name: str, watch: Watch) -> None:
     assert watch.waits == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_gradients_do_not_depend_on_values(kind: type[SegmentationModel]) -> None:
     """On meta tensors, which have none to read, as the backward pass asks for a CUDA context."""
@@ -144,6 +145,7 @@ def test_gradients_of_losses_do_not_depend_on_values(name: str) -> None:
     assert logits.grad is not None and logits.grad.shape == logits.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 @torch.no_grad()
 def test_validation_reads_its_counts_at_the_end(kind: type[SegmentationModel], watch: Watch) -> None:
@@ -156,6 +158,7 @@ def test_validation_reads_its_counts_at_the_end(kind: type[SegmentationModel], w
     assert watch.waits  # a few hundred integers, once an epoch, whoever reads them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["exact", "auto"])
 @torch.no_grad()
 def test_test_and_predict(precision: Any, watch: Watch) -> None:
@@ -203,6 +206,7 @@ def test_counting(dtype: torch.dtype, watch: Watch) -> None:
     assert watch.waits == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["exact", "auto"])
 def test_a_segmenter_reads_its_labels_once(precision: Any, watch: Watch) -> None:
     exact = Segmenter(on_gpu(network(DeepLabV3)), None, IMAGENET, protocols.get("whole"), DEVICE)

@@ -85,6 +85,7 @@ def test_the_watch_sees_what_is_tried_and_swallowed(shut: Shut) -> None:
     shut.attempts.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_lightning_commands(watched: Shut, run: Path, data: list[str], tmp_path: Path, command: str) -> None:
     options = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--run_dir", str(tmp_path / "run")]
@@ -92,6 +93,7 @@ def test_lightning_commands(watched: Shut, run: Path, data: list[str], tmp_path:
     assert main([command, *data, *TRAINER, *options, *output]) == 0
 
 
+@pytest.mark.slow
 def test_the_other_commands(watched: Shut, run: Path, data: list[str], tmp_path: Path) -> None:
     checkpoint, model = str(run / "checkpoints" / "last.ckpt"), str(tmp_path / "model.safetensors")
     images = str(Path(data[3]) / "leftImg8bit" / "test")

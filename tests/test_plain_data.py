@@ -22,6 +22,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_stands_for_too_much_is_refused(name: str, tmp_path: Path, capsys, monkeypatch) -> None:
     text, words = BOMBS[name]
@@ -61,6 +62,7 @@ def test_deep_json_is_no_json() -> None:
         parse_json("[" * 100_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, shown",
     [
@@ -76,6 +78,7 @@ def test_a_url_is_shown_as_one(command: str, shown: str, capsys) -> None:
     assert shown in last and "a URL is not read: download the file, and give its path" in last
 
 
+@pytest.mark.slow
 def test_a_relative_root_says_where_it_led(tmp_path: Path, capsys, monkeypatch) -> None:
     """A recipe's paths begin where the command is run, as the command line's do."""
     monkeypatch.chdir(tmp_path)

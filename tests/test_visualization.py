@@ -91,6 +91,7 @@ def test_legend_of_nothing_has_no_height_and_needs_a_colour_each() -> None:
         legend(NAMES[:2], PALETTE, width=50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (32, 40), (97, 65), (300, 20), (2, 3000)])
 def test_panel_and_with_legend_of_any_size(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 77, np.uint8)

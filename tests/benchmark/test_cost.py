@@ -78,6 +78,7 @@ def test_stopwatch_leaves_out_the_first_image_and_failures() -> None:
     assert (watch.images, watch.seconds) == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not cost._STATUS.is_file(), reason="needs Linux")
 def test_peak_memory_is_the_blocks_own() -> None:
     def use(megabytes: int) -> int:

@@ -55,6 +55,7 @@ def write_protocol(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_models_times_protocols(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, labelled: list[int], capsys
 ) -> None:
@@ -117,6 +118,7 @@ def test_the_number_is_that_of_segkit_test(run_benchmark: Run, benchmark_folder:
     assert rows_of(tmp_path / "table")[0]["mIoU"] == result["scores"]["mIoU"]
 
 
+@pytest.mark.slow
 def test_limit_marks_a_row_partial(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, labelled: list[int]
 ) -> None:
@@ -128,6 +130,7 @@ def test_limit_marks_a_row_partial(
     assert "2 (partial)" in (tmp_path / "table" / "benchmark.md").read_text()
 
 
+@pytest.mark.slow
 def test_another_metric_needs_no_network(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, labelled: list[int]
 ) -> None:
@@ -159,6 +162,7 @@ def plan(path: Path, *rows: dict) -> list[str]:
     return ["--plan", str(path)]
 
 
+@pytest.mark.slow
 def test_plan_with_published_numbers_and_costs(run_benchmark: Run, benchmark_folder: Path, tmp_path: Path) -> None:
     number = {"mIoU": 20, "pixel_accuracy": 50.5, "protocol": "whole", "images": IMAGES, "source": "somewhere"}
     mine = recipe(tmp_path / "mine.yaml", benchmark_folder, number)
@@ -199,6 +203,7 @@ def test_plan_with_published_numbers_and_costs(run_benchmark: Run, benchmark_fol
     assert "published mIoU 20.00, pixel accuracy 50.50 (somewhere)" in notes and "not compared: scored with" in notes
 
 
+@pytest.mark.slow
 def test_recipe_on_the_command_line(run_benchmark: Run, benchmark_folder: Path, tmp_path: Path) -> None:
     number = {"mIoU": 30, "protocol": "whole", "images": IMAGES, "source": "there"}
     path = recipe(tmp_path / "r.yaml", benchmark_folder, number)

@@ -39,6 +39,7 @@ def stop_at(call: int, what: BaseException | Callable[[], object], monkeypatch: 
     return calls
 
 
+@pytest.mark.slow
 def test_a_failing_row_does_not_stop_the_others(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, capsys
 ) -> None:
@@ -56,6 +57,7 @@ def test_a_failing_row_does_not_stop_the_others(
     assert "wide.ckpt: trained on 5 classes" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_a_failed_row(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +67,7 @@ def test_out_of_memory_is_a_failed_row(
     assert capsys.readouterr().err.strip().endswith("a.ckpt, whole): not enough memory")
 
 
+@pytest.mark.slow
 def test_an_interrupted_row_goes_on_with_the_next_image(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +86,7 @@ def test_an_interrupted_row_goes_on_with_the_next_image(
         assert [row[name] for row in straight] == [row[name] for row in resumed]
 
 
+@pytest.mark.slow
 def test_a_killed_row_goes_on_from_what_was_saved(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +108,7 @@ def test_a_killed_row_goes_on_from_what_was_saved(
     assert len(calls) == 2 * IMAGES - 3
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_same_name_are_another_row(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path
 ) -> None:

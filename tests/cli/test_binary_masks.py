@@ -41,6 +41,7 @@ def words(caplog: pytest.LogCaptureFixture) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [(0, 255), (255, 255)])
 def test_fit_says_that_nothing_can_be_learned_and_how_to_read_them(values, tmp_path, caplog) -> None:
     root = write_data(tmp_path / "data", values)
@@ -71,6 +72,7 @@ def options_of(folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_read_as_two_classes_there_is_nothing_to_say(tmp_path, caplog) -> None:
     root = write_data(tmp_path / "data", (0, 255))
     with caplog.at_level(logging.INFO):
@@ -79,6 +81,7 @@ def test_read_as_two_classes_there_is_nothing_to_say(tmp_path, caplog) -> None:
     assert "learned" not in said and "note" not in said and "never" not in said and "best mIoU" in said
 
 
+@pytest.mark.slow
 def test_a_class_that_never_occurs_in_training_is_a_warning(tmp_path, caplog) -> None:
     root = write_data(tmp_path / "data", (0, 1))
     write_text(root / "classes.txt", "background\npolyp\nboat\nship\n")

@@ -94,6 +94,7 @@ def test_train_shows_the_crops_of_the_epoch_in_its_order(root: Path, tmp_path: P
     assert out[1] == f"Folder, epoch 4, seed 7, 3 of 5 train crops: {tmp_path / 'sheet.png'}"
 
 
+@pytest.mark.slow
 def test_a_recipe_gives_its_augmentations_and_the_root_is_beaten(root: Path, tmp_path: Path) -> None:
     """The augmentations that mmsegmentation's and SegFormer's recipes have, by class path."""
     augmentations = [
@@ -229,6 +230,7 @@ def test_shares_are_sorted_with_the_ignored_last() -> None:
     assert [Share(0, "a", share).length for share in (1.0, 1e-2, 1e-5, 1e-9)] == pytest.approx([1, 0.6, 0, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "height", "width"), [(1, 8, 8), (12, 480, 480), (7, 128, 256), (3, 3000, 40)])
 def test_a_sheet_of_150_classes_fits_its_width(count: int, height: int, width: int) -> None:
     rng = np.random.default_rng(0)

@@ -12,6 +12,8 @@ from segkit.cli import main
 from segkit.files import write_text
 from segkit.io import write_png
 
+pytestmark = pytest.mark.slow
+
 FAST = [
     "--trainer.accelerator",
     "cpu",

@@ -33,6 +33,7 @@ def arguments(checkpoint: Path, benchmark_folder: Path, tmp_path: Path) -> list[
     return [*data, *options, "--run_dir", str(tmp_path / "run"), "--calibration"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["whole", "ms-flip"])
 def test_labels_and_confidence_are_of_the_same_scores(
     protocol: str,
@@ -69,6 +70,7 @@ def test_labels_and_confidence_are_of_the_same_scores(
     assert not re.search("available|Seed set|weights_only|Tip|Loaded model", caplog.text)  # nothing to act on
 
 
+@pytest.mark.slow
 def test_labels_stay_those_of_a_plain_test(arguments: list[str], tmp_path: Path) -> None:
     assert main(["test", *arguments]) == main(["test", *arguments[:-1]]) == 0
     first, second = (json.loads((tmp_path / "run" / f"result{end}.json").read_text()) for end in ("", "-2"))

@@ -72,6 +72,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[LossConfig]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["enet", "median"])
 def test_weights_come_from_the_training_masks(data: Path, used: list[LossConfig], kind: str) -> None:
     assert fit(data, "run", "--model.loss.class_weights", kind) == 0
@@ -85,6 +86,7 @@ def test_weights_come_from_the_training_masks(data: Path, used: list[LossConfig]
     assert used[1] == used[0]
 
 
+@pytest.mark.slow
 def test_only_training_counts(data: Path) -> None:
     """The word in a checkpoint asks nobody else for statistics: others may have no training images at all."""
     assert fit(data, "run", "--model.loss.class_weights", "enet") == 0
@@ -106,6 +108,7 @@ def test_only_training_counts(data: Path) -> None:
     assert not (data / "segkit-statistics-train.json").exists()
 
 
+@pytest.mark.slow
 def test_what_is_typed_beats_the_checkpoint(data: Path, used: list[LossConfig]) -> None:
     assert fit(data, "run", "--model.loss.class_weights", "enet") == 0
     last = ["--ckpt_path", str(data.parent / "run/checkpoints/last.ckpt"), "--trainer.max_epochs", "2", "--reschedule"]
@@ -114,6 +117,7 @@ def test_what_is_typed_beats_the_checkpoint(data: Path, used: list[LossConfig]) 
     assert [loss.class_weights for loss in used[1:]] == [None, (1.0, 2.0, 3.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given, words",
     [
@@ -143,6 +147,7 @@ def test_the_word_alone_makes_no_loss() -> None:
         segmentation_loss({"out": torch.zeros(1, 3, 2, 2)}, torch.zeros(1, 4, 4), LossConfig(class_weights="enet"))
 
 
+@pytest.mark.slow
 def test_the_extremes_are_printed_once(data: Path, capsys, caplog) -> None:
     with caplog.at_level("INFO"):
         assert fit(data, "run", "--model.loss.class_weights", "enet") == 0
@@ -151,6 +156,7 @@ def test_the_extremes_are_printed_once(data: Path, capsys, caplog) -> None:
     assert [record.getMessage() for record in caplog.records].count(line) == 1
 
 
+@pytest.mark.slow
 def test_rare_classes_are_sampled(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Class 2 has 2 % of the pixels: at T = 0.01 nearly every crop is of an image that has it, and shows it."""
     steps: list[list[bool]] = []

@@ -59,6 +59,7 @@ def test_help_starts_fast(arguments):
     assert not loaded_modules(*arguments, "--help") & heavy
 
 
+@pytest.mark.slow
 def test_nothing_needs_torch(root, tmp_path):
     heavy = {"torch", "pytorch_lightning", "albumentations", "matplotlib"}
     for arguments in (("check",), ("stats",), ("cache", "--cache_dir", str(tmp_path / "cache"))):

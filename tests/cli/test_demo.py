@@ -21,6 +21,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_demo_leaves_data_images_curves_and_result(output: Path) -> None:
     run = output / "run"
     assert len(list((output / "data" / "gtFine" / "train").rglob("*_labelIds.png"))) == 16
@@ -31,6 +32,7 @@ def test_demo_leaves_data_images_curves_and_result(output: Path) -> None:
     assert (run / "curves.png").is_file() and (output / "demo.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_a_second_demo_writes_beside_the_first(output: Path) -> None:
     assert demo._new_run(output) == output / "run-2"
 

@@ -63,6 +63,7 @@ def header(path: Path) -> dict:
         return json.loads(file.metadata()["segkit"])
 
 
+@pytest.mark.slow
 def test_the_card_says_all_about_the_weights(model: Path, last: Path, run: Path) -> None:
     card, checkpoint = header(model), read_checkpoint(last)
     assert card["format"] == 1 and card["segkit"] == segkit.__version__ and "torch" in card["versions"]
@@ -125,6 +126,7 @@ def test_data_of_other_classes_are_refused(model: Path, tmp_path: Path, capsys) 
     assert "trained on 9 classes (road, " in said and "FolderDataModule has 2" in said
 
 
+@pytest.mark.slow
 def test_fit_does_not_go_on_with_a_model_file_but_starts_from_its_encoder(model: Path, data, tmp_path, capsys) -> None:
     fit = ["fit", *data, *TRAINER, "--trainer.max_epochs", "1", "--run_dir", str(tmp_path / "run")]
     assert main([*fit, "--ckpt_path", str(model)]) == 2

@@ -63,6 +63,7 @@ def results(*stems: str) -> list[str]:
     return sorted(f"{stem}_{result}" for stem in stems for result in RESULTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(97, 65), (1, 1)])
 def test_four_results_at_the_images_size(
     run: Run, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], size: tuple[int, int]
@@ -284,6 +285,7 @@ def imported(code: str, *names: str) -> list[str]:
     return done.stderr.split()
 
 
+@pytest.mark.slow
 def test_a_resnest_needs_no_other_toolkit(tmp_path: Path, checkpoint: Path) -> None:
     args = [str(save(tmp_path / "a.png")), "--checkpoint", str(checkpoint), "--output", str(tmp_path), "--device=cpu"]
     code = f"from segkit.cli.infer import main\nassert main({args!r}) == 0"

@@ -62,6 +62,7 @@ def whole(checkpoint: Path, rgb: np.ndarray) -> np.ndarray:
     return load(checkpoint, "cpu").predict(np.ascontiguousarray(rgb.transpose(1, 2, 0)))
 
 
+@pytest.mark.slow
 def test_a_geotiff_beyond_the_budget(checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bands = save(tmp_path / "city.tif", noise(3))
     assert run(checkpoint, tmp_path / "city.tif") == 0
@@ -82,6 +83,7 @@ def test_a_geotiff_beyond_the_budget(checkpoint: Path, tmp_path: Path, capfd: py
     assert "1 image in" in printed.out
 
 
+@pytest.mark.slow
 def test_a_budget_with_little_room_beside_transformed_filters(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_budget_with_little_room_beside_transformed_filters(
     assert "tiles of up to " in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["grey", "alpha", "16 bits", "palette", "not tiled"])
 def test_other_kinds_of_files(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "kind.tif"

@@ -118,6 +118,7 @@ def test_test_needs_no_model_arguments_and_writes_the_result(run: Path, recipe: 
     )
 
 
+@pytest.mark.slow
 def test_test_runs_in_the_precision_that_is_asked_for(run: Path, recipe: Path, tmp_path: Path) -> None:
     arguments = ["test", *data_of(recipe), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     results = {}
@@ -150,6 +151,7 @@ def test_validate_is_the_number_that_fit_logged(run: Path, recipe: Path, tmp_pat
     assert result["protocol"]["name"] == "whole"
 
 
+@pytest.mark.slow
 def test_fit_validates_at_the_scale_of_its_crops(recipe: Path, tmp_path: Path, monkeypatch) -> None:
     """`validation_scale` is the single scale of validation inside fit; the label's size stays the label's."""
     protocols = set()
@@ -178,6 +180,7 @@ def test_predict_writes_the_labels_that_the_segmenter_gives(
         assert np.array_equal(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), labels)
 
 
+@pytest.mark.slow
 def test_typed_beats_checkpoint_beats_default(run: Path, recipe: Path, tmp_path: Path, caplog, capsys) -> None:
     """Resuming with another lr trains with it; what was not typed comes from the checkpoint; the difference is said."""
     checkpoint = str(run / "checkpoints" / "last.ckpt")
@@ -207,6 +210,7 @@ def first_lr(run: Path) -> float:
         return next(float(row["lr"]) for row in csv.DictReader(file) if row["lr"])
 
 
+@pytest.mark.slow
 def test_another_network_than_the_checkpoints_is_refused(run: Path, recipe: Path, capsys) -> None:
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     common = ["--ckpt_path", checkpoint, *data_of(recipe)]
@@ -216,6 +220,7 @@ def test_another_network_than_the_checkpoints_is_refused(run: Path, recipe: Path
     assert "model.optim.name: the checkpoint has sgd, adamw was given" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, tmp_path: Path, capsys) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -233,6 +238,7 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
     assert f"{checkpoint}: has the classes of FolderDataModule in another order" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -271,6 +277,7 @@ def test_typing_errors_take_one_line(recipe: Path, capsys, change: list[str], wo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -305,6 +312,7 @@ def test_checkpoint_named_in_a_config_or_by_equals_sign(tmp_path: Path) -> None:
     assert named(["test", "--config", str(tmp_path / "c.yaml"), "--ckpt_path", "null"], "ckpt_path") is None
 
 
+@pytest.mark.slow
 def test_accumulation_clipping_and_bf16_are_trainer_options(recipe: Path, tmp_path: Path) -> None:
     arguments = ["--trainer.accumulate_grad_batches", "3", "--trainer.gradient_clip_val", "0.1"]
     arguments += ["--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "1", "--model.network", "DeepLabV3"]
@@ -315,6 +323,7 @@ def test_accumulation_clipping_and_bf16_are_trainer_options(recipe: Path, tmp_pa
     assert first_lr(tmp_path / "run") == pytest.approx(0.02 * 6 / 16)
 
 
+@pytest.mark.slow
 def test_user_augmentations_extend_the_pipeline(recipe: Path, tmp_path: Path, capsys) -> None:
     config = {
         "data": {"init_args": {"augmentations": [{"class_path": "albumentations.ColorJitter", "init_args": {"p": 1}}]}}
@@ -336,6 +345,7 @@ def test_user_augmentations_extend_the_pipeline(recipe: Path, tmp_path: Path, ca
     assert "fill_mask" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_logger_of_another_make_stands_beside_the_csv_file(recipe: Path, tmp_path: Path) -> None:
     """Curves, config and checkpoints are where they always are."""
     book = tmp_path / "logbook.txt"
@@ -378,6 +388,7 @@ def test_out_of_memory_names_what_would_fit(recipe: Path, tmp_path: Path, capsys
     )
 
 
+@pytest.mark.slow
 def test_swa_and_checkpointed_stages_by_config(recipe: Path, tmp_path: Path) -> None:
     swa = {"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": 0.01, "swa_epoch_start": 1}}
     (tmp_path / "swa.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [swa]}}))
@@ -406,6 +417,7 @@ def test_configs_of_older_runs_have_options_below_model(
     assert "no such option 'model.init_from'; it is --init_from now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_init_from_and_frozen_stages_by_config(run: Path, recipe: Path, tmp_path: Path, caplog) -> None:
     """The stem and stage 1 are the file's after training, statistics too; the rest has moved."""
     source = run / "checkpoints" / "last.ckpt"

@@ -9,6 +9,8 @@ import yaml
 from gloo import join, run_command, said, start_command
 from noise import write_noise
 
+pytestmark = pytest.mark.slow
+
 SILENT = "10"  # seconds until a process is lost; those that live must answer in time on a busy machine, too
 
 

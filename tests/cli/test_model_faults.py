@@ -46,6 +46,7 @@ def broken(network: SegmentationModel, tmp_path: Path) -> str:
 FIRST = "no numbers to compute with: 2 (first: encoder.layer1.0.conv1.weight, 3 of 192 values NaN or infinite)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -111,6 +112,7 @@ def test_a_sum_that_overflows_is_not_taken_for_infinite_weights(network: Segment
 CODE = "open({!r}, 'w').close()\nclass Network:\n    pass\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["fit", "test", "predict"])
 @pytest.mark.parametrize("kind", ["ckpt", "safetensors"])
 @pytest.mark.parametrize("where", ["network", "encoder_args", "optim"])

@@ -78,6 +78,7 @@ def value_at(config: Any, name: str) -> Any:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "owner, prefix, choice",
     [
@@ -98,6 +99,7 @@ def test_an_item_is_replaced_and_the_rest_stays(owner: type, prefix: str, choice
         assert list(value_at(config, name)) == [*value[:-1], last], name
 
 
+@pytest.mark.slow
 def test_an_item_of_what_the_recipe_says(tmp_path) -> None:
     recipe = {"data": {"class_path": "CamVidDataModule", "init_args": {"root": "x", "scale_range": [0.8, 1.25]}}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -109,6 +111,7 @@ def test_an_item_of_what_the_recipe_says(tmp_path) -> None:
     assert config.model.network.init_args.encoder_args == {"a": 1, "1": 2}  # a dictionary's key, no item
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -142,6 +145,7 @@ NUMBERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["1", "1.0"])
 def test_an_integer_of_the_trainer_stays_one(written: str, tmp_path) -> None:
     """`limit_val_batches: 1` is one batch, 1.0 all of them."""

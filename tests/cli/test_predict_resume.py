@@ -19,6 +19,8 @@ from segkit.inference.segmenter import load
 from segkit.models.segmentation import FCN
 from segkit.training import prediction_writer
 
+pytestmark = pytest.mark.slow
+
 COUNT = 7
 
 

@@ -226,6 +226,7 @@ def test_an_output_is_replaced_only_by_overwrite(folder: Path, tmp_path: Path, m
     assert read_checkpoint(output).build_network().num_classes == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "file", "words"),
     [

@@ -20,6 +20,8 @@ from segkit.errors import InputError
 from segkit.files import write_text
 from segkit.training.guards.checkpoints import AtomicCheckpointIO
 
+pytestmark = pytest.mark.slow
+
 STEPS = 21  # 3 epochs of 7
 
 

@@ -192,6 +192,7 @@ def test_without_classes_the_options_are_named(folders, capsys) -> None:
     assert "has no predictions.json that names the classes; give --labels" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_network_and_no_lightning_is_needed(folders) -> None:
     code = "import sys; from segkit.cli import main; main(sys.argv[1:])"
     code += "; heavy = {'pytorch_lightning', 'timm', 'albumentations', 'jsonargparse'} & sys.modules.keys()"
@@ -225,6 +226,7 @@ def test_saved_predictions_score_as_the_test_did(benchmark_folder: Path, tmp_pat
     assert main(["benchmark", "score", *arguments, "--labels", "ade20k"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "words"),
     [

@@ -64,6 +64,7 @@ def run(*arguments: str) -> tuple[str, set[str]]:
     return done.stdout, set(done.stderr.rpartition("MODULES ")[2].split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", HELP)
 def test_help(command: str) -> None:
     most, needed = HELP[command]
@@ -73,6 +74,7 @@ def test_help(command: str) -> None:
     assert len(modules) <= most, sorted(modules)
 
 
+@pytest.mark.slow
 def test_infer(tmp_path: Path) -> None:
     """PyTorch and nothing of its compiler, which torchvision drags in: half of the time that it takes to start."""
     network = DeepLabV3("resnest14_tiny", num_classes=4)

@@ -13,6 +13,8 @@ from tiny_fit import assert_equal, recipe, result
 
 from segkit.cli import main
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, BATCHES = 2, 3
 STEPS = EPOCHS * BATCHES
 END = BATCHES - 1  # a step that validation follows on is done again, the others are not

@@ -57,6 +57,7 @@ def test_a_closed_standard_output_is_no_fault() -> None:
     assert code == 2 and error == ""
 
 
+@pytest.mark.slow
 def test_a_result_is_kept_where_nobody_reads_on(folders: Path, tmp_path: Path) -> None:
     code, error = shell(f"{score(folders, tmp_path / 'result.json')} | head -c 1 > /dev/null")
     assert code in (0, 141) and "Traceback" not in error and "ignored" not in error

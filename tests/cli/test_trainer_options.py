@@ -98,11 +98,13 @@ def test_every_option_of_the_trainer_stands_here() -> None:
     assert named == set(inspect.signature(pl.Trainer).parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ACCEPTED)
 def test_options_that_are_taken(run: Run, row: str) -> None:
     assert run(*typed(ACCEPTED[row])) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", REFUSED)
 def test_options_that_are_refused_take_one_line(run: Run, options: str, tmp_path: Path, capsys) -> None:
     assert run(*typed(options)) == 2
@@ -111,6 +113,7 @@ def test_options_that_are_refused_take_one_line(run: Run, options: str, tmp_path
     assert not list((tmp_path).rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_limit_is_a_number_of_images(run: Run, tmp_path: Path) -> None:
     """The integer 1 is one image, 1.0 all of them."""
     assert run("--trainer.limit_val_batches", "1", command="validate") == 0
@@ -151,6 +154,7 @@ class Broken(pl.Callback):
         pl_module.log("own", {"a": "text"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how, error", [("own", ValueError), ("lightning", Exception)])
 def test_a_mistake_in_a_callback_keeps_its_traceback(
     run: Run, how: str, error: type, tmp_path: Path, monkeypatch
@@ -176,6 +180,7 @@ def test_a_mistake_in_segkit_keeps_its_traceback(run: Run, monkeypatch: pytest.M
         run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command, options, words",
     [
@@ -204,6 +209,7 @@ def test_options_without_effect_are_refused(run: Run, command: str, options: str
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_recipe_is_one_file_for_all_commands(run: Run, tmp_path: Path) -> None:
     """What it says to other commands is no mistake, and neither is an option that says no."""
     write_text(tmp_path / "more.yaml", "save_every: 5\nmetric: mmseg\nmodel: {optim: {lr: 0.1}}\n")

@@ -108,6 +108,7 @@ def test_convert_an_encoder(folder: Path, tmp_path: Path) -> None:
     assert all(torch.equal(value, source[name]) for name, value in encoder.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_does_not_match_is_listed_and_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,6 +118,7 @@ def test_crops_of_the_views_are_those_of_decoded_images(root, tmp_path):
         assert one["image"].equal(other["image"]) and one["mask"].equal(other["mask"])
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_reads_it(root, tmp_path):
     cache, layout, samples = made(root, tmp_path / "cache", FolderLayout(root))
     cache.read(samples[0])  # its maps are open now, and stay here
@@ -127,6 +128,7 @@ def test_a_spawned_worker_reads_it(root, tmp_path):
         assert np.array_equal(item["mask"], layout.read(sample)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["exit", "kill"])
 def test_a_killed_run_is_completed(root, tmp_path, how):
     log, cache_dir = tmp_path / "log", tmp_path / "cache"

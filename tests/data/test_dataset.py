@@ -58,6 +58,7 @@ def test_batch_contract(samples):
     assert isinstance(batch["name"], list) and batch["name"][0].startswith("town/")
 
 
+@pytest.mark.slow
 def test_randomness_is_a_function_of_seed_epoch_and_sample(samples):
     first = batches(samples)
     assert same(first, batches(samples))

@@ -114,6 +114,7 @@ def batches(data, made, workers):
 AUGMENTED = (A.RandomBrightnessContrast(p=1), A.GaussNoise(p=0.5))
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing():
     areas = np.stack([np.bincount(make_image(i)[1].ravel(), minlength=256)[:3] for i in range(12)])
     for made in (sampler(areas=areas), TrainSampler(range(12), num_replicas=1, rank=0)):

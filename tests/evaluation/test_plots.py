@@ -52,6 +52,7 @@ def check_layout(figure: Figure) -> None:
     assert all(b.x0 >= 0 and b.y0 >= 0 and b.x1 <= width and b.y1 <= height for b in boxes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [2, 11, 19, 150])
 def test_confusion_matrix_is_readable_at_any_number_of_classes(num_classes):
     figure = confusion_figure(matrix(num_classes), NAMES[num_classes])
@@ -114,6 +115,7 @@ def test_reliability_diagram():
     check_layout(reliability_figure(Calibration().result()))  # nothing counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [2, 19, 150])
 def test_comparison_plot(num_classes):
     generator = np.random.default_rng(0)
@@ -129,6 +131,7 @@ def test_comparison_plot(num_classes):
     assert figure.axes[0].lines[-4].get_color() == BLUE  # the interval of the mIoU
 
 
+@pytest.mark.slow
 def test_images_are_written_whole_and_grow_with_the_classes(tmp_path):
     sizes = {}
     for count in (11, 19):

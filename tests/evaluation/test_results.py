@@ -108,6 +108,7 @@ def command(tmp_path_factory):
     ).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subcommand", "metric"), [("test", "paddleseg"), ("validate", "all"), ("test", None)])
 def test_metric_option(command, tmp_path, capfd, caplog, subcommand, metric):
     option = [] if metric is None else ["--metric", metric]

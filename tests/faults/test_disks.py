@@ -161,6 +161,7 @@ def heard(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -
     return ask
 
 
+@pytest.mark.slow
 def test_a_few_disks(home: Path, tmp_path: Path, figures: Say, heard: Callable[[], tuple[str, str]]) -> None:
     run(8, home, tmp_path, figures, heard)
 

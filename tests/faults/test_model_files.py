@@ -284,6 +284,7 @@ def judge(read: Callable[[Path], Any], path: Path, promise: str, expected: np.nd
         assert found.shape == expected.shape and (promise == "any" or np.array_equal(found, expected))
 
 
+@pytest.mark.slow
 def test_a_sample(originals: dict[str, Content], tmp_path: Path, figures: Callable[[str], None]) -> None:
     run_campaign(150, 0, originals, tmp_path, figures)
 

@@ -94,6 +94,7 @@ def attack(number: int, seed: int, home: Path, figures: Callable[[str], None]) -
     campaign.finish()
 
 
+@pytest.mark.slow
 def test_each_command_stopped_once(tmp_path: Path, figures: Callable[[str], None]) -> None:
     attack(5, 0, tmp_path, figures)
 

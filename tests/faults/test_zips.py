@@ -274,6 +274,7 @@ def prepare_common() -> Any:
         sys.path.remove(folder)
 
 
+@pytest.mark.slow
 def test_a_sample_of_zips(figures: Callable[[str], None], tmp_path: Path) -> None:
     campaign = Campaign("zips (sample)", figures)
     attack(campaign, 60, 0, tmp_path)

@@ -47,6 +47,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strip_bytes", [None, 9000])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_confidence_is_the_largest_fused_probability(name, strip_bytes):

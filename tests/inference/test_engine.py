@@ -149,6 +149,7 @@ def assert_same_labels(labels, reference, tolerance=1e-5):
     assert torch.equal(labels.long()[clear], reference.argmax(1)[clear])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(61, 45), (29, 45), (23, 21)])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_engine_is_the_plain_loop(name, size):
@@ -162,6 +163,7 @@ def test_engine_is_the_plain_loop(name, size):
     assert_same_labels(predict(network, image, protocol, limits=Limits(strip_bytes=40_000)), reference, tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_another_output_size(name):
     protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), make_image(37, 51)
@@ -317,6 +319,7 @@ class Pool(nn.Module):
         return {"out": cells * torch.linspace(-1, 1, 150).view(1, -1, 1, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "protocol",
     [

@@ -63,6 +63,7 @@ def planned(network: nn.Module, file: File, protocol: Protocol, memory: int) -> 
     return plan_large(network, file.read, file.size, resolve(protocol, network), IMAGENET, CPU, memory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(413, 307), (100, 801), (807, 64)])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_strips_are_the_whole_images_labels(name: str, size: tuple[int, int]) -> None:

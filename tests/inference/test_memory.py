@@ -181,6 +181,7 @@ def test_a_budget_that_is_too_small_for_the_filters_alone_is_kept_without_them(
     assert "tiles" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["whole", "ms-flip", "window"])
 def test_what_is_refused_with_filters_is_what_is_refused_without(
     form: nn.Module, without: nn.Module, protocol: str

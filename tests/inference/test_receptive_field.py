@@ -69,6 +69,7 @@ def support(network: nn.Module, side: int, stride: int) -> tuple[int, int]:
     return int(own - min(rows.min(), columns.min())), int(max(rows.max(), columns.max()) - own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_the_support_of_the_gradient(name: str) -> None:
     network = NETWORKS[name]()

@@ -46,6 +46,7 @@ def test_labels_are_those_of_the_bare_network_at_the_images_size(checkpoint: Pat
     assert len(np.unique(labels)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (64, 64), (33, 100)])
 @pytest.mark.parametrize("protocol", ["whole", "window"])
 def test_any_size_in_is_the_size_out(checkpoint: Path, size: tuple[int, int], protocol: str) -> None:
@@ -126,6 +127,7 @@ def test_images_of_unknown_meaning_are_refused(given: object, message: str) -> N
         as_rgb(given)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["plain", "read-only", "reversed", "sliced", "broadcast", "grey", "pillow", "file"])
 def test_a_batch_takes_what_predict_takes(checkpoint: Path, layout: str, tmp_path: Path) -> None:
     segmenter, images = load(checkpoint, "cpu", precision="exact"), [noise(9, 12, 3, seed=i) for i in range(2)]
@@ -150,6 +152,7 @@ def test_a_batch_takes_what_predict_takes(checkpoint: Path, layout: str, tmp_pat
     assert np.array_equal(segmenter.predict_batch(np.stack(images)), segmenter.predict_batch(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "message"),
     [

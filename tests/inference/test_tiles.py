@@ -95,6 +95,7 @@ def test_tiles_with_the_receptive_fields_overlap_are_the_whole_image(name: str, 
     torch.testing.assert_close(tiled_logits(network, image, tiles), network(image)["out"], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_less_overlap_than_the_receptive_field_is_not_exact_and_says_so(caplog: pytest.LogCaptureFixture):
     network, image = made("resnet"), make_image(400, 400)
@@ -107,6 +108,7 @@ def test_less_overlap_than_the_receptive_field_is_not_exact_and_says_so(caplog: 
     assert "overlap of 40, less than its receptive field of 67 pixels" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 3), (333, 333), (64, 1000)])
 @pytest.mark.parametrize("most", [64**2, 5001, 20_000, 10**6])
 def test_every_cell_is_one_tiles_own_and_every_tile_fits(size: tuple[int, int], most: int) -> None:
@@ -135,6 +137,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_engine_gives_the_same_scores_in_tiles(name: str, caplog: pytest.LogCaptureFixture) -> None:
     network, image, protocol = made("strides"), make_image(203, 158, batch=2), PROTOCOLS[name]
@@ -152,6 +155,7 @@ def test_the_engine_gives_the_same_scores_in_tiles(name: str, caplog: pytest.Log
     assert (labels == predict(network, image, protocol))[clear].all() and confidence.shape == labels.shape
 
 
+@pytest.mark.slow
 def test_it_is_said_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None:
     network = FCN("resnest14_tiny", 3).double()
     for side in (211, 211, 217, 211):
@@ -163,6 +167,7 @@ def test_it_is_said_once_for_each_size(caplog: pytest.LogCaptureFixture) -> None
     assert messages[0].endswith("split attention and global pooling then see one tile each")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [10**9, 10**10])
 def test_a_budget_in_which_the_image_fits_changes_nothing(caplog: pytest.LogCaptureFixture, memory: int) -> None:
     network, image = made("strides"), make_image(120, 90, batch=3)

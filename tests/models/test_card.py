@@ -45,6 +45,7 @@ def refusal(path: Path) -> str:
 NETWORK = ("network", "init_args")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [

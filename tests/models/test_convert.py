@@ -33,6 +33,7 @@ def tv_deeplab() -> nn.Module:
     return randomise(models.deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=4, aux_loss=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["encoder.model.", "encoder.", "module.encoder.model.", "model.encoder.model."])
 def test_smp_deeplabv3_gives_its_logits(tmp_path: Path, smp_network: nn.Module, prefix: str) -> None:
     """New names, those up to smp 0.4, and both behind the prefix of a wrapper."""
@@ -47,6 +48,7 @@ def test_smp_deeplabv3_gives_its_logits(tmp_path: Path, smp_network: nn.Module, 
     close(full_size(network, x), smp_network(x))
 
 
+@pytest.mark.slow
 def test_smp_at_stride_16_keeps_its_rates(tmp_path: Path) -> None:
     theirs = randomise(smp.DeepLabV3("tu-resnet26", encoder_weights=None, encoder_output_stride=16, classes=3))
     network = read(tmp_path, theirs.state_dict(), Choices(output_stride=16))
@@ -55,6 +57,7 @@ def test_smp_at_stride_16_keeps_its_rates(tmp_path: Path) -> None:
     close(full_size(network, x), theirs(x))
 
 
+@pytest.mark.slow
 def test_torchvision_deeplabv3_gives_its_logits(tmp_path: Path, tv_deeplab: nn.Module) -> None:
     network = read(tmp_path, {"model": tv_deeplab.state_dict(), "epoch": 3})
     assert isinstance(network, DeepLabV3) and not network.align_corners
@@ -88,6 +91,7 @@ def test_pytorch_encoding_round_trip(tmp_path: Path, network_class, aux: bool) -
         assert torch.equal(network(x)["out"], ours(x)["out"])
 
 
+@pytest.mark.slow
 def test_pytorch_encoding_comparator_over_resnet50s(tmp_path: Path) -> None:
     """Its resnet50s is timm's: deep stem of 64, 64 and 128 channels, strided shortcuts."""
     ours = FCN("resnet50s", 3)
@@ -97,6 +101,7 @@ def test_pytorch_encoding_comparator_over_resnet50s(tmp_path: Path) -> None:
     assert_same_weights(network, ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnest14d", "resnet18", "convnext_atto"])
 def test_encoder_files_of_timm(tmp_path: Path, name: str) -> None:
     theirs = randomise(timm.create_model(name))
@@ -111,6 +116,7 @@ def test_encoder_files_of_timm(tmp_path: Path, name: str) -> None:
         assert torch.equal(encoder.eval()(x)[-1], reference(x)[-1])
 
 
+@pytest.mark.slow
 def test_encoder_of_whole_checkpoints(tmp_path: Path, smp_network: nn.Module, tv_deeplab: nn.Module) -> None:
     for theirs, name in ((smp_network, "resnest14"), (tv_deeplab, "resnet50")):
         torch.save(theirs.state_dict(), tmp_path / "whole.pth")

@@ -19,6 +19,7 @@ def test_resnest_by_name() -> None:
     assert encoder.output_stride == 16 and encoder.channels == (4, 64, 256, 512, 1024, 2048)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("name", ["resnet18", "seresnet50", "skresnet18", "convnext_atto", "tu-resnet18"])
 def test_timm_encoders_dilate(name: str, output_stride: int) -> None:

@@ -86,6 +86,7 @@ def test_the_same_classes_give_the_same_network(tmp_path: Path) -> None:
     assert report.taken == report.total and report.kept == THEIRS and not report.warnings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "theirs, ours, reason",
     [
@@ -157,6 +158,7 @@ def test_pure_encoder_files(tmp_path: Path) -> None:
     assert not report.unused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, stride", [("resnet18", 8), ("convnext_atto", 32)])
 def test_encoder_files_of_timm(tmp_path: Path, name: str, stride: int) -> None:
     """One that is recognised, and one that is not."""
@@ -184,6 +186,7 @@ def test_another_dilation_is_said(tmp_path: Path) -> None:
     assert not load_matching(DeepLabV3(TINY, 4, output_stride=32), path, THEIRS).warnings  # nothing is dilated
 
 
+@pytest.mark.slow
 def test_refused_and_nothing_changed(tmp_path: Path) -> None:
     wide = save(DeepLabV3("resnest14", 4), tmp_path / "wide.ckpt", THEIRS)
     torch.save(build_encoder("resnest14").state_dict(), tmp_path / "wide.pth")

@@ -25,6 +25,7 @@ def shapes(name: str, **overrides) -> dict[str, tuple[int, ...]]:
     return {key.removeprefix("encoder.model."): tuple(v.shape) for key, v in encoder.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESNEST_VARIANTS)
 def test_every_resnest_is_found_by_its_shapes(name: str) -> None:
     guess = recognise_encoder(shapes(name), "weights.pth")
@@ -85,6 +86,7 @@ def smp_state() -> dict[str, dict[str, Tensor]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, words",
     [

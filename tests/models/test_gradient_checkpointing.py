@@ -63,6 +63,7 @@ def count_kept(network: SegmentationModel) -> int:
     return len(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [(3,), (3, 4), (1, 2, 3, 4)])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_equal_to_the_bit(stages: tuple[int, ...], autocast: bool) -> None:
@@ -73,6 +74,7 @@ def test_dropblock_draws_its_masks_again() -> None:
     require_equal(DeepLabV3(TINY, 3, encoder_args={"dropblock_prob": 0.3}).train(), (3, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torch_sync", "our_sync", "subclass", "cumulative"])
 def test_every_kind_of_batch_norm_counts_once(kind: str) -> None:
     network = FCN(TINY, 3).train()
@@ -108,6 +110,7 @@ def test_beside_frozen_stages() -> None:
     assert {name.split(".")[1] for name in gradients if name.startswith("encoder.")} == {"layer3", "layer4"}
 
 
+@pytest.mark.slow
 def test_timms_resnets_stage_by_stage() -> None:
     require_equal(FCN("resnet18", 3).train(), (2, 3))
 

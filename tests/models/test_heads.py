@@ -26,6 +26,7 @@ def compare(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(ours.eval()(x), theirs(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", ASPP_RATES)
 def test_deeplabv3_head_equals_torchvision(stride: int) -> None:
     compare(
@@ -73,6 +74,7 @@ def test_mmsegs_dropouts_and_classifier() -> None:
         assert 0.008 < float(classifier.weight.std()) < 0.012 and not classifier.bias.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network_class", NETWORKS.values())
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("size", [(97, 65), (1, 1), (64, 96)])

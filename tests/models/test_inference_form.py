@@ -51,6 +51,7 @@ def norms(network: nn.Module) -> list[str]:
     return [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_float32_agrees_but_for_rounding(name: str) -> None:
@@ -64,6 +65,7 @@ def test_float32_agrees_but_for_rounding(name: str) -> None:
         assert torch.equal(tensor, before[key])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deeplabv3", "fcn, timm's encoder", "mmseg's deeplabv3", "radix 0"])
 def test_every_norm_is_gone(name: str) -> None:
     network = with_statistics(NETWORKS[name]())

@@ -63,6 +63,7 @@ def test_the_norms_of_selective_kernels_are_found() -> None:
     assert len(names) == 8 and all(name.endswith(".attn.bn") for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network_class", NETWORKS.values())
 @pytest.mark.parametrize("kind", ["frozen", "group"])
 def test_one_image_trains(network_class: type[SegmentationModel], kind: str) -> None:
@@ -152,6 +153,7 @@ def test_norms_to_eval() -> None:
     assert network.training and network.encoder.layer1[0].bn1.weight.grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder, prefix", [(TINY, "encoder."), ("resnet18", "encoder.encoder.model.")])
 @pytest.mark.parametrize("stages", [-1, 0, 2, 4])
 def test_frozen_stages_do_not_change(encoder: str, prefix: str, stages: int) -> None:

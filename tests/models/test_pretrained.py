@@ -144,6 +144,7 @@ def test_timm_encoders_get_timms_weights_in_fit_only(server: Hub) -> None:
     assert all(torch.equal(value, given[name]) for name, value in loaded.items())
 
 
+@pytest.mark.slow
 def test_the_first_fit_downloads_and_the_second_does_not_ask(
     server: Hub, cached: Path, weights: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +262,7 @@ def test_whose_weights_an_encoder_gets(network: tuple, repository: str) -> None:
     assert imagenet_repository(FCN(name, 2, encoder_args=overrides)) == repository
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -277,6 +279,7 @@ def test_encoders_without_weights_are_refused_before_anything_is_fetched(argumen
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, repository", REPOSITORIES.items())
 def test_repositories_are_timms_own_and_of_the_same_network(name: str, repository: str) -> None:
     model = repository.split("/")[1].split(".")[0]

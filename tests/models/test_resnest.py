@@ -35,6 +35,7 @@ PARAMETERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_features_equal_the_authors_bit_for_bit(kind: tuple, output_stride: int) -> None:
@@ -59,6 +60,7 @@ def test_radix_zero_and_training_statistics_equal_the_authors(train: bool) -> No
         assert all(torch.equal(ours.state_dict()[k], v) for k, v in reference.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
 @pytest.mark.parametrize(
     "ours, theirs",
@@ -85,6 +87,7 @@ def test_timm_becomes_the_authors_by_two_repairs() -> None:
     compare(ours, reference, lambda net, x: net(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_mmseg_convention_is_the_authors_without_the_dilated_pools(output_stride: int) -> None:
     """mmseg 1.2.2 drops the average pool of dilated first blocks and leaves the shortcut alone."""
@@ -112,6 +115,7 @@ def test_conventions_differ_when_dilated_only() -> None:
         assert not torch.allclose(last["authors", 8], last[other, 8], rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts(name: str) -> None:
     with torch.device("meta"):

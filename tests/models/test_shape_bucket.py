@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -33,6 +34,7 @@ def test_first_shapes_get_a_program_and_others_run_plain() -> None:
     assert run(torch.ones(1, dtype=torch.float64)).tolist() == [2]  # another dtype is another program
 
 
+@pytest.mark.slow
 def test_a_compiled_network_has_no_graph_breaks() -> None:
     network = FCN("resnest14_tiny", 5).eval()
     form = inference_form(network)

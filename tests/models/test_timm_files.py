@@ -56,6 +56,7 @@ def unfilled(name: str) -> nn.Module:
         return TimmEncoder(name, 8).to_empty(device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_takes_timms_file(name: str, tmp_path: Path) -> None:
     file, encoder = whole(name), unfilled(name)

@@ -61,6 +61,7 @@ def test_round_trip(checkpoint: Path) -> None:
     assert all(torch.equal(network.state_dict()[k], v) for k, v in read.state_dict.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, words",
     [
@@ -151,6 +152,7 @@ def test_encoder_of_segkit_files(tmp_path: Path, checkpoint: Path) -> None:
     assert read_checkpoint(tmp_path / "model.safetensors").network == read.network
 
 
+@pytest.mark.slow
 def test_encoder_of_a_timm_comparator(tmp_path: Path) -> None:
     """Its own state_dict and a network's; that of a deeper one is refused, though every name of ours is in it."""
     source = FCN("resnet18", 2)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from threading import Thread
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -51,6 +52,7 @@ def test_tensors_without_values_go_through_the_operator() -> None:
     assert not CALLS
 
 
+@pytest.mark.slow
 def test_a_plain_call_does_not_import_the_compiler() -> None:
     code = (
         "import sys, torch; from segkit.ops.upsample_argmax import upsample_argmax;"
@@ -73,6 +75,7 @@ def test_plain_ops_is_of_one_thread_and_ends() -> None:
     assert fused_ops() and elsewhere == [True]
 
 
+@pytest.mark.slow
 def test_the_environment_turns_all_of_it_off() -> None:
     code = "from segkit.ops.dispatch import fused_ops; print(fused_ops())"
     done = subprocess.run(

@@ -138,6 +138,7 @@ def test_mixed_types_are_promoted(of_splits: torch.dtype, of_attention: torch.dt
     torch.testing.assert_close(own, reference, rtol=2e-2, atol=1e-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radix", [1, 2, 4])
 @pytest.mark.parametrize("cardinality", [1, 2])
 def test_gradcheck(radix: int, cardinality: int) -> None:
@@ -161,6 +162,7 @@ def test_views_and_odd_layouts() -> None:
     assert [t.shape for t in none] == [(0, 8, 8, 12), (0, 8, 1, 1)]
 
 
+@pytest.mark.slow
 def test_a_second_derivative_is_refused_and_a_forward_one_taken_plainly() -> None:
     splits, attention = example(2, torch.float64)
     (gradient,) = torch.autograd.grad(split_attention(splits, attention, 2).sum(), splits, create_graph=True)
@@ -196,6 +198,7 @@ def test_pool_of_cuda(radix: int, dtype: torch.dtype) -> None:
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.slow
 def test_operators_keep_their_contract() -> None:
     splits, attention = example(2)
     torch.library.opcheck(torch.ops.segkit.split_attention.default, (splits, attention, 2, 3))
@@ -223,6 +226,7 @@ class Block(nn.Module):
 X = torch.randn(3, 3, 11, 9, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.mark.slow
 def test_compiled_whole() -> None:
     torch.compiler.reset()
     block = Block()
@@ -234,6 +238,7 @@ def test_compiled_whole() -> None:
         torch.testing.assert_close(compiled(X), block(X))
 
 
+@pytest.mark.slow
 def test_exported_and_traced() -> None:
     block = Block().eval()
     sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=4)}

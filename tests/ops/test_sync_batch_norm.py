@@ -40,6 +40,7 @@ def of_a_process(rank: int, world: int, dtype: torch.dtype, momentum: float | No
     return passes(to_sync_batch_norm(norm(dtype, momentum)), parts[rank])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "world, dtype, momentum", [(2, torch.float64, 0.1), (3, torch.float64, None), (2, torch.float32, 0.1)]
 )
@@ -67,6 +68,7 @@ def on_1x1_maps(rank: int, world: int) -> dict[str, Tensor]:
     return {"x": x, "y": y.detach(), "evaluated": evaluated, "var": layer.running_var}
 
 
+@pytest.mark.slow
 def test_one_image_a_process_on_1x1_maps_in_bfloat16(tmp_path: Path) -> None:
     ranks = run_function(2, on_1x1_maps, folder=tmp_path)
     x = torch.cat([r["x"] for r in ranks]).float()

@@ -66,6 +66,7 @@ def form(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [1, 20_000, None])
 @pytest.mark.parametrize("make", [noise, blobs])
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -210,6 +211,7 @@ def grown(source, cell):
     return peak * unit - labels
 
 
+@pytest.mark.slow
 def test_the_process_hardly_grows():
     assert grown((60, 80), 12) < 50 * 2**20  # of 184 MB
 

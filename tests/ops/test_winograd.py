@@ -38,6 +38,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dilation", [1, 2, 3, 4, 12])
 def test_float64_is_conv2d(dilation: int, size: tuple[int, int]) -> None:

@@ -184,6 +184,7 @@ def test_what_cannot_be_scored_is_said_in_one_line(root, predictions, tmp_path, 
         check_instances([tmp_path / "c_labelIds.png"])
 
 
+@pytest.mark.slow
 def test_a_wrong_environment_variable_is_one_line(tmp_path):
     environment = os.environ | {"CITYSCAPES_EXPORT_DIR": str(tmp_path / "gone")}
     command = [sys.executable, "-m", "segkit", "submission", "score", "cityscapes", str(tmp_path), str(tmp_path)]
@@ -229,6 +230,7 @@ def test_two_processes_write_their_own_images_and_one_scores(root, tmp_path):
     assert "equal segkit's to the last digit" in outputs[0] and "cityscapesScripts" not in outputs[1]
 
 
+@pytest.mark.slow
 def test_official_refuses_what_it_cannot_score(root, tmp_path, capsys):
     for more, expected in (
         (["--trainer.limit_test_batches", "2"], "of a whole split"),

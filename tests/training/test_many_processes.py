@@ -21,6 +21,8 @@ from segkit.training.module import SegmentationModule
 from segkit.training.optim import OptimConfig
 from segkit.training.sync_norm import SyncBatchNormPlugin
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 5
 # Images of each process in each of the three steps; the last batch is uneven.
 SIZES = {1: [(6,), (6,), (5,)], 2: [(3, 3), (3, 3), (3, 2)], 3: [(2, 2, 2), (2, 2, 2), (2, 2, 1)]}

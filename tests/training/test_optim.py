@@ -85,6 +85,7 @@ def test_adamw_takes_the_groups_numbers() -> None:
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(1e-4, 0.05), (1e-3, 0.05)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnest26d", "resnet18", "convnext_atto", "efficientnet_b0", "regnety_002"])
 def test_layer_decay_and_no_decay_are_timms(name: str) -> None:
     network = TimmNetwork(name)

@@ -140,6 +140,7 @@ def test_a_zip_may_be_the_root(tmp_path: Path, plant: Any, pack: Any) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_members_travel_to_a_worker(published: Published, zips: Path) -> None:
     layout = published.layout(zips)
     samples = layout.find_samples("train")

@@ -31,6 +31,7 @@ def nothing_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_use, "_verdicts", {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", first_use.COMPARISONS)
 def test_the_kernels_agree_in_half_precision(kernel: str) -> None:
     assert first_use.fault(kernel, DEVICE, torch.bfloat16) is None
@@ -58,6 +59,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize(
     "kernel, module, name",
@@ -134,6 +136,7 @@ def test_the_plain_form_takes_over_with_one_warning_for_each_kernel(
         assert f"torch {torch.__version__}, triton 3." in text and "PassManager::run failed on sm_999" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_gpu")
 def test_right_kernels_are_used_and_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with dispatch.plain_ops():

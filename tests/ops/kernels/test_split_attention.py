@@ -46,6 +46,7 @@ def plain(splits: Tensor, attention: Tensor, gradient: Tensor, radix: int, cardi
     return output.detach(), *torch.autograd.grad(output, inputs, gradient)
 
 
+@pytest.mark.slow
 @in_tiles
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("radix, cardinality", SHAPES)
@@ -75,6 +76,7 @@ def test_mixed_types() -> None:
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.slow
 @in_tiles
 def test_odd_layouts() -> None:
     """Splits that no one stride walks, gradients of stride 0 or of another memory format, rows and columns."""

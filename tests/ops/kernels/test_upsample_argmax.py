@@ -27,6 +27,7 @@ def assert_result(logits, size, align_corners):
     torch.testing.assert_close(confidence, scores.softmax(1).amax(1), rtol=2e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("source, size", SIZES)
 def test_labels_and_confidence(source, size, align_corners):

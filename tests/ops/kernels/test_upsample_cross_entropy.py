@@ -42,6 +42,7 @@ def check(logits: Tensor, mask: Tensor, align_corners: bool, weight: Tensor | No
     torch.testing.assert_close(gradient.double(), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "smoothing, weighted, align_corners",
     [(0.0, False, True), (0.0, True, False), (0.2, False, True), (1.0, True, False)],
@@ -51,6 +52,7 @@ def test_loss_and_gradient_are_pytorchs(smoothing: float, weighted: bool, align_
     check(*example(batch=2), align_corners, weight, smoothing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize(
     "source, size", [((1, 1), (3, 4)), ((6, 5), (3, 1)), ((4, 3), (4, 3)), ((2, 5), (9, 3)), ((3, 1), (1, 5))]
@@ -65,6 +67,7 @@ def test_more_than_one_program_for_classes_pixels_and_cells() -> None:
     check(*example(classes, (1, cells), (2, pixels), 1), False, weight, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_any_layout_are_read_as_stored(dtype: torch.dtype) -> None:
     logits, mask = example()
@@ -103,6 +106,7 @@ def test_probabilities_are_pytorchs(align_corners: bool) -> None:
     torch.testing.assert_close(found.double(), torch.where(mask == 255, 2.0, exact), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_operations_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As they do on CUDA: autograd scales the kernel's gradient and lowers it; float64 goes the other way."""
     monkeypatch.setattr(operation, "uses_triton", lambda tensor, kernel: True)

@@ -134,6 +134,7 @@ def of_a_process(rank: int, world: int, folder: str) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.named_parameters()}
 
 
+@pytest.mark.slow
 def test_all_processes_decide_alike(tmp_path: Path) -> None:
     one, two = run_function(2, of_a_process, str(tmp_path), folder=tmp_path)
     assert all(torch.equal(one[name], two[name]) and bool(one[name].isfinite().all()) for name in one)
@@ -148,6 +149,7 @@ def stopped(rank: int, world: int, folder: str) -> dict[str, str]:
     return {}
 
 
+@pytest.mark.slow
 def test_the_others_name_the_process_that_it_came_from(tmp_path: Path) -> None:
     one, two = run_function(2, stopped, str(tmp_path), folder=tmp_path)
     (kept,) = tmp_path.glob("nonfinite*")

@@ -126,6 +126,7 @@ def test_the_heat_map_has_the_colour_of_each_score_and_grey_for_none(tmp_path: P
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["class_iou.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "pixels"), [(11, (400, 600)), (150, (1400, 1700))])
 def test_many_classes_stand_in_blocks(tmp_path: Path, count: int, pixels: tuple[int, int]) -> None:
     log = tmp_path / "metrics.csv"

@@ -57,6 +57,7 @@ def run(command: str, recipe: Path, folder: Path, *more: str) -> int:
     return main([command, "--config", str(recipe), "--run_dir", str(folder), "--seed_everything", "3", *more])
 
 
+@pytest.mark.slow
 def test_a_long_test_says_how_long_and_shows_speed_and_miou(recipe, tmp_path, said, capsys) -> None:
     assert run("test", recipe, tmp_path, "--protocol", "ms-flip") == 0
     (line,) = said()
@@ -67,6 +68,7 @@ def test_a_long_test_says_how_long_and_shows_speed_and_miou(recipe, tmp_path, sa
     assert f"mIoU {100 * miou:.2f}" in bar
 
 
+@pytest.mark.slow
 def test_forwards_that_differ_and_a_limit(recipe, tmp_path, said) -> None:
     protocol = tmp_path / "windows.yaml"
     protocol.write_text("window: 40\nstride: 20\n")
@@ -87,6 +89,7 @@ def test_prediction_has_a_line_and_a_bar_without_miou(recipe, tmp_path, said, ca
     assert len(list((tmp_path / "out").rglob("*.png"))) == 4
 
 
+@pytest.mark.slow
 def test_the_estimate_changes_neither_result_nor_random_numbers(recipe, tmp_path, monkeypatch) -> None:
     states = []
 

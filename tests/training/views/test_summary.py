@@ -70,6 +70,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return caplog.records[-1].getMessage().strip().split("\n")
 
 
+@pytest.mark.slow
 @pytest.mark.curves
 def test_a_whole_run_is_summed_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = tmp_path / "my run"
@@ -108,6 +109,7 @@ def test_a_whole_run_is_summed_up(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert len(lines) == 9
 
 
+@pytest.mark.slow
 def test_a_resumed_run_knows_the_best_of_before(tmp_path: Path) -> None:
     fit(tmp_path, epochs=2)
     fit(tmp_path, epochs=3, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
@@ -116,6 +118,7 @@ def test_a_resumed_run_knows_the_best_of_before(tmp_path: Path) -> None:
     assert (found["epochs"], found["steps"]) == (3, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_a_stopped_run_is_told_how_to_go_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[BaseException]
