@@ -151,7 +151,7 @@ def check_writable(folder: Path, option: str = "--output") -> None:
     """Refuse an output folder that cannot be made or written; makes nothing.
 
     Args:
-        folder: It.
+        folder: Where results are to go.
         option: What the user changes to name another one.
 
     Raises:
@@ -205,7 +205,7 @@ def remove_left_behind(folder: Path, all_of_them: bool = False) -> None:
     one goes when it is older than a day.
 
     Args:
-        folder: It need not exist.
+        folder: To look into; it need not exist.
         all_of_them: Nobody else writes here.
     """
     for path in folder.glob(".*.tmp"):

@@ -209,7 +209,7 @@ def get(name: str) -> Protocol:
     """The protocol of that name (see `NAMED`: whole, ms-flip, encoding-ms, mmseg-ms, ...), or in that YAML file.
 
     Args:
-        name: Of a protocol, of a file with the fields of `Protocol`, or of a recipe (`protocols/half-ms-flip`).
+        name: of a protocol, of a file with the fields of `Protocol`, or of a recipe (`protocols/half-ms-flip`).
 
     Raises:
         InputError: no protocol has that name (the message lists those that exist), or the file is no protocol.
@@ -227,9 +227,9 @@ def from_fields(values: Any, name: str = "own", where: str = "protocol") -> Prot
     """A protocol from its fields.
 
     Args:
-        values: Names and values, as a file or a recipe has them.
-        name: That it has where they give it none.
-        where: They stand, for the message.
+        values: names and values, as a file or a recipe has them.
+        name: of the protocol, where the values give none.
+        where: the values stand, with which a message begins.
 
     Raises:
         InputError: there are other names, or values of other types.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 from segkit.errors import InputError
@@ -19,7 +19,7 @@ from segkit.inference.engine import predict, resolve
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.io import read_image
-from segkit.io.decoding import high_byte
+from segkit.io.decoding import rgb_from_array, rgb_from_pillow
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form
 from segkit.models.weights import read_checkpoint
@@ -44,10 +44,8 @@ class Segmenter:
     Attributes:
         label_space: its class names, palette and label table.
         protocol: the one that really runs: what it left to the network is filled in.
-        device: as given.
-        card: as given. Its protocol is a recommendation, which `load` does not follow by itself: a score is a property
-            of weights and protocol, and `protocol` alone says what runs.
-        memory: as given.
+        card: the protocol in it is a recommendation, which `load` does not follow by itself: a score is a property of
+            weights and protocol, and `protocol` alone says what runs.
 
     Raises:
         InputError: network and label space differ in their number of classes.
@@ -236,45 +234,13 @@ def as_rgb(image: ImageLike) -> np.ndarray:
     if isinstance(image, str | Path) and "\0" not in str(image):
         array = read_image(Path(image), apply_exif=True)
     elif isinstance(image, Image.Image):
-        array = _rgb_from_pillow(image)
+        array = rgb_from_pillow(image)
     elif isinstance(image, np.ndarray):
-        array = _rgb_from_array(image)
+        array = rgb_from_array(image)
     else:
         kind = "path with a null byte" if isinstance(image, str | Path) else type(image).__name__
         raise InputError(f"an image cannot be a {kind}: give a path, a Pillow image or a uint8 array (H, W, 3)")
     return np.require(array, np.uint8, ["C", "W"])
-
-
-def _rgb_from_pillow(image: Image.Image) -> np.ndarray:
-    try:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            return _rgb_from_array(np.asarray(upright).astype(np.uint16))  # the file may be big-endian
-        if upright.mode in ("I", "F"):
-            raise InputError(f"a Pillow image of mode {upright.mode} has no fixed range: give it as 8 or 16 bits")
-        return np.asarray(upright.convert("RGB"))
-    except InputError:
-        raise
-    except (OSError, ValueError) as error:  # Pillow decodes on first use
-        raise InputError(f"the Pillow image cannot be decoded ({error}): is its file truncated, or closed?") from error
-
-
-def _rgb_from_array(array: np.ndarray) -> np.ndarray:
-    if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        raise InputError(
-            f"an image cannot be of {array.dtype}, whose range is unknown: give uint8 in 0..255, "
-            "for instance (image * 255).round().astype(np.uint8) if it is in 0..1"
-        )
-    if array.ndim == 2:
-        array = array[..., None]  # (H, W) -> (H, W, 1)
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
-        raise InputError(
-            f"an image cannot have the shape {array.shape}: give (H, W) grey, (H, W, 3) RGB or (H, W, 4) with alpha, "
-            "the channels last"
-        )
-    if array.dtype != np.uint8:
-        array = high_byte(array[..., :3], "array")
-    return np.broadcast_to(array[..., :3], (*array.shape[:2], 3))
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:

@@ -19,7 +19,8 @@ from segkit.inference.segmenter import Segmenter, as_rgb
 
 READERS = 2  # threads; decoding and resizing release Python's lock
 AHEAD = 8  # images read before they are wanted
-BATCH_PIXELS = 2**21  # of equal-sized images in one forward of a GPU; a CPU gains nothing from more than one
+# Of images of one size in one forward, by the device's type; a CPU gains nothing from more than one image.
+BATCH_PIXELS = {"cpu": 1, "cuda": 2**21}
 
 
 class Labelled(NamedTuple):
@@ -45,11 +46,10 @@ def predict_files(
         Each image that worked.
     """
     waiting: deque[_Batch] = deque()
-    for group in _groups(_read_ahead(paths, failed, ahead), _at_once(segmenter.device)):
-        batch = _start(segmenter, group, failed)
-        if batch is not None:
-            waiting.append(batch)
-        if len(waiting) > 1:
+    most_pixels = BATCH_PIXELS.get(segmenter.device.type, BATCH_PIXELS["cuda"])
+    for group in _groups(_read_ahead(paths, failed, ahead), most_pixels):
+        waiting += _started(segmenter, group, failed)
+        while len(waiting) > 1:
             yield from waiting.popleft().finish()
     while waiting:
         yield from waiting.popleft().finish()
@@ -74,23 +74,17 @@ class _Batch:
             yield Labelled(path, image, labels)
 
 
-def _start(
+def _started(
     segmenter: Segmenter, group: Sequence[tuple[Path, np.ndarray]], failed: Callable[[Path, Exception], None]
-) -> _Batch | None:
-    """Label images of one size; one by one where they do not fit into memory together."""
+) -> list[_Batch]:
+    """Label images of one size together, or one by one where they do not fit into memory."""
     try:
-        return _Batch(group, segmenter.predict_batch([image for _, image in group]))
+        return [_Batch(group, segmenter.predict_batch([image for _, image in group]))]
     except InputError as error:
         if len(group) == 1:
             failed(group[0][0], error)
-            return None
-    fitting = []
-    for path, image in group:
-        try:
-            fitting.append(((path, image), segmenter.predict_batch([image])))
-        except InputError as error:
-            failed(path, error)
-    return _Batch([one for one, _ in fitting], torch.cat([labels for _, labels in fitting])) if fitting else None
+            return []
+    return [batch for one in group for batch in _started(segmenter, [one], failed)]
 
 
 def _read_ahead(
@@ -118,21 +112,14 @@ def _read_ahead(
             pool.shutdown(cancel_futures=True)
 
 
-def _groups(
-    images: Iterator[tuple[Path, np.ndarray]], at_once: Callable[[tuple[int, ...]], int]
-) -> Iterator[list[tuple[Path, np.ndarray]]]:
+def _groups(images: Iterator[tuple[Path, np.ndarray]], most_pixels: int) -> Iterator[list[tuple[Path, np.ndarray]]]:
     """Runs of neighbouring images of one size, as many as fit into one forward."""
     group: list[tuple[Path, np.ndarray]] = []
     for path, image in images:
-        if group and (image.shape != group[0][1].shape or len(group) >= at_once(image.shape)):
+        at_once = most_pixels // (image.shape[0] * image.shape[1])
+        if group and (image.shape != group[0][1].shape or len(group) >= at_once):
             yield group
             group = []
         group.append((path, image))
     if group:
         yield group
-
-
-def _at_once(device: torch.device) -> Callable[[tuple[int, ...]], int]:
-    if device.type == "cpu":
-        return lambda shape: 1
-    return lambda shape: max(1, BATCH_PIXELS // (shape[0] * shape[1]))

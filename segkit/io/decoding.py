@@ -5,11 +5,12 @@ almost black: all without a word.
 """
 
 import io
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError
@@ -41,7 +42,7 @@ def decode_rgb(data: bytes, header: Header, path: object) -> UInt8Array:
 
     Args:
         data: The file.
-        header: Its own.
+        header: What the file says of itself.
         path: What a message calls it.
 
     Returns:
@@ -85,6 +86,48 @@ def high_byte(values: npt.NDArray[np.uint16], path: object) -> UInt8Array:
                 f"which would leave {(most >> 8) + 1} of 256 levels, almost black; scale it to 0..255 and save 8 bits"
             )
     return high
+
+
+def rgb_from_pillow(image: Image.Image) -> UInt8Array:
+    """A Pillow image, upright, as uint8 RGB (H, W, 3).
+
+    Raises:
+        InputError: Its range is not known, or its file is damaged.
+    """
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            return rgb_from_array(np.asarray(upright).astype(np.uint16))  # the file may be big-endian
+        if upright.mode in ("I", "F"):
+            raise InputError(f"a Pillow image of mode {upright.mode} has no fixed range: give it as 8 or 16 bits")
+        return np.asarray(upright.convert("RGB"))
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # Pillow decodes on first use
+        raise InputError(f"the Pillow image cannot be decoded ({error}): is its file truncated, or closed?") from error
+
+
+def rgb_from_array(array: npt.NDArray[Any]) -> UInt8Array:
+    """An array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of 8 or 16 bits as uint8 RGB (H, W, 3), which may be a view.
+
+    Raises:
+        InputError: It has another type or shape, or 16 bits that hold 14 or less.
+    """
+    if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
+        raise InputError(
+            f"an image cannot be of {array.dtype}, whose range is unknown: give uint8 in 0..255, "
+            "for instance (image * 255).round().astype(np.uint8) if it is in 0..1"
+        )
+    if array.ndim == 2:
+        array = array[..., None]  # (H, W) -> (H, W, 1)
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or array.size == 0:
+        raise InputError(
+            f"an image cannot have the shape {array.shape}: give (H, W) grey, (H, W, 3) RGB or (H, W, 4) with alpha, "
+            "the channels last"
+        )
+    if array.dtype != np.uint8:
+        array = high_byte(array[..., :3], "array")
+    return np.broadcast_to(array[..., :3], (*array.shape[:2], 3))
 
 
 def check_complete(data: bytes, header: Header, path: object) -> None:

@@ -49,7 +49,7 @@ class Header:
 
     Attributes:
         width: Pixels, as stored: before the image is turned as its EXIF orientation says.
-        height: Likewise.
+        height: Pixels, as stored.
         bits: Of one sample of one channel, 1..64.
         samples: What these bits are.
         channels: Of a TIFF; 0 for other files.

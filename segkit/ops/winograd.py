@@ -53,7 +53,7 @@ def gave_up_filters(network: nn.Module, why: str, more_than: int = 0) -> bool:
     """Free a network's transformed filters, for good; whether that was done.
 
     Args:
-        network: any.
+        network: any; one without such filters stays as it is.
         why: the beginning of the log's line, which is no warning: the labels stay, the speed is documented.
         more_than: bytes; no more than these are kept.
     """

@@ -60,7 +60,7 @@ def test_every_image_gets_its_own_labels_in_order(paths: list[Path], ahead: int)
 
 
 def test_equal_sizes_share_a_forward_where_that_helps(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_at_once", lambda device: lambda shape: 2)
+    monkeypatch.setitem(stream.BATCH_PIXELS, "cpu", 2 * 8 * 9)
     made = segmenter()
     found = list(predict_files(made, paths, never))
     network = made.network
@@ -72,7 +72,7 @@ def test_equal_sizes_share_a_forward_where_that_helps(paths: list[Path], monkeyp
 
 
 def test_what_fits_alone_but_not_together_is_done_alone(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_at_once", lambda device: lambda shape: 3)
+    monkeypatch.setitem(stream.BATCH_PIXELS, "cpu", 3 * 8 * 9)
     assert [one.path for one in predict_files(segmenter(most=1), paths, never)] == paths
 
 
