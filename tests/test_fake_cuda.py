@@ -26,7 +26,7 @@ from segkit.ops.dispatch import plain_ops
 from segkit.ops.normalize import IMAGENET, normalize
 from segkit.training.losses import LossConfig, loss_terms
 from segkit.training.module import SegmentationModule
-from segkit.training.network_callbacks import EvaluationForm
+from segkit.training.network import EvaluationForm
 
 K, SIZE = 4, (64, 96)
 NETWORKS = [FCN, DeepLabV3, MMSegFCN, MMSegDeepLabV3]

@@ -50,13 +50,12 @@ from segkit.training.guards.preemption import Preempted
 from segkit.training.guards.watchdog import OtherProcessError, Watchdog
 from segkit.training.lightning_border import UserFirstCLI
 from segkit.training.module import SegmentationModule
-from segkit.training.network_callbacks import EvaluationForm
+from segkit.training.network import EvaluationForm, SyncBatchNormPlugin
 from segkit.training.prediction_writer import PredictionWriter
 from segkit.training.preflight import smaller_batch
 from segkit.training.probe import probe
 from segkit.training.results import CalibrationReport, ResultWriter
 from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock
-from segkit.training.sync_norm import SyncBatchNormPlugin
 from segkit.training.views.progress import RunProgress
 
 # Classes that a config or the command line may name without their module.

@@ -14,7 +14,7 @@ from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.weights import read_checkpoint
 from segkit.plain_data import flatten
-from segkit.training.restored import training_arguments
+from segkit.training.preflight import training_arguments
 
 RESTORED = (
     "network",

@@ -1,7 +1,7 @@
 """What a checkpoint says of a network, as plain data, and whether its weights are the network's and usable."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,21 +98,20 @@ def require_match(module: nn.Module, state_dict: Mapping[str, Any], source: str)
         InputError: Names the first missing, unexpected and misshapen parameters and their number.
     """
     own, given = module.state_dict(), state_dict
-    shapes = [n for n in own.keys() & given.keys() if own[n].shape != given[n].shape]
-    problems = [
-        f"{len(names)} {kind} (first: {sorted(names)[0]})"
-        for kind, names in (
-            ("missing", {name for name in own.keys() - given.keys() if not is_counter(name)}),
-            ("unexpected", given.keys() - own.keys()),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
+    missing = sorted(name for name in own.keys() - given.keys() if not is_counter(name))
+    shapes = sorted(n for n in own.keys() & given.keys() if own[n].shape != given[n].shape)
+    problems = mismatch(missing, sorted(given.keys() - own.keys()), shapes)
     if problems:
         raise InputError(
-            f"{source}: the weights do not fit {type(module).__name__}: {'; '.join(problems)}; "
-            "build the network that they were made for"
+            f"{source}: the weights do not fit {type(module).__name__}: {problems}; build the network that they were "
+            "made for"
         )
+
+
+def mismatch(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
+    """In words, how many names do not match, and the first of each kind; "" where all do."""
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    return "; ".join(f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names)
 
 
 def is_counter(name: str) -> bool:

@@ -12,7 +12,7 @@ from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention, ResNeSt
 # Arguments of ResNeSt that a network sets itself, and those of the ImageNet classifier, which no network has.
 _OF_THE_NETWORK = {
     **dict.fromkeys(("in_channels", "output_stride", "dilation_convention"), "an argument of the network itself"),
-    **dict.fromkeys(("num_classes", "final_drop"), "of the ImageNet classifier, which a segmentation network has not"),
+    **dict.fromkeys(("num_classes", "final_drop"), "of the ImageNet classifier, which no segmentation network has"),
 }
 
 

@@ -166,7 +166,7 @@ def require_rgb(arguments: Mapping[str, Any]) -> None:
         arguments: The `init_args` of its `config`.
 
     Raises:
-        InputError: Its input has not three channels.
+        InputError: Its input does not have three channels.
     """
     channels = arguments.get("in_channels", IMAGE_CHANNELS)
     if channels != IMAGE_CHANNELS:

@@ -165,8 +165,8 @@ def write_model_file(path: str | os.PathLike[str], checkpoint: Checkpoint) -> No
         checkpoint: Of its hyper-parameters, network, normalisation and label space are kept; all of its `card` is.
 
     Raises:
-        ValueError: The card holds what JSON has not, such as NaN.
-        TypeError: Likewise, an object.
+        ValueError: The card holds a value that JSON cannot hold, such as NaN.
+        TypeError: The card holds an object.
     """
     parts = {name: checkpoint.hyper_parameters.get(name) for name in _OF_THE_NETWORK}
     empty: dict[str, Any] = {"segkit": None, "protocol": None, "scores": [], "source": {}, "versions": {}}

@@ -14,7 +14,7 @@ from segkit.training.guards.checkpoints import LastCheckpoint, checked_training
 from segkit.training.guards.nonfinite import NonFiniteGuard
 from segkit.training.guards.preemption import Preemption
 from segkit.training.guards.resume import ExactResume, StepSeeds
-from segkit.training.network_callbacks import InitialWeights
+from segkit.training.network import InitialWeights
 from segkit.training.run_folder import CHECKPOINTS, csv_logger, goes_on, tensorboard_loggers
 from segkit.training.views.curves import CurvePlotter
 from segkit.training.views.data import SeenClasses, Throughput

@@ -14,8 +14,7 @@ from segkit.ops.upsample import upsample
 from segkit.ops.upsample_cross_entropy import plain_cross_entropy, raised, upsample_cross_entropy
 from segkit.ops.upsample_probability import plain_true_probability, upsample_true_probability
 from segkit.signatures import check_effects
-from segkit.training.ohem import hard_target
-from segkit.training.pixel_average import PixelAverage, own_count
+from segkit.training.pixels import PixelAverage, hard_target, own_count
 
 WEIGHT_KINDS = ("enet", "median")  # words for class weights that follow from the data
 MAIN_TERMS = ("cross_entropy", "dice", "lovasz", "focal", "tversky")  # the fields that are weights of the main head
@@ -33,7 +32,7 @@ class LossConfig:
             from Python give `data.class_weights("enet")`. Of the cross entropies only.
         cross_entropy: Weight of the main head's cross entropy; 0 leaves it out, here and below.
         ohem_threshold: Online hard example mining: the main cross entropy is that of the pixels whose true class has
-            a probability below this, or of `ohem_min_kept` where these are fewer; 0 turns it off. See `ohem.py`.
+            a probability below this, or of `ohem_min_kept` where these are fewer; 0 turns it off. See `pixels.py`.
         ohem_min_kept: Pixels an image.
         dice: Weight of the Dice loss. This and the next three are as in segmentation_models_pytorch, of the main head.
         lovasz: Weight of the Lovász-Softmax loss.

@@ -5,7 +5,7 @@ The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/t
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Self, TypedDict
 
 import pytorch_lightning as pl
@@ -14,7 +14,6 @@ import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, true_ids
 from segkit.evaluation.scores import Scores
@@ -24,14 +23,20 @@ from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
 from segkit.models.inference_form import InferenceForm
-from segkit.models.norms import BATCH_NORMS, freeze_stages, norms_to_eval
+from segkit.models.norms import freeze_stages, norms_to_eval
 from segkit.models.segmentation import SegmentationModel, require_rgb
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
 from segkit.training.losses import LossConfig, check_class_weights, loss_terms
 from segkit.training.optim import OptimConfig, build_optimizer, groups_table, lr_factors, parameter_groups
-from segkit.training.preflight import batch_size, check_monitors, check_norms, learning_rate
-from segkit.training.restored import training_arguments
+from segkit.training.preflight import (
+    batch_size,
+    check_effects,
+    check_monitors,
+    check_norms,
+    learning_rate,
+    training_arguments,
+)
 from segkit.training.validation_loss import ValidationLoss
 
 
@@ -77,7 +82,7 @@ class SegmentationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         require_rgb(network.config.get("init_args", {}))
-        _check_effects(network, loss, norm_eval)
+        check_effects(network, loss, norm_eval)
         # channels_last is the layout in which convolutions are fastest, on the CPU (oneDNN) and on tensor cores.
         self.network = network.to(memory_format=torch.channels_last)
         self.optim, self.loss, self.normalization = optim, loss, normalization
@@ -275,20 +280,3 @@ class SegmentationModule(pl.LightningModule):
             self.calibration.update(batch["mask"], labels, sure)
         self.confusion.update(batch["mask"], labels)
         return labels
-
-
-def _check_effects(network: SegmentationModel, loss: LossConfig, norm_eval: bool) -> None:
-    """Refuse settings that change nothing of this network.
-
-    Raises:
-        InputError: Names the first such setting.
-    """
-    if network.aux_head is None:
-        if loss.aux_weight not in (0, LossConfig.aux_weight):
-            raise InputError(
-                f"model.loss.aux_weight={loss.aux_weight} has no effect: the network has no auxiliary head; set it to "
-                "0, or model.network.init_args.aux to true"
-            )
-        replace(loss, aux_weight=0.0)  # which refuses what belongs to a cross entropy, where there is none left
-    if norm_eval and not any(isinstance(m, BATCH_NORMS) for m in network.encoder.modules()):
-        raise InputError("model.norm_eval=true has no effect: the encoder has no batch norms; leave it out")

@@ -1,6 +1,8 @@
 """What is checked, refused or printed before the first step of a training, and advice where it does not fit."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning import Trainer
@@ -9,9 +11,12 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from segkit.errors import InputError, did_you_mean
-from segkit.models.norms import needs_more_than_one_value
+from segkit.models.norms import BATCH_NORMS, needs_more_than_one_value
+from segkit.models.segmentation import SegmentationModel
 from segkit.ops.sync_batch_norm import SYNCHRONISED
+from segkit.signatures import check_arguments, fits
 from segkit.training.lightning_border import train_loader
+from segkit.training.losses import LossConfig
 from segkit.training.optim import OptimConfig, scaled_lr
 
 
@@ -118,3 +123,49 @@ def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int])
         f"{what}: take --data.batch_size {fits} --trainer.accumulate_grad_batches {times} (as many images a step), "
         f"or {others}; {probe}"
     )
+
+
+def check_effects(network: SegmentationModel, loss: LossConfig, norm_eval: bool) -> None:
+    """Refuse settings that change nothing of this network.
+
+    Raises:
+        InputError: Names the first such setting.
+    """
+    if network.aux_head is None:
+        if loss.aux_weight not in (0, LossConfig.aux_weight):
+            raise InputError(
+                f"model.loss.aux_weight={loss.aux_weight} has no effect: the network has no auxiliary head; set it to "
+                "0, or model.network.init_args.aux to true"
+            )
+        replace(loss, aux_weight=0.0)  # which refuses what belongs to a cross entropy, where there is none left
+    if norm_eval and not any(isinstance(m, BATCH_NORMS) for m in network.encoder.modules()):
+        raise InputError("model.norm_eval=true has no effect: the encoder has no batch norms; leave it out")
+
+
+_CONFIGS = {"optim": OptimConfig, "loss": LossConfig}
+_PLAIN = {"frozen_stages": int, "norm_eval": bool}
+
+
+def training_arguments(hyper_parameters: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Arguments of `SegmentationModule`, those that a checkpoint has: optim, loss, frozen_stages and norm_eval.
+
+    Raises:
+        InputError: One of them has another type than it must have, or a value that is not allowed.
+    """
+    found: dict[str, Any] = {}
+    try:
+        for name, config in _CONFIGS.items():
+            if name in hyper_parameters:
+                values = hyper_parameters[name]
+                if not fits(values, dict[str, Any]):
+                    raise InputError(f"{name} is no mapping")
+                check_arguments(config, values, name)
+                found[name] = config(**values)
+        for name, kind in _PLAIN.items():
+            if name in hyper_parameters:
+                if not fits(hyper_parameters[name], kind):
+                    raise InputError(f"{name} is not of type {kind.__name__}")
+                found[name] = hyper_parameters[name]
+    except InputError as error:
+        raise InputError(f"{source}: damaged, or not a segkit file: {error}; copy it again") from error
+    return found

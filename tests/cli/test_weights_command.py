@@ -137,7 +137,7 @@ def test_what_does_not_match_is_listed_and_refused(
         (["convert", "own.ckpt", "-o", "model.pt"], "a name that ends in .safetensors"),
         (["convert", "own.ckpt", "-o", "."], "a name that ends in .safetensors"),
         (["inspect", "own.ckpt", "--output_stride", "4"], "invalid choice: 4"),
-        (["inspect", "half_encoding.pth"], "PyTorch-Encoding with a head that segkit has not (head.aspp.convs.0"),
+        (["inspect", "half_encoding.pth"], "PyTorch-Encoding with a head that segkit does not have (head.aspp.convs.0"),
     ],
 )
 def test_wrong_input_in_one_line(

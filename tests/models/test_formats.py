@@ -91,8 +91,8 @@ def smp_state() -> dict[str, dict[str, Tensor]]:
     "kind, words",
     [
         ("native", r"a DeepLabV3 over smp's own resnet34, .* builds only the one that smp calls tu-resnet34"),
-        ("unet", r"a checkpoint of smp with a head that segkit has not \(decoder\.blocks"),
-        ("plus", r"a checkpoint of smp with a head that segkit has not \(decoder\.aspp\.0"),
+        ("unet", r"a checkpoint of smp with a head that segkit does not have \(decoder\.blocks"),
+        ("plus", r"a checkpoint of smp with a head that segkit does not have \(decoder\.aspp\.0"),
         ("resnet18", r"36 of another shape \(first: decoder\.aspp\.convs\.0\.0\.weight"),  # 256 channels at every width
     ],
 )
@@ -106,7 +106,9 @@ def test_networks_of_other_toolkits_that_segkit_does_not_build(tmp_path: Path, e
     pooled |= {f"decode_head.{name}": torch.zeros(2, 1, 1, 1) for name in heads}
     assert_refused(tmp_path, pooled, "mmsegmentation over resnet26d, whose dilated shortcuts have no pool there")
     pspnet = {f"decode_head.{name}": torch.zeros(1) for name in ("psp_modules.0.1.conv.weight", "conv_seg.weight")}
-    assert_refused(tmp_path, pspnet | {"backbone.stem.0.weight": torch.zeros(1)}, r"has not \(decode_head\.psp_modules")
+    assert_refused(
+        tmp_path, pspnet | {"backbone.stem.0.weight": torch.zeros(1)}, r"does not have \(decode_head\.psp_modules"
+    )
     deep = encoding | {"pretrained.conv1.0.weight": torch.zeros(8, 5, 3, 3)}
     assert_refused(tmp_path, deep, "a network for 5 input channels, whose normalisation the file does not say")
     odd = {name: tensor for name, tensor in timm.create_model("resnet10t").state_dict().items()}

@@ -21,7 +21,7 @@ from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN
 from segkit.models.weights import read_checkpoint
 from segkit.training.module import SegmentationModule
-from segkit.training.network_callbacks import InitialWeights
+from segkit.training.network import InitialWeights
 
 REPOSITORY = "timm/tiny.in1k"
 

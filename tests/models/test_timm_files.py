@@ -14,7 +14,7 @@ from segkit.models.timm_encoder import TimmEncoder
 from segkit.models.weights import load_encoder_weights
 from segkit.ops.meta import ShapesOnly
 from segkit.training.module import SegmentationModule
-from segkit.training.network_callbacks import InitialWeights
+from segkit.training.network import InitialWeights
 
 # The smallest model of each family (module) of timm that can be dilated, and what is behind its last feature.
 FAMILIES = {

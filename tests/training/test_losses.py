@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from segkit.errors import InputError
 from segkit.ops.upsample_probability import plain_true_probability, upsample_true_probability
 from segkit.training.losses import LossConfig, loss_terms, segmentation_loss
-from segkit.training.ohem import hard_target
+from segkit.training.pixels import hard_target
 
 SMP: dict[str, Callable[..., torch.nn.Module]] = {
     "dice": partial(smp.DiceLoss, "multiclass"),

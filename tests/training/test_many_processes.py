@@ -18,8 +18,8 @@ from segkit.models.segmentation import DeepLabV3
 from segkit.ops.sync_batch_norm import SYNCHRONISED
 from segkit.training.losses import LossConfig
 from segkit.training.module import SegmentationModule
+from segkit.training.network import SyncBatchNormPlugin
 from segkit.training.optim import OptimConfig
-from segkit.training.sync_norm import SyncBatchNormPlugin
 
 pytestmark = pytest.mark.slow
 

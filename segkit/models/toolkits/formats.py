@@ -158,7 +158,7 @@ def find_format(names: Iterable[str]) -> Format:
     """Find the toolkit and the network to which the parameters' names belong.
 
     Raises:
-        InputError: They are of no known toolkit, or of one whose head segkit has not; names what was found.
+        InputError: They are of no known toolkit, or of one with a head that segkit does not have; names what was found.
     """
     names = list(names)
     for toolkit, facts in TOOLKITS.items():
@@ -202,6 +202,6 @@ def _other_head(toolkit: str, names: list[str]) -> str:
     encoder = ("encoder.", "backbone.", "pretrained.", "auxiliary_head.", "aux_classifier.", "auxlayer.")
     head = [name for name in names if not name.startswith(encoder)]
     return (
-        f"a checkpoint of {toolkit} with a head that segkit has not ({', '.join(head[:2])}, ...); "
+        f"a checkpoint of {toolkit} with a head that segkit does not have ({', '.join(head[:2])}, ...); "
         f"it reads {' and '.join(f.network or '' for f in FORMATS if f.toolkit == toolkit)}"
     )

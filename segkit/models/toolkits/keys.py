@@ -1,6 +1,6 @@
 """Whether the parameters of a file fit a network, name by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segkit.errors import InputError
-from segkit.models.checkpoint import is_counter
+from segkit.models.checkpoint import is_counter, mismatch
 
 Shape = tuple[int, ...]
 
@@ -20,7 +20,7 @@ class KeyReport:
     Attributes:
         same: Matched under one name.
         renamed: Matched, theirs -> ours.
-        dropped: Theirs, of an ImageNet classifier, which a segmentation network has not.
+        dropped: Theirs, of an ImageNet classifier, which no segmentation network has.
         filled: Ours, batch norms' counters that the file lacks: zero, which no output depends on.
         missing: Ours, not in the file.
         unexpected: Theirs, not in the network.
@@ -35,41 +35,22 @@ class KeyReport:
     unexpected: tuple[str, ...]
     clashing: dict[str, tuple[Shape, Shape]]
 
-    def unmatched(self, allowed: Sequence[str] = ()) -> "KeyReport":
-        """Keep of missing, unexpected and clashing names those that no shell pattern of `allowed` matches."""
-
-        def kept(name: str) -> bool:
-            return not any(fnmatchcase(name, pattern) for pattern in allowed)
-
-        return KeyReport(
-            self.same,
-            self.renamed,
-            self.dropped,
-            self.filled,
-            tuple(filter(kept, self.missing)),
-            tuple(filter(kept, self.unexpected)),
-            {name: shapes for name, shapes in self.clashing.items() if kept(name)},
-        )
-
     def require_match(self, source: str, allowed: Sequence[str] = ()) -> None:
-        """Refuse what did not match.
+        """Refuse what did not match, but for names that a shell pattern of `allowed` matches.
 
         Raises:
             InputError: Says how many names are missing, unexpected and of another shape, and the first of each.
         """
-        left = self.unmatched(allowed)
-        problems = [
-            f"{len(names)} {kind} (first: {names[0]})"
-            for kind, names in (
-                ("missing", left.missing),
-                ("unexpected", left.unexpected),
-                ("of another shape", [f"{n} {a} where {b} is needed" for n, (a, b) in left.clashing.items()]),
-            )
-            if names
-        ]
+
+        def left(names: Iterable[str]) -> list[str]:
+            return [name for name in names if not any(fnmatchcase(name, pattern) for pattern in allowed)]
+
+        shapes = self.clashing
+        misshapen = [f"{n} {shapes[n][0]} where {shapes[n][1]} is needed" for n in left(shapes)]
+        problems = mismatch(left(self.missing), left(self.unexpected), misshapen)
         if problems:
             raise InputError(
-                f"{source}: {'; '.join(problems)}; `segkit weights inspect` lists them, and "
+                f"{source}: {problems}; `segkit weights inspect` lists them, and "
                 "`segkit weights convert --allow_unmatched PATTERN` lets those pass whose names fit a pattern"
             )
 
