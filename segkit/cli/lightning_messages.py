@@ -66,8 +66,8 @@ _LOGGERS = (
 )
 _IDLE_LINES = re.compile(
     r"\W*(GPU available|TPU available|Seed set to|LOCAL_RANK: |You are using a CUDA device|Using \w+ Automatic Mixed"
-    r"|Loading `train_dataloader` to|`weights_only` was not set|`Trainer.fit` stopped: `max_|Restor(ing|ed all) states"
-    r"|Loaded model weights|.*Tip:)"
+    r"|Loading `train_dataloader` to|`weights_only` was not set|`Trainer.fit` stopped: `max_"
+    r"|`Trainer\(.*was configured so|Restor(ing|ed all) states|Loaded model weights|.*Tip:)"
 )
 _IDLE_WARNINGS = (
     "LightningCLI's args parameter",

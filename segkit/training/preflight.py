@@ -84,10 +84,12 @@ def learning_rate(trainer: Trainer, optim: OptimConfig, total_steps: float) -> f
         return optim.lr
     total = batch * trainer.world_size * trainer.accumulate_grad_batches
     lr = scaled_lr(optim, total)
+    factors = [(batch, "a batch"), (trainer.world_size, "processes"), (trainer.accumulate_grad_batches, "accumulated")]
+    product = " x ".join(f"{number} {what}" for number, what in factors if number > 1 or what == "a batch")
+    scaled = f", scaled from {optim.lr:g} for {optim.reference_batch} images" if lr != optim.lr else ""
     rank_zero_info(
-        f"lr: {optim.lr:g} for {optim.reference_batch or total} images a step -> {lr:g} for {total} ({batch} "
-        f"a process x {trainer.world_size} x {trainer.accumulate_grad_batches} accumulated); "
-        f"{optim.name}, {optim.schedule} over {total_steps:g} steps"
+        f"{optim.name}, {optim.schedule} over {total_steps:g} steps of {total} images ({product}); "
+        f"learning rate {lr:g}{scaled}"
     )
     return lr
 

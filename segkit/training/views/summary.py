@@ -17,7 +17,7 @@ from segkit.evaluation.results import number_or_null
 from segkit.files import write_json
 from segkit.models.weight_files import read_torch_file
 from segkit.ops.processor import peak_memory
-from segkit.text import aligned, percent
+from segkit.text import aligned, counted, percent
 
 NAME = "summary.json"
 SCORE = "val/mIoU"
@@ -117,8 +117,9 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
     files = {what: folder / path for what, path in summary["files"].items()}
     rate, memory, epoch = (summary[key] for key in ("samples_per_second", "peak_memory_GB", "best_epoch"))
     drawn = [files[name] for name in _FILES if name in files]
+    done = f"{counted(summary['epochs'], 'epoch')}, {counted(summary['steps'], 'step')}"
     rows = {
-        "run": f"{folder}: {summary['epochs']} epochs, {summary['steps']} steps in {summary['wall_time']}",
+        "run": f"{folder}: {done} in {summary['wall_time']}",
         "speed": f"{rate_text(rate)} samples/s in training" if rate else None,
         "peak memory": f"{memory:.2f} GB ({summary['device']})" if memory else None,
         "best mIoU": _score_text(summary["best_mIoU"], epoch, summary["last_mIoU"]) or (summary["note"] and "none"),

@@ -180,7 +180,7 @@ def test_what_is_not_there_is_not_named(tmp_path: Path, monkeypatch: pytest.Monk
     found = json.loads((tmp_path / "summary.json").read_text())
     assert found["files"] == {} and found["best_mIoU"] is found["last_mIoU"] is found["samples_per_second"] is None
     lines = summary_lines(found | {"peak_memory_GB": None}, tmp_path)
-    assert lines == [f"run  {tmp_path}: 1 epochs, 2 steps in 0:00:00"]
+    assert lines == [f"run  {tmp_path}: 1 epoch, 2 steps in 0:00:00"]
     assert callback.state_dict() == {}
 
 
