@@ -1,19 +1,20 @@
 """What the speed benchmarks share: timing in alternating rounds, and what a table is a property of."""
 
-import ctypes
-import gc
 import os
 import platform
 import shlex
+import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from segkit.benchmark.cost import PeakMemory
 from segkit.evaluation.results import versions
+from segkit.text import markdown
 
 
 def measure(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -28,30 +29,41 @@ def measure(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[s
     return seconds
 
 
-def peak_memory(run: Callable[[], object], device: str = "cpu") -> float:
-    """Bytes that one run holds at most, above what is held before it.
+def times_table(
+    title: str,
+    unit: str,
+    seconds: Mapping[str, Sequence[float]],
+    value: Callable[[float], float],
+    digits: int = 0,
+    more: Mapping[str, Mapping[str, str]] | None = None,
+) -> str:
+    """A Markdown table: medians, range and ratios to the first row, which are medians of those within a round.
 
-    On the CPU that is the process's resident memory (Linux): use a fresh process, for freed memory stays resident.
+    Args:
+        title: Of the contestants' column.
+        unit: Of what is shown.
+        seconds: Of each contestant in each round.
+        value: What is shown of a round's seconds.
+        digits: Of it.
+        more: Further columns: title, then the cell of each contestant.
     """
-    import torch  # the other scripts set the number of threads before they import it
+    first, columns = next(iter(seconds.values())), more or {}
+    rows = [[title, f"{unit}, median", "least .. most", "time, relative to the first", *columns]]
+    for name, times in seconds.items():
+        shown = sorted(map(value, times))
+        ratio = statistics.median(t / f for t, f in zip(times, first, strict=True))
+        span = f"{shown[0]:.{digits}f} .. {shown[-1]:.{digits}f}"
+        cells = [name, f"{statistics.median(shown):.{digits}f}", span, f"{ratio:.2f}"]
+        rows.append([*cells, *(column[name] for column in columns.values())])
+    return f"\n{markdown(rows)}"
 
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+
+def peak_memory(run: Callable[[], object], device: str = "cpu") -> float:
+    """Bytes that one run holds at most, above what is held before it; on the CPU in a fresh process, and on Linux."""
+    with PeakMemory(device) as memory:
         run()
-        return float(torch.cuda.max_memory_allocated() - before)
-    gc.collect()
-    with suppress(OSError, AttributeError):  # what was freed before is given back, so that it does not hide the peak
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew
-    before = _resident("VmRSS")
-    run()
-    return _resident("VmHWM") - before
-
-
-def _resident(name: str) -> float:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(1024.0 * float(line.split()[1]) for line in lines if line.startswith(name))
+    assert memory.bytes is not None, "the peak of resident memory can be measured on Linux only"
+    return float(memory.bytes)
 
 
 def header(names: Sequence[str]) -> str:

@@ -18,7 +18,6 @@ import argparse
 import itertools
 import os
 import random
-import statistics
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -31,7 +30,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 import torch
-from benchmark_common import header, measure
+from benchmark_common import header, measure, times_table
 from PIL import Image
 from torchvision.transforms import functional as VF
 
@@ -78,12 +77,17 @@ def main() -> None:
         print("mmsegmentation cannot be imported here and is left out.")
     for case in cases():
         contestants = transforms(case, options.crops)
-        print(table(f"Transform, {case.name}", measure(contestants, options.rounds), options.crops))
+        print(per_sample(f"Transform, {case.name}", contestants, options.rounds, options.crops))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         contestants = readers(Path(folder), options.images)
-        print(table("Reading, 2048 x 1024 PNG, crop 512", measure(contestants, options.rounds), options.images))
+        print(per_sample("Reading, 2048 x 1024 PNG, crop 512", contestants, options.rounds, options.images))
         contestants = archives(Path(folder), 4 * options.images)
-        print(table("Reading, ADE20K, crop 480", measure(contestants, options.rounds), 4 * options.images))
+        print(per_sample("Reading, ADE20K, crop 480", contestants, options.rounds, 4 * options.images))
+
+
+def per_sample(title: str, contestants: dict[str, Callable[[], object]], rounds: int, samples: int) -> str:
+    """Measure, and show milliseconds a sample."""
+    return times_table(title, "ms", measure(contestants, rounds), lambda seconds: 1e3 * seconds / samples, 2)
 
 
 def parse() -> argparse.Namespace:
@@ -265,17 +269,6 @@ def crops_of(dataset: SegmentationDataset) -> Callable[[], object]:
 def _made(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def table(title: str, seconds: dict[str, list[float]], samples: int) -> str:
-    """Median milliseconds a sample, and ratios to the first row within the rounds."""
-    first = next(iter(seconds.values()))
-    lines = [f"\n| {title} | ms, median | least .. most | time, relative to the first |", "|---|---|---|---|"]
-    for name, times in seconds.items():
-        each = sorted(1e3 * t / samples for t in times)
-        ratio = statistics.median(t / f for t, f in zip(times, first, strict=True))
-        lines.append(f"| {name} | {statistics.median(each):.2f} | {each[0]:.2f} .. {each[-1]:.2f} | {ratio:.2f} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

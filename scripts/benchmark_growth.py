@@ -50,6 +50,7 @@ from segkit.models.inference_form import convolution_dtype, inference_form
 from segkit.models.segmentation import DeepLabV3
 from segkit.ops.normalize import normalize
 from segkit.ops.upsample_argmax import argmax_bytes
+from segkit.text import markdown
 
 PACKAGES = ("segkit", "python", "torch", "timm", "numpy")
 NETWORKS = {"resnest50": "ResNeSt-50", "resnest14_tiny": "the tiny ResNeSt"}
@@ -272,14 +273,14 @@ def table(axis: str, rows: Sequence[Row]) -> str:
     """The rows of one axis."""
     names = [AXES[axis], "image", "network sees, MP", "seconds", "seconds per MP seen"]
     names += ["peak memory, MB", "bound by the formula, MB", "in tiles"]
-    lines = [f"\n| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    lines = [names]
     for row in rows:
         seen = row.point.seen / 1e6
         cells = [f"{row.point.x:g}", "{} x {}".format(*row.point.size), f"{seen:.2f}", f"{row.seconds:.3f}"]
         cells += [f"{row.seconds / seen:.3f}", f"{row.peak / 1e6:.0f}", f"{row.bound / 1e6:.0f}"]
         cells += ["yes" if row.tiled else "no"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return f"\n{markdown(lines, left=())}"
 
 
 def verdict(rows: Sequence[Row]) -> str:

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import io
 import os
-import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 import torch
-from benchmark_common import header, measure
+from benchmark_common import header, measure, times_table
 from PIL import Image
 from torch import Tensor
 from torchmetrics.classification import MulticlassJaccardIndex
@@ -60,7 +59,7 @@ def main() -> None:
         ]
         print(header(PACKAGES))
         for title, contestants in tables:
-            print(table(title, measure(contestants, options.rounds), pixels))
+            print(times_table(title, "Mpx/s", measure(contestants, options.rounds), lambda s: pixels / s / 1e6))
 
 
 def parse() -> argparse.Namespace:
@@ -147,17 +146,6 @@ def from_files(folder: Path, classes: int) -> dict[str, Callable[[], object]]:
         "of it: decoding and counting, 1 thread": lambda: list(score_pairs(pairs, space, workers=1)),
         "Pillow, then mmsegmentation's formula": peer,
     }
-
-
-def table(title: str, seconds: dict[str, list[float]], pixels: int) -> str:
-    """Median rates, and ratios to the first row within the rounds."""
-    first = next(iter(seconds.values()))
-    lines = [f"\n| {title} | Mpx/s, median | least .. most | time, relative to the first |", "|---|---|---|---|"]
-    for name, times in seconds.items():
-        rates = sorted(pixels / t / 1e6 for t in times)
-        ratio = statistics.median(t / f for t, f in zip(times, first, strict=True))
-        lines.append(f"| {name} | {statistics.median(rates):.0f} | {rates[0]:.0f} .. {rates[-1]:.0f} | {ratio:.2f} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@
     python scripts/benchmark_speed.py --device cuda
 
 Every contestant of a table runs once in each round, one after the other, after a round that warms up; times are medians
-over the rounds, ratios are ratios of medians. "agrees" is the share of pixels whose label is that of the table's
-reference. Memory is the most that a fresh process held while it ran once, above what it held before. Networks have
-random weights with statistics of a trained one's kind, unless --checkpoint gives a trained one to the tables `views`
-and `precision`.
+over the rounds, and so are ratios, which are taken within a round. "agrees" is the share of pixels whose label is that
+of the table's reference. Memory is the most that a fresh process held while it ran once, above what it held before.
+Networks have random weights with statistics of a trained one's kind, unless --checkpoint gives a trained one to the
+tables `views` and `precision`.
 
   ceiling    best rates of matrix products and convolutions of this machine: what no network can pass
   image    one normalised image of 480 x 480 to labels: DeepLabV3, ResNeSt-50, stride 8, 150 classes
@@ -21,7 +21,6 @@ and `precision`.
 
 import argparse
 import gc
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmark_common import header, measure, peak_memory
+from benchmark_common import header, measure, peak_memory, times_table
 from benchmark_score import disturbed, draw
 from speed_peers import has_mmseg, mmseg_areas, mmseg_network, multi_eval, smp_network, torchvision_network
 from torch import Tensor, nn
@@ -50,6 +49,7 @@ from segkit.ops.dispatch import plain_ops
 from segkit.ops.normalize import normalize
 from segkit.ops.split_attention import split_attention
 from segkit.ops.upsample_argmax import upsample_argmax
+from segkit.text import markdown, percent
 from segkit.training.losses import LossConfig, segmentation_loss
 
 PACKAGES = (
@@ -374,11 +374,11 @@ def precision(options: argparse.Namespace) -> str:
             new = confusion_counts(mask, torch.from_numpy(labels), classes)
             counts[name] = new if not counts[name].numel() else counts[name] + new
             same[name] += int((labels == found["exact"]).sum())
-    lines = [f"\n| {options.checkpoint.name}, whole | same label as exact, % | mIoU, % |", "|---|---|---|"]
+    lines = [[f"{options.checkpoint.name}, whole", "same label as exact, %", "mIoU, %"]]
     for name in segmenters:
-        score = 100 * float(convention_scores(counts[name], "segkit").miou)
-        lines.append(f"| {name} | {100 * same[name] / pixels:.4f} | {score:.3f} |")
-    return "\n".join(lines)
+        score = convention_scores(counts[name], "segkit").miou
+        lines.append([name, percent(same[name] / pixels, 4), percent(score, 3)])
+    return f"\n{markdown(lines)}"
 
 
 # --- what they share
@@ -447,25 +447,21 @@ def show(table: Table, options: argparse.Namespace) -> str:
     """Measure a table and lay it out."""
     runs = {name: _Kept(_synchronised(make(), options.device)) for name, make in table.make.items()}
     seconds = measure(runs, table.rounds or options.rounds)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    first = next(iter(medians.values()))
-    columns = ["ms, median", "least .. most", "time, relative to the first"]
-    columns += ["agrees, %"] * table.agree + ["peak memory, MB"] * table.memory
-    lines = [f"\n| {table.title} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    reference = runs[table.reference].result if table.agree else None
-    for name, times in seconds.items():
-        cells = [f"{1e3 * medians[name]:.1f}", f"{1e3 * min(times):.1f} .. {1e3 * max(times):.1f}"]
-        cells += [f"{medians[name] / first:.2f}"]
-        if table.agree:
-            labels, expected = runs[name].result, reference
-            assert isinstance(labels, Tensor) and isinstance(expected, Tensor)
-            cells.append(f"{100 * (labels == expected).float().mean().item():.4f}")
-        if table.memory:
-            cells.append(_peak_elsewhere(table.title, name, options))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    more: dict[str, dict[str, str]] = {}
+    if table.agree:
+        reference = runs[table.reference].result
+        more["agrees, %"] = {name: _agreement(run.result, reference) for name, run in runs.items()}
+    if table.memory:
+        more["peak memory, MB"] = {name: _peak_elsewhere(table.title, name, options) for name in runs}
+    shown = times_table(table.title, "ms", seconds, lambda s: 1e3 * s, 1, more)
     del runs
     gc.collect()
-    return "\n".join([*lines, *([""] if table.notes else []), *table.notes])
+    return "\n".join([shown, *([""] if table.notes else []), *table.notes])
+
+
+def _agreement(labels: object, expected: object) -> str:
+    assert isinstance(labels, Tensor) and isinstance(expected, Tensor)
+    return f"{100 * (labels == expected).float().mean().item():.4f}"
 
 
 def _peak_elsewhere(title: str, name: str, options: argparse.Namespace) -> str:

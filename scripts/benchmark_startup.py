@@ -9,7 +9,6 @@ are those in addition to a bare Python's; `tests/cli/test_startup.py` bounds the
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmark_common import header, measure
+from benchmark_common import header, measure, times_table
 
 from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
@@ -45,11 +44,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         processes = commands(Path(folder))
         print(header(PACKAGES))
-        modules = {name: count(*process) for name, process in processes.items()}
+        modules = {name: str(count(*process)) for name, process in processes.items()}
         contestants: dict[str, Callable[[], object]] = {
             name: partial(run, f"import sys; {code}", arguments) for name, (code, arguments) in processes.items()
         }
-        print(table(measure(contestants, options.rounds), modules))
+        print(times_table("process", "s", measure(contestants, options.rounds), float, 2, {"modules": modules}))
 
 
 def parse() -> argparse.Namespace:
@@ -91,15 +90,6 @@ def run(code: str, arguments: Sequence[str]) -> str:
 def count(code: str, arguments: Sequence[str]) -> int:
     """The modules that are there at the end and were not at the start."""
     return int(run(COUNT + code, arguments).split()[-1])
-
-
-def table(seconds: dict[str, list[float]], modules: dict[str, int]) -> str:
-    """Medians and the range over the rounds."""
-    lines = ["\n| process | seconds, median | least .. most | modules |", "|---|---|---|---|"]
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        lines.append(f"| {name} | {median:.2f} | {min(times):.2f} .. {max(times):.2f} | {modules[name]} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
