@@ -78,7 +78,7 @@ _IDLE_WARNINGS = (
     "Experiment logs directory .* exists and is not empty",
     "recommended to use `self.log.*sync_dist=True",  # all processes log the same: scores of the summed matrix
     "Be aware that when using `ckpt_path`",  # callbacks of `fit`, which no other command has
-    "your dataloader is not resumable",  # `RunPosition` goes on with the next batch
+    "your dataloader is not resumable",  # `ExactResume` resumes at the next batch
     r"module\(s\) in eval mode at the start",  # norms that --model.norm_eval keeps fixed
 )
 

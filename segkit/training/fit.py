@@ -76,10 +76,10 @@ def fit_loggers(given: Any, run: Path, checkpoint: str | None) -> Any:
 
 
 class FitConfig(SaveConfigCallback):
-    """Writes the run's `config.yaml`, for `fit` only: a later test must not replace it, nor a run that goes on."""
+    """Writes the run's `config.yaml`, for `fit` only: neither a later test nor a resumed run replaces it."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write it when fitting begins; where a run goes on, beside the first one."""
+        """Write it when fitting begins; of a resumed run beside the first one, if its settings may differ."""
         if stage != "fit":
             return
         run = Path(trainer.default_root_dir)

@@ -50,18 +50,18 @@ def newest_run() -> Path:
 
 
 def has_not_begun(run: Path) -> bool:
-    """Whether a run was stopped before its first step, so that going on with it is to begin it."""
+    """Whether a run was stopped before its first step, so that resuming it means beginning it."""
     return (run / CONFIG).is_file() and not (run / METRICS).exists() and not any((run / CHECKPOINTS).glob("*.ckpt"))
 
 
 def goes_on(run: Path, checkpoint: str | None) -> bool:
-    """Whether a training writes on in the folder of the run that its checkpoint is from."""
+    """Whether a run is resumed in the folder that its checkpoint is from."""
     return checkpoint is not None and (run / CHECKPOINTS).resolve() in Path(checkpoint).resolve().parents
 
 
 @contextmanager
 def run_lock(run: Path) -> Iterator[None]:
-    """Hold `<run>/.lock`, which ends with the process, however that ends; then remove what a killed run left half done.
+    """Hold `<run>/.lock`, which ends with the process in any case; then remove half-written files of a killed run.
 
     Of several processes of a training the first one holds it. On a file system without locks a warning says so.
 
@@ -81,7 +81,7 @@ def run_lock(run: Path) -> Iterator[None]:
             "for runs/<n>"
         ) from None
     except (OSError, NotImplementedError) as error:
-        if not os.access(run, os.W_OK):  # which whoever writes there says better
+        if not os.access(run, os.W_OK):  # the next write says this better
             raise
         rank_zero_warn(f"{run}: this file system has no locks ({error}); see to it that no other fit writes here")
     for folder in (run, run / "checkpoints", run / "validation"):
@@ -111,7 +111,7 @@ def csv_logger(run: Path, from_step: int | None) -> CSVLogger:
 
 
 def tensorboard_loggers(run: Path, from_step: int | None) -> list[TensorBoardLogger]:
-    """The logger of TensorBoard's file in `run`; none, and a line that says so, where TensorBoard is not installed."""
+    """The logger of TensorBoard's file in `run`, or none, with a message, where TensorBoard is not installed."""
     if find_spec("tensorboard") is None:
         rank_zero_info(f"no TensorBoard log: it is not installed; {install_extra('tensorboard')}")
         return []
@@ -120,7 +120,7 @@ def tensorboard_loggers(run: Path, from_step: int | None) -> list[TensorBoardLog
 
 
 class ContinuedCSVLogger(CSVLogger):
-    """Lightning's logger without versions, which keeps the rows of the run that it goes on with.
+    """Lightning's logger without versions, which keeps the rows of the run that is resumed.
 
     Args:
         folder: Where `metrics.csv` is.
@@ -135,14 +135,14 @@ class ContinuedCSVLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> "_Writer":
-        """The writer; what is to be kept is already in its file."""
+        """The writer, whose file holds the rows to be kept."""
         if self._writer is None:
             self._writer = _Writer(self.log_dir, self._from_step)
         return self._writer
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left, where anything was logged."""
+        """Write the remaining rows, where anything was logged."""
         if self._writer is not None:
             self.save()
 
@@ -164,7 +164,7 @@ class _Writer(ExperimentWriter):
             path.unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Write what was logged: behind the other rows, or where a column is new, all rows."""
+        """Append the new rows; where a column is new, write all rows again."""
         path, columns = Path(self.metrics_file_path), sorted({*self.metrics_keys}.union(*self.metrics))
         if columns != self.metrics_keys:
             before = _rows(path.read_text(encoding="utf-8")) if path.is_file() else []
