@@ -67,6 +67,11 @@ def own_recipes() -> list[str]:
     return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.yaml"))
 
 
+def is_recipe(name: str) -> bool:
+    """Whether a name is that of a recipe, and not of a model, data set or protocol: a YAML file, or one of segkit."""
+    return name.lower().endswith(SUFFIXES) or (name in own_recipes() and not Path(name).is_file())
+
+
 def find_recipe(name: str | Path) -> Path:
     """The file of a recipe: a path, or else the name of one that comes with segkit.
 

@@ -11,7 +11,7 @@ from parsed import parse
 from segkit.cli import main
 from segkit.errors import InputError
 from segkit.inference.protocols import get
-from segkit.recipes import CONFIGS, find_recipe, own_recipes, read_recipe
+from segkit.recipes import CONFIGS, find_recipe, is_recipe, own_recipes, read_recipe
 
 RECIPE = "camvid/fcn_resnest14_tiny"
 
@@ -24,6 +24,9 @@ def test_a_path_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / f"{RECIPE}.yaml").write_text("data: {class_path: FolderDataModule}")
     assert read_recipe(f"{RECIPE}.yaml").data == {"class_path": "FolderDataModule"}
     assert find_recipe(RECIPE) == own  # a name is no path without its ending
+    assert {name: is_recipe(name) for name in (RECIPE, "mine.yaml", "camvid", "a.ckpt", "whole")} == {
+        RECIPE: True, "mine.yaml": True, "camvid": False, "a.ckpt": False, "whole": False,
+    }  # fmt: skip
 
 
 def test_what_is_not_there_is_said_with_the_nearest_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from segkit.inference.engine import resolve
 from segkit.inference.protocols import Protocol
 from segkit.models.segmentation import NETWORKS, SegmentationModel, build_network
 from segkit.plain_data import read_yaml
-from segkit.recipes import SUFFIXES, Published, Recipe, read_recipe
+from segkit.recipes import Published, Recipe, is_recipe, read_recipe
 
 KEYS = ("name", "model", "config", "data", "protocol", "metric")  # of a plan's row
 
@@ -167,9 +167,9 @@ def rows_of_models(
     shared = read_experiment(config) if config else None
     rows = []
     for model in models:
-        recipe = read_experiment(model) if model.endswith(SUFFIXES) else shared
+        recipe = read_experiment(model) if is_recipe(model) else shared
         data = make_data(recipe.data if recipe else None)
-        file = None if model.endswith(SUFFIXES) else model
+        file = None if is_recipe(model) else model
         own: list[Any] = [recipe.protocol if recipe else "whole"]
         for name in names or own:
             row = PlannedRow(model, file, recipe, data, read_protocol(name, model), metric)

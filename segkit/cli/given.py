@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segkit.plain_data import read_yaml
-from segkit.recipes import SUFFIXES, find_recipe
+from segkit.recipes import find_recipe, is_recipe
 from segkit.training.guards.checkpoints import newest_checkpoint
 from segkit.training.run_folder import CHECKPOINTS, CONFIG, has_not_begun, newest_run, next_run
 
@@ -44,11 +44,9 @@ def with_recipes(args: Sequence[str]) -> list[str]:
     for place, (option, following) in enumerate(zip(args, [*args[1:], ""], strict=False)):
         name, equals, rest = option.partition("=")
         value = rest if equals else following
-        is_data = name == "--data" and (value.startswith("data/") or value.endswith(SUFFIXES))
-        if value and (is_data or name in ("-c", "--config")):
-            found[place if equals else place + 1] = (
-                f"{name}={find_recipe(value)}" if equals else str(find_recipe(value))
-            )
+        if value and (name in ("-c", "--config") or (name == "--data" and is_recipe(value))):
+            path = str(find_recipe(value))
+            found[place if equals else place + 1] = f"{name}={path}" if equals else path
     return found
 
 

@@ -11,12 +11,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from segkit.errors import InputError, did_you_mean
 from segkit.plain_data import read_yaml
-from segkit.recipes import SUFFIXES, find_recipe, own_recipes
+from segkit.recipes import find_recipe, is_recipe
 
 Fusion = Literal["exp_sum", "softmax_mean", "logit_mean"]
 ResizeTo = Literal["image", "long_side", "short_side", "mmcv_image", "mmcv_limits", "csail"]
@@ -216,10 +215,9 @@ def get(name: str) -> Protocol:
     """
     if name in NAMED:
         return NAMED[name]
-    path = Path(name)
-    if path.suffix not in SUFFIXES and name not in own_recipes():
+    if not is_recipe(name):
         raise InputError(f"protocol: {name!r} is not known; use one of {', '.join(NAMED)}, or a .yaml file of your own")
-    path = find_recipe(path)
+    path = find_recipe(name)
     return from_fields(read_yaml(path), path.stem, f"protocol: {path}")  # it has the file's name unless it has its own
 
 
