@@ -6,9 +6,14 @@ size, h w logits.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+CPU_BYTES = 4 * 2**20  # of upsampled logits at once: a core's cache holds them
+GPU_BYTES = 256 * 2**20  # enough rows to fill a GPU
 
 
 def upsample(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
@@ -105,3 +110,49 @@ def _positions(source: int, size: int, align_corners: bool) -> Tensor:
         return index * scale
     scale = torch.tensor(float(source)) / size
     return ((index + 0.5) * scale - 0.5).clamp_(min=0)
+
+
+class Piece(NamedTuple):
+    """A few rows of the full size, and how they are made."""
+
+    rows: slice  # n
+    source: slice  # m of the logits' h rows
+    matrix: Tensor  # (n, m)
+
+
+class UpsampledRows:
+    """Bilinearly upsampled logits, a piece of one crop at a time.
+
+    Args:
+        logits: float32 or float64 (B, K, h, w).
+        size: (H, W) wanted.
+        align_corners: As in `interpolate`.
+        max_bytes: Of a piece's scores, at least one row; None: what suits the device.
+    """
+
+    def __init__(self, logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None) -> None:
+        if max_bytes is None:
+            max_bytes = GPU_BYTES if logits.is_cuda else CPU_BYTES
+        self.logits = logits
+        self.across = _matrix(logits.shape[3], size[1], align_corners, logits)  # (W, w)
+        down = _matrix(logits.shape[2], size[0], align_corners, logits)  # (H, h)
+        rows = max(1, max_bytes // (logits.shape[1] * size[1] * logits.element_size()))
+        used = _matrix(logits.shape[2], size[0], align_corners, torch.empty(0, dtype=logits.dtype))  # waits for no GPU
+        self.pieces = [_piece(start, used[start : start + rows], down) for start in range(0, size[0], rows)]
+
+    def wide(self, crop: int) -> Tensor:
+        """One crop's logits, resized across: (K, h, W)."""
+        return self.logits[crop] @ self.across.T
+
+
+def _matrix(source: int, size: int, align_corners: bool, like: Tensor) -> Tensor:
+    """Bilinear interpolation of one direction, (size, source): PyTorch's weights, found by resizing unit vectors."""
+    units = torch.eye(source, dtype=like.dtype, device=like.device)[None]  # (1, source, source)
+    return F.interpolate(units, size, mode="linear", align_corners=align_corners)[0].T.contiguous()
+
+
+def _piece(start: int, used: Tensor, down: Tensor) -> Piece:
+    """Rows from `start` on; `used` (n, h) on the CPU is what is cut out of `down` (H, h)."""
+    columns = used.any(0).nonzero()
+    rows, source = slice(start, start + len(used)), slice(int(columns[0]), int(columns[-1]) + 1)
+    return Piece(rows, source, down[rows, source])

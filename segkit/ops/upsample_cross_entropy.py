@@ -1,4 +1,4 @@
-"""Cross entropy of upsampled logits, and its gradient, without the upsampled logits.
+"""Cross entropy of upsampled logits, its gradient, and the probability of the true class, without upsampled logits.
 
 A training crop of 480x480 with 150 classes has 138 MB of full-size logits, and PyTorch keeps or makes several tensors
 of that size (upsampled logits, their log-softmax, two gradients). Here a few rows of one crop at a time are upsampled,
@@ -18,10 +18,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from segkit.ops.dispatch import fused_ops, uses_triton
-from segkit.ops.upsample import upsample
+from segkit.ops.upsample import UpsampledRows, upsample
 
-CPU_BYTES = 4 * 2**20  # of upsampled logits at once: a core's cache holds them
-GPU_BYTES = 256 * 2**20  # enough rows to fill a GPU
+OF_IGNORED = 2.0  # above every probability: ignored pixels are sorted to the end
 
 
 def upsample_cross_entropy(
@@ -139,39 +138,6 @@ def _scale_gradient(ctx: Any, scale: Tensor, _: Tensor | None) -> tuple[Tensor |
 _cross_entropy.register_autograd(_scale_gradient, setup_context=_keep_gradient)
 
 
-class Piece(NamedTuple):
-    """A few rows of the full size, and how they are made."""
-
-    rows: slice  # n
-    source: slice  # m of the logits' h rows
-    matrix: Tensor  # (n, m)
-
-
-class UpsampledRows:
-    """Bilinearly upsampled logits, a piece of one crop at a time.
-
-    Args:
-        logits: float32 or float64 (B, K, h, w).
-        size: (H, W) wanted.
-        align_corners: As in `interpolate`.
-        max_bytes: Of a piece's scores, at least one row; None: what suits the device.
-    """
-
-    def __init__(self, logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None) -> None:
-        if max_bytes is None:
-            max_bytes = GPU_BYTES if logits.is_cuda else CPU_BYTES
-        self.logits = logits
-        self.across = _matrix(logits.shape[3], size[1], align_corners, logits)  # (W, w)
-        down = _matrix(logits.shape[2], size[0], align_corners, logits)  # (H, h)
-        rows = max(1, max_bytes // (logits.shape[1] * size[1] * logits.element_size()))
-        used = _matrix(logits.shape[2], size[0], align_corners, torch.empty(0, dtype=logits.dtype))  # waits for no GPU
-        self.pieces = [_piece(start, used[start : start + rows], down) for start in range(0, size[0], rows)]
-
-    def wide(self, crop: int) -> Tensor:
-        """One crop's logits, resized across: (K, h, W)."""
-        return self.logits[crop] @ self.across.T
-
-
 def cross_entropy_by_rows(
     rows: UpsampledRows,
     mask: Tensor,
@@ -231,14 +197,69 @@ class _Targets(NamedTuple):
         return loss
 
 
-def _matrix(source: int, size: int, align_corners: bool, like: Tensor) -> Tensor:
-    """Bilinear interpolation of one direction, (size, source): PyTorch's weights, found by resizing unit vectors."""
-    units = torch.eye(source, dtype=like.dtype, device=like.device)[None]  # (1, source, source)
-    return F.interpolate(units, size, mode="linear", align_corners=align_corners)[0].T.contiguous()
+def upsample_true_probability(
+    logits: Tensor,
+    mask: Tensor,
+    align_corners: bool = True,
+    ignore_index: int = 255,
+    max_bytes: int | None = None,
+) -> Tensor:
+    """The softmax of the upsampled logits at the classes of the mask; no gradient flows through it.
+
+    Args:
+        logits: Float (B, K, h, w); half precision is raised to float32.
+        mask: int64 (B, H, W) train ids.
+        align_corners: How the logits are upsampled, bilinearly.
+        ignore_index: Id of pixels that get `OF_IGNORED`.
+        max_bytes: Of upsampled logits at once, as in `upsample_cross_entropy`.
+
+    Returns:
+        (B, H, W) in 0..1, and `OF_IGNORED`; float32, float64 where the logits are.
+    """
+    if not fused_ops():
+        return plain_true_probability(logits, mask, align_corners, ignore_index)
+    probability: Tensor = _true_probability(logits.detach(), mask, align_corners, ignore_index, max_bytes)
+    return probability
 
 
-def _piece(start: int, used: Tensor, down: Tensor) -> Piece:
-    """Rows from `start` on; `used` (n, h) on the CPU is what is cut out of `down` (H, h)."""
-    columns = used.any(0).nonzero()
-    rows, source = slice(start, start + len(used)), slice(int(columns[0]), int(columns[-1]) + 1)
-    return Piece(rows, source, down[rows, source])
+def plain_true_probability(logits: Tensor, mask: Tensor, align_corners: bool = True, ignore_index: int = 255) -> Tensor:
+    """What `upsample_true_probability` is compared with: PyTorch's own, of full-size logits."""
+    full = upsample(raised(logits.detach()), (mask.shape[1], mask.shape[2]), align_corners)  # (B, K, H, W)
+    return _at_targets(full.softmax(1), mask, 1, ignore_index)
+
+
+@torch.library.custom_op("segkit::upsample_true_probability", mutates_args=())
+def _true_probability(
+    logits: Tensor, mask: Tensor, align_corners: bool, ignore_index: int, max_bytes: int | None
+) -> Tensor:
+    """One operation to torch.compile."""
+    if logits.dtype != torch.float64 and uses_triton(logits, "upsample_true_probability"):
+        from segkit.ops.kernels import upsample_cross_entropy as kernel
+
+        return kernel.true_probability(logits, mask, align_corners, ignore_index, OF_IGNORED)
+    rows = UpsampledRows(raised(logits), (mask.shape[1], mask.shape[2]), align_corners, max_bytes)
+    with torch.autocast(logits.device.type, enabled=False):  # which would take the products in half precision
+        return true_probability_by_rows(rows, mask, ignore_index)
+
+
+@_true_probability.register_fake
+def _(logits: Tensor, mask: Tensor, align_corners: bool, ignore_index: int, max_bytes: int | None) -> Tensor:
+    return logits.new_empty(mask.shape, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+
+def true_probability_by_rows(rows: UpsampledRows, mask: Tensor, ignore_index: int) -> Tensor:
+    """`upsample_true_probability`, whose arguments and result these are."""
+    found = rows.logits.new_empty(mask.shape)
+    for crop in range(mask.shape[0]):
+        wide = rows.wide(crop)
+        for piece in rows.pieces:
+            scores = piece.matrix @ wide[:, piece.source]  # (K, n, W)
+            found[crop, piece.rows] = _at_targets(scores.softmax(0), mask[crop, piece.rows], 0, ignore_index)
+    return found
+
+
+def _at_targets(probabilities: Tensor, mask: Tensor, dim: int, ignore_index: int) -> Tensor:
+    """What stands at the mask's classes along `dim`."""
+    valid = mask != ignore_index
+    target = torch.where(valid, mask, 0).unsqueeze(dim)
+    return torch.where(valid, probabilities.gather(dim, target).squeeze(dim), OF_IGNORED)

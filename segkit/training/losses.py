@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.ops.upsample import upsample
-from segkit.ops.upsample_cross_entropy import plain_cross_entropy, raised, upsample_cross_entropy
-from segkit.ops.upsample_probability import plain_true_probability, upsample_true_probability
+from segkit.ops.upsample_cross_entropy import (
+    plain_cross_entropy,
+    plain_true_probability,
+    raised,
+    upsample_cross_entropy,
+    upsample_true_probability,
+)
 from segkit.signatures import check_effects
 from segkit.training.pixels import PixelAverage, hard_target, own_count
 

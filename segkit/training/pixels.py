@@ -22,7 +22,7 @@ def hard_target(probability: Tensor, target: Tensor, threshold: float, min_kept:
 
     Args:
         probability: Float `(B, H, W)` of the true classes, and more than 1 at ignored pixels, so that they are sorted
-            to the end: what `segkit.ops.upsample_probability` makes.
+            to the end: what `segkit.ops.upsample_cross_entropy` makes.
         target: int64 train ids `(B, H, W)`; 255 is ignored.
         threshold: Probability in 0..1.
         min_kept: Pixels an image.

@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from segkit.ops.dispatch import plain_ops
 from segkit.ops.split_attention import split_attention, split_pool
 from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confidence
-from segkit.ops.upsample_cross_entropy import upsample_cross_entropy
-from segkit.ops.upsample_probability import OF_IGNORED, upsample_true_probability
+from segkit.ops.upsample_cross_entropy import OF_IGNORED, upsample_cross_entropy, upsample_true_probability
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 

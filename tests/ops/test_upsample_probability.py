@@ -7,8 +7,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.ops.dispatch import plain_ops
-from segkit.ops.upsample_cross_entropy import UpsampledRows
-from segkit.ops.upsample_probability import OF_IGNORED, true_probability_by_rows, upsample_true_probability
+from segkit.ops.upsample_cross_entropy import (
+    OF_IGNORED,
+    UpsampledRows,
+    true_probability_by_rows,
+    upsample_true_probability,
+)
 
 K = 7
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.errors import InputError
-from segkit.ops.upsample_probability import plain_true_probability, upsample_true_probability
+from segkit.ops.upsample_cross_entropy import plain_true_probability, upsample_true_probability
 from segkit.training.losses import LossConfig, loss_terms, segmentation_loss
 from segkit.training.pixels import hard_target
 

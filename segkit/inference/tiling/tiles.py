@@ -57,11 +57,6 @@ class Tiles:
         """Height and width of the largest tile, pixels."""
         return _largest(self.rows), _largest(self.columns)
 
-    @property
-    def exact(self) -> bool:
-        """Whether the logits are those of the whole image but for rounding."""
-        return not self.field.sees_all and self.overlap >= max(self.field.before, self.field.after)
-
     def own_cells(self, logits: Tensor, row: Stretch, column: Stretch) -> Tensor:
         """The cells of a tile's logits (..., h, w) that are its own."""
         down, across = row.first - row.start // self.field.stride, column.first - column.start // self.field.stride

@@ -13,8 +13,7 @@ from torch import Tensor
 from segkit.ops import dispatch
 from segkit.ops.split_attention import split_attention
 from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confidence
-from segkit.ops.upsample_cross_entropy import upsample_cross_entropy
-from segkit.ops.upsample_probability import upsample_true_probability
+from segkit.ops.upsample_cross_entropy import upsample_cross_entropy, upsample_true_probability
 
 pytest.importorskip("triton", reason="Triton has no wheel for this system")
 from segkit.ops.kernels import first_use
@@ -100,7 +99,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def uses_triton(tensor: Tensor, kernel: str) -> bool:
         return dispatch.fused_ops() and first_use.trusted(kernel, tensor)
 
-    for operation in ("split_attention", "upsample_argmax", "upsample_cross_entropy", "upsample_probability"):
+    for operation in ("split_attention", "upsample_argmax", "upsample_cross_entropy"):
         monkeypatch.setattr(f"segkit.ops.{operation}.uses_triton", uses_triton)
 
 

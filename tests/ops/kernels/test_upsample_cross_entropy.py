@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.ops import upsample_cross_entropy as operation
-from segkit.ops import upsample_probability
 
 pytest.importorskip("triton")
 from segkit.ops.kernels import upsample_cross_entropy as kernel
@@ -110,7 +109,7 @@ def test_probabilities_are_pytorchs(align_corners: bool) -> None:
 def test_the_operations_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As they do on CUDA: autograd scales the kernel's gradient and lowers it; float64 goes the other way."""
     monkeypatch.setattr(operation, "uses_triton", lambda tensor, kernel: True)
-    monkeypatch.setattr(upsample_probability, "uses_triton", lambda tensor, kernel: True)
+    monkeypatch.setattr(operation, "uses_triton", lambda tensor, kernel: True)
     logits, mask = example(3, (2, 3), (5, 4))
     weight = torch.tensor([0.5, 2, 1], dtype=torch.float64, device=DEVICE)
     total, by_kernel = kernel.cross_entropy(logits.half(), mask, weight.float(), True, 255, 0.1, True)
@@ -118,7 +117,7 @@ def test_the_operations_take_the_kernels(monkeypatch: pytest.MonkeyPatch) -> Non
     loss = operation.upsample_cross_entropy(given, mask, weight=weight, label_smoothing=0.1)
     (gradient,) = torch.autograd.grad(3 * loss, given)
     assert torch.equal(loss, total) and torch.equal(gradient, (3 * by_kernel).half())
-    found = upsample_probability.upsample_true_probability(given, mask)
-    assert torch.equal(found, kernel.true_probability(logits.half(), mask, True, 255, upsample_probability.OF_IGNORED))
+    found = operation.upsample_true_probability(given, mask)
+    assert torch.equal(found, kernel.true_probability(logits.half(), mask, True, 255, operation.OF_IGNORED))
     exact = operation.upsample_cross_entropy(logits.double(), mask)
     torch.testing.assert_close(exact, reference(logits.double(), mask, True, reduction="sum"), rtol=1e-12, atol=1e-12)
