@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.cli.parser import Parser, Switch
 from segkit.cli.weights.command import check_output
+from segkit.cli.weights.report import report
 from segkit.cli.words import say
-from segkit.text import aligned, listed, percent
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.checkpoint import Checkpoint
@@ -33,7 +33,7 @@ def main(args: Sequence[str]) -> int:
     from segkit.models.checkpoint import weights_sha256
     from segkit.models.export import sourced, without_aux
     from segkit.models.weight_files import write_model_file
-    from segkit.models.weights import read_checkpoint
+    from segkit.models.weights import inspect, read_checkpoint
 
     checkpoint = read_checkpoint(options.checkpoint)
     given = options.result or _results_of_run(options.checkpoint, weights_sha256(checkpoint.state_dict))
@@ -48,8 +48,7 @@ def main(args: Sequence[str]) -> int:
     checkpoint = replace(checkpoint, hyper_parameters=parts, card={**checkpoint.card, **card})
     checkpoint = sourced(checkpoint, options.checkpoint, versions())
     write_model_file(output, checkpoint)
-    parameters = sum(p.numel() for p in network.parameters())
-    say(summary(output, checkpoint, parameters))
+    say(report(output, inspect(output)))
     return 0
 
 
@@ -60,37 +59,6 @@ def _results_of_run(checkpoint: Path, sha256: str) -> list[Path]:
     for path in others:
         say(f"{path}: left out: made with other weights than {checkpoint.name}'s", to=sys.stderr)
     return own
-
-
-def summary(path: Path, checkpoint: "Checkpoint", parameters: int) -> str:
-    """What is in the file, for a reader: one aligned line a thing."""
-    arguments = checkpoint.network["init_args"]
-    network = f"{checkpoint.network['class_path'].rsplit('.', 1)[-1]}, {arguments['encoder']}"
-    convention = arguments["dilation_convention"] if "resnest" in arguments["encoder"] else "timm"  # the only one there
-    network += f", output stride {arguments['output_stride']}, dilation convention {convention}"
-    network += f", {'with' if arguments.get('aux') else 'no'} auxiliary head"
-    names = _class_names(checkpoint)
-    classes = "no names" if names is None else listed(names, 8)
-    mean, std = (" ".join(f"{v:g}" for v in checkpoint.normalization[key]) for key in ("mean", "std"))
-    protocol = checkpoint.card["protocol"]
-    scores = [_score_line(score) for score in checkpoint.card["scores"]]
-    rows = [
-        ("network", network),
-        ("parameters", f"{parameters / 1e6:.2f} M in {len(checkpoint.state_dict)} tensors"),
-        ("classes", f"{arguments['num_classes']}: {classes}"),
-        ("normalisation", f"mean {mean}, std {std}"),
-        ("protocol", "none recommended (--protocol NAME)" if protocol is None else protocol["name"]),
-        *(("score", line) for line in scores or ["none (--result FILE)"]),
-        ("source", f"{checkpoint.card['source']['file']}, SHA-256 {checkpoint.card['source']['sha256'][:16]}..."),
-    ]
-    return f"{path}: {path.stat().st_size / 1e6:.1f} MB\n{aligned(rows, left=(0, 1))}"
-
-
-def _score_line(score: Mapping[str, Any]) -> str:
-    dataset = score.get("dataset", {})
-    data = " ".join(str(dataset[key]) for key in ("name", "split") if key in dataset)
-    images = f"{score.get('num_images', '?')} images{' (partial)' if score.get('partial') else ''}"
-    return f"mIoU {percent(score.get('mIoU'))} ({score.get('protocol', '?')}; {data}; {images})"
 
 
 def _protocol(name: str | None, checkpoint: "Checkpoint", scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

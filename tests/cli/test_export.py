@@ -165,8 +165,8 @@ def test_nothing_is_written_over_without_overwrite(last: Path, tmp_path: Path, c
 def test_the_summary_names_what_is_in_the_file(last: Path, tmp_path: Path, capsys) -> None:
     assert main(["export", str(last), "-o", str(tmp_path / "a.safetensors"), "--protocol", "ms-flip"]) == 0
     said = capsys.readouterr().out
-    for words in ("a.safetensors: ", " MB", "FCN, resnest14_tiny, output stride 8, dilation convention mmseg, with",
-                  "9: road, sidewalk", "ms-flip", "mIoU ", "2 images", "last.ckpt, SHA-256 "):  # fmt: skip
+    for words in ("a.safetensors (", " MB)", "FCN + auxiliary head", "resnest14_tiny", "mmseg convention", "9: road, ",
+                  "ms-flip", "mIoU ", "2 images", "file last.ckpt, sha256 "):  # fmt: skip
         assert words in said
     assert header(tmp_path / "a.safetensors")["protocol"]["name"] == "ms-flip"
 

@@ -52,7 +52,11 @@ def test_inspect_another_toolkits_network(folder: Path, capsys: pytest.CaptureFi
     assert main(["weights", "inspect", str(folder / "smp.ckpt")]) == 0
     output = capsys.readouterr().out
     rows = report(output)
-    assert rows["toolkit"] == "smp" and rows["network"] == "DeepLabV3" and rows["encoder"] == "resnest14"
+    assert (
+        rows["toolkit"] == "smp"
+        and rows["network"] == "DeepLabV3, no auxiliary head"
+        and rows["encoder"] == "resnest14"
+    )
     assert rows["classes"] == "3" and rows["align_corners"] == "True"
     assert rows["dilation"] == "timm convention (implied: smp dilates so)"
     assert rows["output stride"] == "8 (not in the file: --output_stride)"

@@ -1,11 +1,11 @@
-"""What `segkit weights inspect` prints: what a file holds, and which of its names match, in aligned rows."""
+"""What `segkit weights` and `segkit export` print: what a file holds, and which of its names match, in aligned rows."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.text import aligned, listed
+from segkit.text import aligned, listed, percent
 
 if TYPE_CHECKING:  # they need PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.toolkits.foreign import Inspection
@@ -17,8 +17,8 @@ _NO_DILATION = "none implied: the conventions agree at stride 32, and all take t
 _NO_CHOICE = "no choice: segkit dilates a ResNet in one way, torchvision's and timm's"
 
 
-def report(path: Path, inspection: "Inspection", all_names: bool) -> str:
-    """The rows, of which `all_names` asks for all names in place of the first of each kind."""
+def report(path: Path, inspection: "Inspection", all_names: bool = False) -> str:
+    """The rows, with all names, or the first of each kind."""
     rows = [("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"), ("toolkit", inspection.toolkit)]
     rows += _network_rows(inspection) if inspection.is_network else _encoder_rows(inspection.config)
     rows += [("note", note) for note in inspection.notes]
@@ -39,7 +39,7 @@ def _encoder_rows(config: dict[str, Any]) -> list[tuple[str, str]]:
 def _network_rows(inspection: "Inspection") -> list[tuple[str, str]]:
     from segkit.models.toolkits.formats import TOOLKITS
 
-    arguments = inspection.config["init_args"]
+    arguments, name = inspection.config["init_args"], inspection.config["class_path"].rsplit(".", 1)[1]
     resnest, own = "resnest" in arguments["encoder"], inspection.toolkit.startswith("segkit")
     implied = None if own else TOOLKITS[inspection.toolkit].convention
     whose = "" if own else f" (implied: {inspection.toolkit} dilates so)"
@@ -48,7 +48,7 @@ def _network_rows(inspection: "Inspection") -> list[tuple[str, str]]:
     space = inspection.label_space
     names = "" if space is None else f": {listed(space['class_names'], 5)}"
     return [
-        ("network", inspection.config["class_path"].rsplit(".", 1)[1] + (" + auxiliary head" * arguments["aux"])),
+        ("network", f"{name} + auxiliary head" if arguments["aux"] else f"{name}, no auxiliary head"),
         ("encoder", _encoder(arguments["encoder"], arguments["encoder_args"])),
         ("classes", f"{arguments['num_classes']}{names}"),
         ("dilation", f"{arguments['dilation_convention']} convention{whose}" if resnest else _NO_CHOICE),
@@ -63,30 +63,31 @@ def _encoder(name: str, overrides: dict[str, Any] | None) -> str:
 
 
 def _card_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
-    """The main facts of a model file's card; of another toolkit's file there is none yet."""
-    rows = []
-    protocol = card.get("protocol")
-    if protocol:
-        rows.append(("protocol", str(protocol.get("name", protocol))))
-    for score in card.get("scores") or []:
-        rows.append(("score", ", ".join(f"{key} {value}" for key, value in score.items() if not _nested(value))))
-    if "segkit" in card:
-        rows.append(("source", ", ".join(f"{k} {v}" for k, v in (card.get("source") or {}).items() if not _nested(v))))
-        rows.append(("written by", f"segkit {card['segkit']}"))
-    done = (card.get("source") or {}).get("recalibrated")
-    if done:
-        rows.append(("recalibrated", recalibrated(done)))
-    return rows
+    """The main facts of a model file's card; a file of another toolkit has none yet."""
+    if "segkit" not in card:
+        return []
+    protocol, source = card.get("protocol"), card.get("source") or {}
+    done = source.get("recalibrated")
+    return [
+        ("protocol", str(protocol.get("name", protocol)) if protocol else "none recommended"),
+        *(("score", _score(score)) for score in card.get("scores") or []),
+        ("source", ", ".join(f"{key} {value}" for key, value in source.items() if not isinstance(value, (dict, list)))),
+        ("written by", f"segkit {card['segkit']}"),
+        *([("recalibrated", recalibrated(done))] if done else []),
+    ]
+
+
+def _score(score: Mapping[str, Any]) -> str:
+    dataset = score.get("dataset", {})
+    data = " ".join(str(dataset[key]) for key in ("name", "split") if key in dataset)
+    images = f"{score.get('num_images', '?')} images{' (partial)' if score.get('partial') else ''}"
+    return f"mIoU {percent(score.get('mIoU'))} ({score.get('protocol', '?')}; {data}; {images})"
 
 
 def recalibrated(done: Mapping[str, Any]) -> str:
     """In words, what a card says of `segkit weights recalibrate`."""
     batches = "1 batch" if done["batches"] == 1 else f"{done['batches']} batches"
     return f"{batches} of {done['batch_size']} crops, {done['data']} {done['split']}"
-
-
-def _nested(value: object) -> bool:
-    return isinstance(value, (dict, list))
 
 
 def _key_rows(keys: "KeyReport", all_names: bool) -> list[tuple[str, str]]:
