@@ -74,11 +74,8 @@ def hatch(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Darken the ignored pixels and lay grey stripes over them, so that black ones (padding) are seen too.
 
     Args:
-        image: uint8 `(H, W, 3)`, mostly an `overlay`.
+        image: uint8 `(H, W, 3)`, mostly an `overlay`; a copy is returned.
         labels: integers `(H, W)`; only 255 matters.
-
-    Returns:
-        uint8 `(H, W, 3)`; all other pixels as they were.
     """
     height, width = labels.shape
     stripe = max(2, min(height, width) // 60)  # pixels
@@ -113,7 +110,9 @@ def legend(class_names: Sequence[str], palette: Palette, width: int, font_size: 
     names = [shorten(name, _MAX_CHARACTERS) for name in class_names]
     column, line = _cell_size(names, font_size)
     columns = max(1, (width + font_size) // column)
-    names = _truncate(names, columns * _MAX_ROWS)
+    capacity = columns * _MAX_ROWS
+    if len(names) > capacity:
+        names = [*names[: capacity - 1], f"+ {len(names) - capacity + 1} more"]
     rows = -(-len(names) // columns)
     columns = -(-len(names) // max(1, rows))  # as few as the rows need: 8 names in 7 columns become 4 + 4
     canvas = Image.new("RGB", (width, rows * line + font_size // 2 if rows else 0), PAPER)
@@ -129,14 +128,7 @@ def legend(class_names: Sequence[str], palette: Palette, width: int, font_size: 
 def with_legend(image: np.ndarray, labels: np.ndarray, class_names: Sequence[str], palette: Palette) -> np.ndarray:
     """Set the legend of the classes in `labels` below an `overlay`; small images are enlarged.
 
-    Args:
-        image: uint8 `(H, W, 3)` RGB.
-        labels: integers `(H, W)`, 0..K-1 or 255.
-        class_names: K names.
-        palette: K RGB colours.
-
-    Returns:
-        uint8 RGB, at least 240 pixels wide.
+    All arguments are those of `panel`; the result is uint8 RGB, at least 240 pixels wide.
     """
     large = _enlarge(image)
     width = max(large.shape[1], _MIN_HEIGHT)
@@ -244,10 +236,6 @@ def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size=size)
 
 
-def _truncate(names: list[str], capacity: int) -> list[str]:
-    return names if len(names) <= capacity else [*names[: capacity - 1], f"+ {len(names) - capacity + 1} more"]
-
-
 def _cell_size(names: Sequence[str], font_size: int) -> tuple[int, int]:
     """(width, height) of a legend's cell: swatch, gap, the longest name, gap."""
     longest = max((font(font_size).getlength(name) for name in [*names, "+ 100 more"]), default=0)
@@ -268,8 +256,7 @@ def _draw_entry(
 def _enlarge(image: np.ndarray) -> np.ndarray:
     """Repeat pixels so that a small image reaches 240 pixels in height, within 1280 in width."""
     height, width = image.shape[:2]
-    factor = max(1, min(-(-_MIN_HEIGHT // height), _MAX_WIDTH // width))
-    return magnified(image, factor)
+    return magnified(image, max(1, min(-(-_MIN_HEIGHT // height), _MAX_WIDTH // width)))
 
 
 def _centre(image: np.ndarray, width: int) -> np.ndarray:
