@@ -3,13 +3,17 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from segkit.benchmark.chart import draw
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
 from segkit.benchmark.cost import FLOPS_RULE
 from segkit.errors import InputError, printable
 from segkit.evaluation.conventions import convention
+from segkit.evaluation.plots import save_figure
 from segkit.files import parse_json, write_json, write_text
 from segkit.text import markdown, percent, points
 
@@ -101,7 +105,7 @@ class Table:
         write_text(self.folder / "benchmark.csv", self._csv())
         write_text(self.folder / "benchmark.md", self.markdown() + "\n")
         if len([row for row in self.rows if row.get("mIoU") is not None]) >= 2:
-            draw(self.rows, self.folder / "benchmark.png")
+            draw_chart(self.rows, self.folder / "benchmark.png")
 
     def markdown(self) -> str:
         """The table, aligned, and below it what its numbers mean. Columns in which no row has a value are left out."""
@@ -133,6 +137,54 @@ class Table:
             shown = [_size(row[c]) if c == "size" else _value(row, c) for c in COLUMNS]
             writer.writerow([*shown, row["partial"]])
         return text.getvalue()
+
+
+def draw_chart(rows: Sequence[Values], path: Path) -> None:
+    """Draw mIoU against the work that an image takes, a point for each row that has both, named in the legend.
+
+    A ring is the published number, joined to the point by a line.
+    """
+    rows = [row for row in rows if row.get("GFLOPs/image") and row.get("mIoU") is not None]
+    figure = Figure(figsize=(8, 5 + 0.2 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, row) in enumerate(zip(short_names([str(row["model"]) for row in rows]), rows, strict=True)):
+        label = f"{name}, {row['protocol']}, {row['data']}" + (" (partial)" if row["partial"] else "")
+        _point(axes, row, f"C{i % 10}", "os^Dv"[i // 10 % 5], label)
+    if any(row.get("published mIoU") is not None for row in rows):
+        axes.scatter([], [], facecolors="none", edgecolors="grey", label="published")
+    _scale(axes, [float(row["GFLOPs/image"]) for row in rows])
+    axes.set(xlabel="GFLOPs per image (all forwards of the protocol)", ylabel="mIoU (%)")
+    axes.grid(alpha=0.3)
+    figure.legend(frameon=False, loc="outside lower center", fontsize=8)
+    save_figure(figure, path)
+
+
+def short_names(models: Sequence[str]) -> list[str]:
+    """The fewest last parts of each path that still tell different paths apart."""
+    parts = [PurePath(model).parts for model in models]
+    for length in range(1, max((len(p) for p in parts), default=1) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(set(models)):
+            break
+    return names
+
+
+def _point(axes: Axes, row: Values, colour: str, marker: str, label: str) -> None:
+    x, y = float(row["GFLOPs/image"]), 100 * float(row["mIoU"])
+    axes.scatter([x], [y], color=colour, marker=marker, label=label.replace("$", r"\$"), zorder=3)
+    if row.get("published mIoU") is not None:
+        published = 100 * float(row["published mIoU"])
+        axes.plot([x, x], [y, published], color=colour, linewidth=0.8, alpha=0.6)
+        axes.scatter([x], [published], facecolors="white", edgecolors=colour, marker=marker, zorder=3)
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """Protocols differ by factors, not by sums."""
+    if values and max(values) > 5 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
 
 
 def _read(folder: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,6 @@ from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT, convention
 from segkit.evaluation.scores import Scores, ratio
-from segkit.files import write_json
 from segkit.text import RULE, aligned, percent
 
 _PACKAGES = (
@@ -80,18 +79,7 @@ def result_dict(
         "metric": metric,
         "rule": convention(metric).rule,
         "scores": _means(scores) | {"frequency_weighted_IoU": number_or_null(scores.frequency_weighted_iou)},
-        "classes": [
-            {
-                "id": i,
-                "name": name,
-                "IoU": number_or_null(iou),
-                "accuracy": number_or_null(accuracy),
-                "pixels": count,
-            }
-            for i, (name, iou, accuracy, count) in enumerate(
-                zip(names, scores.class_iou, scores.class_accuracy, pixels, strict=True)
-            )
-        ],
+        "classes": _class_rows(names, scores, pixels),
         "absent_classes": [names[i] for i in scores.absent],
         "conventions": {name: _means(confusion.scores(name)) for name in CONVENTIONS},
         "confusion_matrix": matrix.tolist(),
@@ -99,11 +87,6 @@ def result_dict(
         "void": confusion.counts[confusion.num_classes].tolist(),
         "versions": versions(),
     }
-
-
-def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
-    """Write what `result_dict` gave as JSON, atomically."""
-    write_json(path, dict(result))
 
 
 def format_table(scores: Scores, class_names: Sequence[str]) -> str:
@@ -137,6 +120,14 @@ def versions() -> dict[str, str]:
     if torch.cuda.is_available():
         found |= {"cuda": str(torch.version.cuda), "gpu": torch.cuda.get_device_name()}
     return found
+
+
+def _class_rows(names: Sequence[str], scores: Scores, pixels: Sequence[int]) -> list[dict[str, Any]]:
+    values = zip(names, scores.class_iou, scores.class_accuracy, pixels, strict=True)
+    return [
+        {"id": i, "name": name, "IoU": number_or_null(iou), "accuracy": number_or_null(accuracy), "pixels": count}
+        for i, (name, iou, accuracy, count) in enumerate(values)
+    ]
 
 
 def _means(scores: Scores) -> dict[str, float | None]:

@@ -12,8 +12,8 @@ from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.conventions import DEFAULT, comparison_table, convention
 from segkit.evaluation.plots import reliability_figure, save_figure
-from segkit.evaluation.results import format_table, result_dict, write_result
-from segkit.files import free_path
+from segkit.evaluation.results import format_table, result_dict
+from segkit.files import free_path, write_json
 from segkit.inference.engine import resolve
 from segkit.models.checkpoint import weights_sha256
 from segkit.text import percent
@@ -93,7 +93,7 @@ class ResultWriter(Callback):
             result["calibration"] = module.calibration.result().to_dict()
         path = free_path(folder / name)
         try:
-            write_result(path, result)
+            write_json(path, result)
         finally:  # hours of work are shown also where the disk does not take them
             self._print(module, dataset["num_images"], partial, path)
 

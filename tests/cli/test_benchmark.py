@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from segkit.benchmark import rows as benchmark_rows
-from segkit.benchmark.chart import short_names
 from segkit.benchmark.cost import flops, parameters
+from segkit.benchmark.table import short_names
 from segkit.cli import main
 from segkit.files import write_text
 from segkit.inference.segmenter import load

@@ -12,7 +12,8 @@ from segkit.cli import main
 from segkit.errors import InputError
 from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.evaluation.conventions import CONVENTIONS, convention_scores
-from segkit.evaluation.results import format_table, result_dict, versions, write_result
+from segkit.evaluation.results import format_table, result_dict, versions
+from segkit.files import write_json
 from segkit.inference.protocols import get
 
 NAMES = ("road", "sidewalk", "train")
@@ -28,7 +29,7 @@ def test_result_file(tmp_path):
     path = tmp_path / "run" / "result.json"
     protocol = get("encoding-ms").to_dict()
     result = result_dict(two_classes(), NAMES, protocol, dataset={"name": "mine", "split": "val"})
-    write_result(path, result)
+    write_json(path, result)
 
     def refuse(constant):
         raise AssertionError(constant)

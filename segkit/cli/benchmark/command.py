@@ -1,8 +1,40 @@
-"""`segkit benchmark`, and its subcommands `score` and `compare`, which need no network."""
+"""`segkit benchmark` and its subcommands `score` and `compare`, which need no network: their options.
 
+Nothing here needs PyTorch, which takes seconds to import. The help is argparse's own: jsonargparse asks Lightning and
+every data module for theirs, which takes ten seconds.
+"""
+
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from segkit.cli.benchmark.options import compare_parser, score_parser, table_parser
+from segkit.cli.parser import Parser, Switch
+from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
+
+ALL_METRICS = "all"
+
+_TABLE = """\
+Score several models under several protocols on one data set, or the rows of a plan file, in one table:
+benchmark.md, .csv, .json and .png in the output folder. Rows that are there are not computed again; a row that was
+stopped goes on with the next image.
+
+segkit benchmark score PRED_DIR TRUTH_DIR ... scores label PNGs that any tool wrote; segkit benchmark compare ... tells
+whether two models really differ. Each has its own --help."""
+
+_SCORE = """\
+Score the label maps in PRED_DIR against those in TRUTH_DIR, which are paired by name (in the Cityscapes layout by
+city_sequence_frame, else by relative path without suffix), and write one result file. Nothing is predicted.
+
+One wrong image does not stop the others: what is wrong is listed (file, value, likely cause), the rest is scored and
+kept in OUTPUT-partial.json. Exit code: 0 all scored, 1 some could not be, 2 none could, or the command is wrong."""
+
+_COMPARE = """\
+Score two models on the same images and say whether they differ: for each class and for the mIoU the difference
+B - A with a bootstrap interval over images, and p of a permutation test that swaps the models' predictions image
+by image (over the classes corrected by Holm). Writes OUTPUT and, beside it, a figure of the differences.
+
+Each PRED is a folder of label maps, of any tool (see `segkit benchmark score --help`), or the .npz file that `segkit
+benchmark score --bootstrap` wrote; of two of those no TRUTH_DIR is needed."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -18,3 +50,95 @@ def main(args: Sequence[str]) -> int:
     from segkit.cli.benchmark import table
 
     return table.main(args)
+
+
+def table_parser() -> Parser:
+    """The parser of the help of `segkit benchmark`; its options of the data are those of `add_lightning_class_args`."""
+    parser = Parser("segkit benchmark", description=_TABLE)
+    add_table_options(parser)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", help="data config (.yaml), or a data module: ADE20KDataModule, FolderDataModule, ...")
+    data.add_argument("--data.KEY", metavar="VALUE", help="an argument of the data module: --data.root DIR")
+    data.add_argument("--data.help", metavar="CLASS", help="list the arguments of a data module")
+    return parser
+
+
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add all options of `segkit benchmark` but those of the data."""
+    add = parser.add_argument
+    add(
+        "models",
+        nargs="*",
+        default=[],
+        help="files that segkit.load reads; a recipe (.yaml) in place of a file: random weights, cost only",
+    )
+    add(
+        "--plan",
+        metavar="FILE",
+        help="YAML list of rows with some of name, model, config, data, protocol, metric, in place of models and data",
+    )
+    add("--config", metavar="FILE", help="a recipe: gives data and published number of the models")
+    add(
+        "--protocol",
+        nargs="+",
+        help="whole, ms-flip, ..., or YAML files; default: the recipe's, or whole",
+    )
+    add("--metric", default=DEFAULT, help=f"convention of the scores: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
+    add("--output", metavar="DIR", default="benchmark", help="folder of the table; default: benchmark")
+    add("--device", help="cpu, cuda, ...; default: the GPU where there is one")
+    add("--limit", type=int, help="images at most; the row is then marked partial")
+    size = {"nargs": 2, "type": int, "metavar": ("HEIGHT", "WIDTH"), "default": [480, 480]}
+    add("--size", **size, help="size of the image whose FLOPs are counted; default: 480 480")  # type: ignore[arg-type]
+
+
+def score_parser() -> Parser:
+    """The parser of `segkit benchmark score`."""
+    parser = Parser("segkit benchmark score", description=_SCORE)
+    add = parser.add_argument
+    add("pred_dir", type=Path, help="folder of predicted label maps, searched with its folders")
+    add("truth_dir", type=Path, help="folder of true ones")
+    add("--metric", nargs="+", default=[DEFAULT], help=f"{ALL_METRICS}, or any of {', '.join(CONVENTIONS)}")
+    _add_label_options(parser)
+    add("--boundary", action=Switch, help="also score the boundary IoU, which reads the images once more")
+    add("--bootstrap", type=int, help="95 %% interval of every IoU from so many resampled sets; 1000 is usual")
+    add("--plot", action=Switch, help="list the most confused pairs, and draw the confusion matrix beside the result")
+    add("--limit", type=int, help="images at most; the result is then marked partial")
+    add("--output", type=Path, default=Path("result.json"), help="result file; -2, -3, ... rather than over another")
+    return parser
+
+
+def compare_parser() -> Parser:
+    """The parser of `segkit benchmark compare`."""
+    parser = Parser("segkit benchmark compare", description=_COMPARE)
+    add = parser.add_argument
+    # A tuple of two names is for options only: of an argument by position, `--help` ends in a traceback.
+    add("predicted", nargs=2, type=Path, metavar="PRED", help="the predictions of two models, A and B")
+    add("truth_dir", nargs="?", type=Path, metavar="TRUTH_DIR", help="folder of true label maps")
+    add("--names", nargs=2, metavar=("A", "B"), help="names of the models; default: their folders'")
+    _add_label_options(parser)
+    add("--samples", type=int, default=1000, help="resampled data sets of the interval (default: 1000)")
+    add("--permutations", type=int, default=10_000, help="swaps of the test (default: 10000)")
+    add("--seed", type=int, default=0, help="seed of both; equal seeds give equal numbers (default: 0)")
+    add("--level", type=float, default=0.95, help="level of the interval (default: 0.95)")
+    add("--output", type=Path, default=Path("comparison.json"), help="-2, -3, ... rather than over another file")
+    return parser
+
+
+def _add_label_options(parser: argparse.ArgumentParser) -> None:
+    """Add what tells which files count, and what their values mean."""
+    add, ids = parser.add_argument, ("train", "raw")
+    add("--labels", help="cityscapes, ade20k, a classes.txt or its folder, none; default: as predictions.json says")
+    add(
+        "--data.masks",
+        dest="masks",
+        choices=("ids", "binary"),
+        default="ids",
+        help="what the true values are, with a classes.txt: class numbers, or 0 and 255",
+    )
+    add("--num_classes", type=int, help="with --labels none: classes numbered from 0, 255 ignored")
+    add("--prediction_ids", choices=ids, default="train", help="what the predictions hold (default: train ids)")
+    add("--truth_ids", choices=ids, default="raw", help="what the truth holds (default: the data set's raw ids)")
+    add("--prediction_ending", default="", help="end of the file names that count, no part of the name: _labels.png")
+    add("--truth_ending", default="", help="the same for the truth")
+    add("--allow_missing", action=Switch, help="score the images that have a prediction, and leave out the others")
+    add("--workers", type=int, help="threads; default: one a core")

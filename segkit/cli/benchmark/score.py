@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from segkit import __version__
-from segkit.cli.benchmark.options import ALL_METRICS, compare_parser, score_parser
+from segkit.cli.benchmark.command import ALL_METRICS, compare_parser, score_parser
 from segkit.cli.words import say
 from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import Comparison, paired_comparison
 from segkit.evaluation.conventions import DEFAULT, comparison_table, convention, convention_scores
-from segkit.evaluation.results import confused_both_ways, format_table, pairs_table, write_result
+from segkit.evaluation.results import confused_both_ways, format_table, pairs_table
 from segkit.files import check_writable, free_path, write_json
 from segkit.predictions.extra_scores import ExtraScores, extra_scores
 from segkit.predictions.folders import FolderScores, Reading, areas_of_folder, score_folders
@@ -127,7 +127,7 @@ def _write(
     """Write the result file, the areas that `compare` takes and the figure; return where they are."""
     stopped = scored.interrupted or bool(scored.problems)
     path = free_path(options.output.with_stem(f"{options.output.stem}-partial") if stopped else options.output)
-    write_result(path, result)
+    write_json(path, result)
     written = [path]
     if extras is not None and extras.interval is not None:
         written.append(free_path(path.with_suffix(".npz")))

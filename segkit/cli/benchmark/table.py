@@ -12,7 +12,7 @@ from segkit.benchmark.plan import PlannedRow, rows_of_models, rows_of_plan
 from segkit.benchmark.progress import Settings
 from segkit.benchmark.rows import fill_table
 from segkit.benchmark.table import Table
-from segkit.cli.benchmark.options import add_table_options
+from segkit.cli.benchmark.command import add_table_options
 from segkit.cli.jsonargparse_border import SegmentationParser, explain
 from segkit.cli.lightning import SHORT_NAMES
 from segkit.cli.words import say, say_above_bar
