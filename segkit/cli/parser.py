@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from segkit.errors import InputError, did_you_mean
@@ -46,6 +46,17 @@ class Switch(argparse.BooleanOptionalAction):
 
     def __init__(self, option_strings: Sequence[str], dest: str, default: bool = False, **kwargs: Any) -> None:
         super().__init__(option_strings, dest, default=default, **kwargs)
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number from `least` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
+        return int(text)
+
+    return parse
 
 
 def no_such_option(wrong: str, names: Iterable[str]) -> str:

@@ -88,7 +88,11 @@ def load_matching(
     offer = _read(network, path)
     own = network.state_dict()  # shares memory with the network
     classifiers = _classifiers(network)
-    whole = {name: t for name, t in offer.weights.items() if name not in classifiers and _fits(own, name, t)}
+    whole = {
+        name: t
+        for name, t in offer.weights.items()
+        if name not in classifiers and name in own and own[name].shape == t.shape
+    }
     _require_encoder(network, offer, whole, path)
     heads = [name for name in classifiers if _head_fits(own, name, offer.weights, whole)]
     rows = _same_names(offer.class_names, _named(class_names))
@@ -226,7 +230,7 @@ def _why_anew(offer: _Offer, class_names: Sequence[str] | None, head_fits: bool)
 
 
 def _warnings(network: SegmentationModel, offer: _Offer) -> tuple[str, ...]:
-    theirs, ours = (arguments.get("dilation_convention") for arguments in (offer.arguments, _arguments(network)))
+    theirs, ours = (args.get("dilation_convention") for args in (offer.arguments, network.config["init_args"]))
     dilated = network.output_stride < 32 and offer.arguments.get("output_stride", 32) < 32
     if not (dilated and isinstance(network.encoder, ResNeSt) and theirs != ours):
         return ()
@@ -236,16 +240,8 @@ def _warnings(network: SegmentationModel, offer: _Offer) -> tuple[str, ...]:
     )
 
 
-def _fits(own: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
-    return name in own and own[name].shape == tensor.shape
-
-
-def _arguments(network: SegmentationModel) -> dict[str, Any]:
-    return dict(network.config.get("init_args", {}))
-
-
 def _encoder(network: SegmentationModel) -> str:
-    return str(_arguments(network).get("encoder", type(network.encoder).__name__))
+    return str(network.config["init_args"]["encoder"])
 
 
 def _uncounted(names: Iterable[str]) -> tuple[str, ...]:

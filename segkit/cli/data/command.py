@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.cli.parser import Parser, Switch
+from segkit.cli.parser import Parser, Switch, whole_number
 
 _DESCRIPTION = """\
 check   list everything that is wrong with a data set, and what its label values become
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True, metavar="check | stats | cache | browse")
     check = _add(actions, "check", "list what is wrong", _CHECK)
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the full report")
-    check.add_argument("--limit", type=_positive, metavar="N", help="open N images of each split, evenly spread")
+    check.add_argument("--limit", type=whole_number(1), metavar="N", help="open N images of each split, evenly spread")
     stats = _add(actions, "stats", "pixels of each class, and class weights", "Count the pixels of each class.")
     stats.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep them here (default: beside the data)")
     cache = _add(actions, "cache", "decode once, for fast training", _CACHE)
@@ -88,12 +88,5 @@ def _add(actions: "argparse._SubParsersAction[Parser]", name: str, short: str, l
     command.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="of the data set: masks=colors, coarse=true"
     )
-    command.add_argument("--workers", type=_positive, metavar="N", help="threads (default: one for each core)")
+    command.add_argument("--workers", type=whole_number(1), metavar="N", help="threads (default: one for each core)")
     return command
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return number

@@ -1,11 +1,11 @@
 """`segkit weights inspect | convert | recalibrate`: the arguments. What needs PyTorch is imported when it runs."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segkit.cli.parser import Parser, Switch
+from segkit.cli.parser import Parser, Switch, whole_number
 from segkit.cli.weights.report import SHOWN, report
 from segkit.cli.words import say
 from segkit.errors import InputError
@@ -151,18 +151,11 @@ def _add_recalibration(action: argparse.ArgumentParser) -> None:
         "--data", metavar="CONFIG", required=True, help="a recipe, a run's config.yaml, or a data config (.yaml)"
     )
     action.add_argument("--root", metavar="DIR", help="folder of the data; default: the config's")
-    action.add_argument("--batches", metavar="N", type=_whole(1), default=200, help="default: 200")
+    action.add_argument("--batches", metavar="N", type=whole_number(1), default=200, help="default: 200")
     action.add_argument(
-        "--batch_size", metavar="N", type=_whole(2), help="crops at a time; default: the config's, of one process"
+        "--batch_size", metavar="N", type=whole_number(2), help="crops at a time; default: the config's, of one process"
     )
-    action.add_argument("--num_workers", metavar="N", type=_whole(0), help="loader processes; default: the config's")
+    action.add_argument(
+        "--num_workers", metavar="N", type=whole_number(0), help="loader processes; default: the config's"
+    )
     action.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
-        return int(text)
-
-    return parse
