@@ -138,7 +138,7 @@ def require_usable(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def refuse_unusable(faults: Mapping[str, str], source: str) -> None:
-    """As `require_usable`, of what `unusable` has found."""
+    """Refuse weights in which `unusable` has found faults."""
     if faults:
         name, fault = next(iter(faults.items()))
         raise InputError(

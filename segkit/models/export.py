@@ -28,7 +28,7 @@ def without_aux(checkpoint: Checkpoint) -> Checkpoint:
 def sourced(
     checkpoint: Checkpoint, file: Path, versions: Mapping[str, str], done: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """Let the card say from which file, by which versions and how a model was made.
+    """Add to the card from which file, by which versions and how the model was made.
 
     Args:
         checkpoint: With the card that it had.

@@ -34,7 +34,7 @@ class CheckpointedStage(nn.Sequential):
 
 
 def checkpoint_stages(encoder: nn.Module, stages: Sequence[int]) -> None:
-    """Let these stages of an encoder compute their activations again in the backward pass, in place.
+    """Make these stages of an encoder compute their activations again in the backward pass, in place.
 
     Args:
         encoder: A ResNeSt or one of timm's ResNets, stage by stage; of timm's other encoders those without batch norms
@@ -84,7 +84,7 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Let batch norms that train add the batch, which they have counted already, to copies of their running statistics.
+    """Give batch norms that train copies of their running statistics: they have counted this batch already.
 
     Without statistics to update they would save fewer tensors than before, which checkpointing refuses.
     """

@@ -81,14 +81,16 @@ def inspect(path: str | Path, choices: Choices = Choices()) -> Inspection:  # no
 
 
 def _refuse_choices(path: str | Path, choices: Choices) -> None:
-    """Of segkit's own files nothing is open.
+    """Refuse choices for one of segkit's own files, which say everything.
 
     Raises:
-        InputError: Something was chosen.
+        InputError: Names the first choice that was made.
     """
     for name in ("encoder", "dilation_convention", "output_stride"):
         if getattr(choices, name) != getattr(Choices, name):
-            raise InputError(f"{path}: a file of segkit, which says it all: --{name} has no effect; leave it out")
+            raise InputError(
+                f"{path}: one of segkit's own files, which leave no choice: --{name} has no effect; leave it out"
+            )
 
 
 def load_encoder_weights(encoder: nn.Module, path: str | Path) -> tuple[str, ...]:

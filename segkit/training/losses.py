@@ -107,7 +107,7 @@ class LossConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data, without `extra`."""
+        """The fields as plain data, without `extra`."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "extra"}
 
     def terms(self) -> list[str]:

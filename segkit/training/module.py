@@ -261,7 +261,7 @@ class SegmentationModule(pl.LightningModule):
         return self._form[0] if self._form else self.network
 
     def evaluate_in(self, form: nn.Module | None) -> None:
-        """Let `test`, `validate` and `predict` run another form of the network; None: itself again."""
+        """Set the form of the network that `test`, `validate` and `predict` run; None sets the network itself."""
         self._form = [] if form is None else [form]
 
     @property

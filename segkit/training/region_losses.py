@@ -20,7 +20,7 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def tversky_loss(logits: Tensor, target: Tensor, alpha: float, beta: float) -> Tensor:
-    """As `dice_loss`, with false positives weighed by `alpha` and false negatives by `beta` (both 0.5: Dice)."""
+    """Dice loss with false positives weighed by `alpha` and false negatives by `beta` (both 0.5: Dice itself)."""
     loss: Tensor = TverskyLoss(MULTICLASS_MODE, ignore_index=IGNORE_INDEX, alpha=alpha, beta=beta)(logits, target)
     return loss
 
