@@ -26,7 +26,7 @@ def named(args: Sequence[str], name: str) -> str | None:
         value = rest if equals else following
         if given == f"--{name}":
             found = value
-        elif given in ("-c", "--config"):
+        elif given in ("-c", "--config") and value:
             content = read_yaml(find_recipe(value))
             for part in name.split("."):
                 content = content.get(part) if isinstance(content, dict) else None

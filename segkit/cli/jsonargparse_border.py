@@ -113,11 +113,17 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     option = _first(r"Option '([^']+)' is not accepted", message)
     if option is not None and key is not None:
         return _unknown_argument(key, option, message, classes)
-    unknown = _first(r"does not accept option '([^']+)'", message) or _first(
-        r"unrecognized arguments: -*([^\s=]+)", message
-    )
+    stray = _first(r"unrecognized arguments: ([^-\s]\S*)", message)
+    if stray is not None:
+        return f"{stray!r} belongs to no option: a switch such as --probe takes no value, all others take one"
+    unknown = _first(r"(?:does not accept option '|unrecognized arguments: -*)([^\s=']+)", message)
     if unknown is not None:
         return _unknown_option(unknown, keys)
+    if "arguments are required: " in message:
+        return (
+            "no data or no network given; needed is a recipe, --config RECIPE (`segkit recipes` lists them), or --data "
+            "and --model.network"
+        )
     name = _first(r"Expected a dot import path string: (\S+)", message)
     if name is not None and key in ("data", "model.network"):
         return f"{key}: no such class {name!r}; {_suggest(name, [c.__name__ for c in _choices(key, classes)])}"

@@ -38,7 +38,19 @@ def test_help_is_a_code(command: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.startswith("usage: ")
 
 
-@pytest.mark.parametrize("line", ["fit --probe true", "doctor --json=true", "export a --aux false"])
-def test_a_switch_takes_no_value(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+# A command, and the words of the line that refuses it.
+INCOMPLETE = {
+    "fit": "no data or no network given; needed is a recipe, --config RECIPE (`segkit recipes` lists them)",
+    "fit --config ade20k/deeplabv3_resnest5": "did you mean ade20k/deeplabv3_resnest50? `segkit recipes` lists them",
+    "fit --probe true": "'true' belongs to no option: a switch such as --probe takes no value",
+    "doctor --json=true": "argument --json",
+    "export a --aux false": "unrecognized arguments: false",
+    "infer": "required: IMAGE, --checkpoint, --output",
+}
+
+
+@pytest.mark.parametrize("line", INCOMPLETE)
+def test_a_line_says_what_is_missing_or_too_much(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line.split()) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr().err
+    assert INCOMPLETE[line] in said and said.count("\n") == 1
