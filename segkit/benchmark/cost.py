@@ -43,8 +43,8 @@ def flops(network: nn.Module, size: tuple[int, int]) -> int:
     Shapes alone are run through the network (the meta device): a large image costs no more than a small one.
 
     Args:
-        network: maps float (1, 3, H, W) to anything; neither changed nor moved.
-        size: height and width of the image.
+        network: Maps float (1, 3, H, W) to anything; neither changed nor moved.
+        size: Height and width of the image.
     """
     shapes = on_meta(network)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -77,12 +77,12 @@ class Stopwatch:
     """Times images one by one; the first is left out, because caches are filled and kernels chosen during it.
 
     Args:
-        device: where the work is done; it is waited for at both ends of each image.
-        clock: gives seconds from any beginning.
+        device: Where the work is done; it is waited for at both ends of each image.
+        clock: Gives seconds from any beginning.
 
     Attributes:
-        images: how many were timed.
-        seconds: how long they took together.
+        images: How many were timed.
+        seconds: How long they took together.
     """
 
     def __init__(self, device: torch.device | str, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -113,10 +113,10 @@ class PeakMemory:
     block; what the allocator kept of earlier work is given back first, so that a block does not borrow it unseen.
 
     Args:
-        device: whose memory.
+        device: The device whose memory is measured.
 
     Attributes:
-        bytes: the peak above the start, after the block; None where it cannot be measured.
+        bytes: The peak above the start, after the block; None where it cannot be measured.
     """
 
     def __init__(self, device: torch.device | str) -> None:

@@ -42,12 +42,12 @@ class Experiment:
     """What a recipe says about one row.
 
     Attributes:
-        path: the recipe's file.
+        path: The recipe's file.
         network: `{"class_path": ..., "init_args": {...}}` for `build_network`, mostly without num_classes.
         data: `{"class_path": ..., "init_args": {...}}` of its data module; None where the recipe has none.
-        data_class: name of the data module's class; "" where the recipe has no data.
-        protocol: that of the recipe, or `whole`.
-        recipe: the recipe itself.
+        data_class: Name of the data module's class; "" where the recipe has no data.
+        protocol: The recipe's protocol, or `whole`.
+        recipe: The recipe itself.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Experiment:
         """The recipe's network with random weights, in eval mode.
 
         Raises:
-            InputError: the class or an argument is not known.
+            InputError: The class or an argument is not known.
         """
         arguments = {"num_classes": num_classes} | self.network.get("init_args", {})
         return build_network({**self.network, "init_args": arguments}).eval()
@@ -72,11 +72,11 @@ class Experiment:
         """Why a score must not be put beside the published number; None where it may.
 
         Args:
-            published: that number.
-            network: that was scored.
-            protocol: that really ran.
-            data_class: name of the data module's class.
-            images: how many were scored.
+            published: The published number.
+            network: The network that was scored.
+            protocol: The protocol that really ran.
+            data_class: Name of the data module's class.
+            images: How many were scored.
         """
         if data_class != self.data_class:
             return f"scored on {data_class}, published for {self.data_class}"
@@ -97,12 +97,12 @@ class PlannedRow:
     """What one row is to be.
 
     Attributes:
-        name: what the table calls it.
-        model: the file; None = the recipe's network with random weights.
-        experiment: the recipe of the model, or None.
-        data: what is scored on, not set up; None for a network without a model, if its recipe has no data.
-        protocol: how.
-        metric: convention of the scores.
+        name: What the table calls it.
+        model: The file; None = the recipe's network with random weights.
+        experiment: The recipe of the model, or None.
+        data: What it is scored on, not set up yet; None for a network without a model whose recipe has no data.
+        protocol: The protocol that it is scored by.
+        metric: Convention of the scores.
     """
 
     name: str
@@ -114,7 +114,7 @@ class PlannedRow:
 
     @property
     def title(self) -> str:
-        """For bars and messages."""
+        """What progress bars and messages call the row."""
         return f"{self.name}, {self.protocol.name}"
 
 
@@ -122,7 +122,7 @@ def read_experiment(name: str | Path) -> Experiment:
     """Read a recipe, given by its path or name.
 
     Raises:
-        InputError: the file is absent, not YAML, or has no network.
+        InputError: The file is absent, not YAML, or has no network.
     """
     recipe = read_recipe(name)
     try:
@@ -142,7 +142,7 @@ def read_protocol(value: Any, where: str) -> Protocol:
     """A protocol as it is, by its name, by its YAML file, or from its fields.
 
     Raises:
-        InputError: it is none of these.
+        InputError: It is none of these.
     """
     if isinstance(value, Protocol):
         return value
@@ -157,9 +157,9 @@ def rows_of_models(
     Args:
         models: Files that `segkit.load` reads; a recipe in place of a file stands for its network with random weights.
         config: A recipe of the models, for data, protocol and published number.
-        names: Of protocols; None = the recipe's, or `whole`.
+        names: Names of protocols; None = the recipe's, or `whole`.
         metric: Convention of the scores.
-        make_data: Of the recipe's data.
+        make_data: Makes the data module of the recipe's data.
 
     Raises:
         InputError: What is wrong, in one line.

@@ -22,10 +22,10 @@ class Settings:
     """What all rows share.
 
     Attributes:
-        device: where networks run.
-        limit: images at most.
-        size: height and width of the image whose FLOPs are counted.
-        output: the table's folder.
+        device: Where networks run.
+        limit: Most images that are scored; None = all.
+        size: Height and width of the image whose FLOPs are counted.
+        output: The table's folder.
     """
 
     device: str
@@ -39,12 +39,12 @@ class Progress:
     """What is known of a row so far; plain data in a file.
 
     Attributes:
-        path: the file.
-        key: what the counts are a property of.
-        seen: images done and their counts int64 (K + 2, K + 1): one attribute, so that they never disagree.
-        timed: images and seconds.
-        peak_memory: bytes, or None.
-        forwards: of the first image: height, width, images that the network saw.
+        path: The file.
+        key: What the counts are a property of.
+        seen: Images done and their counts int64 (K + 2, K + 1): one attribute, so that they never disagree.
+        timed: Number of timed images, and their seconds.
+        peak_memory: Bytes, or None where they cannot be measured.
+        forwards: What the network saw of the first image: height, width, number of images.
     """
 
     path: Path
@@ -89,7 +89,7 @@ def key_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
     """What a row's counts are a property of: another file, protocol, data set, device or limit is another row.
 
     Raises:
-        InputError: the model or the data are absent.
+        InputError: The model or the data are absent.
     """
     shared = {"protocol": row.protocol.to_dict(), "device": settings.device}
     if row.model is None:
@@ -122,10 +122,10 @@ def asked_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
 
 
 def num_classes(row: PlannedRow) -> int:
-    """Of the network that a row without a model builds.
+    """The number of classes of the network that a row without a model builds.
 
     Raises:
-        InputError: neither the recipe nor its data say.
+        InputError: Neither the recipe nor its data say.
     """
     assert row.experiment is not None
     given = row.experiment.network.get("init_args", {}).get("num_classes")

@@ -37,7 +37,7 @@ def fill_table(table: Table, rows: Sequence[PlannedRow], settings: Settings, rep
 
     Args:
         table: Written after every row; `table.failed` is what went wrong.
-        rows: Of `segkit.benchmark.plan`.
+        rows: Rows of `segkit.benchmark.plan`.
         settings: What all rows share.
         report: Told, in one line each, of rows that are there and of errors.
 
@@ -64,7 +64,7 @@ def compute(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[st
     """All values of one row, as plain data; scores are 0..1.
 
     Raises:
-        InputError: model and data do not fit, or a file cannot be read.
+        InputError: Model and data do not fit, or a file cannot be read.
     """
     device = torch.device(settings.device)
     shared = {
@@ -189,7 +189,7 @@ def _time_one(segmenter: Segmenter, image: Tensor, watch: Stopwatch) -> None:
 
 
 def _short_title(row: PlannedRow) -> str:
-    """For a bar, which needs the room itself."""
+    """A short title for a progress bar, which needs the room itself."""
     return printable(f"{PurePath(row.name).name}, {row.protocol.name}")
 
 

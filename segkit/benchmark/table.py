@@ -70,14 +70,14 @@ class Table:
     """The rows of a folder, its earlier ones first.
 
     Args:
-        folder: where benchmark.json, .csv, .md and .png lie, or will.
+        folder: Where benchmark.json, .csv, .md and .png lie or are written.
 
     Attributes:
-        rows: plain data, with at least "key" and "asked".
-        failed: messages about rows that are not there, of this run.
+        rows: Rows as plain data, with at least "key" and "asked".
+        failed: Messages about the rows that failed in this run.
 
     Raises:
-        InputError: benchmark.json is something else.
+        InputError: The file benchmark.json is something else.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -44,18 +44,18 @@ def boundary_areas(
     Truth and prediction are treated alike: exchanging them exchanges the rows 1 and 2 (where nothing is ignored).
 
     Args:
-        mask: true ids, uint8 (H, W).
-        labels: predicted ids, uint8 (H, W).
+        mask: True ids, uint8 (H, W).
+        labels: Predicted ids, uint8 (H, W).
         num_classes: K, at most 255.
-        ignore_index: true id of pixels that do not count.
-        dilation_ratio: width of the boundary as a share of the image's diagonal; at least one pixel.
+        ignore_index: True id of pixels that do not count.
+        dilation_ratio: Width of the boundary as a share of the image's diagonal; at least one pixel.
 
     Returns:
         int64 (3, K), pixels of each class: in both boundaries with this class in both maps; in the true boundary; in
         the predicted one. As `ImageAreas` takes them.
 
     Raises:
-        InputError: shapes differ, something is not uint8 (H, W), the mask holds ids that are neither classes nor
+        InputError: Shapes differ, something is not uint8 (H, W), the mask holds ids that are neither classes nor
             ignored, or the ratio is not positive.
     """
     _check(mask, labels, num_classes, ignore_index, dilation_ratio)

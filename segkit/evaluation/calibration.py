@@ -31,9 +31,9 @@ class Calibration:
     """Sums pixels, right pixels and confidence per bin; one per process, and one `all_reduce` at the end.
 
     Args:
-        device: where the sums lie; that of the labels, so that `update` waits for nothing.
-        num_bins: of equal width, over 0..1.
-        ignore_index: true id of pixels that do not count.
+        device: Where the sums lie; that of the labels, so that `update` waits for nothing.
+        num_bins: Number of bins of equal width over 0..1.
+        ignore_index: True id of pixels that do not count.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Calibration:
         """Add images.
 
         Args:
-            mask: true ids, integers of any shape.
-            labels: predicted ids, of that shape.
+            mask: True ids, integers of any shape.
+            labels: Predicted ids, of that shape.
             confidence: float 0..1 of that shape, the probability of `labels`.
 
         Raises:
-            InputError: the shapes differ, or `confidence` is not floating point.
+            InputError: The shapes differ, or `confidence` is not floating point.
         """
         if not mask.shape == labels.shape == confidence.shape:
             shapes = ", ".join(str(tuple(t.shape)) for t in (mask, labels, confidence))
@@ -81,7 +81,7 @@ class Calibration:
         """What was found so far.
 
         Raises:
-            InputError: some confidences were no probabilities.
+            InputError: Some confidences were no probabilities.
         """
         pixels, right, confidence = self._sums.cpu().numpy()
         if pixels[-1]:

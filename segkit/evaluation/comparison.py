@@ -44,9 +44,9 @@ class Difference:
     """B - A of one score.
 
     Attributes:
-        a, b: the two scores, 0..1.
-        difference: b - a with its interval; NaN for a class without truth.
-        p: of the permutation test, two-sided; over the classes corrected by Holm.
+        a, b: The two scores, 0..1.
+        difference: B - a with its interval; NaN for a class without truth.
+        p: The p value of the two-sided permutation test; over the classes corrected by Holm.
     """
 
     a: float
@@ -126,16 +126,16 @@ def paired_comparison(
     """Compare two models on the same images.
 
     Args:
-        a: areas of the first model.
-        b: areas of the second, of the same images and truth, in any order.
-        num_samples: of the bootstrap.
-        num_permutations: of the test. The least p is 1 / (1 + this), times the classes by Holm: 10,000 are enough for
-            150 classes; all 2^N are taken where that is fewer.
-        seed: of both.
-        level: that the intervals are meant to cover.
+        a: Areas of the first model.
+        b: Areas of the second, of the same images and truth, in any order.
+        num_samples: Number of resampled data sets of the bootstrap.
+        num_permutations: Number of swaps of the test. The least p is 1 / (1 + this), times the classes by Holm: 10,000
+            are enough for 150 classes; all 2^N are taken where that is fewer.
+        seed: Seed of both.
+        level: Probability that the intervals are meant to cover.
 
     Raises:
-        InputError: images or truth differ, there are fewer than 2 images, or a number is out of range.
+        InputError: Images or truth differ, there are fewer than 2 images, or a number is out of range.
     """
     a, b = a.by_name(), b.by_name()
     _check_paired(a, b)

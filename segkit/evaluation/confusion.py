@@ -37,17 +37,17 @@ def confusion_counts(mask: Tensor, labels: Tensor, num_classes: int, ignore_inde
     pixels and, on a GPU, wait for it. Integer sums do not depend on the order, so the result is deterministic.
 
     Args:
-        mask: true ids, any integer type and shape.
-        labels: predicted ids, any integer type, of that shape and on that device.
+        mask: True ids, any integer type and shape.
+        labels: Predicted ids, any integer type, of that shape and on that device.
         num_classes: K.
-        ignore_index: true id of pixels that do not count.
+        ignore_index: True id of pixels that do not count.
 
     Returns:
         int64 (K + 2, K + 1) on the device of `mask`. Rows: true class 0..K-1; ignored; outside the classes. Columns:
         predicted class 0..K-1; outside the classes.
 
     Raises:
-        InputError: the shapes differ, or one of the two has no integer type.
+        InputError: The shapes differ, or one of the two has no integer type.
     """
     if mask.shape != labels.shape:
         raise InputError(
@@ -76,11 +76,11 @@ class ConfusionMatrix:
 
     Args:
         num_classes: K.
-        device: where the counts lie; that of the labels, so that `update` waits for nothing.
-        ignore_index: true id of pixels that do not count.
+        device: Where the counts lie; that of the labels, so that `update` waits for nothing.
+        ignore_index: True id of pixels that do not count.
 
     Attributes:
-        num_images: images seen, of all processes after `all_reduce`.
+        num_images: Images seen, of all processes after `all_reduce`.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu", ignore_index: int = IGNORE_INDEX) -> None:
@@ -116,7 +116,7 @@ class ConfusionMatrix:
         """int64 (K + 2, K + 1), laid out as `confusion_counts` has it; the row of undeclared ids is zero.
 
         Raises:
-            InputError: some true ids were neither a class nor the ignored id, so that no score would mean anything.
+            InputError: Some true ids were neither a class nor the ignored id, so that no score would mean anything.
         """
         check_declared(self._counts, self.ignore_index)
         return self._counts

@@ -33,10 +33,10 @@ class Convention:
     """One toolkit's rule, in words and as a function.
 
     Attributes:
-        name: what `--metric` takes.
-        source: the project and its file that was read.
-        rule: the whole rule in one line.
-        score: the arithmetic.
+        name: What `--metric` takes.
+        source: The project and its file that was read.
+        rule: The whole rule in one line.
+        score: The arithmetic.
     """
 
     name: str
@@ -125,11 +125,11 @@ def convention(name: str, others: tuple[str, ...] = ()) -> Convention:
     """The convention of that name.
 
     Args:
-        name: a key of `CONVENTIONS`, or the import path of a `Convention` of one's own, which is its name then.
-        others: what else the option takes from which the name came, for the message.
+        name: A key of `CONVENTIONS`, or the import path of a `Convention` of one's own, which is its name then.
+        others: What else the option takes from which the name came, for the message.
 
     Raises:
-        InputError: there is none.
+        InputError: There is none.
     """
     found = CONVENTIONS.get(name) or _own(name)
     if found is None:
@@ -158,11 +158,11 @@ def convention_scores(counts: Tensor | NDArray[Any], name: str = DEFAULT) -> Sco
     """Scores of one count matrix by a named convention.
 
     Args:
-        counts: integer (K + 2, K + 1) of `segkit.evaluation.confusion.confusion_counts`, of the whole data set.
-        name: as of `convention`.
+        counts: Integer (K + 2, K + 1) of `segkit.evaluation.confusion.confusion_counts`, of the whole data set.
+        name: As of `convention`.
 
     Raises:
-        InputError: no such convention, another shape, or true ids that were not declared.
+        InputError: No such convention, another shape, or true ids that were not declared.
     """
     return convention(name).score(areas_of(counts))
 

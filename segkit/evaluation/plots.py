@@ -48,7 +48,7 @@ def confusion_figure(matrix: Int64Array, class_names: Sequence[str]) -> Figure:
         class_names: K names.
 
     Raises:
-        InputError: the matrix is not (K, K) of K names.
+        InputError: The matrix is not (K, K) of K names.
     """
     check_matrix(matrix, class_names)
     names = [_label(name) for name in class_names]
@@ -107,10 +107,10 @@ def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str
     """Draw B - A of each class with its interval, sorted, the mIoU on top; what is real (p < 0.05) has colour.
 
     Args:
-        comparison: of K classes; those without truth are left out.
+        comparison: The comparison of K classes; those without truth are left out.
         class_names: K names.
-        a: name of the first model.
-        b: name of the second.
+        a: Name of the first model.
+        b: Name of the second.
     """
     a, b = _label(a), _label(b)
     kept = [i for i, d in enumerate(comparison.classes) if not np.isnan(d.difference.value)]

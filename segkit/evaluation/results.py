@@ -48,18 +48,18 @@ def result_dict(
     """Everything about one evaluation, as plain data whose NaNs are None.
 
     Args:
-        confusion: of the whole split, after `all_reduce`.
+        confusion: The matrix of the whole split, after `all_reduce`.
         class_names: K names by train id.
-        protocol: fields of the one that really ran (`segkit.inference.engine.resolve` fills in what depends on the
+        protocol: Fields of the one that really ran (`segkit.inference.engine.resolve` fills in what depends on the
             network).
-        dataset: plain data that names data set and split.
-        weights: plain data that tells which weights, "sha256" above all.
-        partial: only a part of the split was seen, so that the scores are not those of the split.
-        metric: the convention of "scores" and "classes"; "conventions" has the means by all of them.
-        note: what whoever reads the scores must know, such as `LabelSpace.note_of_absence` of the truth.
+        dataset: Plain data that names data set and split.
+        weights: Plain data that tells which weights, "sha256" above all.
+        partial: Only a part of the split was seen, so that the scores are not those of the split.
+        metric: The convention of "scores" and "classes"; "conventions" has the means by all of them.
+        note: What whoever reads the scores must know, such as `LabelSpace.note_of_absence` of the truth.
 
     Raises:
-        InputError: there are not K names, the masks held undeclared ids, or there is no such convention.
+        InputError: There are not K names, the masks held undeclared ids, or there is no such convention.
     """
     scores, matrix = confusion.scores(metric), confusion.matrix.cpu()
     names, missed = row_names(class_names, scores), confusion.missed.cpu()
@@ -93,7 +93,7 @@ def format_table(scores: Scores, class_names: Sequence[str]) -> str:
     """An aligned text table: IoU and accuracy of each class in percent, then the means.
 
     Raises:
-        InputError: there are not K names.
+        InputError: There are not K names.
     """
     class_names = row_names(class_names, scores)
     classes = zip(class_names, map(percent, scores.class_iou), map(percent, scores.class_accuracy), strict=True)
@@ -171,7 +171,7 @@ def row_names(class_names: Sequence[str], scores: Scores) -> tuple[str, ...]:
     """Names of the rows of `scores`: the classes, and "void" where the convention counts it as one.
 
     Raises:
-        InputError: there are not K names.
+        InputError: There are not K names.
     """
     rows = len(scores.class_iou)
     names = (*class_names, *(["void"] if scores.counts_void else []))
@@ -190,9 +190,9 @@ class ConfusedPair:
     """Pixels of one class that were predicted as another.
 
     Attributes:
-        true, predicted: names of the classes.
-        pixels: how many.
-        share: of the true class's pixels, 0..1.
+        true, predicted: Names of the classes.
+        pixels: How many.
+        share: Share of the true class's pixels, 0..1.
     """
 
     true: str
@@ -209,11 +209,11 @@ def most_confused_pairs(
     Args:
         matrix: int64 (K, K), rows are true classes.
         class_names: K names.
-        n: pairs at most; pairs that never occur are left out.
+        n: Pairs at most; pairs that never occur are left out.
         by: `pixels` finds what costs pixel accuracy, `share` of the true class what costs the mIoU of small classes.
 
     Raises:
-        InputError: the matrix is not (K, K) of K names.
+        InputError: The matrix is not (K, K) of K names.
     """
     check_matrix(matrix, class_names)
     share = true_shares(matrix)

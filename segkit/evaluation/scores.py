@@ -31,12 +31,12 @@ class Scores:
             this and `class_accuracy` are (K + 1,), void last.
         class_accuracy: (K,) share of a class's true pixels that were found (PaddleSeg: share of the predicted ones
             that are right); NaN for classes that `mean_accuracy` leaves out.
-        miou: mean of `class_iou` over the classes that have one.
-        pixel_accuracy: share of all counted pixels that are right.
-        mean_accuracy: mean of `class_accuracy` over the classes that have one.
-        frequency_weighted_iou: mean of `class_iou` weighted by true pixels.
-        absent: classes absent from truth and prediction.
-        counts_void: whether void is a class, the last one.
+        miou: Mean of `class_iou` over the classes that have one.
+        pixel_accuracy: Share of all counted pixels that are right.
+        mean_accuracy: Mean of `class_accuracy` over the classes that have one.
+        frequency_weighted_iou: Mean of `class_iou` weighted by true pixels.
+        absent: Classes absent from truth and prediction.
+        counts_void: Whether void is a class, the last one.
     """
 
     class_iou: NDArray[np.float64]
@@ -54,10 +54,10 @@ class Areas:
     """Pixels of each class, int64 (K,), without those whose truth is ignored, which `void` counts.
 
     Attributes:
-        right: of the class, and predicted as it.
-        true: of the class.
-        predicted: predicted as the class.
-        missed: of the class, and predicted as no class at all; part of `true`.
+        right: Pixels of the class that are predicted as it.
+        true: Pixels of the class.
+        predicted: Predicted as the class.
+        missed: Pixels of the class that are predicted as no class at all; part of `true`.
         void: (K + 1,) whose truth is ignored: predicted as each class, and last, as no class at all.
     """
 
@@ -69,7 +69,7 @@ class Areas:
 
     @property
     def union(self) -> NDArray[np.int64]:
-        """Of the class, or predicted as it."""
+        """Pixels that are of the class or predicted as it."""
         return self.true + self.predicted - self.right
 
     @property
@@ -82,7 +82,7 @@ def areas_of(counts: Tensor | NDArray[Any]) -> Areas:
     """Areas from `segkit.evaluation.confusion.confusion_counts`, integer (K + 2, K + 1).
 
     Raises:
-        InputError: the counts have another shape, or hold true ids that were not declared.
+        InputError: The counts have another shape, or hold true ids that were not declared.
     """
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] + 1 or counts.shape[1] < 2:
         raise InputError(f"scores: counts have shape {tuple(counts.shape)}; allowed is (K + 2, K + 1) for K classes")
@@ -95,7 +95,7 @@ def check_declared(counts: Tensor | NDArray[Any], ignore_index: int = IGNORE_IND
     """Refuse counts of true ids that are neither a class nor ignored: no score of them would mean anything.
 
     Raises:
-        InputError: there are some in the last row.
+        InputError: There are some in the last row.
     """
     undeclared = int(counts[-1].sum())
     if undeclared:
@@ -126,7 +126,7 @@ def encoding(areas: Areas) -> Scores:
 
 
 def mmseg(areas: Areas) -> Scores:
-    """As segkit, without the weighted IoU."""
+    """segkit's rule without the weighted IoU."""
     return means(areas, ratio(areas.right, areas.union), ratio(areas.right, areas.true), pixel=_share(areas))
 
 

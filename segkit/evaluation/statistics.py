@@ -41,7 +41,7 @@ class ImageAreas:
         names: N names of images, no name twice.
 
     Raises:
-        InputError: the sizes disagree, there is no image, or a name occurs twice.
+        InputError: The sizes disagree, there is no image, or a name occurs twice.
     """
 
     areas: Int64Array
@@ -67,7 +67,7 @@ class ImageAreas:
         """The images of these names, as far as there are any.
 
         Raises:
-            InputError: there are none.
+            InputError: There are none.
         """
         wanted = set(names)
         return self._picked([i for i, name in enumerate(self.names) if name in wanted])
@@ -80,7 +80,7 @@ class ImageAreas:
         """From name and `segkit.evaluation.confusion.confusion_counts`, int64 (K + 2, K + 1), of each image.
 
         Raises:
-            InputError: there are no images, or a mask held ids that are neither classes nor ignored.
+            InputError: There are no images, or a mask held ids that are neither classes nor ignored.
         """
         return cls.from_areas((name, image_areas(counts, name)) for name, counts in images)
 
@@ -89,7 +89,7 @@ class ImageAreas:
         """From name and areas, int64 (3, K), of each image.
 
         Raises:
-            InputError: there are no images.
+            InputError: There are no images.
         """
         rows = list(images)
         areas = np.stack([area for _, area in rows]) if rows else np.zeros((0, 3, 0), np.int64)
@@ -106,7 +106,7 @@ class ImageAreas:
         """Read what `save` wrote; nothing is unpickled.
 
         Raises:
-            InputError: the file is absent or not of this kind.
+            InputError: The file is absent or not of this kind.
         """
         try:
             with np.load(path, allow_pickle=False) as data:
@@ -168,13 +168,13 @@ def bootstrap_miou(areas: ImageAreas, num_samples: int = 1000, seed: int = 0, le
     """Confidence intervals of the mIoU and of each class's IoU, by drawing N of the N images with replacement.
 
     Args:
-        areas: of the whole split.
-        num_samples: resampled data sets; 1000 settle the second digit of the interval's ends.
-        seed: of the drawing; equal seeds give equal intervals.
-        level: that the interval is meant to cover, 0..1.
+        areas: Areas of the whole split.
+        num_samples: Resampled data sets; 1000 settle the second digit of the interval's ends.
+        seed: Seed of the drawing; equal seeds give equal intervals.
+        level: Probability that the interval is meant to cover, 0..1.
 
     Raises:
-        InputError: there are fewer than 2 images or 1 sample, or the level is not between 0 and 1.
+        InputError: There are fewer than 2 images or 1 sample, or the level is not between 0 and 1.
     """
     check_resampling(len(areas.names), num_samples, level)
     areas = areas.by_name()

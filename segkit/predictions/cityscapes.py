@@ -44,7 +44,7 @@ def official_scores(pairs: Sequence[LabelPair], instances: bool = True) -> dict[
 
     Args:
         pairs: 8-bit PNGs of label ids 0..33; the truth is `*_gtFine_labelIds.png`.
-        instances: also score instances, for which `*_gtFine_instanceIds.png` must lie beside the truth.
+        instances: Also score instances, for which `*_gtFine_instanceIds.png` must lie beside the truth.
 
     Returns:
         Plain data; None where cityscapesScripts has NaN (absent classes; iIoU of classes without instances):
@@ -112,9 +112,9 @@ def label_id_copies(pairs: Sequence[LabelPair], folder: Path, ids: Ids) -> list[
     """Write the predictions as label ids into `folder`, and pair those with the truth; a progress bar on the way.
 
     Args:
-        pairs: from `official_pairs`.
-        folder: an empty one.
-        ids: what the predictions hold: "train" ids, as `segkit predict` writes them, or "raw" ones, the label ids.
+        pairs: From `official_pairs`.
+        folder: An empty one.
+        ids: What the predictions hold: "train" ids, as `segkit predict` writes them, or "raw" ones, the label ids.
 
     Raises:
         InputError: A value is no such id, or prediction and truth differ in size.

@@ -27,10 +27,10 @@ class ExtraScores:
     """What can be said of a mIoU besides: its interval, and how well outlines are followed.
 
     Attributes:
-        areas: Of each image.
+        areas: Areas of each image.
         boundary: Those of the boundaries; None = not asked for.
-        interval: Of the IoU; None = not asked for, or there is one image only.
-        boundary_interval: Of the boundary IoU.
+        interval: Interval of the IoU; None = not asked for, or there is one image only.
+        boundary_interval: Interval of the boundary IoU.
     """
 
     areas: ImageAreas
@@ -66,7 +66,7 @@ def extra_scores(scored: FolderScores, boundary: bool = False, bootstrap: int | 
     """More about the images that were scored.
 
     Args:
-        scored: Of `score_folders`.
+        scored: What `score_folders` returned.
         boundary: Read the images once more, for their boundary IoU (Cheng et al. 2021).
         bootstrap: Resampled data sets for the 95 % intervals; None = no intervals.
 
@@ -90,7 +90,7 @@ def _boundaries(pairs: Sequence[LabelPair], reading: Reading) -> ImageAreas:
 
 
 def _iou(areas: ImageAreas) -> list[float]:
-    """Of each class, and last, their mean."""
+    """The IoU of each class and, last, their mean."""
     iou = class_iou(areas.areas.sum(axis=0).astype(float))
     return [*iou.tolist(), float(mean_iou(iou))]
 

@@ -32,7 +32,7 @@ class Reading:
         space: Classes, and what the raw values of the truth mean.
         prediction_ids: What the predictions hold: train ids, as `segkit predict` writes them, or the truth's raw ones.
         truth_ids: What the truth holds.
-        prediction_ending: Of the files that count; no part of an image's name.
+        prediction_ending: Ending of the files that count; it is no part of an image's name.
         truth_ending: The same for the truth.
         allow_missing: Leave images without a prediction out, without a word.
         workers: Threads; None = one for each core.
@@ -64,11 +64,11 @@ class FolderScores:
     Attributes:
         reading: How they were read.
         pairing: The images that were to be scored.
-        confusion: Of all images that could be scored.
+        confusion: The matrix of all images that could be scored.
         problems: Why others could not.
         areas: Name and int64 (3, K) of each image, for what is resampled.
-        pixels: Read.
-        seconds: Taken.
+        pixels: Number of pixels that were read.
+        seconds: Seconds that it took.
         interrupted: Whether the user stopped it.
     """
 
@@ -95,7 +95,7 @@ class FolderScores:
         """Plain data for a result file, as of `segkit.evaluation.results.result_dict`.
 
         Args:
-            manifest: Of the predictions, where `segkit predict` wrote them.
+            manifest: The manifest of the predictions, where `segkit predict` wrote them.
             metric: The convention of the scores.
             data: Name of the data set where there is no manifest.
         """
@@ -156,7 +156,7 @@ def areas_of_folder(predictions: Path, truth: Path | None, reading: Reading, nam
         predictions: A folder of label maps, or that file.
         truth: The folder of the true ones, which a folder of predictions needs.
         reading: Which files count, and what their values mean.
-        name: Of the model, for the progress bar.
+        name: Name of the model, for the progress bar.
 
     Raises:
         InputError: An image cannot be scored, or the file's areas are of other classes.

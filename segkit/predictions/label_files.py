@@ -42,15 +42,15 @@ class Server:
     """What one test server wants.
 
     Attributes:
-        space: classes; `space.unmap_labels` makes the uploaded ids of train ids.
-        ids: the values a pixel may have.
-        image: finds the image's name at the start of a file's name.
-        file: what a file's name must be.
-        ending: of the names that segkit gives.
-        flat: whether files must lie at the top of the archive.
-        size: width and height of every image, or None where they differ.
-        counts: images of each split.
-        folders: where the images of each split lie below the data root, the first that is there.
+        space: Classes; `space.unmap_labels` makes the uploaded ids of train ids.
+        ids: The values a pixel may have.
+        image: Finds the image's name at the start of a file's name.
+        file: What a file's name must be.
+        ending: Ending of the names that segkit gives.
+        flat: Whether files must lie at the top of the archive.
+        size: Width and height of every image, or None where they differ.
+        counts: Images of each split.
+        folders: Where the images of each split lie below the data root, the first that is there.
     """
 
     name: str
@@ -126,8 +126,8 @@ def inspect_label_png(read: Callable[[], bytes], size: tuple[int, int] | None) -
     """Count the values of an 8-bit grey PNG.
 
     Args:
-        read: gives the file's bytes.
-        size: the (width, height) that it must have; None: any.
+        read: Gives the file's bytes.
+        size: The (width, height) that it must have; None: any.
 
     Returns:
         The counts; or a problem of the kind "unreadable", "format" or "wrong size", found in the header where
@@ -191,9 +191,9 @@ def write_raw(source: Path, target: Path, server: Server, ids: Ids) -> set[int]:
     """Write the label map `source` as an 8-bit grey PNG of the server's ids.
 
     Args:
-        source: a PNG that holds ids of the kind `ids`.
-        target: where to.
-        server: whose ids.
+        source: A PNG that holds ids of the kind `ids`.
+        target: The file to write.
+        server: The server whose ids are written.
         ids: "train": 0..K-1 and 255, which becomes an ignored id; "raw": already the server's own.
 
     Returns:

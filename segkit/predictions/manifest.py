@@ -26,13 +26,13 @@ class Manifest:
 
     Attributes:
         weights: "file", the checkpoint's name or None, and "sha256" of parameters and buffers.
-        protocol: the one that really runs.
-        precision: of the arithmetic, in Lightning's words.
+        protocol: The one that really runs.
+        precision: Precision of the arithmetic, in Lightning's words.
         dataset: "name" and "split".
         images: "count", and "sha256" of their names and file sizes.
         label_space: `LabelSpace.to_dict()`: classes, and what raw label values of the truth mean.
-        complete: whether every image has its label map.
-        run: what says nothing about the labels: command, date, versions, processes.
+        complete: Whether every image has its label map.
+        run: What says nothing about the labels: command, date, versions, processes.
     """
 
     weights: Mapping[str, Any]
@@ -68,7 +68,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, None where it has none.
 
     Raises:
-        InputError: the file is none, or one of a later format.
+        InputError: The file is none, or one of a later format.
     """
     path = folder / NAME
     try:
@@ -97,8 +97,8 @@ def named_space(
         labels: "cityscapes", "ade20k", a classes.txt or its folder, "none", or None: what `segkit predict` wrote down.
         num_classes: With "none", K; label values are train ids then.
         masks: With a classes.txt, what the raw values are: class numbers, or 0 and 255.
-        manifest: Of the predictions.
-        folder: Theirs, for the message.
+        manifest: The manifest of the predictions.
+        folder: The folder of the predictions, for the message.
 
     Raises:
         InputError: It cannot be told.

@@ -36,10 +36,10 @@ class Pairing:
     """What `find_pairs` found, in the order of the names.
 
     Attributes:
-        pairs: images with both label maps.
-        problems: of images whose prediction is missing, or is there twice.
-        unused: names of predictions that have no truth; they are not scored.
-        expected: images that have a truth.
+        pairs: Images with both label maps.
+        problems: Problems of images whose prediction is missing, or is there twice.
+        unused: Names of predictions that have no truth; they are not scored.
+        expected: Images that have a truth.
     """
 
     pairs: list[LabelPair]
@@ -62,14 +62,14 @@ def find_pairs(
     anything, as for the official script. Other formats are left out where a PNG has the same name.
 
     Args:
-        predictions: folder of the predicted label maps.
-        truth: folder of the true ones.
+        predictions: Folder of the predicted label maps.
+        truth: Folder of the true ones.
         truth_ids: "train": in the Cityscapes layout take `*_labelTrainIds.png`.
-        prediction_ending: of the files that count; it is no part of the name (`_labels.png` for `segkit infer`).
-        truth_ending: the same for the truth.
+        prediction_ending: Ending of the files that count; it is no part of the name (`_labels.png` for `segkit infer`).
+        truth_ending: The same for the truth.
 
     Raises:
-        InputError: a folder is absent or has no label map, a truth is there twice, or no two names are alike.
+        InputError: A folder is absent or has no label map, a truth is there twice, or no two names are alike.
     """
     frames = not truth_ending and _has_frames(truth)
     true = _by_name(truth, _FRAME_ENDINGS[truth_ids] if frames else truth_ending, frames)

@@ -46,12 +46,12 @@ def read_pair(pair: LabelPair, truth: LabelSpace, predictions: LabelSpace) -> tu
     """Truth and prediction as train ids, uint8 (H, W) each; 255 = ignored, in a prediction: no class.
 
     Args:
-        pair: the files.
-        truth: what the values of the truth mean.
-        predictions: what those of the predictions mean, of the same classes (`train_id_space`, often).
+        pair: The files.
+        truth: What the values of the truth mean.
+        predictions: What those of the predictions mean, of the same classes (`train_id_space`, often).
 
     Raises:
-        ImageError: a file is unreadable or no 8-bit label map, sizes differ, or a value is undeclared.
+        ImageError: A file is unreadable or no 8-bit label map, sizes differ, or a value is undeclared.
     """
     raw_mask, raw_labels = _read_raw(pair)
     others: dict[Ids, LabelSpace] = {"train": train_id_space(truth), "raw": truth}
@@ -89,18 +89,18 @@ def score_pairs(
     """Count image after image, in order, decoding and counting ahead in threads.
 
     Args:
-        pairs: of `find_pairs`.
-        truth: what the values of the truth mean.
-        predictions: what those of the predictions mean; None = train ids.
-        workers: threads; None = one for each core.
-        report: told of each image that cannot be scored, which is then left out; None = the first one is raised.
+        pairs: What `find_pairs` found.
+        truth: What the values of the truth mean.
+        predictions: What those of the predictions mean; None = train ids.
+        workers: Threads; None = one for each core.
+        report: Told of each image that cannot be scored, which is then left out; None = the first one is raised.
 
     Yields:
         Name and int64 (K + 2, K + 1), see `segkit.evaluation.confusion.confusion_counts`.
 
     Raises:
-        InputError: the two label spaces are of different classes.
-        ImageError: as `read_pair`, without `report`.
+        InputError: The two label spaces are of different classes.
+        ImageError: As `read_pair`, without `report`.
     """
     predictions = train_id_space(truth) if predictions is None else predictions
     if predictions.num_classes != truth.num_classes:
@@ -122,7 +122,7 @@ def boundary_areas_of_pairs(
     """Name and `segkit.evaluation.boundary.boundary_areas` of each image, in order; arguments as for `score_pairs`.
 
     Raises:
-        ImageError: as `read_pair`.
+        ImageError: As `read_pair`.
     """
 
     def areas(pair: LabelPair) -> npt.NDArray[np.int64]:

@@ -111,10 +111,10 @@ def check_submission(
     """Find everything that is wrong in one pass over all files, with a progress bar.
 
     Args:
-        entries: the files, from `open_submission`.
-        server: the server's rules.
-        split: of the images.
-        sizes: image name to (width, height) of that split; None: only the number of images is checked.
+        entries: The files, from `open_submission`.
+        server: The server's rules.
+        split: The split that the images are of.
+        sizes: Image name to (width, height) of that split; None: only the number of images is checked.
     """
     problems = Problems(num_files=len(entries))
     maps = _check_names(entries, server, sizes, problems)
@@ -144,9 +144,9 @@ def make_submission(
     Args:
         predictions: Folder of label PNGs, named by image.
         output: The archive.
-        server: Whose rules.
+        server: The server whose rules apply.
         ids: What the predictions hold.
-        split: Of the images.
+        split: The split that the images are of.
         sizes: As of `check_submission`; predictions of other images are left out.
 
     Raises:
