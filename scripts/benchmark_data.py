@@ -74,7 +74,9 @@ def main() -> None:
     cv2.setNumThreads(0)
     print(header(PACKAGES))
     if mmseg_pipeline(cases()[0]) is None:
-        print("mmsegmentation cannot be imported here and is left out.")
+        print(
+            "mmsegmentation is not installed and is left out: `uv run --group mmseg python scripts/benchmark_data.py`"
+        )
     for case in cases():
         contestants = transforms(case, options.crops)
         print(per_sample(f"Transform, {case.name}", contestants, options.rounds, options.crops))

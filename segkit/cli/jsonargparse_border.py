@@ -7,7 +7,7 @@
 * The types of a union are tried in its order, and there is no public way to change it. `typing` keeps the unions that
   it has made (`_tp_cache`) and takes those of another order for the same, so that Lightning's `Union[int, float, None]`
   may come back as `Union[float, int, None]`, and `--trainer.limit_val_batches 1` as 1.0, which means all batches.
-* `instantiate_classes` is `instantiate` since 4.49, where the old name warns; segkit takes 4.40 and later.
+* `instantiate_classes` is `instantiate` since 4.49, where the old name warns; segkit takes 4.51 and later.
 
 https://github.com/mauvilsa/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py (messages, `NestedArg`, `_typehint`)
 https://github.com/mauvilsa/jsonargparse/blob/v4.53.0/jsonargparse/_deprecated.py (`instantiate_classes`)
@@ -105,7 +105,7 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     """Shorten a message of jsonargparse to one line: what, where, what is allowed.
 
     Args:
-        message: jsonargparse's (4.40 to 4.53), of several lines.
+        message: jsonargparse's (4.51 to 4.53), of several lines.
         keys: Dotted names of all options.
         classes: Those a config may name.
     """

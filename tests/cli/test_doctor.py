@@ -79,7 +79,7 @@ def test_every_package_is_imported_by_a_name_that_it_has(monkeypatch: pytest.Mon
     [
         ("pytorch-lightning", "2.6.2", "2.6.2: malware", "pip uninstall -y pytorch-lightning; replace all passwords"),
         ("lightning", "2.6.3", "2.6.3: malware", "pip uninstall -y lightning"),
-        ("jsonargparse", "5.0.0", "5.0.0: without what Lightning", "pip install 'jsonargparse<5,>=4.40'"),
+        ("jsonargparse", "5.0.0", "5.0.0: without what Lightning", "pip install 'jsonargparse<5,>=4.51'"),
         ("albumentations", "2.0.9", "2.0.9: not the release", "pip install 'albumentations==2.0.8'"),
         ("albucore", "0.0.23", "0.0.23: not the release", "pip install 'albucore==0.0.24'"),
         ("timm", "0.9.16", "0.9.16, and segkit needs <2,>=1.0.20", "pip install 'timm<2,>=1.0.20'"),
