@@ -39,10 +39,10 @@ from segkit.data.albumentations import A
 from segkit.data.cache.writing import make_cache
 from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import SegmentationDataset
-from segkit.data.layouts.ade20k import ADE20KLayout
-from segkit.data.layouts.base import Layout
-from segkit.data.layouts.cityscapes import CityscapesLayout
+from segkit.data.layout.base import Layout
 from segkit.data.samplers import Draw
+from segkit.data.sets.ade20k import ADE20KDataModule
+from segkit.data.sets.cityscapes import CityscapesDataModule
 from segkit.data.street.scene import draw_scene
 from segkit.data.transforms import TrainTransform
 from segkit.io import read_image, read_label, write_png
@@ -214,7 +214,7 @@ def readers(folder: Path, count: int) -> dict[str, Callable[[], object]]:
         stem = f"train/street/street_{i:06d}_000000"
         Image.fromarray(image).save(_made(root / f"leftImg8bit/{stem}_leftImg8bit.png"))
         Image.fromarray(mask).save(_made(root / f"gtFine/{stem}_gtFine_labelIds.png"))
-    layout = CityscapesLayout(root)
+    layout = CityscapesDataModule(root)
     files, cached = datasets(layout, folder / "cache", 2048, 512)
     samples = files.samples
     return {
@@ -237,8 +237,8 @@ def archives(folder: Path, count: int) -> dict[str, Callable[[], object]]:
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(root.rglob("*.*")):
             archive.write(path, path.relative_to(folder))
-    files, cached = datasets(ADE20KLayout(root), folder / "cache", 520, 480)
-    zipped = datasets(ADE20KLayout(packed), None, 520, 480)[0]
+    files, cached = datasets(ADE20KDataModule(root), folder / "cache", 520, 480)
+    zipped = datasets(ADE20KDataModule(packed), None, 520, 480)[0]
     return {
         "segkit, from the cache": crops_of(cached),
         "segkit, from the files": crops_of(files),

@@ -103,7 +103,7 @@ def _new_run(output: Path) -> Path:
 
 def _draw_panels(data: Path, recipe: Path, checkpoint: Path, folder: Path, count: int) -> None:
     """Input | truth | prediction with a legend, for the first test images."""
-    from segkit.data.layouts.synthetic import SyntheticLayout
+    from segkit.data.sets.synthetic import SyntheticDataModule
     from segkit.inference.protocols import Protocol
     from segkit.inference.segmenter import load
     from segkit.io import write_png
@@ -111,9 +111,9 @@ def _draw_panels(data: Path, recipe: Path, checkpoint: Path, folder: Path, count
 
     protocol = Protocol(**yaml.safe_load(recipe.read_text(encoding="utf-8"))["protocol"])
     segmenter = load(checkpoint, protocol=protocol)
-    layout = SyntheticLayout(data)
-    for sample in layout.find_samples("test")[:count]:
-        image, truth = layout.read(sample)
+    street = SyntheticDataModule(data)
+    for sample in street.find_samples("test")[:count]:
+        image, truth = street.read(sample)
         drawn = panel(image, segmenter.predict(image), segmenter.class_names, segmenter.palette, truth=truth)
         write_png(folder / f"{Path(sample.name).name}.png", drawn)
 

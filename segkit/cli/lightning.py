@@ -25,17 +25,7 @@ from segkit.cli.options import add_options, check_effects
 from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
 from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
-from segkit.data.datamodules import (
-    ADE20KDataModule,
-    CamVidDataModule,
-    CityscapesDataModule,
-    CocoStuffDataModule,
-    FolderDataModule,
-    MapillaryDataModule,
-    PascalContextDataModule,
-    VOCDataModule,
-)
-from segkit.data.synthetic import SyntheticDataModule
+from segkit.data.names import data_sets
 from segkit.errors import InputError
 from segkit.files import check_writable, write_refusal
 from segkit.inference import protocols
@@ -59,11 +49,7 @@ from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock
 from segkit.training.views.progress import RunProgress
 
 # Classes that a config or the command line may name without their module.
-SHORT_NAMES: tuple[type, ...] = (
-    *(ADE20KDataModule, CityscapesDataModule, CamVidDataModule, VOCDataModule, PascalContextDataModule),
-    *(CocoStuffDataModule, MapillaryDataModule, FolderDataModule, SyntheticDataModule),
-    *NETWORKS.values(),
-)
+SHORT_NAMES: tuple[type, ...] = (*data_sets().values(), *NETWORKS.values())
 
 
 def main(args: Sequence[str]) -> int:

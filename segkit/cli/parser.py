@@ -69,3 +69,25 @@ def option_names(args: Sequence[str]) -> list[str]:
     """The options among the arguments of a command, without their values; what follows `--` is none."""
     before = args[: args.index("--")] if "--" in args else args
     return [argument.split("=")[0] for argument in before if argument.startswith("--")]
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """For the help: the options that describe a data set, which `split_options` takes out before."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", metavar="NAME", help="a data set, a data module, a data config or a recipe (.yaml)")
+    data.add_argument("--data.KEY", metavar="VALUE", help="an option of the data, as of `segkit fit`: --data.root DIR")
+
+
+def split_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(a command's own arguments, those that describe the data with their values, for `open_data`)."""
+    own: list[str] = []
+    of_data: list[str] = []
+    rest = iter(args)
+    for arg in rest:
+        if arg != "--data" and not arg.startswith(("--data.", "--data=")):
+            own.append(arg)
+            continue
+        of_data.append(arg)
+        if "=" not in arg:
+            of_data += [value for value in [next(rest, None)] if value is not None]
+    return own, of_data

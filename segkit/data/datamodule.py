@@ -1,10 +1,10 @@
-"""Loaders, seeds and sizes that every data set shares; a layout adds where the files are and what labels mean."""
+"""Loaders, seeds and sizes that every data set shares; a data set adds its files and its labels."""
 
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -15,32 +15,35 @@ from segkit.data.cache import writing
 from segkit.data.cache.cache import find_cache
 from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import Item, Reader, SegmentationDataset, collate
-from segkit.data.layouts.base import Layout, Sample, Split
-from segkit.data.layouts.files import size_of
+from segkit.data.layout.base import Layout, Sample, Split
+from segkit.data.layout.files import size_of
 from segkit.data.loader import TrainLoader, init_worker
 from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, replicas_and_rank
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform
 from segkit.errors import InputError
 from segkit.machine import cores
-from segkit.metadata.label_space import LabelSpace
 
 _FITTED: tuple[Split, ...] = ("train", "val")  # splits that `fit` reads
 
 PREFETCH = 4  # batches that each worker keeps ready in training
 
 
-class SegmentationDataModule(LightningDataModule):
+class SegmentationDataModule(Layout, LightningDataModule):
     """Base of all data sets: training crops, whole images for evaluation, uint8 batches.
 
     A batch is `image` uint8 (B, 3, H, W) RGB, channels last in memory, `mask` uint8 (B, H, W) train ids with 255 =
     ignore, `name` list of B strings. Training crops follow the authors' transform; validation, test and predict give
     one whole image at its own size at a time, each exactly once over all processes. Predict batches lack masks.
 
+    A data set is a subclass with `label_space`, `parts`, and the class attributes of `Layout` and of this class that
+    differ (docs/extending.md); it adds a constructor only for options of its own.
+
     Args:
-        layout: The data set: its files and classes.
+        root: The data set's folder, or the zip file that it is published as.
         batch_size: Training crops PER PROCESS: two GPUs with 16 train on 32.
         base_size: Pixels of the long side at scale 1; two numbers bound long and short side, as mmsegmentation's scale.
+            None: the data set's own, as that of the crop.
         crop_size: Pixels, height and width of a training crop; two numbers are height, width.
         scale_range: Smallest and largest scale at which crops are cut; the authors' by default.
         flip: Probability that a crop is mirrored left and right.
@@ -57,18 +60,23 @@ class SegmentationDataModule(LightningDataModule):
         predict_split: Whose images `predict` reads; masks are not needed.
 
     Attributes:
+        own_base_size: `base_size` where none is given.
+        own_crop_size: `crop_size` where none is given.
         is_predicted: Tells the images, by name, that `predict` has done before and now leaves out; None: none.
 
     Raises:
         InputError: A number is out of range, or an augmentation paints masks.
     """
 
+    own_base_size: ClassVar[int | tuple[int, int]] = 520
+    own_crop_size: ClassVar[int | tuple[int, int]] = 480
+
     def __init__(
         self,
-        layout: Layout,
+        root: str | os.PathLike[str],
         batch_size: int = 16,
-        base_size: int | tuple[int, int] = 520,
-        crop_size: int | tuple[int, int] = 480,
+        base_size: int | tuple[int, int] | None = None,
+        crop_size: int | tuple[int, int] | None = None,
         scale_range: tuple[float, float] = (0.5, 2.0),
         flip: float = 0.5,
         antialias: bool = True,
@@ -81,7 +89,10 @@ class SegmentationDataModule(LightningDataModule):
         seed: int = 0,
         predict_split: Split = "test",
     ) -> None:
-        super().__init__()
+        LightningDataModule.__init__(self)
+        Layout.__init__(self, root)
+        base_size = self.own_base_size if base_size is None else base_size
+        crop_size = self.own_crop_size if crop_size is None else crop_size
         sizes = {"base_size": min(_pair(base_size)), "crop_size": min(_pair(crop_size))}
         _check_at_least(1, batch_size=batch_size, **sizes)
         _check_at_least(0, num_workers=num_workers or 0, seed=seed)
@@ -89,7 +100,6 @@ class SegmentationDataModule(LightningDataModule):
         _check_scales(*scale_range)
         if sampling not in ("uniform", "rare_classes"):
             raise InputError(f"sampling is {sampling!r}; allowed are uniform and rare_classes: set --data.sampling")
-        self.layout = layout
         self.batch_size = batch_size
         self.sampling = sampling
         self.sampling_temperature = sampling_temperature
@@ -105,16 +115,6 @@ class SegmentationDataModule(LightningDataModule):
         self.transform = TrainTransform(crop, augmentations or ())
         self.datasets: dict[str, SegmentationDataset] = {}
         self.is_predicted: Callable[[str], bool] | None = None
-
-    @property
-    def root(self) -> Path:
-        """The data set's folder, or zip file."""
-        return self.layout.root
-
-    @property
-    def label_space(self) -> LabelSpace:
-        """Classes, colours and label table."""
-        return self.layout.label_space
 
     @property
     def num_classes(self) -> int:
@@ -134,7 +134,7 @@ class SegmentationDataModule(LightningDataModule):
             InputError: A mask is wrong, or the result cannot be kept.
         """
         self.prepare_data()
-        return statistics(self.layout, "train", say=rank_zero_info)
+        return statistics(self, "train", say=rank_zero_info)
 
     def class_weights(self, kind: str) -> tuple[float, ...]:
         """Weights of the loss for `kind`: "enet" or "median", from the training split."""
@@ -144,7 +144,7 @@ class SegmentationDataModule(LightningDataModule):
         """Make the caches that training reads. Lightning calls it in one process a machine, before `setup`."""
         if self.cache_dir is not None and (self.trainer is None or self.trainer.state.fn == "fit"):
             for split in _FITTED:
-                self._reader(self.layout.find_samples(split), split, make_cache=True)
+                self._reader(self.find_samples(split), split, make_cache=True)
 
     def setup(self, stage: str) -> None:
         """Find the files that `stage` (fit, validate, test, predict) needs.
@@ -159,7 +159,7 @@ class SegmentationDataModule(LightningDataModule):
             "predict": {"predict": self.predict_split},
         }
         for key, split in splits[stage].items():
-            samples = self.layout.find_samples(split, with_masks=key != "predict")
+            samples = self.find_samples(split, with_masks=key != "predict")
             # A cache pays where images are read again; one that is there is used in any case.
             read = self._reader(samples, split, make_cache=stage == "fit")
             transform = self.transform if key == "train" else None
@@ -212,13 +212,13 @@ class SegmentationDataModule(LightningDataModule):
         return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
 
     def _reader(self, samples: Sequence[Sample], split: Split, make_cache: bool) -> Reader:
-        """What reads these samples: their cache, or the layout where there is none."""
+        """What reads these samples: their cache, or the files where there is none."""
         if self.cache_dir is None:
-            return self.layout.read
+            return self.reader
         if make_cache:
-            return writing.make_cache(self.cache_dir, self.layout, split, samples, say=rank_zero_info).read
-        cache = find_cache(self.cache_dir, self.layout, split, samples)
-        return self.layout.read if cache is None else cache.read
+            return writing.make_cache(self.cache_dir, self, split, samples, say=rank_zero_info).read
+        cache = find_cache(self.cache_dir, self, split, samples)
+        return self.reader if cache is None else cache.read
 
     def _train_sampler(self, dataset: SegmentationDataset) -> TrainSampler:
         if self.sampling == "uniform":

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from segkit.arrays import UInt8Array
-from segkit.data.layouts.base import Sample
+from segkit.data.layout.base import Sample
 from segkit.data.samplers import Draw
 from segkit.data.transforms import TrainTransform
 from segkit.errors import InputError
@@ -46,7 +46,7 @@ class SegmentationDataset(Dataset[Item]):
 
     Args:
         samples: What to read.
-        read: Gives image and train ids of a sample: `Layout.read`, or `Cache.read`.
+        read: Gives image and train ids of a sample: `PairReader`, or `Cache.read`.
         transform: That of training, or None for the image at its own size.
         seed: Of the random transforms.
     """

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from segkit.arrays import Int64Array
 from segkit.bars import Bar
-from segkit.data.layouts.base import Layout, Sample, Split, samples_key
+from segkit.data.layout.base import Layout, Sample, Split, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, parse_json, write_text
 from segkit.machine import cores

@@ -9,20 +9,9 @@ from segkit.doctor.finding import Finding
 from segkit.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:  # it needs NumPy and OpenCV, which may be what is broken
-    from segkit.data.layouts.base import Layout, Split
+    from segkit.data.layout.base import Layout, Split
 
 ROOT = Path("datasets")
-
-# data set         its folder below the data root, as the recipes have it
-FOLDERS = {
-    "ade20k":         "ADEChallengeData2016",
-    "cityscapes":     "cityscapes",
-    "camvid":         "camvid",
-    "voc":            "VOCdevkit",
-    "pascal-context": "VOCdevkit",
-    "coco-stuff":     "coco_stuff164k",
-    "mapillary":      "mapillary",
-}  # fmt: skip
 
 VARIABLES = {"SEGKIT_CACHE", "SEGKIT_FUSED_OPS", "SEGKIT_MAX_PIXELS"}
 
@@ -42,7 +31,7 @@ def data_sets(roots: Sequence[Path]) -> Iterator[Finding]:
         yield from found
         if not found:
             cure = "see datasets/README.md for the folders; of one's own: segkit data check folder ROOT"
-            yield Finding("data", "note", f"{root}: none of {', '.join(FOLDERS)} here", cure)
+            yield Finding("data", "note", f"{root}: no data set that segkit knows lies here", cure)
 
 
 def variables() -> Iterator[Finding]:
@@ -74,23 +63,24 @@ def _variable(name: str, value: str) -> Finding:
 
 
 def _below(root: Path) -> Iterator[Finding]:
-    from segkit.data.layouts.names import LAYOUTS
+    from segkit.data.names import data_sets as known
 
-    shared = {folder for folder in FOLDERS.values() if list(FOLDERS.values()).count(folder) > 1}
-    for name, folder in FOLDERS.items():
-        place = root if root.name == folder else root / folder
+    sets = {name: data for name, data in known().items() if data.folder}
+    folders = [data.folder for data in sets.values()]
+    for name, data in sets.items():
+        place = root if root.name == data.folder else root / data.folder
         if not place.exists():
             continue
-        splits = _splits(LAYOUTS[name](place))
+        splits = _splits(data(place))
         if splits:
             yield Finding(name, "ok", f"{place}: {', '.join(splits)}")
-        elif folder not in shared:  # a shared one need not hold both
+        elif folders.count(data.folder) == 1:  # a shared one need not hold both
             cure = f"segkit data check {name} {place} says what is missing"
             yield Finding(name, "note", f"{place}: is there, and none of its splits", cure)
 
 
 def _splits(layout: "Layout") -> "list[Split]":
-    from segkit.data.layouts.base import SPLITS
+    from segkit.data.layout.base import SPLITS
 
     return [split for split in SPLITS if _has(layout, split)]
 

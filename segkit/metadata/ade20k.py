@@ -4,7 +4,7 @@ Names: the first synonym of the benchmark's objectInfo150. Colours: the benchmar
 skyscraper share one colour. Zhou et al., CVPR 2017.
 """
 
-from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
+from segkit.metadata.label_space import LabelSpace
 
 # fmt: off
 # raw, name, colour
@@ -162,10 +162,4 @@ _CLASSES = (
 )
 # fmt: on
 
-_TABLE = tuple(IGNORE_INDEX if raw == 0 else raw - 1 if raw <= len(_CLASSES) else UNDECLARED for raw in range(256))
-
-ADE20K = LabelSpace(
-    class_names=tuple(name for _, name, _ in _CLASSES),
-    palette=tuple(colour for _, _, colour in _CLASSES),
-    table=_TABLE,
-)
+ADE20K = LabelSpace.from_rows(_CLASSES, ignored=(0,))

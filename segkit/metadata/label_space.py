@@ -13,8 +13,7 @@ from segkit.errors import InputError, printable
 IGNORE_INDEX = 255
 UNDECLARED = -1
 
-# `masks` of a folder of one's own, as each command takes it.
-MASKS_OPTION = "masks=binary (--data.masks binary; `segkit data`: --option masks=binary)"
+MASKS_OPTION = "--data.masks binary"  # of a folder of one's own, as each command takes it
 _LISTED = 5  # classes that a note names
 
 
@@ -126,6 +125,23 @@ class LabelSpace:
             "palette": [list(colour) for colour in self.palette],
             "table": list(self.table),
         }
+
+    @classmethod
+    def from_rows(
+        cls, rows: Sequence[tuple[int, str, tuple[int, int, int]]], ignored: Sequence[int] = ()
+    ) -> "LabelSpace":
+        """Of a table with a row for each class, in the order of the train ids.
+
+        Args:
+            rows: (raw value, name, RGB colour).
+            ignored: Raw values of no class. All others are undeclared: an error when one is seen.
+        """
+        table = {raw: train_id for train_id, (raw, _, _) in enumerate(rows)} | dict.fromkeys(ignored, IGNORE_INDEX)
+        return cls(
+            class_names=tuple(name for _, name, _ in rows),
+            palette=tuple(colour for _, _, colour in rows),
+            table=tuple(table.get(raw, UNDECLARED) for raw in range(256)),
+        )
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, object]) -> "LabelSpace":

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from segkit.cli.data.browse import main
+from segkit.cli.data.command import main
 from segkit.contact_sheet import Share, Tile, contact_sheet, shares
 from segkit.data.albumentations import A
-from segkit.data.datamodules import FolderDataModule
 from segkit.data.photometric import PhotoMetricDistortion
+from segkit.data.sets.folder import FolderDataModule
 from segkit.errors import InputError
 from segkit.files import write_text
 from segkit.io import read_image, write_png
@@ -44,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def browse(root: Path | str, output: Path, *more: str) -> int:
     sizes = [part for name, value in SIZES.items() for part in (f"--data.{name}", str(value))]
-    return main(["folder", str(root), "--output", str(output), *sizes, *more])
+    return main(["browse", "folder", str(root), "--output", str(output), *sizes, *more])
 
 
 def samples_of(data: FolderDataModule, epoch: int = 0) -> list[tuple[np.ndarray, np.ndarray, str]]:
@@ -115,7 +115,7 @@ def test_a_recipe_gives_its_augmentations_and_the_root_is_beaten(root: Path, tmp
     write_text(tmp_path / "names_it.yaml", yaml.safe_dump({"data": "data.yaml"}))
     for name in ("recipe", "data", "names_it"):
         output = tmp_path / f"{name}.png"
-        assert main([str(tmp_path / f"{name}.yaml"), str(root), "--output", str(output), "--count", "2"]) == 0
+        assert main(["browse", str(tmp_path / f"{name}.yaml"), str(root), "--output", str(output), "--count", "2"]) == 0
     assert (tmp_path / "data.png").read_bytes() == (tmp_path / "recipe.png").read_bytes()
     assert (tmp_path / "data.png").read_bytes() == (tmp_path / "names_it.png").read_bytes()
     same = [PhotoMetricDistortion(hue_delta=9), A.GaussianBlur(p=1.0), A.Rotate((-20, 20), fill_mask=255, p=1.0)]
@@ -178,11 +178,11 @@ def test_rare_class_sampling_says_for_which_class_a_crop_was_drawn(root: Path, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fodler", "ROOT"], "'fodler': no such data set; did you mean folder?"),
-        (["folder"], "folder: no folder given; write `segkit data browse folder ROOT`"),
+        (["fodler", "ROOT"], "no such data set 'fodler'; did you mean folder?"),
+        (["folder"], "where is the data? give its folder or zip"),
         (["none.yaml"], "none.yaml: no such file"),
         (["folder", "ROOT", "--split", "trian"], "--split: invalid choice: 'trian'"),
-        (["folder", "ROOT", "--count", "0"], "--count is 0; allowed is 1 or more"),
+        (["folder", "ROOT", "--count", "0"], "'0' is not a whole number from 1"),
         (["folder", "ROOT", "--epoch", "-1"], "--epoch is -1; allowed is 0 or more"),
         (["folder", "ROOT", "--output", "sheet.jpg"], "a name that ends in .png or .html"),
         (["folder", "ROOT", "--data.crop_siz", "32"], "did you mean crop_size?"),
@@ -190,7 +190,7 @@ def test_rare_class_sampling_says_for_which_class_a_crop_was_drawn(root: Path, t
         (["folder", "ROOT", "--data.masks", "colours"], "colours"),
         (["folder", "ROOT/none"], "no such data folder"),
         (["ade20k", "ROOT", "--split", "val"], "images/validation"),
-        ([], "NAME_OR_CONFIG"),
+        ([], "which data? give a data set or a recipe: segkit data browse NAME ROOT"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -198,16 +198,16 @@ def test_what_is_wrong_is_said_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as error:
-        main([argument.replace("ROOT", str(root)) for argument in arguments])
+        main(["browse", *(argument.replace("ROOT", str(root)) for argument in arguments)])
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_other_yaml_is_refused(tmp_path: Path) -> None:
-    for text, message in (("a: 1", "neither a recipe"), ("- 1", "neither a recipe"), ("a: [", "not valid YAML")):
+    for text, message in (("a: 1", "no data set here"), ("- 1", "not a recipe"), ("a: [", "not valid YAML")):
         write_text(tmp_path / "other.yaml", text)
         with pytest.raises(InputError, match=message):
-            main([str(tmp_path / "other.yaml"), "--output", str(tmp_path / "sheet.png")])
+            main(["browse", str(tmp_path / "other.yaml"), "--output", str(tmp_path / "sheet.png")])
 
 
 def test_an_output_is_replaced_only_by_overwrite(root: Path, tmp_path: Path) -> None:

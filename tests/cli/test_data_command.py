@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from segkit.cli import main
-from segkit.cli.data.source import open_layout
-from segkit.data.layouts.cityscapes import CityscapesLayout
-from segkit.data.layouts.folder import FolderLayout
-from segkit.data.layouts.names import LAYOUTS
+from segkit.cli.data.source import named, open_data
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.names import data_sets
+from segkit.data.sets.cityscapes import CityscapesDataModule
+from segkit.data.sets.folder import FolderDataModule
 from segkit.errors import InputError
 from segkit.io import write_png
 
@@ -57,15 +58,6 @@ def loaded_modules(*arguments: str) -> set[str]:
 def test_help_starts_fast(arguments):
     heavy = {"torch", "pytorch_lightning", "albumentations", "numpy", "cv2", "PIL", "yaml", "tqdm"}
     assert not loaded_modules(*arguments, "--help") & heavy
-
-
-@pytest.mark.slow
-def test_nothing_needs_torch(root, tmp_path):
-    heavy = {"torch", "pytorch_lightning", "albumentations", "matplotlib"}
-    for arguments in (("check",), ("stats",), ("cache", "--cache_dir", str(tmp_path / "cache"))):
-        modules = loaded_modules(arguments[0], "folder", str(root), *arguments[1:])
-        assert "segkit.data.layouts.names" in modules and not modules & heavy
-    assert list((tmp_path / "cache").glob("folder-train-*"))
 
 
 def test_check_of_good_data(root, capsys, tmp_path):
@@ -111,15 +103,15 @@ def test_masks_of_0_and_255_left_at_ids_are_a_problem_with_its_cure(root, capsys
     assert main(["data", "check", "folder", str(root)]) == 1
     out = capsys.readouterr().out
     assert "0/255 masks (1)" in out and "  train (8 masks): only the values 0 and 255 occur" in out
-    assert "never: tree" in out and "--option masks=binary" in out and out.endswith("1 problem\n")
+    assert "never: tree" in out and "--data.masks binary" in out and out.endswith("1 problem\n")
     assert main(["data", "stats", "folder", str(root)]) == 0
     assert "warning: only the values 0 and 255 occur, and 255 is ignored; never: tree" in capsys.readouterr().out
-    assert main(["data", "check", "folder", str(root), "--option", "masks=binary", "--split", "train"]) == 0
+    assert main(["data", "check", "folder", str(root), "--data.masks", "binary", "--split", "train"]) == 0
     assert capsys.readouterr().out.endswith("nothing wrong\n")
 
 
 def test_an_interrupted_check_prints_what_it_has(root, capsys, monkeypatch, tmp_path):
-    read_mask = FolderLayout.read_mask
+    read_mask = FolderDataModule.read_mask
 
     def stop(self, file):
         if file.name == "5.png":
@@ -127,7 +119,7 @@ def test_an_interrupted_check_prints_what_it_has(root, capsys, monkeypatch, tmp_
         return read_mask(self, file)
 
     write_png(root / "labels/train/1.png", np.full(SIZE, 5, np.uint8))
-    monkeypatch.setattr(FolderLayout, "read_mask", stop)
+    monkeypatch.setattr(FolderDataModule, "read_mask", stop)
     arguments = ["data", "check", "folder", str(root), "--workers", "1", "--json", str(tmp_path / "report.json")]
     assert main(arguments) == 130
     captured = capsys.readouterr()
@@ -222,68 +214,68 @@ def test_old_caches_are_named_and_kept(root, capsys, tmp_path):
     assert f"{old}: 0.00 GB, cache of other files" in capsys.readouterr().out and old.is_dir()
 
 
+def opened(*args: str) -> SegmentationDataModule:
+    return open_data(args, "segkit data check")
+
+
 def test_a_config_or_a_recipe_in_place_of_the_name(root, config, tmp_path, capsys):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/one.yaml").write_text("model: {}\ndata: ../data.yaml\n")
     (tmp_path / "recipes/two.yaml").write_text(
-        f"data:\n  class_path: segkit.data.datamodules.FolderDataModule\n  init_args: {{root: {root}, masks: ids}}\n"
+        f"data:\n  class_path: segkit.data.sets.folder.FolderDataModule\n  init_args: {{root: {root}, masks: ids}}\n"
     )
     for path in (config, tmp_path / "recipes/one.yaml", tmp_path / "recipes/two.yaml"):
-        assert main(["data", "check", str(path)]) == 0
+        for given in ([str(path)], ["--data", str(path)], [f"--data={path}"]):
+            assert main(["data", "check", *given]) == 0
+            assert f"folder: {root}\n" in capsys.readouterr().out
+    assert opened(*named(str(config), "elsewhere")).root == Path("elsewhere")
+
+
+@pytest.mark.parametrize("name", ["folder", "FolderDataModule", "segkit.data.sets.folder.FolderDataModule"])
+def test_a_data_set_is_named_as_for_fit(root, name, capsys):
+    for given in ([name, str(root)], [name, "--data.root", str(root)], ["--data", name, f"--data.root={root}"]):
+        assert main(["data", "check", *given, "--data.masks", "ids"]) == 0
         assert f"folder: {root}\n" in capsys.readouterr().out
-    assert open_layout(str(config), "elsewhere").root == Path("elsewhere")
 
 
 def test_options_of_the_data_set(tmp_path):
-    (tmp_path / "c.yaml").write_text("class_path: CityscapesDataModule\ninit_args: {root: here, coarse: true}\n")
-    layout = open_layout(str(tmp_path / "c.yaml"), None)
-    assert isinstance(layout, CityscapesLayout) and layout.coarse and layout.root == Path("here")
-    layout = open_layout(str(tmp_path / "c.yaml"), None, ["coarse=false"])
-    assert isinstance(layout, CityscapesLayout) and not layout.coarse
-    layout = open_layout("folder", "x", ["masks=colors"])
-    assert isinstance(layout, FolderLayout) and layout.masks == "colors"
-    (tmp_path / "s.yaml").write_text("class_path: SyntheticDataModule\ninit_args: {root: here, num_train: 3}\n")
-    assert open_layout(str(tmp_path / "s.yaml"), None).title == "synthetic"
-
-
-def test_every_data_set_has_a_name(tmp_path):
-    from segkit.data import datamodules, synthetic
-
-    for name, layout in LAYOUTS.items():
-        assert type(open_layout(name, "x")) is layout
-        module = layout.__name__.replace("Layout", "DataModule")
-        assert hasattr(datamodules, module) or hasattr(synthetic, module)
-        (tmp_path / "d.yaml").write_text(f"class_path: {module}\ninit_args: {{root: x}}\n")
-        assert type(open_layout(str(tmp_path / "d.yaml"), None)) is layout
+    config = tmp_path / "c.yaml"
+    config.write_text("class_path: CityscapesDataModule\ninit_args: {root: here, coarse: true}\n")
+    data = opened("--data", str(config))
+    assert isinstance(data, CityscapesDataModule) and data.coarse and data.root == Path("here")
+    data = opened("--data", str(config), "--data.coarse", "false")
+    assert isinstance(data, CityscapesDataModule) and not data.coarse
+    data = opened(*named("folder", "x"), "--data.masks=colors")
+    assert isinstance(data, FolderDataModule) and data.masks == "colors"
+    config.write_text("class_path: SyntheticDataModule\ninit_args: {root: here, num_train: 3}\n")
+    assert opened("--data", str(config)).title == "synthetic"
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/*/*.yaml")), ids=lambda path: path.stem)
 def test_the_configs_of_this_repository(path):
     if path.parent.name in ("overlays", "protocols"):
         with pytest.raises(InputError, match="data"):
-            open_layout(str(path), None)
+            opened("--data", str(path))
     else:
-        assert type(open_layout(str(path), None)) in LAYOUTS.values()
+        assert type(opened("--data", str(path), "--data.root", "here")) in data_sets().values()
 
 
 def test_wrong_names_and_options(root, config, tmp_path, capsys):
     error = refused(capsys, "check", "citysapes", root)
-    assert "no such data set 'citysapes'; did you mean cityscapes? allowed: ade20k, cityscapes" in error
+    assert "no such data set 'citysapes'; did you mean cityscapes? allowed: ade20k, camvid" in error
+    assert "which data? give a data set" in refused(capsys, "check")
     assert "give its folder or zip" in refused(capsys, "check", "camvid")
     assert "no such data folder" in refused(capsys, "check", "camvid", tmp_path / "no")
     assert "no such data folder" in refused(capsys, "stats", "camvid", tmp_path / "no")
-    error = refused(capsys, "check", "folder", root, "--option", "mask=colors")
-    assert "no such option of folder; did you mean masks? allowed: masks" in error
-    assert "it has none" in refused(capsys, "check", "camvid", root, "--option", "x=1")
-    assert "needed is KEY=VALUE" in refused(capsys, "check", "folder", root, "--option", "masks")
-    assert "masks is 'foo'; allowed are" in refused(capsys, "check", "folder", root, "--option", "masks=foo")
-    assert "is 3; allowed is true or false" in refused(capsys, "check", "cityscapes", root, "--option", "coarse=3")
-    assert "no data config" in refused(capsys, "check", write(tmp_path, "[]"))
+    error = refused(capsys, "check", "folder", root, "--data.mask", "colors")
+    assert "'mask' is no argument of " in error and "did you mean masks?" in error
+    assert "masks is 'foo'; allowed are" in refused(capsys, "check", "folder", root, "--data.masks", "foo")
+    assert "coarse: '3' is not" in refused(capsys, "check", "cityscapes", root, "--data.coarse", "3")
+    assert "not a recipe" in refused(capsys, "check", write(tmp_path, "[]"))
     assert "not valid YAML" in refused(capsys, "check", write(tmp_path, "a: ["))
-    assert "needed is class_path" in refused(capsys, "check", write(tmp_path, "data: 3"))
-    error = refused(capsys, "check", write(tmp_path, "class_path: FoldrDataModule"))
-    assert "no such data module 'FoldrDataModule'; did you mean FolderDataModule?" in error
-    assert "init_args is 3" in refused(capsys, "check", write(tmp_path, "class_path: FolderDataModule\ninit_args: 3"))
+    assert "no data set here" in refused(capsys, "check", write(tmp_path, "data: 3"))
+    assert "'FoldrDataModule'; did you mean" in refused(capsys, "check", write(tmp_path, "class_path: FoldrDataModule"))
+    refused(capsys, "check", write(tmp_path, "class_path: FolderDataModule\ninit_args: 3"))
     assert "no.yaml: no such file" in refused(capsys, "check", tmp_path / "no.yaml")
     assert "no.yaml: no such file" in refused(capsys, "check", write(tmp_path, "data: no.yaml"))
     assert "whole number from 1" in refused(capsys, "check", "folder", root, "--limit", "0")

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import segkit
 from segkit.cli import main
-from segkit.data.datamodules import FolderDataModule
 from segkit.data.dataset import SegmentationDataset
+from segkit.data.sets.folder import FolderDataModule
 from segkit.files import write_text
 from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_png(folder / f"data/labels/{split}/{i}.png", rng.integers(0, 3, (40, 50), np.uint8))
     write_text(folder / "data/classes.txt", "\n".join(CLASSES) + "\n")
     arguments = {"root": str(folder / "data"), "batch_size": 2, "num_workers": 0, **SIZES}
-    data = {"class_path": "segkit.data.datamodules.FolderDataModule", "init_args": arguments}
+    data = {"class_path": "segkit.data.sets.folder.FolderDataModule", "init_args": arguments}
     write_text(folder / "data.yaml", yaml.safe_dump(data))
     write_text(folder / "recipe.yaml", yaml.safe_dump({"data": "data.yaml", "model": {"network": "FCN"}}))
     write_text(folder / "config.yaml", yaml.safe_dump({"seed_everything": 0, "data": data, "trainer": {}}))
@@ -128,7 +128,7 @@ def test_statistics_are_those_of_the_trainings_crops(folder: Path, tmp_path: Pat
 
 
 def test_predictions_agree_with_the_batchs_own_statistics_again(folder: Path, tmp_path: Path) -> None:
-    assert run(folder, tmp_path / "model.safetensors", "--batches", "1", "--batch_size", "5") == 0
+    assert run(folder, tmp_path / "model.safetensors", "--batches", "1", "--data.batch_size", "5") == 0
     before, after = (read_checkpoint(path).build_network() for path in (folder / "own.ckpt", *tmp_path.iterdir()))
     batch, values = next(crops(folder, 5)), {}
     training = copy.deepcopy(before).train()
@@ -149,7 +149,7 @@ def test_predictions_agree_with_the_batchs_own_statistics_again(folder: Path, tm
 
 def test_all_descriptions_of_the_data_give_the_same(folder: Path, tmp_path: Path) -> None:
     write_text(tmp_path / "moved.yaml", (folder / "config.yaml").read_text().replace(str(folder / "data"), "nowhere"))
-    for name, more in (("recipe", []), ("config", []), ("data", []), ("moved", ["--root", str(folder / "data")])):
+    for name, more in (("recipe", []), ("config", []), ("data", []), ("moved", ["--data.root", str(folder / "data")])):
         where = tmp_path if name == "moved" else folder
         output = tmp_path / f"{name}.safetensors"
         assert run(folder, output, *more, "--batches", "1", data=str(where / f"{name}.yaml")) == 0
@@ -231,17 +231,16 @@ def test_an_output_is_replaced_only_by_overwrite(folder: Path, tmp_path: Path, m
     ("more", "file", "words"),
     [
         (["--batches", "0"], "own.ckpt", "--batches: '0' is not a whole number from 1"),
-        (["--batch_size", "1"], "own.ckpt", "--batch_size: '1' is not a whole number from 2"),
+        (["--data.batch_size", "1"], "own.ckpt", "batch_size is 1; one crop is no batch"),
         (
-            ["--batch_size", "6"],
+            ["--data.batch_size", "6"],
             "own.ckpt",
-            "data has 5 training images, fewer than a batch of 6; lower --batch_size",
+            "data has 5 training images, fewer than a batch of 6; lower --data.batch_size",
         ),
         (["-o", "model.pt"], "own.ckpt", "a name that ends in .safetensors"),
         (["--data", "none.yaml"], "own.ckpt", "none.yaml: no such file"),
-        (["--data", "folder"], "own.ckpt", "folder: no folder given; add --root DIR"),
-        (["--data", "single.yaml"], "own.ckpt", "its batch_size is 1; one crop is no batch, add --batch_size N"),
-        (["--root", "none"], "own.ckpt", "none: no such data folder"),
+        (["--data", "single.yaml"], "own.ckpt", "batch_size is 1; one crop is no batch, add --data.batch_size N"),
+        (["--data.root", "none"], "own.ckpt", "none: no such data folder"),
         ([], "absent.ckpt", "absent.ckpt: no such file"),
         ([], "other.ckpt", "has the classes of data (DATA) in another order"),
     ],

@@ -19,7 +19,7 @@ from segkit.data.cache.cache import find_cache, other_caches
 from segkit.data.cache.writing import make_cache
 from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import SegmentationDataset
-from segkit.data.layouts.folder import FolderLayout
+from segkit.data.sets.folder import FolderDataModule
 from segkit.data.transforms import TrainTransform
 from segkit.errors import InputError
 from segkit.io import write_png
@@ -32,12 +32,12 @@ SCRIPT = textwrap.dedent(
     import os, signal, sys, time
     from pathlib import Path
     from segkit.data.cache.writing import _RECORD, make_cache
-    from segkit.data.layouts.folder import FolderLayout
+    from segkit.data.sets.folder import FolderDataModule
 
     root, cache_dir, log = map(Path, sys.argv[1:4])
     die, how = int(sys.argv[4]), sys.argv[5]
 
-    class Logged(FolderLayout):
+    class Logged(FolderDataModule):
         def read(self, sample):
             with log.open("a") as file:
                 file.write(sample.name + "\\n")
@@ -60,7 +60,7 @@ def run(root: Path, cache_dir: Path, log: Path, die: int = 0, how: str = "exit")
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-class Counted(FolderLayout):
+class Counted(FolderDataModule):
     """Counts what it decodes."""
 
     reads = 0
@@ -120,7 +120,7 @@ def test_crops_of_the_views_are_those_of_decoded_images(root, tmp_path):
 
 @pytest.mark.slow
 def test_a_spawned_worker_reads_it(root, tmp_path):
-    cache, layout, samples = made(root, tmp_path / "cache", FolderLayout(root))
+    cache, layout, samples = made(root, tmp_path / "cache", FolderDataModule(root))
     cache.read(samples[0])  # its maps are open now, and stay here
     assert len(pickle.dumps(cache)) < 10_000
     loader = DataLoader(SegmentationDataset(samples, cache.read), None, num_workers=1, multiprocessing_context="spawn")
@@ -306,15 +306,15 @@ def test_changed_data_have_another_key_and_old_caches_are_named(root, tmp_path):
     for path in (root / "images").rglob("*.png"):
         write_png(path, np.zeros((20, 33, 3), np.uint8))
     (root / "palette.csv").write_text("id,r,g,b\n0,0,0,0\n1,1,1,1\n2,2,2,2\n")
-    folders += [folder_of(), folder_of(FolderLayout(root, "colors"))]
+    folders += [folder_of(), folder_of(FolderDataModule(root, "colors"))]
     (root / "palette.csv").write_text("id,r,g,b\n0,1,1,1\n1,0,0,0\n2,2,2,2\n")
-    folders.append(folder_of(FolderLayout(root, "colors")))
+    folders.append(folder_of(FolderDataModule(root, "colors")))
     assert len(set(folders)) == len(folders)
-    layout = FolderLayout(root, "colors")
+    layout = FolderDataModule(root, "colors")
     others = other_caches(tmp_path / "cache", layout, "train", layout.find_samples("train"))
     assert sorted(others) == sorted(folders[:-1]) and min(others.values()) > 0
     shutil.copytree(root, tmp_path / "copy")  # another data set of the same kind: its caches are not ours
-    copy = FolderLayout(tmp_path / "copy", "colors")
+    copy = FolderDataModule(tmp_path / "copy", "colors")
     assert other_caches(tmp_path / "cache", copy, "train", copy.find_samples("train")) == {}
 
 
@@ -369,7 +369,7 @@ def test_a_folder_that_may_not_be_written(root, tmp_path, monkeypatch):
 
 
 def test_an_image_that_changes_meanwhile(root, tmp_path):
-    class Changing(FolderLayout):
+    class Changing(FolderDataModule):
         def read(self, sample):
             image, mask = super().read(sample)
             return image[1:], mask[1:]

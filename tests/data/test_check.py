@@ -11,11 +11,11 @@ from PIL import Image
 
 from segkit.data.check.check import check, splits_of
 from segkit.data.check.report import KINDS, NOTES, PROBLEMS, WARNINGS, Report, rows_of
-from segkit.data.layouts.ade20k import ADE20KLayout
-from segkit.data.layouts.base import Layout, Part
-from segkit.data.layouts.camvid import CamVidLayout
-from segkit.data.layouts.cityscapes import CityscapesLayout
-from segkit.data.layouts.folder import FolderLayout
+from segkit.data.layout.base import Layout, Part
+from segkit.data.sets.ade20k import ADE20KDataModule
+from segkit.data.sets.camvid import CamVidDataModule
+from segkit.data.sets.cityscapes import CityscapesDataModule
+from segkit.data.sets.folder import FolderDataModule
 from segkit.errors import InputError
 from segkit.io import write_png
 
@@ -52,7 +52,7 @@ def found(report: Report) -> dict[str, list[str]]:
 
 
 def test_nothing_wrong(root):
-    report = checked(FolderLayout(root))
+    report = checked(FolderDataModule(root))
     assert found(report) == {}
     assert [(s.split, s.images, s.masks, s.opened) for s in report.splits] == [("train", 4, 4, 4), ("val", 2, 2, 2)]
     train = report.splits[0]
@@ -109,7 +109,7 @@ FAULTS: dict[str, tuple[Callable, str, str]] = {
 def test_each_fault_alone(root, fault):
     spoil, kind, words = FAULTS[fault]
     spoil(root)
-    report = checked(FolderLayout(root), workers=2)
+    report = checked(FolderDataModule(root), workers=2)
     assert list(found(report)) == [kind]
     (text,) = found(report)[kind]
     assert words in text and "\n" not in text
@@ -123,7 +123,7 @@ def test_what_is_no_file_stops_nothing(root):
     mask(root / "labels/train/gone.png")
     image(root / "images/train/a.png")
     os.mkfifo(root / "labels/train/a.png")
-    report = checked(FolderLayout(root))
+    report = checked(FolderDataModule(root))
     texts = sorted(text.removeprefix(f"{root}/") for text in found(report)["unreadable"])
     assert [text.partition(",")[0] for text in texts] == [
         f"images/train/gone.png: is a link to {root}/nowhere.png",
@@ -136,13 +136,13 @@ def test_what_is_no_file_stops_nothing(root):
 def test_a_list_of_classes_that_is_a_pipe(root):
     (root / "classes.txt").unlink()
     os.mkfifo(root / "classes.txt")
-    (text,) = found(checked(FolderLayout(root)))["data set"]
+    (text,) = found(checked(FolderDataModule(root)))["data set"]
     assert "classes.txt: is a named pipe" in text
 
 
 def test_a_name_that_is_not_utf8_is_one_problem(root):
     image(root / "images/train" / os.fsdecode(b"caf\xe9.png"))
-    report = checked(FolderLayout(root))
+    report = checked(FolderDataModule(root))
     assert [text for text in found(report)["data set"] if r"caf\xe9.png: this name is not UTF-8; rename it" in text]
     assert report.splits[1].opened == 2
 
@@ -156,7 +156,7 @@ def test_all_faults_at_once_hide_none(root):
         for kind in ("images", "labels"):
             for path in (one / kind / "train").iterdir():
                 path.rename(root / kind / "train" / f"{i}-{path.name}")
-    report = checked(FolderLayout(root))
+    report = checked(FolderDataModule(root))
     counts = {kind: len(texts) for kind, texts in found(report).items()}
     wanted = {kind: sum(k == kind for _, k, _ in FAULTS.values()) for _, kind, _ in FAULTS.values()}
     assert counts == wanted
@@ -166,13 +166,13 @@ def test_all_faults_at_once_hide_none(root):
 def test_absent_classes_are_a_note(root):
     for path in (root / "labels/val").iterdir():
         mask(path, (0, 2))
-    report = checked(FolderLayout(root))
+    report = checked(FolderDataModule(root))
     assert found(report) == {"absent class": ["val (2 masks): b"]} and not report.findings.count(PROBLEMS | WARNINGS)
 
 
 def test_undeclared_values_are_in_the_table(root):
     mask(root / "labels/train/1.png", (0, 9))
-    rows = rows_of(checked(FolderLayout(root)).splits[0], FolderLayout(root).label_space)
+    rows = rows_of(checked(FolderDataModule(root)).splits[0], FolderDataModule(root).label_space)
     assert (rows[-1].raw, rows[-1].name, rows[-1].pixels, rows[-1].masks) == (9, "undeclared", 24, 1)
 
 
@@ -186,7 +186,7 @@ def test_lists_share_a_folder(tmp_path):
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits/train.txt").write_text("a\nb\ngone\n")
     (tmp_path / "splits/val.txt").write_text("c\n")
-    report = checked(FolderLayout(tmp_path))
+    report = checked(FolderDataModule(tmp_path))
     assert found(report) == {
         "not found": [f"{tmp_path / 'splits/train.txt'}: gone"],
         # Once; and neither d, which has an image, nor what was made from a mask.
@@ -201,29 +201,34 @@ def test_colours_that_are_not_declared(root):
     write_png(root / "labels/train/1.png", np.full((*SIZE, 3), 7, np.uint8))
     jpeg(root / "labels/train/2.png")
     (root / "palette.csv").write_text("id,r,g,b\n0,0,0,0\n1,1,1,1\n2,2,2,2\n")
-    report = checked(FolderLayout(root, "colors"))
+    report = checked(FolderDataModule(root, "colors"))
     assert "colour (7, 7, 7) is not declared" in found(report)["undeclared"][0]
     assert "JPEG" in found(report)["mask format"][0]
 
 
 def test_wrong_tables_are_one_problem(root):
     (root / "classes.txt").write_text("a\na\n")
-    assert list(found(checked(FolderLayout(root)))) == ["data set"]
+    assert list(found(checked(FolderDataModule(root)))) == ["data set"]
 
 
 def test_a_split_that_is_not_there_does_not_stop_the_other(root):
     for path in (root / "images/val").iterdir():
         path.unlink()
     (root / "images/val").rmdir()
-    report = checked(FolderLayout(root))
+    report = checked(FolderDataModule(root))
     assert list(found(report)) == ["data set", "no image"] or list(found(report)) == ["data set"]
     assert report.splits[0].opened == 4 and report.splits[1].images == 0
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(InputError, match="no such data folder"):
-        checked(CamVidLayout(tmp_path / "no"))
-    for layout in (CamVidLayout(tmp_path), CityscapesLayout(tmp_path), ADE20KLayout(tmp_path), FolderLayout(tmp_path)):
+        checked(CamVidDataModule(tmp_path / "no"))
+    for layout in (
+        CamVidDataModule(tmp_path),
+        CityscapesDataModule(tmp_path),
+        ADE20KDataModule(tmp_path),
+        FolderDataModule(tmp_path),
+    ):
         with pytest.raises(InputError, match="no such folder"):
             checked(layout)
 
@@ -232,7 +237,7 @@ def test_official_counts(tmp_path):
     for split in ("training", "validation"):
         image(tmp_path / f"images/{split}/a.jpg")
         mask(tmp_path / f"annotations/{split}/a.png", range(48))
-    report = checked(ADE20KLayout(tmp_path))
+    report = checked(ADE20KDataModule(tmp_path))
     assert found(report)["count"] == ["train: 1 images; ADE20K has 20210", "val: 1 images; ADE20K has 2000"]
     assert [split.split for split in report.splits] == ["train", "val"]  # its test split is val
 
@@ -240,7 +245,7 @@ def test_official_counts(tmp_path):
 def test_the_wrong_ade20k_archive_is_the_only_problem(tmp_path):
     image(tmp_path / "images/ADE/training/urban/street/ADE_train_00000001.jpg")
     mask(tmp_path / "images/ADE/training/urban/street/ADE_train_00000001_seg.png")
-    report = checked(ADE20KLayout(tmp_path))
+    report = checked(ADE20KDataModule(tmp_path))
     assert list(found(report)) == ["data set"]
     (text,) = found(report)["data set"]
     assert "this is the full ADE20K archive" in text and "ADEChallengeData2016" in text
@@ -258,18 +263,18 @@ def cityscapes(tmp_path):
 
 def test_masks_that_are_not_public_are_not_opened(cityscapes):
     (cityscapes / "gtFine/test/town/town_000000_000019_gtFine_labelIds.png").write_text("no PNG")
-    report = checked(CityscapesLayout(cityscapes))
+    report = checked(CityscapesDataModule(cityscapes))
     assert list(found(report)) == ["count"] and found(report)["count"][2] == "test: 1 images; Cityscapes has 1525"
     test = report.splits[2]
     assert (test.images, test.opened, test.masks, test.is_labelled) == (1, 1, 0, False)
     (cityscapes / "leftImg8bit/test/town/town_000000_000019_leftImg8bit.png").write_text("no PNG")
-    assert "town_000000_000019" in found(checked(CityscapesLayout(cityscapes)))["unreadable"][0]
+    assert "town_000000_000019" in found(checked(CityscapesDataModule(cityscapes)))["unreadable"][0]
 
 
 def test_train_ids_for_label_ids(cityscapes):
     path = cityscapes / "gtFine/train/town/town_000000_000019_gtFine_labelIds.png"
     mask(path, (255, *range(19)))
-    (text,) = found(checked(CityscapesLayout(cityscapes)))["undeclared"]
+    (text,) = found(checked(CityscapesDataModule(cityscapes)))["undeclared"]
     assert text == (
         f"{path}: raw label value 255 is not declared: 3 pixels, first at row 0, column 0; these look like train ids: "
         "give the files with raw ids (of Cityscapes *_labelIds.png); allowed raw values: 0..33"
@@ -284,20 +289,20 @@ def test_in_a_zip(tmp_path):
                 mask(tmp_path / "l.png", (0, 11, 12 * i))
                 archive.write(tmp_path / "i.png", f"CamVid/{split}/{i}.png")
                 archive.write(tmp_path / "l.png", f"CamVid/{split}annot/{i}.png")
-    report = checked(CamVidLayout(tmp_path / "c.zip"))
+    report = checked(CamVidDataModule(tmp_path / "c.zip"))
     texts = found(report)["undeclared"]
     assert len(texts) == 2 and all("c.zip/CamVid/" in text and "value 12" in text for text in texts)
 
 
 def test_a_limit_is_spread_evenly(root):
     mask(root / "labels/train/2.png", (9,))
-    report = checked(FolderLayout(root), limit=2)
+    report = checked(FolderDataModule(root), limit=2)
     assert [(split.images, split.opened) for split in report.splits] == [(4, 2), (2, 2)]
     assert len(found(report)["undeclared"]) == 1  # images 0 and 2
 
 
 def test_what_a_decoder_throws_stops_nothing(root):
-    class Odd(FolderLayout):
+    class Odd(FolderDataModule):
         def read_mask(self, file):
             if file.name == "1.png":
                 raise OSError(5, "Input/output\nerror")
@@ -309,7 +314,7 @@ def test_what_a_decoder_throws_stops_nothing(root):
 
 
 def test_an_interruption_keeps_what_was_found(root):
-    class Stopped(FolderLayout):
+    class Stopped(FolderDataModule):
         reads = 0
 
         def read_mask(self, file):
@@ -326,9 +331,10 @@ def test_an_interruption_keeps_what_was_found(root):
 
 
 def test_masks_of_several_parts(tmp_path):
-    class Two(FolderLayout):
+    class Two(FolderDataModule):
         def parts(self, split):
-            return [Part(f"images/{split}", f"labels/{split}"), Part("extra", "extra_labels", "_im", "_ids.png")]
+            own = Part(f"images/{split}/{{name}}", f"labels/{split}/{{name}}.png")
+            return [own, Part("extra/{name}_im", "extra_labels/{name}_ids.png")]
 
     for split in ("train", "val"):
         image(tmp_path / f"images/{split}/a.png")
@@ -360,7 +366,7 @@ def test_kinds_are_told_apart():
 def test_a_split_of_one_class_or_none(root, values, kind, words):
     for path in (root / "labels/train").iterdir():
         mask(path, values)
-    report = checked(FolderLayout(root))
+    report = checked(FolderDataModule(root))
     (text,) = found(report)[kind]
     assert text.startswith(f"train (4 masks): {words}")
     assert report.findings.count(PROBLEMS) == (kind == "0/255 masks")

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 
-from segkit.data.datamodules import ADE20KDataModule, CityscapesDataModule, FolderDataModule
-from segkit.data.layouts.folder import is_validation
 from segkit.data.samplers import EvalSampler
+from segkit.data.sets.ade20k import ADE20KDataModule
+from segkit.data.sets.cityscapes import CityscapesDataModule
+from segkit.data.sets.folder import FolderDataModule, is_validation
 from segkit.errors import InputError
 from segkit.io import write_png
 

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from segkit.data.crops import RandomLongSideCrop
 from segkit.data.dataset import SegmentationDataset, collate
-from segkit.data.layouts.base import Layout, Sample
+from segkit.data.layout.base import Layout, Sample
 from segkit.data.samplers import EvalSampler, TrainSampler
 from segkit.data.transforms import TrainTransform
 from segkit.errors import InputError

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from segkit.cli import main
-from segkit.data.datamodules import FolderDataModule
-from segkit.data.layouts.folder import FolderLayout
+from segkit.data.sets.folder import FolderDataModule
 from segkit.errors import InputError
 from segkit.io import write_png
 
@@ -91,18 +90,18 @@ def test_check_names_the_cure(root: Path, capsys: pytest.CaptureFixture[str]) ->
         and "orientation 6: a folder of your own reads it so by --data.exif apply" in printed
     )
     assert "warning: exif (6)" in printed
-    assert main(["data", "check", "folder", str(root), "--option", "exif=apply"]) == 0
+    assert main(["data", "check", "folder", str(root), "--data.exif", "apply"]) == 0
     assert "nothing wrong" in capsys.readouterr().out
 
 
 def test_reading_names_the_cure_too(root: Path) -> None:
-    layout = FolderLayout(root)
+    layout = FolderDataModule(root)
     with pytest.raises(InputError, match=r"orientation 6: a folder of your own reads it so by --data\.exif apply"):
         layout.read(layout.find_samples("val")[0])
     for path in root.glob("labels/val/*.png"):
         write_png(path, np.zeros((16, 24), np.uint8))
-    layout = FolderLayout(root, exif="apply")
+    layout = FolderDataModule(root, exif="apply")
     with pytest.raises(InputError, match=r"as the image is stored.*: leave --data\.exif at ignore"):
         layout.read(layout.find_samples("val")[0])
     with pytest.raises(InputError, match="exif is 'yes'; allowed are ignore and apply"):
-        FolderLayout(root, exif="yes")
+        FolderDataModule(root, exif="yes")

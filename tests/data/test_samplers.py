@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from segkit.data.albumentations import A
 from segkit.data.crops import WANTED_SHARE, RandomLongSideCrop
 from segkit.data.dataset import SegmentationDataset, collate
-from segkit.data.layouts.base import Sample
+from segkit.data.layout.base import Sample
 from segkit.data.samplers import Draw, RareClassSampler, TrainSampler
 from segkit.data.transforms import TrainTransform
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from segkit.data import statistics as module
-from segkit.data.layouts.camvid import CamVidLayout
-from segkit.data.layouts.folder import FolderLayout
+from segkit.data.sets.camvid import CamVidDataModule
+from segkit.data.sets.folder import FolderDataModule
 from segkit.data.statistics import class_weights, statistics, statistics_path
 from segkit.errors import InputError
 from segkit.io import write_png
@@ -25,7 +25,7 @@ MASKS = {
 }
 
 
-class Counted(FolderLayout):
+class Counted(FolderDataModule):
     reads = 0
 
     def read_mask(self, file):
@@ -44,14 +44,14 @@ def root(tmp_path):
 
 
 def test_counts(root):
-    found = statistics(FolderLayout(root), "train")
+    found = statistics(FolderDataModule(root), "train")
     assert found.pixels.tolist() == [10, 4, 0, 3] and found.ignored == 7
     assert found.images.tolist() == [2, 2, 0, 2] and found.class_names == ("a", "b", "c", "d")
     assert found.areas(["z", "x"]).tolist() == [[0, 0, 0, 2], [6, 1, 0, 0]]
 
 
 def test_weights_by_hand(root):
-    found = statistics(FolderLayout(root), "train")
+    found = statistics(FolderDataModule(root), "train")
     # 17 valid pixels: 10, 4, 0 and 3 of them
     enet = [1 / math.log(1.02 + share) for share in (10 / 17, 4 / 17, 0, 3 / 17)]
     assert class_weights(found, "enet") == pytest.approx(enet, rel=1e-12)
@@ -68,7 +68,7 @@ def test_weights_by_another_formula(tmp_path):
         write_png(tmp_path / f"images/train/{i}.png", np.zeros((9, 11, 3), np.uint8))
         write_png(tmp_path / f"labels/train/{i}.png", mask)
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
-    found = statistics(FolderLayout(tmp_path), "train")
+    found = statistics(FolderDataModule(tmp_path), "train")
     stack = np.stack(masks)
     shares = [(stack == k).sum() / (stack != 255).sum() for k in range(5)]
     assert np.allclose(class_weights(found, "enet"), [1 / np.log(1.02 + share) for share in shares], rtol=1e-12)
@@ -79,12 +79,12 @@ def test_weights_by_another_formula(tmp_path):
 
 
 def test_wrong_weights_are_one_line(root):
-    found = statistics(FolderLayout(root), "train")
+    found = statistics(FolderDataModule(root), "train")
     with pytest.raises(InputError, match="'foo': allowed are enet and median"):
         class_weights(found, "foo")
     for path in (root / "labels/train").iterdir():
         write_png(path, np.full((2, 4), 255, np.uint8))
-    empty = statistics(FolderLayout(root), "train")
+    empty = statistics(FolderDataModule(root), "train")
     assert empty.ignored == 24
     with pytest.raises(InputError, match="no valid pixel"):
         class_weights(empty, "enet")
@@ -110,15 +110,15 @@ def test_kept_until_the_data_change(root):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": 1', '{"key": 5, "class_names": 1}'])
 def test_a_damaged_file_is_counted_again(root, text):
-    path = statistics_path(FolderLayout(root), "train")
+    path = statistics_path(FolderDataModule(root), "train")
     path.write_text(text)
-    assert statistics(FolderLayout(root), "train").pixels.tolist() == [10, 4, 0, 3]
+    assert statistics(FolderDataModule(root), "train").pixels.tolist() == [10, 4, 0, 3]
     assert json.loads(path.read_text())["ignored"] == 7
 
 
 def test_a_file_of_ones_own(root, tmp_path):
     path = tmp_path / "new/folder/mine.json"
-    statistics(FolderLayout(root), "train", path)
+    statistics(FolderDataModule(root), "train", path)
     layout = Counted(root)
     statistics(layout, "train", path)
     assert layout.reads == 0 and not statistics_path(layout, "train").exists()
@@ -127,18 +127,18 @@ def test_a_file_of_ones_own(root, tmp_path):
 def test_data_that_nobody_may_write_to(root, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     said = []
-    assert statistics(FolderLayout(root), "train", say=said.append).pixels.tolist() == [10, 4, 0, 3]
+    assert statistics(FolderDataModule(root), "train", say=said.append).pixels.tolist() == [10, 4, 0, 3]
     assert len(said) == 1 and "counted anew each time" in said[0] and str(root) in said[0]
     assert sorted(path.name for path in root.iterdir()) == ["classes.txt", "images", "labels"]
     with pytest.raises(InputError, match="no permission to write here; give another --output"):
-        statistics(FolderLayout(root), "train", tmp_path / "mine.json")
+        statistics(FolderDataModule(root), "train", tmp_path / "mine.json")
 
 
 def test_a_wrong_mask_is_named(root):
     write_png(root / "labels/train/y.png", np.full((2, 4), 9, np.uint8))
     with pytest.raises(InputError, match=r"y\.png: raw label value 9"):
-        statistics(FolderLayout(root), "train")
-    assert not statistics_path(FolderLayout(root), "train").exists()
+        statistics(FolderDataModule(root), "train")
+    assert not statistics_path(FolderDataModule(root), "train").exists()
 
 
 def test_of_a_zip_they_lie_beside_it_with_its_name(tmp_path):
@@ -148,8 +148,8 @@ def test_of_a_zip_they_lie_beside_it_with_its_name(tmp_path):
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.write(tmp_path / "i.png", "CamVid/train/a.png")
             archive.write(tmp_path / "l.png", "CamVid/trainannot/a.png")
-    assert statistics(CamVidLayout(tmp_path / "one.zip"), "train").pixels[3] == 8
-    assert statistics(CamVidLayout(tmp_path / "two.ZIP"), "train").pixels[4] == 8
+    assert statistics(CamVidDataModule(tmp_path / "one.zip"), "train").pixels[3] == 8
+    assert statistics(CamVidDataModule(tmp_path / "two.ZIP"), "train").pixels[4] == 8
     assert sorted(path.name for path in tmp_path.glob("*.json")) == [
         "one-segkit-statistics-train.json",
         "two-segkit-statistics-train.json",
@@ -165,5 +165,5 @@ def test_of_several_at_once_one_counts(root, monkeypatch):
 
     monkeypatch.setattr(module, "_count", counted)
     with ThreadPoolExecutor(4) as pool:  # a lock is of a file object, so that threads stand for processes
-        found = list(pool.map(lambda _: statistics(FolderLayout(root), "train"), range(4)))
+        found = list(pool.map(lambda _: statistics(FolderDataModule(root), "train"), range(4)))
     assert len(counts) == 1 and {tuple(one.pixels.tolist()) for one in found} == {(10, 4, 0, 3)}

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from segkit.data.layouts.synthetic import STREET
+from segkit.data.sets.synthetic import STREET, SyntheticDataModule
 from segkit.data.street.scene import draw_scene
-from segkit.data.synthetic import SyntheticDataModule
 from segkit.errors import InputError
 from segkit.metadata.cityscapes import CITYSCAPES
 

@@ -10,7 +10,7 @@ from campaign import Campaign
 from mutations import Stored, interlaced_png, mutated, saved
 from PIL import Image
 
-from segkit.data.layouts.folder import FolderLayout
+from segkit.data.sets.folder import FolderDataModule
 from segkit.errors import InputError
 from segkit.io import read_colors, read_label
 from segkit.metadata.label_space import LabelSpace
@@ -95,7 +95,7 @@ def attack_tables(count: int, seed: int, say: Say, folder: Path) -> None:
     campaign = Campaign("masks through label tables", say)
     for i in range(count):
         (folder / "table.csv").write_text(f"raw,id\n{rows}\n") if i == count // 2 else None
-        space: LabelSpace = FolderLayout(folder).label_space
+        space: LabelSpace = FolderDataModule(folder).label_space
         rng = np.random.default_rng((seed, i))
         table = np.array(space.table)
         raw = rng.choice(np.flatnonzero(table >= 0), (9, 11)).astype(np.uint8)
@@ -103,7 +103,7 @@ def attack_tables(count: int, seed: int, say: Say, folder: Path) -> None:
         if spoiled:
             raw[rng.integers(9), rng.integers(11)] = value = rng.choice(np.flatnonzero(table < 0))
         with campaign.case(f"seed ({seed}, {i})"):
-            mask = FolderLayout(folder).read_mask(Stored("x", saved(Image.fromarray(raw), "PNG")))
+            mask = FolderDataModule(folder).read_mask(Stored("x", saved(Image.fromarray(raw), "PNG")))
             try:
                 ids = space.map_labels(mask, "x")
             except InputError as error:

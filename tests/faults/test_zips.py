@@ -20,7 +20,8 @@ from campaign import Campaign
 
 from segkit.cli import main
 from segkit.data.datamodule import SegmentationDataModule
-from segkit.data.datamodules import ADE20KDataModule, CityscapesDataModule
+from segkit.data.sets.ade20k import ADE20KDataModule
+from segkit.data.sets.cityscapes import CityscapesDataModule
 from segkit.errors import InputError
 
 HOSTILE = ("../../../../X.png", "/tmp/X.png", "C:/X.png", "..\\..\\X.png", "a/../../X.png", "a\0X.png", "./", "")

@@ -6,40 +6,23 @@ the epoch draws them.
 
 import argparse
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file, write_text
 
-if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds to import, and `--help` does not
+if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds to import
     from segkit.contact_sheet import Tile
     from segkit.data.datamodule import SegmentationDataModule
 
-_DESCRIPTION = """\
-Draw samples as the network sees them: each image beside its labels, ignored pixels hatched, and the share of the
-pixels that each class covers. `train` shows the crops that the given epoch of `segkit fit` begins with, after all
-augmentations; `val` and `test` show whole images, evenly spread over the split.
-
-  segkit data browse camvid datasets/camvid
-  segkit data browse configs/ade20k/fcn_resnest50.yaml --output sheet.html --count 48 --epoch 3
-  segkit data browse folder my_images --data.crop_size 256 --data.masks colors
-
-Options of the data are those of `segkit fit`: --data.KEY VALUE."""
-
-_DATA = "--data."
 # What changes how samples are read and not what they are. A batch of one lets small data sets be seen.
-_READING = ("--data.batch_size", "1", "--data.num_workers", "0", "--data.cache_dir", "null")
+OWN_DATA_OPTIONS = ("--data.batch_size", "1", "--data.num_workers", "0", "--data.cache_dir", "null")
 
 
-def main(args: Sequence[str]) -> int:
-    """Run `segkit data browse`.
-
-    Args:
-        args: What follows `segkit data browse` on the command line.
+def run(options: argparse.Namespace, data: "SegmentationDataModule") -> int:
+    """Draw the sheet.
 
     Returns:
         0.
@@ -47,58 +30,17 @@ def main(args: Sequence[str]) -> int:
     Raises:
         InputError: What is wrong, in one line.
     """
-    own, of_data = _split_options(args)
-    options = _parser().parse_args(own)
-    _check(options)
-    from segkit.cli.data.source import describe_module, make_module
-
-    cure = f"write `segkit data browse {options.data} ROOT`"
-    described = describe_module(options.data, options.root, [*of_data, *_READING], cure)
-    say(f"reading {options.data} ({options.split}) ...")
-    data = make_module(described, "segkit data browse")
+    say(f"reading {data.title} ({options.split}) ...")
     samples, title = _draw(data, options)
     _write(options.output, samples, data, title)
     say(f"{title}: {options.output}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser("segkit data browse", description=_DESCRIPTION)
-    parser.add_argument(
-        "data", metavar="NAME_OR_CONFIG", help="ade20k, cityscapes, camvid, folder; or a recipe's .yaml"
-    )
-    parser.add_argument("root", metavar="ROOT", nargs="?", help="folder of the data; default: the config's")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, default=Path("sheet.png"), help=".png or .html; default: sheet.png"
-    )
-    parser.add_argument("--count", type=int, default=12, help="samples; default: 12")
-    parser.add_argument("--split", choices=("train", "val", "test"), default="train", help="default: train")
-    parser.add_argument("--epoch", type=int, default=0, help="of the training, from 0; default: 0")
-    parser.add_argument("--overwrite", action=Switch, help="write over the output if it exists")
-    return parser
-
-
-def _split_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(segkit's own arguments, those of the data with their values)."""
-    own: list[str] = []
-    of_data: list[str] = []
-    rest = iter(args)
-    for arg in rest:
-        if not arg.startswith(_DATA):
-            own.append(arg)
-            continue
-        of_data.append(arg)
-        if "=" not in arg:
-            of_data += islice(rest, 1)
-    return own, of_data
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Fail before seconds are spent on imports."""
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what cannot be written."""
     if options.output.suffix.lower() not in (".png", ".html"):
         raise InputError(f"{options.output}: what is written is PNG or HTML; give a name that ends in .png or .html")
-    if options.count < 1:
-        raise InputError(f"--count is {options.count}; allowed is 1 or more")
     if options.epoch < 0:
         raise InputError(f"--epoch is {options.epoch}; allowed is 0 or more")
     check_new_file(options.output, options.overwrite)

@@ -5,15 +5,20 @@ import sys
 from pathlib import Path
 
 from segkit.bars import Bar
-from segkit.cli.data.source import open_layout
 from segkit.cli.words import say, say_above_bar
 from segkit.data.cache.cache import Cache, find_cache, other_caches
 from segkit.data.cache.writing import make_cache
-from segkit.data.layouts.base import Layout, Sample
+from segkit.data.layout.base import Layout, Sample
 from segkit.errors import InputError
 
+OWN_DATA_OPTIONS = ()
 
-def run(options: argparse.Namespace) -> int:
+
+def check_options(options: argparse.Namespace) -> None:
+    """Nothing can be wrong with them that the parser has not said."""
+
+
+def run(options: argparse.Namespace, layout: Layout) -> int:
     """Make the caches that are not there, or verify or list those that are.
 
     Returns:
@@ -22,7 +27,6 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         InputError: The command or an image is wrong, or the disk is full.
     """
-    layout = open_layout(options.name, options.root, options.option)
     code = 0
     for split in options.split or ["train", "val"]:
         samples = layout.find_samples(split)

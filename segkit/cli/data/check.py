@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Iterator
 
-from segkit.cli.data.source import open_layout
 from segkit.cli.words import say
 from segkit.data.check.check import check, splits_of
 from segkit.data.check.report import NOTES, PROBLEMS, WARNINGS, Report, SplitReport, rows_of
+from segkit.data.layout.base import Layout
 from segkit.errors import printable
 from segkit.files import check_new_file, write_json
 from segkit.metadata.label_space import LabelSpace
@@ -16,7 +16,16 @@ _SHOWN = 5  # files listed of each kind
 _WIDTH = 160  # letters of a list of classes
 
 
-def run(options: argparse.Namespace) -> int:
+OWN_DATA_OPTIONS = ()
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse a report that cannot be written."""
+    if options.json is not None:
+        check_new_file(options.json, force=True)
+
+
+def run(options: argparse.Namespace, layout: Layout) -> int:
     """Check, print the report, and write it on demand.
 
     Returns:
@@ -26,9 +35,7 @@ def run(options: argparse.Namespace) -> int:
         InputError: The command is wrong, or there is no data.
         KeyboardInterrupt: It was interrupted; what was found so far has been printed.
     """
-    if options.json is not None:
-        check_new_file(options.json, force=True)
-    report = Report(open_layout(options.name, options.root, options.option))
+    report = Report(layout)
     try:
         check(report, options.split or splits_of(report.layout), options.workers, options.limit)
     finally:

@@ -1,10 +1,11 @@
 """`segkit data check | stats | cache | browse`: the arguments. What a command needs is imported when it runs."""
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.cli.parser import Parser, Switch, whole_number
+from segkit.cli.parser import Parser, Switch, add_data_options, split_options, whole_number
 
 _DESCRIPTION = """\
 check   list everything that is wrong with a data set, and what its label values become
@@ -13,8 +14,9 @@ cache   decode a data set once, into files that training maps into memory; go on
 browse  look at images and masks"""
 
 _DATA = """\
-NAME is a data set (ade20k, cityscapes, camvid, folder, ...), or a data config or recipe (.yaml). ROOT is its folder or
-zip; of a config it may be left out."""
+NAME is a data set (ade20k, cityscapes, camvid, folder, ...), a data module of yours (my_module.MyDataModule), or a data
+config or recipe (.yaml). ROOT is its folder or zip; a config may have one. Options of the data are those of `segkit
+fit`, --data.KEY VALUE: --data.masks colors, --data.coarse true."""
 
 _CHECK = """\
 List everything that is wrong with a data set: images without mask and masks without image, sizes that differ,
@@ -24,6 +26,17 @@ Exit code: 0 nothing wrong (warnings allowed), 1 problems, 2 wrong command or no
 _CACHE = """\
 Decode a data set once. A run that was stopped goes on; a cache that is there and right is left as it is. Caches that
 are no longer of use are named, never removed."""
+
+_BROWSE = """\
+Draw samples as the network sees them: each image beside its labels, ignored pixels hatched, and the share of the
+pixels that each class covers. `train` shows the crops that the given epoch of `segkit fit` begins with, after all
+augmentations; `val` and `test` show whole images, evenly spread over the split.
+
+  segkit data browse camvid datasets/camvid
+  segkit data browse configs/ade20k/fcn_resnest50.yaml --output sheet.html --count 48 --epoch 3
+  segkit data browse folder my_images --data.crop_size 256 --data.masks colors"""
+
+_SPLITS = ("train", "val", "test")
 
 
 def main(args: Sequence[str]) -> int:
@@ -38,18 +51,15 @@ def main(args: Sequence[str]) -> int:
     Raises:
         InputError: The command itself cannot be done.
     """
-    if args and args[0] == "browse":
-        from segkit.cli.data.browse import main as browse
+    own, of_data = split_options(args)
+    options = _parser().parse_args(own)
+    command = importlib.import_module(f"segkit.cli.data.{options.action}")
+    command.check_options(options)  # before seconds are spent on imports
+    from segkit.cli.data.source import named, open_data
 
-        return browse(args[1:])
-    options = _parser().parse_args(list(args))
-    if options.action == "check":
-        from segkit.cli.data.check import run
-    elif options.action == "stats":
-        from segkit.cli.data.stats import run
-    else:
-        from segkit.cli.data.cache import run
-    return run(options)
+    given = [*named(options.name, options.root), *of_data, *command.OWN_DATA_OPTIONS]
+    code: int = command.run(options, open_data(given, f"segkit data {options.action}"))
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,13 +72,22 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep them here (default: beside the data)")
     cache = _add(actions, "cache", "decode once, for fast training", _CACHE)
     cache.add_argument("--cache_dir", type=Path, required=True, metavar="DIR", help="as --data.cache_dir of training")
-    cache.add_argument(
-        "--verify",
-        action=Switch,
-        help="compare all check sums of the caches that are there",
-    )
+    cache.add_argument("--verify", action=Switch, help="compare all check sums of the caches that are there")
     cache.add_argument("--list", action=Switch, help="only list the caches of this data set")
-    actions.add_parser("browse", help="look at images and masks", add_help=False)
+    for command, splits in ((check, "all that there are"), (stats, "train"), (cache, "train val")):
+        command.add_argument("--split", nargs="+", choices=_SPLITS, metavar="SPLIT", help=f"default: {splits}")
+        command.add_argument(
+            "--workers", type=whole_number(1), metavar="N", help="threads (default: one for each core)"
+        )
+    browse = _add(actions, "browse", "look at images and masks", _BROWSE)
+    add = browse.add_argument
+    add(
+        "-o", "--output", metavar="FILE", type=Path, default=Path("sheet.png"), help=".png or .html; default: sheet.png"
+    )
+    add("--count", type=whole_number(1), default=12, metavar="N", help="samples; default: 12")
+    add("--split", choices=_SPLITS, default="train", help="default: train")
+    add("--epoch", type=int, default=0, metavar="N", help="of the training, from 0; default: 0")
+    add("--overwrite", action=Switch, help="write over the output if it exists")
     return parser
 
 
@@ -78,15 +97,14 @@ def _raw(program: str, description: str) -> Parser:
 
 def _add(actions: "argparse._SubParsersAction[Parser]", name: str, short: str, long: str) -> Parser:
     """A command, with the arguments that all of them have."""
-    splits = {"check": "all that there are", "stats": "train", "cache": "train val"}[name]
-    command = actions.add_parser(name, help=short, description=f"{long}\n\n{_DATA}")
-    command.add_argument("name", metavar="NAME", help="of the data set, or a .yaml")
-    command.add_argument("root", metavar="ROOT", nargs="?", help="folder or zip of the data set")
-    command.add_argument(
-        "--split", nargs="+", choices=("train", "val", "test"), metavar="SPLIT", help=f"default: {splits}"
+    command = actions.add_parser(
+        name,
+        help=short,
+        description=f"{long}\n\n{_DATA}",
     )
     command.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="of the data set: masks=colors, coarse=true"
+        "name", metavar="NAME", nargs="?", help="of the data set, or a .yaml; --data NAME does as well"
     )
-    command.add_argument("--workers", type=whole_number(1), metavar="N", help="threads (default: one for each core)")
+    command.add_argument("root", metavar="ROOT", nargs="?", help="its folder or zip; --data.root ROOT does as well")
+    add_data_options(command)
     return command

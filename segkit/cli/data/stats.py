@@ -4,15 +4,26 @@ import argparse
 
 import numpy as np
 
-from segkit.cli.data.source import open_layout
 from segkit.cli.words import say
+from segkit.data.layout.base import Layout
 from segkit.data.statistics import KINDS, Statistics, class_weights, statistics, statistics_path
 from segkit.errors import InputError
 from segkit.files import check_new_file
 from segkit.text import aligned, percent
 
+OWN_DATA_OPTIONS = ()
 
-def run(options: argparse.Namespace) -> int:
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse a file that cannot be written, or cannot hold several splits."""
+    if options.output is not None:
+        check_new_file(options.output, force=True)
+        if len(options.split or ()) > 1:
+            splits = " ".join(options.split)
+            raise InputError(f"--output {options.output}: keeps one split; give one --split, not {splits}")
+
+
+def run(options: argparse.Namespace, layout: Layout) -> int:
     """Count, or read what was counted before, and print.
 
     Returns:
@@ -21,13 +32,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         InputError: The command or a mask is wrong.
     """
-    splits = options.split or ["train"]
-    if options.output is not None:
-        check_new_file(options.output, force=True)
-        if len(splits) > 1:
-            raise InputError(f"--output {options.output}: keeps one split; give one --split, not {' '.join(splits)}")
-    layout = open_layout(options.name, options.root, options.option)
-    for split in splits:
+    for split in options.split or ["train"]:
         said: list[str] = []
         found = statistics(layout, split, options.output, options.workers, said.append)
         path = statistics_path(layout, split) if options.output is None else options.output

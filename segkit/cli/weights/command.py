@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segkit.cli.parser import Parser, Switch, whole_number
+from segkit.cli.parser import Parser, Switch, add_data_options, split_options, whole_number
 from segkit.cli.weights.report import SHOWN, report
 from segkit.cli.words import say
 from segkit.errors import InputError
@@ -51,7 +51,8 @@ def main(args: Sequence[str]) -> int:
     Raises:
         InputError: the file cannot be read or recognised, or something in it does not match.
     """
-    options = _parser().parse_args(list(args))
+    own, of_data = split_options(args) if "recalibrate" in args[:1] else (list(args), [])
+    options = _parser().parse_args(own)
     if options.action == "inspect":
         return _inspect(options)
     check_output(options.output, options.overwrite)
@@ -59,7 +60,7 @@ def main(args: Sequence[str]) -> int:
         return _inspect(options)
     from segkit.cli.weights.recalibrate import run
 
-    return run(options)
+    return run(options, of_data)
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -147,15 +148,6 @@ def _add_choices(action: argparse.ArgumentParser) -> None:
 
 def _add_recalibration(action: argparse.ArgumentParser) -> None:
     action.add_argument("file", metavar="FILE", type=Path, help="checkpoint of a whole network")
-    action.add_argument(
-        "--data", metavar="CONFIG", required=True, help="a recipe, a run's config.yaml, or a data config (.yaml)"
-    )
-    action.add_argument("--root", metavar="DIR", help="folder of the data; default: the config's")
     action.add_argument("--batches", metavar="N", type=whole_number(1), default=200, help="default: 200")
-    action.add_argument(
-        "--batch_size", metavar="N", type=whole_number(2), help="crops at a time; default: the config's, of one process"
-    )
-    action.add_argument(
-        "--num_workers", metavar="N", type=whole_number(0), help="loader processes; default: the config's"
-    )
     action.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
+    add_data_options(action)

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segkit.bars import Bar
 from segkit.benchmark.rows import data_name
-from segkit.cli.data.source import describe_module, make_module
+from segkit.cli.data.source import open_data
 from segkit.cli.weights.report import recalibrated
 from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
@@ -25,7 +25,7 @@ from segkit.text import aligned
 from segkit.training.precise_bn import Recalibration, recalibrate_checkpoint
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, of_data: Sequence[str]) -> int:
     """Run `segkit weights recalibrate`; nothing is written before all batches have been seen.
 
     Raises:
@@ -33,19 +33,19 @@ def run(options: argparse.Namespace) -> int:
     """
     device = _device(options.device)
     checkpoint = read_checkpoint(options.file)
-    data = _data(options)
+    data = _data(of_data)
     plain = checkpoint.label_space
     space = numbered_space(checkpoint.num_classes) if plain is None else LabelSpace.from_dict(plain)
     check_same_classes(space.class_names, data.class_names, str(options.file), f"{data_name(data)} ({data.root})")
     done = {"batches": options.batches, "batch_size": data.batch_size, "data": data_name(data), "split": "train"}
-    say(f"reading {options.data} ...")
+    say(f"reading {data_name(data)} ...")
     try:
         with Bar(islice(_crops(data), options.batches), "recalibrate", options.batches, unit="batch") as images:
             new, result = recalibrate_checkpoint(checkpoint, images, device, data.seed)
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"--batch_size {data.batch_size}: such a batch does not fit into the memory of {device}; lower it, or give "
-            "--device cpu"
+            f"--data.batch_size {data.batch_size}: such a batch does not fit into the memory of {device}; lower it, "
+            "or give --device cpu"
         ) from error
     write_model_file(options.output, sourced(new, options.file, versions(), {"recalibrated": done}))
     say(_report(options, result, recalibrated(done)))
@@ -59,22 +59,19 @@ def _device(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if has_gpu else "cpu"))
 
 
-def _data(options: argparse.Namespace) -> SegmentationDataModule:
+def _data(of_data: Sequence[str]) -> SegmentationDataModule:
     """The data module, as `segkit fit` makes it, with what is typed here."""
-    given = ["--data.cache_dir", "null"]  # a cache pays where images are read again
-    for name in ("batch_size", "num_workers"):
-        value = getattr(options, name)
-        given += [] if value is None else [f"--data.{name}", str(value)]
-    data = make_module(describe_module(options.data, options.root, given, "add --root DIR"), "segkit weights")
+    # A cache pays where images are read again.
+    data = open_data([*of_data, "--data.cache_dir", "null"], "segkit weights recalibrate")
     if data.batch_size < 2:
         raise InputError(
-            f"{options.data}: its batch_size is {data.batch_size}; one crop is no batch, add --batch_size N"
+            f"{data_name(data)}: batch_size is {data.batch_size}; one crop is no batch, add --data.batch_size N"
         )
     data.setup("fit")
     images = len(data.datasets["train"])
     if images < data.batch_size:
         few = f"{data.root}: {data_name(data)} has {images} training images, fewer than a batch of {data.batch_size}"
-        raise InputError(f"{few}; lower --batch_size")
+        raise InputError(f"{few}; lower --data.batch_size")
     return data
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.arrays import UInt8Array
-from segkit.data.layouts.base import Layout, Sample, samples_key
+from segkit.data.layout.base import Layout, Sample, samples_key
 from segkit.errors import InputError
 from segkit.files import parse_json
 

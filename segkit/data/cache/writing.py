@@ -32,7 +32,7 @@ from segkit.data.cache.cache import (
     read_index,
     root_of,
 )
-from segkit.data.layouts.base import Layout, Sample, sample_keys, samples_key
+from segkit.data.layout.base import Layout, Sample, sample_keys, samples_key
 from segkit.errors import InputError
 from segkit.files import check_writable, write_bytes, write_json, write_refusal
 from segkit.io import image_size
@@ -162,7 +162,7 @@ class _Writer:
             return read_index(self.part, self.key)
         except InputError:
             pass  # there is none, or it was being written when the power failed
-        sizes, apply_exif = [], self.layout.apply_exif
+        sizes, apply_exif = [], self.layout.reader.apply_exif
         with self._bar("sizes", 0) as bar:
             for width, height in self.pool.map(lambda sample: image_size(sample.image, apply_exif), self.samples):
                 sizes.append((height, width))

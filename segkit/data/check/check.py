@@ -15,9 +15,9 @@ from segkit.arrays import Int64Array
 from segkit.bars import Bar
 from segkit.data.check.pair import Notes, Pair, inspect_pair
 from segkit.data.check.report import Report, SplitReport, absent_classes
-from segkit.data.layouts.base import SPLITS, Layout, Part, Split
-from segkit.data.layouts.files import Source
-from segkit.data.layouts.masks import CONVERTED, MASK_SUFFIXES
+from segkit.data.layout.base import SPLITS, Layout, Part, Split
+from segkit.data.layout.files import Source
+from segkit.data.layout.masks import CONVERTED, MASK_SUFFIXES
 from segkit.errors import InputError
 from segkit.machine import cores
 from segkit.metadata.label_space import UNDECLARED, LabelSpace
@@ -133,16 +133,15 @@ def _pairs(report: Report, part: Part, images: dict[str, Source], is_labelled: b
 
 def _note_lone_masks(report: Report, part: Part, images: dict[str, Source]) -> None:
     """Of the whole folder: a mask whose image is in another split's list is not lone."""
-    assert part.masks is not None
-    if not report.layout.files.has(part.masks):  # of each image it is said that it has no mask
+    if not report.layout.files.has(part.mask.folder):  # of each image it is said that it has no mask
         return
-    wanted = {part.mask_path(name).removesuffix(".png") for name in images}
-    # Cityscapes has other files beside its masks, and masks beside the images are told from them by their ending.
-    is_mixed = bool(part.image_ending) or part.masks == part.images
-    for relative, mask in report.layout.files.below(part.masks, MASK_SUFFIXES):
+    wanted = {part.mask_path(name).rpartition(".")[0] for name in images}
+    for relative, file in report.layout.files.below(part.mask.folder, MASK_SUFFIXES):
         name = relative.with_suffix("").as_posix().removesuffix(CONVERTED)  # mmsegmentation's copies are not lone
-        if f"{part.masks}/{name}" not in wanted and not (is_mixed and not name.endswith(part.mask_stem)):
-            report.findings.add("no image", str(mask))
+        # Other files may lie beside masks whose names say what they are, as they do in Cityscapes.
+        is_mask = part.mask.matches(name) and not (name in images and images[name] == file)
+        if is_mask and "/".join(filter(None, (part.mask.folder, name))) not in wanted:
+            report.findings.add("no image", str(file))
 
 
 def _spread(pairs: Sequence[Pair], limit: int) -> list[Pair]:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from segkit.arrays import Int64Array, UInt8Array
-from segkit.data.layouts.base import Layout
-from segkit.data.layouts.files import Source
+from segkit.data.layout.base import Layout
+from segkit.data.layout.files import Source
 from segkit.errors import InputError
 from segkit.io import File, read_header, read_image
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
@@ -59,8 +59,8 @@ class _Loaded:
 def _inspect(layout: Layout, pair: Pair) -> tuple[Notes, Int64Array | None]:
     image = _Loaded(pair.image)
     if pair.mask is None:
-        return _inspect_header(image, layout.apply_exif), None
-    notes, size = _inspect_image(image, layout.apply_exif)
+        return _inspect_header(image, layout.reader.apply_exif), None
+    notes, size = _inspect_image(image, layout.reader.apply_exif)
     try:
         raw = layout.read_mask(pair.mask)
     except InputError as error:
@@ -69,7 +69,7 @@ def _inspect(layout: Layout, pair: Pair) -> tuple[Notes, Int64Array | None]:
     counts = np.bincount(raw.ravel(), minlength=256)  # (256)
     if size is not None and size != raw.shape:
         text = f"{pair.image} is {size[1]}x{size[0]}, {pair.mask} is {raw.shape[1]}x{raw.shape[0]}"
-        notes.append(("size", f"{text}: {layout.size_cure(image, size, raw.shape)}"))
+        notes.append(("size", f"{text}: {layout.reader.size_cure(image, size, raw.shape)}"))
     return notes + _inspect_values(layout, raw, counts, pair.mask), counts
 
 

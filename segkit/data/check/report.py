@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.arrays import Int64Array
-from segkit.data.layouts.base import Layout, Split
+from segkit.data.layout.base import Layout, Split
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
 
@@ -26,7 +26,7 @@ PROBLEMS = {
     "size":          "images and masks of different sizes; export both at the same size",
 }  # fmt: skip
 WARNINGS = {
-    "exif":          "images with an EXIF orientation; masks must fit the image as it is stored, else set exif=apply",
+    "exif":          "images with an EXIF orientation; masks must fit the stored image, else set --data.exif apply",
     "partly read":   "files with several pages or frames, or more than 8 bits",
     "empty mask":    "masks without a valid pixel; nothing is learned or scored there",
     "one class":     "splits whose masks hold at most one class; nothing is learned from it, and scores say little",

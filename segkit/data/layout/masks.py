@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from segkit.data.layouts.files import Files, Source
+from segkit.data.layout.files import Files, Source
 from segkit.errors import InputError
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff")  # in capitals, too; a mask is looked for as .png first

@@ -1,11 +1,17 @@
-"""PASCAL Context, its 59 most frequent classes: raw 0 = background and every other class (ignored), raw i -> id i - 1.
+"""PASCAL Context on the images of VOC 2010, its 59 most frequent classes. Mottaghi et al., CVPR 2014.
 
-Names, order and colours as in mmsegmentation 1.2.2, PascalContextDataset59; raw values as its converter writes them.
-Raw 255 stays undeclared: it betrays label maps that are already shifted (0..58), which would be read one class off.
-Mottaghi et al., CVPR 2014.
+Raw 0 = background and every other class (ignored), raw i -> id i - 1. Names, order and colours as in mmsegmentation
+1.2.2, PascalContextDataset59; raw values as its converter writes them. Raw 255 stays undeclared: it betrays label maps
+that are already shifted (0..58), which would be read one class off.
 """
 
-from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.layout.base import Part, Split
+from segkit.errors import InputError
+from segkit.metadata.label_space import LabelSpace
 
 # fmt: off
 # raw, name, colour
@@ -72,10 +78,34 @@ _CLASSES = (
 )
 # fmt: on
 
-_TRAIN_IDS = {raw: train_id for train_id, (raw, _, _) in enumerate(_CLASSES)} | {0: IGNORE_INDEX}
+CONTEXT_59 = LabelSpace.from_rows(_CLASSES, ignored=(0,))
 
-CONTEXT_59 = LabelSpace(
-    class_names=tuple(name for _, name, _ in _CLASSES),
-    palette=tuple(colour for _, _, colour in _CLASSES),
-    table=tuple(_TRAIN_IDS.get(raw, UNDECLARED) for raw in range(256)),
-)
+
+class PascalContextDataModule(SegmentationDataModule):
+    """PASCAL Context, 59 classes; validation is also the test split.
+
+    `root` is VOC2010, VOCdevkit, or the folder that contains VOCdevkit. `SegmentationClassContext` and the lists in
+    `ImageSets/SegmentationContext` are those that mmsegmentation's converter writes.
+    """
+
+    title = "PASCAL Context"
+    folder = "VOCdevkit"
+    label_space = CONTEXT_59
+    counts = MappingProxyType({"train": 4998, "val": 5105})
+    homes = ("", "VOC2010", "VOCdevkit/VOC2010")
+
+    def parts(self, split: Split) -> Sequence[Part]:
+        """As in the base class.
+
+        Raises:
+            InputError: A list of names is missing or wrong.
+        """
+        path = f"ImageSets/SegmentationContext/{'train' if split == 'train' else 'val'}.txt"
+        file = self.files.file(path)
+        if file is None:
+            raise InputError(
+                f"{self.root}: no {path}, nor in VOC2010 or VOCdevkit/VOC2010 below; check --data.root, and convert "
+                "the annotations (datasets/README.md)"
+            )
+        names = self.read_list(file, "JPEGImages")
+        return (Part("JPEGImages/{name}.jpg", "SegmentationClassContext/{name}.png", names, str(file)),)

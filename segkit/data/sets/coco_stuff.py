@@ -1,4 +1,4 @@
-"""COCO-Stuff 164k: 80 things, then 91 stuff classes; raw 255 (unlabeled) is ignored.
+"""COCO-Stuff 164k: 80 things, then 91 stuff classes, on COCO's images of 2017; raw 255 (unlabeled) is ignored.
 
 Raw values as in the official stuffthingmaps PNGs: COCO's category id - 1. Eleven category ids of things (12, 26, 29,
 30, 45, 66, 68, 69, 71, 83, 91) were withdrawn and are on no image: their raw values are undeclared.
@@ -6,7 +6,17 @@ Names, colours (17 classes share theirs with another) and train ids as in mmsegm
 tools/dataset_converters/coco_stuff164k.py. Caesar et al., CVPR 2018.
 """
 
-from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.layout.base import Part, Sample, Split
+from segkit.data.layout.masks import CONVERTED
+from segkit.errors import InputError
+from segkit.metadata.label_space import LabelSpace
+from segkit.paths import is_left_out
 
 # fmt: off
 # raw, name, colour
@@ -185,10 +195,74 @@ _CLASSES = (
 )
 # fmt: on
 
-_TRAIN_IDS = {raw: train_id for train_id, (raw, _, _) in enumerate(_CLASSES)} | {255: IGNORE_INDEX}
+COCO_STUFF = LabelSpace.from_rows(_CLASSES, ignored=(255,))
 
-COCO_STUFF = LabelSpace(
-    class_names=tuple(name for _, name, _ in _CLASSES),
-    palette=tuple(colour for _, _, colour in _CLASSES),
-    table=tuple(_TRAIN_IDS.get(raw, UNDECLARED) for raw in range(256)),
-)
+_MAPS = "stuffthingmaps_trainval2017.zip"
+_CONVERTED = f"{CONVERTED}.png"
+
+
+class CocoStuffDataModule(SegmentationDataModule):
+    """COCO-Stuff 164k, 171 classes; validation is also the test split.
+
+    `root` holds the images in `train2017` and `val2017` and the published masks in `stuffthingmaps/train2017`, ..., or
+    mmsegmentation's `images/train2017` and `annotations/train2017`, or the masks beside the images, as the published
+    zip files unpack; these may stay packed.
+    """
+
+    title = "COCO-Stuff"
+    folder = "coco_stuff164k"
+    label_space = COCO_STUFF
+    counts = MappingProxyType({"train": 118287, "val": 5000})
+    archives = ("train2017.zip", "val2017.zip", _MAPS)
+
+    def find_samples(self, split: Split, with_masks: bool = True) -> list[Sample]:
+        """As in the base class.
+
+        Raises:
+            InputError: There are only masks that mmsegmentation has converted to train ids, too.
+        """
+        folder = _folder(split)
+        if with_masks and self._only_converted(folder):
+            raise InputError(
+                f"{self.root}: only masks converted to train ids (*{_CONVERTED}) for {folder}; needed are the "
+                f"published ones, without this ending: unpack {_MAPS} again, or put it here"
+            )
+        return super().find_samples(split, with_masks)
+
+    def parts(self, split: Split) -> Sequence[Part]:
+        """As in the base class."""
+        folder = _folder(split)
+        images = f"images/{folder}" if self.files.has(f"images/{folder}") else folder
+        return (Part(f"{images}/{{name}}.jpg", f"{self._masks(folder)}/{{name}}.png"),)
+
+    def _masks(self, folder: str) -> str:
+        """Where the masks are, or ought to be."""
+        kinds = self._kinds(folder)
+        found = next((place for place, kind in kinds.items() if kind == "raw"), None)
+        return found or (folder if (self.root / _MAPS).is_file() else next(iter(kinds)))
+
+    def _only_converted(self, folder: str) -> bool:
+        kinds = self._kinds(folder).values()
+        return "converted" in kinds and "raw" not in kinds and not (self.root / _MAPS).is_file()
+
+    def _kinds(self, folder: str) -> dict[str, str]:
+        places = (f"stuffthingmaps/{folder}", f"annotations/{folder}", folder)
+        return {place: _kind_of_masks(self.root / place) for place in places}
+
+
+def _folder(split: Split) -> str:
+    return "train2017" if split == "train" else "val2017"
+
+
+def _kind_of_masks(folder: Path) -> str:
+    """Whether a folder has "raw" masks, only "converted" ones, or "no" masks; it is read up to the first raw one."""
+    kind = "no"
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for name in (
+                entry.name for entry in entries if entry.name.endswith(".png") and not is_left_out(entry.name)
+            ):
+                if not name.endswith(_CONVERTED):
+                    return "raw"
+                kind = "converted"
+    return kind

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from segkit.data.layouts.files import Source
+from segkit.data.layout.files import Source
 from segkit.errors import InputError
 from segkit.metadata.class_files import read_text
 from segkit.paths import IMAGE_SUFFIXES, leads_outside, shown

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from segkit.archives import ZipMember
 from segkit.data.dataset import SegmentationDataset, collate
-from segkit.data.layouts.ade20k import ADE20KLayout
-from segkit.data.layouts.base import Layout
-from segkit.data.layouts.cityscapes import CityscapesLayout
-from segkit.data.layouts.coco_stuff import CocoStuffLayout
-from segkit.data.layouts.files import fingerprint, size_of
+from segkit.data.layout.base import Layout
+from segkit.data.layout.files import fingerprint, size_of
+from segkit.data.sets.ade20k import ADE20KDataModule
+from segkit.data.sets.cityscapes import CityscapesDataModule
+from segkit.data.sets.coco_stuff import CocoStuffDataModule
 
 SPLITS: Any = ("train", "val", "test")
 METHODS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
@@ -53,13 +53,15 @@ COCO |= {"maps/val2017/000000000139.png": [181]}
 
 SETS = {
     "ade20k": Published(
-        ADE20KLayout,
+        ADE20KDataModule,
         ADE,
         {"ADEChallengeData2016.zip": (["images", "annotations"], "ADEChallengeData2016/")},
     ),
-    "ade20k without home": Published(ADE20KLayout, ADE, {"ADEChallengeData2016.zip": (["images", "annotations"], "")}),
+    "ade20k without home": Published(
+        ADE20KDataModule, ADE, {"ADEChallengeData2016.zip": (["images", "annotations"], "")}
+    ),
     "cityscapes": Published(
-        CityscapesLayout,
+        CityscapesDataModule,
         CITY,
         {
             "leftImg8bit_trainvaltest.zip": (["leftImg8bit"], ""),
@@ -67,7 +69,7 @@ SETS = {
         },
     ),
     "coco-stuff": Published(
-        CocoStuffLayout,
+        CocoStuffDataModule,
         COCO,
         {
             "train2017.zip": (["train2017"], ""),
@@ -133,7 +135,7 @@ def test_what_is_unpacked_goes_first_and_the_rest_comes_from_the_zips(
 def test_a_zip_may_be_the_root(tmp_path: Path, plant: Any, pack: Any) -> None:
     plant(tmp_path / "a", ADE)
     archive = pack(tmp_path / "any name.ZIP", tmp_path / "a", ["images", "annotations"], zipfile.ZIP_STORED)
-    assert [sample.name for sample in ADE20KLayout(archive).find_samples("train")] == [
+    assert [sample.name for sample in ADE20KDataModule(archive).find_samples("train")] == [
         "ADE_train_1",
         "ADE_train_10",
         "ADE_train_2",
@@ -201,12 +203,12 @@ def test_a_missing_zip_is_named(published: Published, tmp_path: Path, refused: A
 def test_unusual_members_are_refused(tmp_path: Path, plant: Any, pack: Callable[..., Path], refused: Any) -> None:
     plant(tmp_path / "a", ADE)
     archive = pack(tmp_path / "ADEChallengeData2016.zip", tmp_path / "a", ["images", "annotations"], zipfile.ZIP_LZMA)
-    refused(lambda: ADE20KLayout(archive).find_samples("train"), str(archive), "unpack it")
+    refused(lambda: ADE20KDataModule(archive).find_samples("train"), str(archive), "unpack it")
     pack(archive, tmp_path / "a", ["images", "annotations"], zipfile.ZIP_STORED)
     data = bytearray(archive.read_bytes())
     data[data.rindex(b"PK\x01\x02") + 8] |= 1  # the directory says that the last member is encrypted
     archive.write_bytes(data)
-    refused(lambda: ADE20KLayout(archive).find_samples("train"), str(archive), "encrypted", "unpack it")
+    refused(lambda: ADE20KDataModule(archive).find_samples("train"), str(archive), "encrypted", "unpack it")
 
 
 def test_coco_masks_unpacked_beside_the_packed_images(tmp_path: Path, plant: Any, pack: Any) -> None:
@@ -215,5 +217,5 @@ def test_coco_masks_unpacked_beside_the_packed_images(tmp_path: Path, plant: Any
     pack(tmp_path / "train2017.zip", tmp_path, ["train2017"], zipfile.ZIP_STORED)
     (tmp_path / "train2017/1.jpg").unlink()
     plant(tmp_path, {"train2017/1.png": [91]})
-    (sample,) = CocoStuffLayout(tmp_path).find_samples("train")
+    (sample,) = CocoStuffDataModule(tmp_path).find_samples("train")
     assert isinstance(sample.image, ZipMember) and isinstance(sample.mask, Path)

@@ -1,32 +1,32 @@
-"""ADE20K scene parsing (ADEChallengeData2016): 150 classes. Zhou et al., CVPR 2017."""
+"""ADE20K scene parsing (ADEChallengeData2016): 150 classes. Zhou et al., CVPR 2017.
+
+The label table is in `segkit.metadata.ade20k`, where submissions find it too, which read no data set.
+"""
 
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from segkit.data.layouts.base import Layout, Part, Split
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.layout.base import Part, Split
 from segkit.errors import InputError
 from segkit.metadata.ade20k import ADE20K
-from segkit.metadata.label_space import LabelSpace
 
 _FOLDERS = {"train": "training", "val": "validation", "test": "validation"}
 
 
-class ADE20KLayout(Layout):
-    """`images/{training,validation}` and `annotations/{training,validation}`.
+class ADE20KDataModule(SegmentationDataModule):
+    """ADE20K scene parsing, 150 classes; validation is also the test split.
 
     `root` is ADEChallengeData2016, the folder that contains it, or ADEChallengeData2016.zip. Labels of the benchmark's
-    test images are not public: test and predict read the validation split.
+    test images are not public.
     """
 
     title = "ADE20K"
+    folder = "ADEChallengeData2016"
+    label_space = ADE20K
     counts = MappingProxyType({"train": 20210, "val": 2000})
     archives = ("ADEChallengeData2016.zip",)
     homes = ("ADEChallengeData2016", "")
-
-    @property
-    def label_space(self) -> LabelSpace:
-        """150 classes; raw 0 is ignored."""
-        return ADE20K
 
     def parts(self, split: Split) -> Sequence[Part]:
         """As in the base class.
@@ -40,7 +40,7 @@ class ADE20KLayout(Layout):
                 "ADEChallengeData2016 (SceneParsing, ADEChallengeData2016.zip): see datasets/README.md"
             )
         folder = _FOLDERS[split]
-        return (Part(f"images/{folder}", f"annotations/{folder}"),)
+        return (Part(f"images/{folder}/{{name}}", f"annotations/{folder}/{{name}}.png"),)
 
     def _is_full_archive(self) -> bool:
         """The full data set nests its images two folders deep, by scene: images/ADE/training/urban/street/..."""

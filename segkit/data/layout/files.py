@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from segkit.archives import ZipMember, read_members
 from segkit.errors import InputError
-from segkit.paths import IMAGE_SUFFIXES, check_regular, is_left_out, walk_files
+from segkit.paths import check_regular, is_left_out, walk_files
 
 Source: TypeAlias = Path | ZipMember
 
@@ -54,26 +54,15 @@ class Files:
         """Whether there is such a folder."""
         return self._on_disk(folder) is not None or self._in_archive(folder) is not None
 
-    def find(self, folder: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, Source]:
-        """Files anywhere below `folder`, by name: the relative path without suffix; what is no data is left out.
-
-        On the disk as `walk_files` finds them, links to folders included; an archive has none.
-
-        A folder on the disk without such files does not hide that of an archive: COCO's images and masks share one.
-
-        Raises:
-            InputError: There is no such folder, or two files have one name.
-        """
-        files: dict[str, Source] = {}
-        for relative, file in self.below(folder, suffixes):
-            name = relative.with_suffix("").as_posix()
-            if name in files:
-                raise InputError(f"{files[name]} and {file} have the same name; rename or remove one of them")
-            files[name] = file
-        return files
-
     def below(self, folder: str, suffixes: Sequence[str] = ()) -> list[tuple[PurePosixPath, Source]]:
-        """The same with the relative path of each file, whatever their names; all files without `suffixes`.
+        """Files anywhere below `folder` by their relative paths; what is no data is left out.
+
+        On the disk as `walk_files` finds them, links to folders included; an archive has none. A folder on the disk
+        without such files does not hide that of an archive: COCO's images and masks share one.
+
+        Args:
+            folder: Below the root; "" is the root itself.
+            suffixes: Endings that count, in small letters; none given: all.
 
         Raises:
             InputError: There is no such folder.

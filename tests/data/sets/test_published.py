@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from segkit.cli.lightning import SHORT_NAMES
-from segkit.data.layouts.ade20k import ADE20KLayout
-from segkit.data.layouts.base import Layout
-from segkit.data.layouts.camvid import CamVidLayout
-from segkit.data.layouts.cityscapes import CityscapesLayout
-from segkit.data.layouts.coco_stuff import CocoStuffLayout
-from segkit.data.layouts.mapillary import MapillaryLayout
-from segkit.data.layouts.names import LAYOUTS
-from segkit.data.layouts.pascal_context import PascalContextLayout
-from segkit.data.layouts.voc import VOCLayout
+from segkit.data.layout.base import Layout
+from segkit.data.names import data_sets
+from segkit.data.sets.ade20k import ADE20KDataModule
+from segkit.data.sets.camvid import CamVidDataModule
+from segkit.data.sets.cityscapes import CityscapesDataModule
+from segkit.data.sets.coco_stuff import CocoStuffDataModule
+from segkit.data.sets.mapillary import MapillaryDataModule
+from segkit.data.sets.pascal_context import PascalContextDataModule
+from segkit.data.sets.voc import VOCDataModule
 
 VOC_LISTS = "VOCdevkit/VOC2012/ImageSets/Segmentation"
 CONTEXT = "VOCdevkit/VOC2010"
@@ -93,7 +93,7 @@ VISTAS_COUNTS = {"train": 18000, "val": 2000, "test": 5000}
 
 CASES = {
     "ade20k": Case(
-        ADE20KLayout,
+        ADE20KDataModule,
         pairs("images/training/{}.jpg", "annotations/training/{}.png", ["ADE_train_2", "ADE_train_1"])
         | pairs("images/validation/{}.jpg", "annotations/validation/{}.png", ["ADE_val_1"]),
         {0: 255, 1: 0, 150: 149},
@@ -101,7 +101,7 @@ CASES = {
         {"train": 20210, "val": 2000},
     ),
     "cityscapes": Case(
-        CityscapesLayout,
+        CityscapesDataModule,
         CITY_FILES,
         CITY_IDS,
         CITY_SCORED,
@@ -109,7 +109,7 @@ CASES = {
         CITY_NAMES["test"],
     ),
     "cityscapes coarse": Case(
-        CityscapesLayout,
+        CityscapesDataModule,
         CITY_FILES | city("train_extra", "gtCoarse"),
         CITY_IDS,
         CITY_SCORED | {"train": [*CITY_NAMES["train"], "bonn/bonn_000000_0000111_leftImg8bit"]},
@@ -118,7 +118,7 @@ CASES = {
         {"coarse": True},
     ),
     "camvid": Case(
-        CamVidLayout,
+        CamVidDataModule,
         pairs("CamVid/train/{}.png", "CamVid/trainannot/{}.png", ["0001TP_2", "0001TP_1"])
         | pairs("CamVid/val/{}.png", "CamVid/valannot/{}.png", ["0016E5_1"])
         | pairs("CamVid/test/{}.png", "CamVid/testannot/{}.png", ["Seq05VD_1"]),
@@ -126,9 +126,9 @@ CASES = {
         {"train": ["0001TP_1", "0001TP_2"], "val": ["0016E5_1"], "test": ["Seq05VD_1"]},
         {"train": 367, "val": 101, "test": 233},
     ),
-    "voc": Case(VOCLayout, VOC_FILES, VOC_IDS, VOC_NAMES, VOC_COUNTS),
+    "voc": Case(VOCDataModule, VOC_FILES, VOC_IDS, VOC_NAMES, VOC_COUNTS),
     "voc with test images": Case(
-        VOCLayout,
+        VOCDataModule,
         VOC_FILES | {"VOCdevkit/VOC2012/JPEGImages/2008_5.jpg": None, f"{VOC_LISTS}/test.txt": "2008_5\n"},
         VOC_IDS,
         VOC_NAMES,
@@ -136,7 +136,7 @@ CASES = {
         ["2008_5"],
     ),
     "voc trainaug.txt": Case(
-        VOCLayout,
+        VOCDataModule,
         SBD_FILES
         | {f"{VOC_LISTS}/trainaug.txt": "2008_9\n2007_1\n2008_8\n2007_2\n", f"{VOC_LISTS}/aug.txt": "not read"},
         VOC_IDS,
@@ -145,7 +145,7 @@ CASES = {
         options={"augmented": True},
     ),
     "voc aug.txt": Case(
-        VOCLayout,
+        VOCDataModule,
         SBD_FILES | {f"{VOC_LISTS}/aug.txt": "2008_9\n2008_8\n"},
         VOC_IDS,
         SBD_NAMES,
@@ -153,25 +153,25 @@ CASES = {
         options={"augmented": True},
     ),
     "pascal-context": Case(
-        PascalContextLayout,
+        PascalContextDataModule,
         pairs(f"{CONTEXT}/JPEGImages/{{}}.jpg", f"{CONTEXT}/SegmentationClassContext/{{}}.png", ["1", "2", "3"])
         | {f"{CONTEXT_LISTS}/train.txt": "2\n1\n", f"{CONTEXT_LISTS}/val.txt": "3\n"},
         {0: 255, 1: 0, 59: 58},
         {"train": ["2", "1"], "val": ["3"], "test": ["3"]},
         {"train": 4998, "val": 5105},
     ),
-    "coco-stuff": Case(CocoStuffLayout, coco("", "stuffthingmaps/"), COCO_IDS, COCO_NAMES, COCO_COUNTS),
-    "coco-stuff unpacked in one place": Case(CocoStuffLayout, coco("", ""), COCO_IDS, COCO_NAMES, COCO_COUNTS),
+    "coco-stuff": Case(CocoStuffDataModule, coco("", "stuffthingmaps/"), COCO_IDS, COCO_NAMES, COCO_COUNTS),
+    "coco-stuff unpacked in one place": Case(CocoStuffDataModule, coco("", ""), COCO_IDS, COCO_NAMES, COCO_COUNTS),
     "coco-stuff of mmseg": Case(
-        CocoStuffLayout,
+        CocoStuffDataModule,
         coco("images/", "annotations/") | {"annotations/train2017/000000000009_labelTrainIds.png": [5]},
         COCO_IDS,
         COCO_NAMES,
         COCO_COUNTS,
     ),
-    "mapillary v1.2": Case(MapillaryLayout, vistas("labels"), VISTAS_IDS, VISTAS_NAMES, VISTAS_COUNTS),
+    "mapillary v1.2": Case(MapillaryDataModule, vistas("labels"), VISTAS_IDS, VISTAS_NAMES, VISTAS_COUNTS),
     "mapillary v2.0": Case(
-        MapillaryLayout,
+        MapillaryDataModule,
         vistas("v1.2/labels") | {"training/v2.0/labels/a.png": [123], "testing/images/z.jpg": None},
         VISTAS_IDS,
         VISTAS_NAMES,
@@ -231,7 +231,7 @@ def test_predict_reads_val_where_there_are_no_test_images(case: Case, root: Path
         shutil.rmtree(root / folder, ignore_errors=True)
     (root / VOC_LISTS / "test.txt").unlink(missing_ok=True)
     layout = case.layout(root, **case.options)
-    has_public_test = case.layout is CamVidLayout
+    has_public_test = case.layout is CamVidDataModule
     assert found(layout, "test", with_masks=False) == case.names["test" if has_public_test else "val"]
     assert found(layout, "test") == case.names["test"]
 
@@ -254,25 +254,25 @@ def test_a_wrong_root_is_named_in_one_line(case: Case, tmp_path: Path, refused: 
 @pytest.mark.parametrize("home", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_roots_of_voc(tmp_path: Path, plant: Any, home: str) -> None:
     plant(tmp_path, {path: [0] if content == "mask" else content for path, content in VOC_FILES.items()})
-    assert found(VOCLayout(tmp_path / home), "train") == VOC_NAMES["train"]
+    assert found(VOCDataModule(tmp_path / home), "train") == VOC_NAMES["train"]
 
 
 def test_what_is_missing_for_the_augmented_voc(tmp_path: Path, plant: Any, refused: Any) -> None:
     plant(tmp_path, {path: [0] if content == "mask" else content for path, content in SBD_FILES.items()})
-    layout = VOCLayout(tmp_path, augmented=True)
+    layout = VOCDataModule(tmp_path, augmented=True)
     refused(lambda: layout.find_samples("train"), "no ImageSets/Segmentation/trainaug.txt, nor aug.txt")
     assert found(layout, "val") == ["2007_3"]
     shutil.rmtree(tmp_path / "VOCdevkit/VOC2012/SegmentationClassAug")
     refused(lambda: layout.find_samples("train"), "no folder SegmentationClassAug")
     (tmp_path / VOC_LISTS / "train.txt").write_text("2007_2\n2007_77\n")
-    refused(lambda: VOCLayout(tmp_path).find_samples("train"), "train.txt", "2007_77")
+    refused(lambda: VOCDataModule(tmp_path).find_samples("train"), "train.txt", "2007_77")
     (tmp_path / VOC_LISTS / "train.txt").write_text("2007_2\n2007_2\n")
-    refused(lambda: VOCLayout(tmp_path).find_samples("train"), "train.txt", "2007_2 twice")
+    refused(lambda: VOCDataModule(tmp_path).find_samples("train"), "train.txt", "2007_2 twice")
 
 
 def test_converted_masks_of_coco_stuff_are_refused(tmp_path: Path, plant: Any, refused: Any) -> None:
     plant(tmp_path, {"images/train2017/1.jpg": None, "annotations/train2017/1_labelTrainIds.png": [5]})
-    layout = CocoStuffLayout(tmp_path)
+    layout = CocoStuffDataModule(tmp_path)
     refused(lambda: layout.find_samples("train"), "_labelTrainIds.png", "stuffthingmaps_trainval2017.zip")
     assert [sample.name for sample in layout.find_samples("train", with_masks=False)] == ["1"]
     shutil.rmtree(tmp_path / "annotations")
@@ -281,9 +281,20 @@ def test_converted_masks_of_coco_stuff_are_refused(tmp_path: Path, plant: Any, r
 
 def test_labels_of_vistas_2_are_not_taken_for_those_of_1_2(tmp_path: Path, plant: Any, refused: Any) -> None:
     plant(tmp_path, {"training/images/a.jpg": None, "training/v2.0/labels/a.png": [1]})
-    refused(lambda: MapillaryLayout(tmp_path).find_samples("train"), "training/v1.2/labels/a.png")
+    refused(lambda: MapillaryDataModule(tmp_path).find_samples("train"), "training/v1.2/labels/a.png")
 
 
-def test_every_layout_has_a_data_module_that_a_config_may_name() -> None:
-    names = {kind.__name__ for kind in SHORT_NAMES}
-    assert {layout.__name__.removesuffix("Layout") + "DataModule" for layout in LAYOUTS.values()} < names
+def test_every_file_of_the_folder_is_a_data_set_that_a_config_may_name() -> None:
+    names = [
+        "ade20k",
+        "camvid",
+        "cityscapes",
+        "coco-stuff",
+        "folder",
+        "mapillary",
+        "pascal-context",
+        "synthetic",
+        "voc",
+    ]
+    assert list(data_sets()) == names
+    assert data_sets()["voc"] is VOCDataModule and set(data_sets().values()) < set(SHORT_NAMES)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segkit.data.layouts.folder import FolderLayout, MaskKind
+from segkit.data.sets.folder import FolderDataModule, MaskKind
 from segkit.io import write_png
 
 PALETTE = "id,name,r,g,b\n0,road,10,20,30\n1,tree,40,50,60\n255,,0,0,0\n255,,1,2,3\n"
@@ -28,7 +28,7 @@ def mask_of(root: Path, values: Any, **options: Any) -> Path:
 
 def ids_of(root: Path, masks: MaskKind = "ids") -> list[int]:
     """The first train ids of image a."""
-    layout = FolderLayout(root, masks)
+    layout = FolderDataModule(root, masks)
     mask = layout.read(layout.find_samples("train")[0])[1]
     assert mask is not None and mask.shape == (6, 8)
     return [int(label) for label in mask.ravel()[:4]]
@@ -68,7 +68,7 @@ def test_colors(root: Path, kind: str) -> None:
     else:
         mask_of(root, values, palette=[COLOURS.get(i, (0, 0, 0)) for i in range(256)])
     assert ids_of(root, "colors") == [1, 0, 255, 255]
-    assert FolderLayout(root, "colors").label_space.palette == (COLOURS[0], COLOURS[1])
+    assert FolderDataModule(root, "colors").label_space.palette == (COLOURS[0], COLOURS[1])
 
 
 def test_colors_not_declared(root: Path, refused: Any) -> None:
@@ -125,7 +125,7 @@ def test_a_table_translates_numbers(root: Path) -> None:
 )
 def test_a_wrong_table_is_refused(root: Path, text: str, words: tuple[str, ...], refused: Any) -> None:
     (root / "table.csv").write_text(text)
-    refused(lambda: FolderLayout(root).label_space, str(root / "table.csv"), *words)
+    refused(lambda: FolderDataModule(root).label_space, str(root / "table.csv"), *words)
 
 
 def test_a_value_that_the_table_lacks(root: Path, refused: Any) -> None:
@@ -137,7 +137,7 @@ def test_a_value_that_the_table_lacks(root: Path, refused: Any) -> None:
 def test_the_key_of_a_cache_follows_what_the_masks_mean(root: Path) -> None:
     def keys() -> list[str]:
         kinds: tuple[MaskKind, ...] = ("ids", "colors", "binary")
-        return [FolderLayout(root, kind).mask_key() for kind in kinds]
+        return [FolderDataModule(root, kind).mask_key() for kind in kinds]
 
     (root / "palette.csv").write_text(PALETTE)
     before = keys()
@@ -148,4 +148,4 @@ def test_the_key_of_a_cache_follows_what_the_masks_mean(root: Path) -> None:
 
 
 def test_an_unknown_kind_of_masks(tmp_path: Path, refused: Any) -> None:
-    refused(lambda: FolderLayout(tmp_path, "grey"), "grey", "ids, binary and colors")  # type: ignore[arg-type]
+    refused(lambda: FolderDataModule(tmp_path, "grey"), "grey", "ids, binary and colors")  # type: ignore[arg-type]

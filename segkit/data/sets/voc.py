@@ -1,48 +1,76 @@
-"""PASCAL VOC 2012, segmentation: 20 classes and background. Everingham et al., IJCV 2015.
+"""PASCAL VOC 2012: 20 classes and background, which is a class; raw 255, the border of objects, is ignored.
 
-The 10582 training images that most papers use add those of SBD (Hariharan et al., ICCV 2011) that are not in VOC's
-own validation split: 1464 + 9118.
+Names and colours: the VOC devkit's; its rule for colours spreads the bits of the class number over R, G and B (a test
+recomputes them). Everingham et al., IJCV 2010 and 2015. The 10582 training images that most papers use add those of SBD
+(Hariharan et al., ICCV 2011) that are not in VOC's own validation split: 1464 + 9118.
 """
 
 import os
 from collections.abc import Sequence
 from types import MappingProxyType
+from typing import Any
 
-from segkit.data.layouts.base import Layout, Part, Split
-from segkit.data.layouts.files import Source
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.layout.base import Part, Split
+from segkit.data.layout.files import Source
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace
-from segkit.metadata.voc import VOC
+
+# fmt: off
+# raw, name, colour
+_CLASSES = (
+    ( 0, "background",  (  0,   0,   0)),
+    ( 1, "aeroplane",   (128,   0,   0)),
+    ( 2, "bicycle",     (  0, 128,   0)),
+    ( 3, "bird",        (128, 128,   0)),
+    ( 4, "boat",        (  0,   0, 128)),
+    ( 5, "bottle",      (128,   0, 128)),
+    ( 6, "bus",         (  0, 128, 128)),
+    ( 7, "car",         (128, 128, 128)),
+    ( 8, "cat",         ( 64,   0,   0)),
+    ( 9, "chair",       (192,   0,   0)),
+    (10, "cow",         ( 64, 128,   0)),
+    (11, "diningtable", (192, 128,   0)),
+    (12, "dog",         ( 64,   0, 128)),
+    (13, "horse",       (192,   0, 128)),
+    (14, "motorbike",   ( 64, 128, 128)),
+    (15, "person",      (192, 128, 128)),
+    (16, "pottedplant", (  0,  64,   0)),
+    (17, "sheep",       (128,  64,   0)),
+    (18, "sofa",        (  0, 192,   0)),
+    (19, "train",       (128, 192,   0)),
+    (20, "tvmonitor",   (  0,  64, 128)),
+)
+# fmt: on
+
+VOC = LabelSpace.from_rows(_CLASSES, ignored=(255,))
 
 _LISTS = "ImageSets/Segmentation"
 
 
-class VOCLayout(Layout):
-    """`JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation/{train,val,test}.txt`.
+class VOCDataModule(SegmentationDataModule):
+    """PASCAL VOC 2012, 21 classes; test is scored on the validation split, predict reads the test images.
 
-    `root` is VOC2012, VOCdevkit, or the folder that contains VOCdevkit. Labels of the test images are not public:
-    they are scored as the validation split; predict reads them where test.txt is there, and val where it is not.
+    Labels of the test images are not public; where test.txt is absent, predict reads the validation split.
 
     Args:
-        root: The folder.
+        root: VOC2012, VOCdevkit, or the folder that contains VOCdevkit.
         augmented: Train on 10582 images: those of trainaug.txt or, where that is missing, of train.txt and aug.txt.
             The images of train.txt keep VOC's own masks, the others take those of `SegmentationClassAug`, which
             lacks a part of VOC's where it was made from SBD alone.
+        **options: The arguments of `SegmentationDataModule`.
     """
 
     title = "PASCAL VOC 2012"
+    folder = "VOCdevkit"
+    label_space = VOC
     homes = ("", "VOC2012", "VOCdevkit/VOC2012")
     scored_as = MappingProxyType({"test": "val"})
 
-    def __init__(self, root: str | os.PathLike[str], augmented: bool = False) -> None:
-        super().__init__(root)
+    def __init__(self, root: str | os.PathLike[str], augmented: bool = False, **options: Any) -> None:
+        super().__init__(root, **options)
         self.augmented = augmented
         self.counts = {"train": 10582 if augmented else 1464, "val": 1449, "test": 1456}
-
-    @property
-    def label_space(self) -> LabelSpace:
-        """21 classes, background among them; raw 255, the border of objects, is ignored."""
-        return VOC
 
     def parts(self, split: Split) -> Sequence[Part]:
         """As in the base class.
@@ -74,7 +102,8 @@ class VOCLayout(Layout):
         return [part for part in parts if part.names]
 
     def _part(self, split: str, masks: str | None, names: tuple[str, ...]) -> Part:
-        return Part("JPEGImages", masks, suffixes=(".jpg",), names=names, list_file=str(self._list(split)))
+        masks = None if masks is None else f"{masks}/{{name}}.png"
+        return Part("JPEGImages/{name}.jpg", masks, names, str(self._list(split)))
 
     def _names(self, split: str) -> tuple[str, ...]:
         file = self._list(split)

@@ -6,21 +6,40 @@ Images are drawn once by `prepare_data` and then read through the code that read
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segkit.data.datamodule import SegmentationDataModule
-from segkit.data.layouts.base import SPLITS
-from segkit.data.layouts.synthetic import SyntheticLayout
+from segkit.data.layout.base import SPLITS, Part, Split
+from segkit.data.sets.cityscapes import fine_part
 from segkit.data.street.scene import draw_scene
 from segkit.errors import InputError
 from segkit.files import parse_json, write_json
 from segkit.io import write_png
+from segkit.metadata.cityscapes import LABELS
+from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
 
 VERSION = 1  # raise it when the drawing changes: folders written before are then not mistaken for these
 MANIFEST = "synthetic.json"
+
+
+_CLASSES = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "sky", "person", "car")
+_MERGED = {"traffic light": "traffic sign"}  # too rare to learn alone
+
+
+def _label_space() -> LabelSpace:
+    colours = {name: colour for _, _, name, colour in LABELS}
+    table = [UNDECLARED] * 256
+    for raw, _, name, _ in LABELS:
+        name = _MERGED.get(name, name)
+        table[raw] = _CLASSES.index(name) if name in _CLASSES else IGNORE_INDEX
+    return LabelSpace(_CLASSES, tuple(colours[name] for name in _CLASSES), tuple(table))
+
+
+STREET = _label_space()
 
 
 class SyntheticDataModule(SegmentationDataModule):
@@ -30,25 +49,26 @@ class SyntheticDataModule(SegmentationDataModule):
 
     Args:
         root: Folder to write to; absent or empty, or one that this class wrote before.
-        base_size: Pixels of the long side at scale 1.
-        crop_size: Pixels, height and width of a training crop.
         seed: Of the scenes, the shuffling and the transforms.
         num_train: Scenes in the training split.
         num_val: Scenes in the validation split.
         num_test: Scenes in the test split.
         height: Pixels of a scene.
         width: Pixels of a scene.
-        **options: As in the base class.
+        **options: The arguments of `SegmentationDataModule`.
 
     Raises:
         InputError: A number is out of range, or `root` holds something else: nothing is ever overwritten.
     """
 
+    title = "synthetic"
+    label_space = STREET
+    own_base_size = 256
+    own_crop_size = 128
+
     def __init__(
         self,
         root: str | os.PathLike[str],
-        base_size: int | tuple[int, int] = 256,
-        crop_size: int | tuple[int, int] = 128,
         seed: int = 0,
         num_train: int = 160,
         num_val: int = 24,
@@ -57,7 +77,7 @@ class SyntheticDataModule(SegmentationDataModule):
         width: int = 256,
         **options: Any,
     ) -> None:
-        super().__init__(SyntheticLayout(root), base_size=base_size, crop_size=crop_size, seed=seed, **options)
+        super().__init__(root, seed=seed, **options)
         if min(num_train, num_val, num_test) < 1:
             raise InputError(f"scenes are {num_train}, {num_val} and {num_test}; each split needs 1 or more")
         if height < 64 or width < height:
@@ -71,6 +91,10 @@ class SyntheticDataModule(SegmentationDataModule):
             "height": height,
             "width": width,
         }
+
+    def parts(self, split: Split) -> Sequence[Part]:
+        """As in the base class; the folders are those of Cityscapes, and the test images have labels, too."""
+        return (fine_part(split),)
 
     def prepare_data(self) -> None:
         """Draw the scenes unless they are there, then as in the base class.

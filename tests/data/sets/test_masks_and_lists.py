@@ -8,16 +8,16 @@ import pytest
 from PIL import Image
 
 from segkit.cli import main
-from segkit.data.layouts.cityscapes import CityscapesLayout
-from segkit.data.layouts.folder import FolderLayout
-from segkit.data.layouts.voc import VOCLayout
+from segkit.data.sets.cityscapes import CityscapesDataModule
+from segkit.data.sets.folder import FolderDataModule
+from segkit.data.sets.voc import VOCDataModule
 
 CLASSES = {"classes.txt": "road\ntree\n"}
 
 
 def names(root: Path, split: Any = "train", **options: Any) -> list[str]:
     """Of the samples, each of which is read."""
-    layout = FolderLayout(root, **options)
+    layout = FolderDataModule(root, **options)
     samples = layout.find_samples(split)
     for sample in samples:
         assert layout.read(sample)[1] is not None
@@ -25,7 +25,7 @@ def names(root: Path, split: Any = "train", **options: Any) -> list[str]:
 
 
 def checked(capsys: pytest.CaptureFixture[str], root: Path, *options: str) -> tuple[int, str]:
-    code = main(["data", "check", "folder", str(root), *(word for o in options for word in ("--option", o))])
+    code = main(["data", "check", "folder", str(root), *options])
     return code, capsys.readouterr().out
 
 
@@ -56,7 +56,7 @@ def test_two_masks_of_one_image(tmp_path: Path, plant: Any, refused: Any, capsys
 def test_cityscapes_masks_in_capitals(tmp_path: Path, plant: Any) -> None:
     stem = "train/bonn/bonn_000000_000019"
     plant(tmp_path, {f"leftImg8bit/{stem}_leftImg8bit.png": None, f"gtFine/{stem}_gtFine_labelIds.PNG": [7]})
-    assert len(CityscapesLayout(tmp_path).find_samples("train")) == 1
+    assert len(CityscapesDataModule(tmp_path).find_samples("train")) == 1
 
 
 def test_a_missing_mask_says_what_is_there_and_what_is_allowed(tmp_path: Path, plant: Any, refused: Any) -> None:
@@ -76,32 +76,73 @@ def test_a_missing_mask_says_what_is_there_and_what_is_allowed(tmp_path: Path, p
 def test_masks_whose_names_end_otherwise(tmp_path: Path, plant: Any, refused: Any, capsys: Any, place: str) -> None:
     files: dict[str, Any] = dict(CLASSES)
     for split in ("train", "val"):
-        for name in ("a", "town/b"):
+        for name in ("a", "b"):
             files |= {f"images/{split}/{name}.png": None, f"{place}/{split}/{name}_mask.png": [0, 1]}
     plant(tmp_path, files)
-    refused(lambda: names(tmp_path), "if a_mask is its mask, set --data.mask_ending _mask")
+    images, masks = "images/{split}/{name}.png", f"{place}/{{split}}/{{name}}_mask.png"
+    cure = f"set --data.images '{images}' --data.masks '{masks}'"
+    refused(lambda: names(tmp_path), cure)
     code, out = checked(capsys, tmp_path)
-    assert code == 1 and "set --data.mask_ending _mask" in out
+    assert code == 1 and cure in out
     assert place == "images" or "no image (4)" in out  # the files are not hidden
-    assert names(tmp_path, mask_ending="_mask") == ["a", "town/b"]
-    code, out = checked(capsys, tmp_path, "mask_ending=_mask")
+    assert names(tmp_path, images=images, masks=masks) == names(tmp_path, masks=masks) == ["a", "b"]
+    code, out = checked(capsys, tmp_path, "--data.masks", masks)
     assert code == 0 and "2 images, 2 masks" in out
     plant(tmp_path, {f"{place}/train/c_mask.png": [0]})
-    code, out = checked(capsys, tmp_path, "mask_ending=_mask")
+    code, out = checked(capsys, tmp_path, f"--data.masks={masks}")
     assert code == 1 and "no image (1)" in out and f"{place}/train/c_mask.png" in out
+
+
+TREES = [
+    ("img/{name}.jpg", "gt/{name}_mask.png"),
+    ("photos/{split}/{name}.jpg", "truth/{split}/{name}.png"),
+    ("data/img_{name}.png", "data/mask_{name}.png"),
+    ("{name}_rgb.png", "{name}_seg.tif"),
+    ("{name}.jpg", "{name}.png"),
+]
+
+
+@pytest.mark.parametrize(("images", "masks"), TREES)
+def test_a_check_names_the_options_that_read_the_data(
+    tmp_path: Path, plant: Any, capsys: Any, images: str, masks: str
+) -> None:
+    plant(tmp_path, CLASSES)
+    for i in range(30):
+        for template, content in ((images, None), (masks, [0, 1])):
+            path = template.format(name=f"street_{i}", split="val" if i % 5 == 0 else "train")
+            tiff(tmp_path / path) if path.endswith("tif") else plant(tmp_path, {path: content})
+    assert main(["data", "check", "folder", str(tmp_path)]) == 2
+    assert f"set --data.images '{images}' --data.masks '{masks}'" in capsys.readouterr().err
+    code, out = checked(capsys, tmp_path, "--data.images", images, "--data.masks", masks)
+    assert code == 0, out
+
+
+def test_paths_of_images_and_masks(tmp_path: Path, plant: Any) -> None:
+    files = {f"img/town/{i}.JPG": None for i in range(20)} | {f"gt/town/{i}_mask.png": [0, 255] for i in range(20)}
+    plant(tmp_path, CLASSES | files)
+    options = {"images": "img/{name}.jpg", "masks": "binary gt/{name}_mask.png"}
+    splits: list[Any] = ["train", "val"]
+    found = [name for split in splits for name in names(tmp_path, split, **options)]
+    assert sorted(found) == sorted(f"town/{i}" for i in range(20))
+    (sample, *_) = FolderDataModule(tmp_path, **options).find_samples("val")
+    assert set(np.unique(FolderDataModule(tmp_path, **options).read(sample)[1])) == {0, 1}
+    plant(tmp_path, {"splits/train.txt": "img/town/3.JPG gt/town/3_mask.png\n", "splits/val.txt": "town/4\n"})
+    assert names(tmp_path, **options) == ["town/3"]
 
 
 def test_masks_beside_the_images_without_splits(tmp_path: Path, plant: Any) -> None:
     files = {f"images/{i}.png": None for i in range(20)} | {f"images/{i}_mask.png": [0, 1] for i in range(20)}
     plant(tmp_path, CLASSES | files)
     splits: list[Any] = ["train", "val"]
-    found = [name for split in splits for name in names(tmp_path, split, mask_ending="_mask")]
+    found = [name for split in splits for name in names(tmp_path, split, masks="images/{name}_mask.png")]
     assert sorted(found, key=int) == [str(i) for i in range(20)]
 
 
-def test_an_ending_is_no_path_and_has_no_suffix(tmp_path: Path, refused: Any) -> None:
-    for ending in ("_mask.png", "masks/"):
-        refused(lambda ending=ending: FolderLayout(tmp_path, mask_ending=ending), ending, "without suffix")
+def test_paths_that_are_none(tmp_path: Path, refused: Any) -> None:
+    for masks in ("_mask", "gray", "binary gt", "gt/{nam}.png"):
+        refused(lambda masks=masks: FolderDataModule(tmp_path, masks=masks), repr(masks), "ids, binary and colors")
+    for path in ("img/{name}/{name}.jpg", "../{name}.jpg", "img"):
+        refused(lambda path=path: FolderDataModule(tmp_path, images=path), repr(path), "{name} once")
 
 
 @pytest.fixture
@@ -165,7 +206,7 @@ def test_the_lists_of_deeplab_for_voc(tmp_path: Path, plant: Any) -> None:
     lines = "".join(f"/JPEGImages/{stem}.jpg /SegmentationClassAug/{stem}.png\n" for stem in stems)
     lists = {"ImageSets/Segmentation/train.txt": "2007_1\n", "ImageSets/Segmentation/trainaug.txt": lines}
     plant(tmp_path, files | lists)
-    samples = VOCLayout(tmp_path, augmented=True).find_samples("train")
+    samples = VOCDataModule(tmp_path, augmented=True).find_samples("train")
     assert [(s.name, s.mask.parent.name) for s in samples if isinstance(s.mask, Path)] == [
         ("2007_1", "SegmentationClass"),
         ("2008_2", "SegmentationClassAug"),
@@ -195,5 +236,5 @@ def test_linked_cities(tmp_path: Path, plant: Any) -> None:
         for kind, folder in (("leftImg8bit", "images"), ("gtFine", "masks")):
             (tmp_path / "root" / kind / "train").mkdir(parents=True, exist_ok=True)
             (tmp_path / "root" / kind / "train" / city).symlink_to(tmp_path / "disk" / folder / city)
-    found = [sample.name for sample in CityscapesLayout(tmp_path / "root").find_samples("train")]
+    found = [sample.name for sample in CityscapesDataModule(tmp_path / "root").find_samples("train")]
     assert found == ["bonn/bonn_000000_000019_leftImg8bit", "ulm/ulm_000000_000019_leftImg8bit"]

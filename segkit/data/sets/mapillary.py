@@ -4,7 +4,12 @@ Names and colours of the official config_v1.2.json, as in mmsegmentation 1.2.2, 
 "Unlabeled" as its 66th class. Neuhold et al., ICCV 2017.
 """
 
-from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.layout.base import Part, Split
+from segkit.metadata.label_space import LabelSpace
 
 # fmt: off
 # raw, name, colour
@@ -77,10 +82,31 @@ _CLASSES = (
 )
 # fmt: on
 
-_TRAIN_IDS = {raw: train_id for train_id, (raw, _, _) in enumerate(_CLASSES)} | {65: IGNORE_INDEX}
+MAPILLARY = LabelSpace.from_rows(_CLASSES, ignored=(65,))
 
-MAPILLARY = LabelSpace(
-    class_names=tuple(name for _, name, _ in _CLASSES),
-    palette=tuple(colour for _, _, colour in _CLASSES),
-    table=tuple(_TRAIN_IDS.get(raw, UNDECLARED) for raw in range(256)),
-)
+_FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
+
+
+class MapillaryDataModule(SegmentationDataModule):
+    """Mapillary Vistas v1.2, 65 classes; test is scored on the validation split, predict reads the test images.
+
+    `root` holds `{training,validation}/images` and `labels`, or `v1.2/labels` as the archive of v2.0 has them. Labels
+    of `testing/images` are not public: where these images are absent, predict reads the validation split.
+    """
+
+    title = "Mapillary Vistas"
+    folder = "mapillary"
+    label_space = MAPILLARY
+    counts = MappingProxyType({"train": 18000, "val": 2000, "test": 5000})
+    scored_as = MappingProxyType({"test": "val"})
+    own_base_size = (2048, 1024)  # bounds of the long and the short side
+    own_crop_size = (512, 1024)
+
+    def parts(self, split: Split) -> Sequence[Part]:
+        """As in the base class."""
+        folder = _FOLDERS[split]
+        if split == "test":
+            has_images = self.files.has("testing/images")
+            return (Part("testing/images/{name}.jpg"),) if has_images else self.parts("val")
+        masks = f"{folder}/labels" if self.files.has(f"{folder}/labels") else f"{folder}/v1.2/labels"
+        return (Part(f"{folder}/images/{{name}}.jpg", f"{masks}/{{name}}.png"),)

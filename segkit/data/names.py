@@ -1,0 +1,22 @@
+"""The data sets by the names that a command line has for them: those of their files in `segkit.data.sets`."""
+
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+
+from segkit.data import sets
+from segkit.data.datamodule import SegmentationDataModule
+
+
+@cache
+def data_sets() -> dict[str, type[SegmentationDataModule]]:
+    """The data module of each data set: "pascal-context" is that of `sets/pascal_context.py`."""
+    found: dict[str, type[SegmentationDataModule]] = {}
+    for entry in pkgutil.iter_modules(sets.__path__):
+        module = importlib.import_module(f"{sets.__name__}.{entry.name}")
+        for value in vars(module).values():
+            is_own = inspect.isclass(value) and value.__module__ == module.__name__
+            if is_own and issubclass(value, SegmentationDataModule):
+                found[entry.name.replace("_", "-")] = value
+    return found
