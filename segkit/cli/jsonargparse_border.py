@@ -7,10 +7,8 @@
 * The types of a union are tried in its order, and there is no public way to change it. `typing` keeps the unions that
   it has made (`_tp_cache`) and takes those of another order for the same, so that Lightning's `Union[int, float, None]`
   may come back as `Union[float, int, None]`, and `--trainer.limit_val_batches 1` as 1.0, which means all batches.
-* `instantiate_classes` is `instantiate` since 4.49, where the old name warns; segkit takes 4.51 and later.
 
 https://github.com/mauvilsa/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py (messages, `NestedArg`, `_typehint`)
-https://github.com/mauvilsa/jsonargparse/blob/v4.53.0/jsonargparse/_deprecated.py (`instantiate_classes`)
 https://github.com/python/cpython/blob/3.11/Lib/typing.py (`_tp_cache`)
 """
 
@@ -85,8 +83,7 @@ class SegmentationParser(LightningArgumentParser):
 
     def build(self, config: Namespace) -> Namespace:
         """The objects that a configuration describes."""
-        instantiate = getattr(self, "instantiate", None) or self.instantiate_classes
-        built: Namespace = instantiate(config)
+        built: Namespace = self.instantiate(config)
         return built
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
