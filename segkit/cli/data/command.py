@@ -33,7 +33,7 @@ pixels that each class covers. `train` shows the crops that the given epoch of `
 augmentations; `val` and `test` show whole images, evenly spread over the split.
 
   segkit data browse camvid datasets/camvid
-  segkit data browse configs/ade20k/fcn_resnest50.yaml --output sheet.html --count 48 --epoch 3
+  segkit data browse ade20k/fcn_resnest50 --output sheet.html --count 48 --epoch 3
   segkit data browse folder my_images --data.crop_size 256 --data.masks colors"""
 
 _SPLITS = ("train", "val", "test")
