@@ -23,6 +23,11 @@ _KINDS = {
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
+def cache_folder() -> Path:
+    """What segkit keeps for itself between runs: $SEGKIT_CACHE, or ~/.cache/segkit."""
+    return Path(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit").expanduser()
+
+
 def looked_for(path: Path) -> str:
     """For a message about a relative path that leads nowhere: where it led; nothing of an absolute one."""
     if path.is_absolute():

@@ -1,6 +1,8 @@
 """How often each class occurs in a split: counted once, kept beside the data, read by losses and samplers."""
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from segkit.errors import InputError
 from segkit.files import check_writable, parse_json, write_text
 from segkit.machine import cores
 from segkit.metadata.label_space import IGNORE_INDEX
+from segkit.paths import cache_folder
 
 VERSION = 1  # of the file; raise it when what is stored changes
 
@@ -100,11 +103,17 @@ def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
 
 
 def statistics_path(layout: Layout, split: str) -> Path:
-    """Where the statistics of a split are kept: in the data set's folder, or beside its zip file, with its name."""
+    """Where the statistics of a split are kept.
+
+    In the data set's folder, or beside its zip file, with its name; where nobody may write there, in segkit's cache.
+    """
     name = f"segkit-statistics-{split}.json"
-    if layout.root.suffix.lower() == ".zip":
-        return layout.root.with_name(f"{layout.root.stem}-{name}")
-    return layout.root / name
+    is_zip = layout.root.suffix.lower() == ".zip"
+    beside = layout.root.with_name(f"{layout.root.stem}-{name}") if is_zip else layout.root / name
+    if beside.is_file() or os.access(beside.absolute().parent, os.W_OK | os.X_OK):
+        return beside
+    place = hashlib.sha256(str(layout.root.absolute()).encode()).hexdigest()[:16]
+    return cache_folder() / "statistics" / f"{layout.root.stem}-{place}-{name}"
 
 
 def statistics(
@@ -119,7 +128,7 @@ def statistics(
     Args:
         layout: The data set.
         split: Which of its splits.
-        path: The file that keeps them; None: beside the data, or nowhere if nobody may write there.
+        path: The file that keeps them; None: beside the data, or in segkit's cache if nobody may write there.
         workers: Threads that decode; None: one for each core.
         say: Told in a line where they are kept, or that they are not.
 

@@ -80,11 +80,11 @@ def memory() -> Iterator[Finding]:
 
 def disks() -> Iterator[Finding]:
     """The folders that segkit writes into: this one, the cache of weights, that of temporary files."""
-    from segkit.models.pretrained import weights_cache
+    from segkit.paths import cache_folder
 
     places = (
         ("working folder", Path.cwd(), "change to a folder of your own, or name another --run_dir or --output"),
-        ("weights cache", weights_cache(), "set SEGKIT_CACHE to a folder of your own with more room"),
+        ("weights cache", cache_folder(), "set SEGKIT_CACHE to a folder of your own with more room"),
         ("temporary files", Path(tempfile.gettempdir()), "set TMPDIR to a folder of your own with more room"),
     )
     for name, folder, cure in places:

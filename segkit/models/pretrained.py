@@ -23,6 +23,7 @@ from segkit.files import write_text
 from segkit.models.resnest import RESNEST_VARIANTS
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weight_files import file_sha256
+from segkit.paths import cache_folder
 
 FILE = "model.safetensors"
 HUB = "https://huggingface.co"  # $HF_ENDPOINT names another one
@@ -75,7 +76,7 @@ def imagenet_weights_path(repository: str) -> Path:
         InputError: No network, no such repository, a hash that is not the declared or recorded one, or a cache folder
             that cannot be written.
     """
-    path = weights_cache() / repository / FILE
+    path = cache_folder() / repository / FILE
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,11 +132,6 @@ def _timm_repository(encoder: Any) -> str | None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def weights_cache() -> Path:
-    """The folder of downloaded weights: $SEGKIT_CACHE, or ~/.cache/segkit."""
-    return Path(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit").expanduser()
 
 
 def _record(path: Path) -> Path:

@@ -5,6 +5,7 @@ import math
 import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -124,12 +125,25 @@ def test_a_file_of_ones_own(root, tmp_path):
     assert layout.reads == 0 and not statistics_path(layout, "train").exists()
 
 
-def test_data_that_nobody_may_write_to(root, tmp_path, monkeypatch):
+def test_data_that_nobody_may_write_to_have_their_statistics_in_the_cache(root, tmp_path, monkeypatch):
+    """They are said to lie there, and are read from there the next time."""
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != root and access(path, mode))
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    said = []
+    assert statistics(FolderDataModule(root), "train", say=said.append).pixels.tolist() == [10, 4, 0, 3]
+    (kept,) = (tmp_path / "cache").rglob("*.json")
+    assert said == [f"statistics of folder train: {kept}"]
+    assert sorted(path.name for path in root.iterdir()) == ["classes.txt", "images", "labels"]
+    again = Counted(root)
+    assert statistics(again, "train").pixels.tolist() == [10, 4, 0, 3] and again.reads == 0
+
+
+def test_statistics_that_can_be_kept_nowhere(root, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     said = []
     assert statistics(FolderDataModule(root), "train", say=said.append).pixels.tolist() == [10, 4, 0, 3]
-    assert len(said) == 1 and "counted anew each time" in said[0] and str(root) in said[0]
-    assert sorted(path.name for path in root.iterdir()) == ["classes.txt", "images", "labels"]
+    assert len(said) == 1 and "counted anew each time" in said[0]
     with pytest.raises(InputError, match="no permission to write here; give another --output"):
         statistics(FolderDataModule(root), "train", tmp_path / "mine.json")
 
