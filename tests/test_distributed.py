@@ -6,10 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
+from checkpoints import write_module
 from gloo import run_command
-
-from segkit.models.segmentation import FCN
 
 pytestmark = pytest.mark.slow
 
@@ -34,18 +32,7 @@ def folder(root: Path, count: int) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `fit` would write, with random weights."""
-    from segkit.training.module import SegmentationModule
-
-    torch.manual_seed(0)
-    module = SegmentationModule(FCN("resnest14_tiny", NUM_CLASSES))
-    path = tmp_path_factory.mktemp("checkpoint") / "random.ckpt"
-    data = {
-        "state_dict": module.state_dict(),
-        "hyper_parameters": dict(module.hparams),
-        "pytorch-lightning_version": "2.6.4",
-    }
-    torch.save(data, path)
-    return path
+    return write_module(tmp_path_factory.mktemp("checkpoint") / "random.ckpt", num_classes=NUM_CLASSES)
 
 
 def test_one_two_and_three_processes_count_the_same_pixels(checkpoint: Path, tmp_path: Path) -> None:

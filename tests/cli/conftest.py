@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import write_checkpoint
 
 from segkit.cli import main
 from segkit.files import write_text
@@ -43,16 +44,9 @@ def _save_checkpoint(path: Path, seed: int, classes: tuple[str, ...]) -> None:
     for module in network.modules():  # so that untrained networks differ in what they predict
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight)
-    weights = {f"network.{name}": value for name, value in network.state_dict().items()}
     if seed == 0:
-        weights["network.head.4.bias"][-1] = -1e4
-    space = LabelSpace(classes, distinct_palette(len(classes)), identity_table(len(classes)))
-    hyper_parameters = {
-        "network": network.config,
-        "label_space": space.to_dict(),
-        "normalization": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]},
-    }
-    torch.save({"hyper_parameters": hyper_parameters, "state_dict": weights}, path)
+        network.state_dict()["head.4.bias"][-1] = -1e4
+    write_checkpoint(path, network, LabelSpace(classes, distinct_palette(len(classes)), identity_table(len(classes))))
 
 
 @pytest.fixture

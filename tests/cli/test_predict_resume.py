@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from checkpoints import write_module
 from left_behind import left_behind
 
 from segkit.cli import main
 from segkit.inference.segmenter import load
-from segkit.models.segmentation import FCN
 from segkit.training import prediction_writer
 
 pytestmark = pytest.mark.slow
@@ -37,19 +37,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def write_checkpoint(path: Path, seed: int) -> Path:
-    from segkit.training.module import SegmentationModule
-
-    torch.manual_seed(seed)
-    module = SegmentationModule(FCN("resnest14_tiny", 3))
-    data = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
-    torch.save({**data, "pytorch-lightning_version": "2.6.4"}, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "random.ckpt", 0)
+    return write_module(tmp_path_factory.mktemp("checkpoint") / "random.ckpt", 0)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +109,7 @@ def test_other_makers_are_refused(
     out = tmp_path / "labels"
     assert main(command(root, checkpoint, out)) == 0
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    other = write_checkpoint(tmp_path / "other.ckpt", 1)
+    other = write_module(tmp_path / "other.ckpt", 1)
     (root.with_name("more")).mkdir(exist_ok=True)
     for arguments, words in (
         (command(root, other, out), "weights: random.ckpt ("),

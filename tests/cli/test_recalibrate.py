@@ -10,6 +10,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import yaml
+from checkpoints import MEAN, STD, write_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -28,7 +29,6 @@ from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 
 CLASSES = ("road", "tree", "sky")
-NORMALIZATION = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 SIZES = {"base_size": 48, "crop_size": 32}
 
 
@@ -61,10 +61,7 @@ def save_ckpt(path: Path, classes: tuple[str, ...]) -> None:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             module.running_mean.add_(0.1).mul_(10)
             module.running_var.mul_(10)
-    space = LabelSpace(classes, distinct_palette(3), identity_table(3)).to_dict()
-    parameters = {"network": network.config, "label_space": space, "normalization": NORMALIZATION}
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"hyper_parameters": parameters, "state_dict": state}, path)
+    write_checkpoint(path, network, LabelSpace(classes, distinct_palette(3), identity_table(3)))
 
 
 def run(folder: Path, output: Path, *more: str, file: str = "own.ckpt", data: str = "recipe.yaml") -> int:
@@ -80,7 +77,7 @@ def crops(folder: Path, batch_size: int = 2) -> Iterator[Tensor]:
     for epoch in range(100):
         loader.sampler.set_epoch(epoch)
         for batch in loader:
-            yield normalize(batch["image"], Normalization.from_dict(NORMALIZATION))
+            yield normalize(batch["image"], Normalization(tuple(MEAN), tuple(STD)))
 
 
 def statistics_by_hand(network: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from random_image import random_image
 from torch import nn
 
 from segkit.inference.engine import Limits, predict, predict_with_confidence, scores
@@ -29,10 +30,6 @@ class TinyNetwork(nn.Module):
         return {"out": self.layers(x)}
 
 
-def make_image(*size, batch=1):
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
-
-
 PROTOCOLS = {
     "authors": AUTHORS,
     "authors, no flip": replace(AUTHORS, flip=False),
@@ -51,7 +48,7 @@ PROTOCOLS = {
 @pytest.mark.parametrize("strip_bytes", [None, 9000])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_confidence_is_the_largest_fused_probability(name, strip_bytes):
-    protocol, network, image = PROTOCOLS[name], TinyNetwork(), make_image(61, 45, batch=2)
+    protocol, network, image = PROTOCOLS[name], TinyNetwork(), random_image(61, 45, batch=2)
     fused = scores(network, image, protocol)
     if protocol.fusion == "logit_mean":
         fused = fused.softmax(1)
@@ -80,7 +77,7 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("dtype, value", [(torch.float16, 60000.0), (torch.bfloat16, 60000.0), (torch.bfloat16, 400.0)])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_logits_as_large_as_half_precision_holds_do_not_overflow(name, dtype, value):
-    network, image = Constant(value, dtype), make_image(61, 45)
+    network, image = Constant(value, dtype), random_image(61, 45)
     fused = scores(network, image, PROTOCOLS[name])
     labels, confidence = predict_with_confidence(network, image, PROTOCOLS[name])
     assert fused.isfinite().all() and confidence.isfinite().all()
@@ -90,7 +87,7 @@ def test_logits_as_large_as_half_precision_holds_do_not_overflow(name, dtype, va
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_autocast_changes_only_the_network(name):
-    protocol, image = PROTOCOLS[name], make_image(45, 58)
+    protocol, image = PROTOCOLS[name], random_image(45, 58)
 
     class Autocast(TinyNetwork):
         def forward(self, x):

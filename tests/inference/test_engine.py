@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from random_image import random_image
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -56,10 +57,6 @@ class TinyNetwork(nn.Module):
     def forward(self, x):
         self.batches.append(len(x))
         return {"out": self.layers(x.double()).to(x.dtype)}
-
-
-def make_image(*size, batch=1):
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(sum(size)))
 
 
 def resize(x, size, align_corners):
@@ -153,7 +150,7 @@ def assert_same_labels(labels, reference, tolerance=1e-5):
 @pytest.mark.parametrize("size", [(61, 45), (29, 45), (23, 21)])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_engine_is_the_plain_loop(name, size):
-    protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), make_image(*size)
+    protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), random_image(*size)
     with torch.no_grad():
         reference = by_hand(network, image, protocol)
     result = scores(network, image, protocol, limits=Limits(strip_bytes=40_000))
@@ -166,7 +163,7 @@ def test_engine_is_the_plain_loop(name, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_another_output_size(name):
-    protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), make_image(37, 51)
+    protocol, network, image = PROTOCOLS[name], TinyNetwork().eval(), random_image(37, 51)
     with torch.no_grad():
         reference = by_hand(network, image, protocol, size=(70, 41))
     result = scores(network, image, protocol, size=(70, 41))
@@ -178,7 +175,7 @@ def test_another_output_size(name):
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("size", [(97, 65), (1, 1), (1, 30), (64, 64)])
 def test_whole_is_forward_interpolate_argmax(size, align_corners):
-    network, image = TinyNetwork().eval(), make_image(*size, batch=2)
+    network, image = TinyNetwork().eval(), random_image(*size, batch=2)
     network.align_corners = align_corners
     with torch.no_grad():
         logits = resize(network(image)["out"], size, align_corners)
@@ -191,13 +188,13 @@ def test_whole_is_forward_interpolate_argmax(size, align_corners):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_one_pixel(name):
-    labels = predict(TinyNetwork(), make_image(1, 1), PROTOCOLS[name])
+    labels = predict(TinyNetwork(), random_image(1, 1), PROTOCOLS[name])
     assert labels.shape == (1, 1, 1)
 
 
 @pytest.mark.parametrize("name", ["authors", "ms-flip", "window"])
 def test_neither_batch_nor_chunks_nor_strips_change_the_scores(name):
-    protocol, network, image = PROTOCOLS[name], TinyNetwork(), make_image(75, 50, batch=3)
+    protocol, network, image = PROTOCOLS[name], TinyNetwork(), random_image(75, 50, batch=3)
     together, tolerance = scores(network, image, protocol), 2 * rounding(network, image)
     for max_pixels, strip_bytes in ((1, 1), (3000, 4000), (10_000, 2**30)):
         result = scores(network, image, protocol, limits=Limits(max_pixels, strip_bytes))
@@ -211,18 +208,18 @@ def test_windows_and_flips_share_forwards():
     network = TinyNetwork()
     protocol = Protocol("w", window=32, flip=True)
     number = forwards(protocol, (75, 50))
-    predict(network, make_image(75, 50), protocol)
+    predict(network, random_image(75, 50), protocol)
     assert network.batches == [number] and number == 2 * 4 * 2
     network.batches.clear()
-    predict(network, make_image(75, 50), protocol, limits=Limits(5 * 32 * 32))
+    predict(network, random_image(75, 50), protocol, limits=Limits(5 * 32 * 32))
     assert network.batches == [5, 5, 5, 1]
     network.batches.clear()
-    predict(network, make_image(75, 50, batch=3), protocol, limits=Limits(2 * 32 * 32))
+    predict(network, random_image(75, 50, batch=3), protocol, limits=Limits(2 * 32 * 32))
     assert network.batches == [2] * (16 + 8)
 
 
 def test_large_logits_do_not_overflow():
-    network, image = TinyNetwork(gain=7.0).eval(), make_image(60, 41)
+    network, image = TinyNetwork(gain=7.0).eval(), random_image(60, 41)
     with torch.no_grad():
         reference = by_hand(network, image, AUTHORS)  # float64 holds exp up to 709
         largest = network(image)["out"].max()
@@ -244,7 +241,7 @@ def test_half_precision_logits_are_fused_in_float32(name):
         def forward(self, x):
             return {"out": super().forward(x)["out"].bfloat16().float()}
 
-    image = make_image(45, 58)
+    image = random_image(45, 58)
     result = scores(Half(), image, PROTOCOLS[name])
     assert result.dtype == torch.float32
     torch.testing.assert_close(result, scores(Rounded(), image, PROTOCOLS[name]), rtol=1e-6, atol=0)
@@ -253,7 +250,7 @@ def test_half_precision_logits_are_fused_in_float32(name):
 def test_modes_are_restored_and_labels_are_ordinary_tensors():
     network = TinyNetwork().train()
     network.layers[0].eval()
-    image = make_image(20, 20)
+    image = random_image(20, 20)
     kept = image.clone()
     labels = predict(network, image, get("ms-flip"))
     labels += 1  # not an inference tensor
@@ -269,7 +266,7 @@ def test_modes_are_restored_after_an_error():
 
     network = Broken().train()
     with pytest.raises(RuntimeError, match="broken"):
-        predict(network, make_image(20, 20), get("whole"))
+        predict(network, random_image(20, 20), get("whole"))
     assert network.training
 
 
@@ -332,7 +329,7 @@ class Pool(nn.Module):
 def test_memory_is_bounded_by_the_strip(protocol):
     height, width, strip_bytes = 480, 640, 4 * 2**20
     with LargestTensor() as largest:
-        predict(Pool(), make_image(height, width), protocol, limits=Limits(2**18, strip_bytes))
+        predict(Pool(), random_image(height, width), protocol, limits=Limits(2**18, strip_bytes))
     scaled = height * width * max(protocol.scales) ** 2
     assert largest.numel <= max(strip_bytes // 4, 3 * scaled, 150 * scaled / 64 * 1.1)  # image, logits at stride 8
     assert largest.numel < 150 * height * width / 30

@@ -15,58 +15,6 @@ from segkit.inference.views import scaled_size, window_grid
 SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
-def test_the_named_protocols_are_exactly_these():
-    authors = dict(
-        flip=True,
-        fusion="exp_sum",
-        resize_to="long_side",
-        stride=None,
-        window_rule="truncate",
-        align_corners=True,
-    )
-    seven = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25)
-    expected = {
-        "whole": Protocol("whole", scales=(1.0,), flip=False, window=None, align_corners=None),
-        "ms-flip": Protocol("ms-flip", scales=SIX, flip=True, fusion="softmax_mean", resize_to="image"),
-        "window": Protocol("window", window=512, window_rule="shift_back"),
-        "encoding-ms": Protocol("encoding-ms", scales=SIX, base_size=520, window=480, **authors),
-        "encoding-ms-cityscapes": Protocol(
-            "encoding-ms-cityscapes", scales=seven, base_size=2048, window=768, **authors
-        ),
-    }
-    mmseg = dict(resize_to="mmcv_limits", resample="opencv", align_corners=None)
-    expected |= {
-        "mmseg-ss": Protocol("mmseg-ss", fusion="logit_mean", base_size=512, long_limit=2048, **mmseg),
-        "mmseg-ss-cityscapes": Protocol(
-            "mmseg-ss-cityscapes", fusion="logit_mean", base_size=1024, long_limit=2048, **mmseg
-        ),
-        "mmseg-ms": Protocol("mmseg-ms", scales=SIX, flip=True, resize_to="mmcv_image", resample="opencv"),
-        "mmseg-0x-ms": Protocol("mmseg-0x-ms", scales=SIX, flip=True, base_size=512, long_limit=2048, **mmseg),
-        "mmseg-0x-ms-cityscapes": Protocol(
-            "mmseg-0x-ms-cityscapes", scales=SIX, flip=True, base_size=1024, long_limit=2048, **mmseg
-        ),
-        "mmseg-slide": Protocol(
-            "mmseg-slide", fusion="logit_mean", base_size=1025, long_limit=2049, window=769, stride=513, **mmseg
-        ),
-        "csail-ms": Protocol(
-            "csail-ms",
-            scales=(0.5, 0.625, 0.75, 0.875, 1.0),
-            resize_to="csail",
-            base_size=600,
-            long_limit=1000,
-            align_corners=False,
-            resample="pillow",
-            upsample_to="output",
-        ),
-        "paddleseg-ms": Protocol(
-            "paddleseg-ms", scales=(0.75, 1.0, 1.25), flip=True, fusion="logit_mean", align_corners=False
-        ),
-    }
-    assert expected == protocols.NAMED
-    assert get("encoding-ms").resolved(False).stride == 320
-    assert get("encoding-ms-cityscapes").resolved(False).stride == 512
-
-
 @pytest.mark.parametrize(
     "name, size, windows",
     [

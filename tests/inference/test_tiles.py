@@ -2,10 +2,12 @@
 
 import logging
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from random_image import random_image
 from torch import Tensor, nn
 
 from segkit.errors import InputError
@@ -62,9 +64,7 @@ def made(name: str) -> nn.Module:
     return NETWORKS[name]().double().eval()
 
 
-def make_image(*size: int, batch: int = 1) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(size))
-    return torch.randn(batch, 3, *size, generator=generator, dtype=torch.float64)
+make_image = partial(random_image, dtype=torch.float64)
 
 
 def budget_of(network: nn.Module, image: Tensor, protocol: Protocol, pixels: int, all_classes: bool = False) -> int:
