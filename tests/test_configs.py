@@ -71,6 +71,8 @@ def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.Monke
 
 @each_recipe
 def test_header_has_the_files_own_schedule(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if path.parent.name == "own":
+        return  # nobody knows the number of its images
     monkeypatch.chdir(CONFIGS.parent)
     config, header = parse("--config", str(path)), header_of(path)
     data, trainer = config.data.init_args, config.trainer
