@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from segkit.doctor.finding import Finding
 from segkit.errors import InputError, did_you_mean
 
-if TYPE_CHECKING:  # it needs NumPy and OpenCV, which may be what is broken
+if TYPE_CHECKING:  # they need NumPy and OpenCV, which may be what is broken
+    from segkit.data.datamodule import SegmentationDataModule
     from segkit.data.layout.base import Layout, Split
 
 ROOT = Path("datasets")
@@ -31,7 +32,7 @@ def data_sets(roots: Sequence[Path]) -> Iterator[Finding]:
         yield from found
         if not found:
             cure = "see datasets/README.md for the folders; of one's own: segkit data check folder ROOT"
-            yield Finding("data", "note", f"{root}: no data set that segkit knows lies here", cure)
+            yield Finding("data", "note", f"{root}: none of {', '.join(_known())} here", cure)
 
 
 def variables() -> Iterator[Finding]:
@@ -63,9 +64,7 @@ def _variable(name: str, value: str) -> Finding:
 
 
 def _below(root: Path) -> Iterator[Finding]:
-    from segkit.data.names import data_sets as known
-
-    sets = {name: data for name, data in known().items() if data.folder}
+    sets = _known()
     folders = [data.folder for data in sets.values()]
     for name, data in sets.items():
         place = root if root.name == data.folder else root / data.folder
@@ -77,6 +76,13 @@ def _below(root: Path) -> Iterator[Finding]:
         elif folders.count(data.folder) == 1:  # a shared one need not hold both
             cure = f"segkit data check {name} {place} says what is missing"
             yield Finding(name, "note", f"{place}: is there, and none of its splits", cure)
+
+
+def _known() -> "dict[str, type[SegmentationDataModule]]":
+    """The data sets that have a folder of their own below the data root."""
+    from segkit.data import names
+
+    return {name: data for name, data in names.data_sets().items() if data.folder}
 
 
 def _splits(layout: "Layout") -> "list[Split]":

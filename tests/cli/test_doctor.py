@@ -15,6 +15,7 @@ import yaml
 
 from segkit.cli import doctor as command
 from segkit.cli import main
+from segkit.data.names import data_sets
 from segkit.doctor import data, gpu, machine, packages
 from segkit.io import write_png
 from segkit.ops.kernels import first_use
@@ -298,7 +299,7 @@ def test_a_data_root_that_is_not_there(examine: Examine) -> None:
 def test_the_folders_are_those_of_the_recipes() -> None:
     recipes = [yaml.safe_load(path.read_text()) for path in (REPOSITORY / "configs/data").glob("*.yaml")]
     roots = {recipe["init_args"]["root"] for recipe in recipes}
-    assert roots == {f"{data.ROOT}/{folder}" for folder in data.FOLDERS.values()}
+    assert roots == {f"{data.ROOT}/{one.folder}" for one in data_sets().values() if one.folder}
 
 
 def test_what_a_terminal_shows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
