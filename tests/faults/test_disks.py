@@ -109,7 +109,7 @@ def attack(
             raise InputError(lines[0])
 
 
-SHOWN = {"test": "mean   ", "score": "mean   ", "compare": "mIoU   ", "benchmark": "mIoU |", "data check": "raw   id"}
+SHOWN = {"test": "mean   ", "score": "mean   ", "compare": "mIoU   ", "benchmark": "mIoU |", "data check": "raw  id"}
 
 
 def refusals(code: int, err: str, said: str, shown: str | None) -> list[str]:

@@ -104,7 +104,7 @@ def test_only_as_many_images_as_needed_are_read_ahead(tmp_path: Path) -> None:
         (
             lambda p: Image.new("RGB", (17, 13)).save(p),
             "unreadable file",
-            ("RGB", "replace each colour", "masks=colors"),
+            ("RGB", "replace each colour", "--data.masks colors"),
         ),
         (lambda p: Image.new("RGBA", (17, 13)).save(p), "unreadable file", ("RGBA", "replace each colour")),
         (lambda p: Image.new("L", (17, 13)).save(p, "JPEG"), "unreadable file", ("JPEG, which changes",)),
