@@ -18,8 +18,8 @@ from pathlib import Path
 
 from prepare_common import UNPACKED, Layout, check_space, check_zip, is_complete, names_in_zip, one_run, run, unpack
 
-from segkit.download import bytes_of, fill
 from segkit.errors import InputError
+from segkit.models.download import bytes_of, fill
 
 URL = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 NAME = "ADEChallengeData2016"

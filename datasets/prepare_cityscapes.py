@@ -21,8 +21,8 @@ from typing import Any
 from cityscapesscripts.download import downloader
 from prepare_common import UNPACKED, Layout, check_space, check_zip, is_complete, is_zip, one_run, run, unpack
 
-from segkit.download import bytes_of, reason
 from segkit.errors import InputError
+from segkit.models.download import bytes_of, reason
 
 SITE = "https://www.cityscapes-dataset.com"
 FINE = {"train": 2975, "val": 500, "test": 1525}

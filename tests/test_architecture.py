@@ -13,11 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "segkit"
 ALLOWED = {
     "errors":        set(),
     "arrays":        set(),
-    "signatures":    {"errors"},
     "machine":       {"errors"},
     "bars":          set(),
     "text":          set(),
-    "download":      {"bars", "errors"},
     "files":         {"errors"},
     "paths":         {"errors"},
     "plain_data":    {"errors", "paths"},
@@ -28,7 +26,7 @@ ALLOWED = {
     "ops":           {"errors", "machine"},
     "visualization": {"errors", "text"},
     "contact_sheet": {"visualization"},
-    "models":        {"errors", "signatures", "download", "files", "ops", "metadata", "paths", "text"},
+    "models":        {"bars", "errors", "files", "ops", "metadata", "paths", "text"},
     "inference":     {"arrays", "errors", "io", "machine", "ops", "metadata", "models", "plain_data", "recipes"},
     "evaluation":    {"arrays", "errors", "files", "metadata", "ops", "text", "__version__"},
     "predictions":   {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths",
@@ -38,14 +36,14 @@ ALLOWED = {
                       "ops", "plain_data", "recipes", "text"},
     "doctor":        {"__version__", "machine", "errors", "files", "io", "paths", "ops", "models", "inference", "data",
                       "text"},
-    "training":      {"arrays", "bars", "errors", "plain_data", "signatures", "files", "io", "ops", "metadata",
-                      "models", "inference", "evaluation", "predictions", "text", "visualization"},
+    "training":      {"arrays", "bars", "errors", "plain_data", "files", "io", "ops", "metadata", "models",
+                      "inference", "evaluation", "predictions", "text", "visualization"},
 }  # fmt: skip
 
 # room            never, not even through others
 FORBIDDEN = {
     "metadata":                   {"torch", "pytorch_lightning", "cv2"},
-    "download":                   {"torch", "numpy", "cv2"},
+    "models.download":            {"torch", "numpy", "cv2"},
     "files":                      {"torch", "numpy", "cv2"},
     "paths":                      {"torch", "numpy", "cv2"},
     "plain_data":                 {"torch", "numpy", "cv2"},

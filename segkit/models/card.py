@@ -16,9 +16,9 @@ from segkit.metadata.label_space import LabelSpace
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import IMAGE_CHANNELS, NETWORKS, SegmentationModel, build_network, require_rgb
+from segkit.models.signatures import check_arguments, fits
 from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import Normalization
-from segkit.signatures import check_arguments, fits
 
 _Part = dict[str, Any] | None
 # part         its type, where it is there

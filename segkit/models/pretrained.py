@@ -17,9 +17,9 @@ from urllib.request import HTTPRedirectHandler, build_opener
 
 from filelock import FileLock
 
-from segkit.download import TIMEOUT, fill, reason, request
 from segkit.errors import InputError
 from segkit.files import write_text
+from segkit.models.download import TIMEOUT, fill, reason, request
 from segkit.models.resnest import RESNEST_VARIANTS
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weight_files import file_sha256

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import InputError
+from segkit.models.signatures import check_arguments
 from segkit.ops.split_attention import split_attention, split_pool
-from segkit.signatures import check_arguments
 
 DilationConvention = Literal["authors", "timm", "mmseg"]
 

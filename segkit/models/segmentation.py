@@ -18,7 +18,7 @@ from segkit.models.heads import (
 )
 from segkit.models.norms import PooledNorm, set_pooled_norm
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention
-from segkit.signatures import check_arguments, with_defaults
+from segkit.models.signatures import check_arguments, with_defaults
 
 IMAGE_CHANNELS = 3  # of the images that are read: RGB
 

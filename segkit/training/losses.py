@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
+from segkit.models.signatures import check_effects
 from segkit.ops.upsample import upsample
 from segkit.ops.upsample_cross_entropy import (
     plain_cross_entropy,
@@ -18,7 +19,6 @@ from segkit.ops.upsample_cross_entropy import (
     upsample_cross_entropy,
     upsample_true_probability,
 )
-from segkit.signatures import check_effects
 from segkit.training.pixels import PixelAverage, hard_target, own_count
 
 WEIGHT_KINDS = ("enet", "median")  # words for class weights that follow from the data

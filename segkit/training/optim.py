@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from segkit.errors import InputError
-from segkit.signatures import check_effects
+from segkit.models.signatures import check_effects
 from segkit.text import aligned
 
 Optimizer = Literal["sgd", "adamw"]

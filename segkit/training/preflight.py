@@ -13,8 +13,8 @@ from torch import nn
 from segkit.errors import InputError, did_you_mean
 from segkit.models.norms import BATCH_NORMS, needs_more_than_one_value
 from segkit.models.segmentation import SegmentationModel
+from segkit.models.signatures import check_arguments, fits
 from segkit.ops.sync_batch_norm import SYNCHRONISED
-from segkit.signatures import check_arguments, fits
 from segkit.training.lightning_border import train_loader
 from segkit.training.losses import LossConfig
 from segkit.training.optim import OptimConfig, scaled_lr

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segkit import download
+from segkit.models import download
 
 NAME = "ADEChallengeData2016"
 COUNTS = {"training": 3, "validation": 2}

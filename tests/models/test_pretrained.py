@@ -12,9 +12,9 @@ import timm
 import torch
 from safetensors.torch import save
 
-from segkit import download
 from segkit.cli import main
 from segkit.errors import InputError
+from segkit.models import download
 from segkit.models.encoders import build_encoder
 from segkit.models.pretrained import REPOSITORIES, imagenet_repository, imagenet_weights_path
 from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt

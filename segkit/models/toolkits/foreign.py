@@ -18,12 +18,12 @@ from segkit.models.checkpoint import Checkpoint, refuse_unusable, unusable
 from segkit.models.encoders import build_encoder
 from segkit.models.resnest import DilationConvention
 from segkit.models.segmentation import IMAGE_CHANNELS, build_network
+from segkit.models.signatures import fits
 from segkit.models.toolkits.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
 from segkit.models.toolkits.keys import KeyReport, place
 from segkit.models.toolkits.recognise import EncoderGuess, Shapes, recognise_encoder
 from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import IMAGENET
-from segkit.signatures import fits
 
 TIMM_PREFIX = "encoder.model."  # where TimmEncoder keeps timm's network
 

@@ -13,8 +13,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from segkit.errors import InputError
 from segkit.files import replacing
+from segkit.models.signatures import fits
 from segkit.models.weight_files import read_torch_file
-from segkit.signatures import fits
 from segkit.training.lightning_border import FIT_LOOP, validation_follows
 
 LAST = "last.ckpt"
