@@ -291,6 +291,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     """`segkit data check ... | head -1`: no traceback."""
     for split in ("train", "val"):

@@ -318,6 +318,7 @@ def test_changed_data_have_another_key_and_old_caches_are_named(root, tmp_path):
     assert other_caches(tmp_path / "cache", copy, "train", copy.find_samples("train")) == {}
 
 
+@pytest.mark.slow
 def test_two_processes_make_one(root, tmp_path):
     cache_dir, log = tmp_path / "cache", tmp_path / "log"
     processes = [run(root, cache_dir, log, how="slow") for _ in range(2)]
