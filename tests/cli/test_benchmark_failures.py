@@ -125,10 +125,10 @@ def test_other_weights_under_the_same_name_are_another_row(
     [
         ([], "nothing to do: give model files, or --plan FILE"),
         (["a.ckpt", "--protocol", "ms"], "'ms' is not known"),
-        (["a.ckpt", "--limit", "0"], "--limit must be 1 or more"),
-        (["a.ckpt", "--size", "0", "9"], "--size must be two numbers of pixels"),
+        (["a.ckpt", "--limit", "0"], "--limit: '0' is not a whole number from 1"),
+        (["a.ckpt", "--size", "0", "9"], "--size: '0' is not a whole number from 1"),
         (["a.ckpt", "--metric", "mseg"], "no such convention 'mseg'; did you mean mmseg?"),
-        (["a.ckpt", "--outptu", "x"], "no such option 'outptu'; did you mean output?"),
+        (["a.ckpt", "--outptu", "x"], "no such option '--outptu'; did you mean --output?"),
         (["a.ckpt", "--data.rot", "x"], "did you mean root?"),
         (["--plan", "p.yaml", "a.ckpt"], "--plan and models, data exclude each other"),
     ],

@@ -1,14 +1,13 @@
 """`segkit benchmark` and its subcommands `score` and `compare`, which need no network: their options.
 
-Nothing here needs PyTorch, which takes seconds to import. The help is argparse's own: jsonargparse asks Lightning and
-every data module for theirs, which takes ten seconds.
+Nothing here needs PyTorch, which takes seconds to import.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.cli.parser import Parser, Switch
+from segkit.cli.parser import Parser, Switch, add_data_options, whole_number
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 
 ALL_METRICS = "all"
@@ -53,18 +52,9 @@ def main(args: Sequence[str]) -> int:
 
 
 def table_parser() -> Parser:
-    """The parser of the help of `segkit benchmark`; its options of the data are those of `add_lightning_class_args`."""
+    """The parser of `segkit benchmark`, for what `split_options` leaves of the command line."""
     parser = Parser("segkit benchmark", description=_TABLE)
-    add_table_options(parser)
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", help="data config (.yaml), or a data module: ADE20KDataModule, FolderDataModule, ...")
-    data.add_argument("--data.KEY", metavar="VALUE", help="an argument of the data module: --data.root DIR")
-    data.add_argument("--data.help", metavar="CLASS", help="list the arguments of a data module")
-    return parser
-
-
-def add_table_options(parser: argparse.ArgumentParser) -> None:
-    """Add all options of `segkit benchmark` but those of the data."""
+    add_data_options(parser)
     add = parser.add_argument
     add(
         "models",
@@ -86,9 +76,16 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     add("--metric", default=DEFAULT, help=f"convention of the scores: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
     add("--output", metavar="DIR", default="benchmark", help="folder of the table; default: benchmark")
     add("--device", help="cpu, cuda, ...; default: the GPU where there is one")
-    add("--limit", type=int, help="images at most; the row is then marked partial")
-    size = {"nargs": 2, "type": int, "metavar": ("HEIGHT", "WIDTH"), "default": [480, 480]}
-    add("--size", **size, help="size of the image whose FLOPs are counted; default: 480 480")  # type: ignore[arg-type]
+    add("--limit", type=whole_number(1), help="images at most; the row is then marked partial")
+    add(
+        "--size",
+        nargs=2,
+        type=whole_number(1),
+        metavar=("HEIGHT", "WIDTH"),
+        default=[480, 480],
+        help="size of the image whose FLOPs are counted, in pixels; default: 480 480",
+    )
+    return parser
 
 
 def score_parser() -> Parser:

@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 
 from segkit.benchmark.plan import PlannedRow, rows_of_models, rows_of_plan
 from segkit.benchmark.progress import Settings
 from segkit.benchmark.rows import fill_table
 from segkit.benchmark.table import Table
-from segkit.cli.benchmark.command import add_table_options
-from segkit.cli.jsonargparse_border import SegmentationParser, explain
-from segkit.cli.lightning import SHORT_NAMES
+from segkit.cli.benchmark.command import table_parser
+from segkit.cli.data.source import open_data
+from segkit.cli.parser import split_options
 from segkit.cli.words import say, say_above_bar
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.files import check_writable
-from segkit.plain_data import flatten
 
 
 def main(args: Sequence[str]) -> int:
@@ -56,43 +54,30 @@ class _Reader:
     """The command line, and the data modules that it made: rows of one data set share one."""
 
     def __init__(self, args: Sequence[str]) -> None:
-        self.parser = SegmentationParser("segkit benchmark")
-        add_table_options(self.parser)
-        self.parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=False)
-        self.args, self.typed = list(args), self._parse(args)
+        own, self.of_data = split_options(args)
+        self.typed = vars(table_parser().parse_args(own))
         self._made: dict[str, SegmentationDataModule] = {}
 
     def data(self, given: Mapping[str, Any] | str | None) -> SegmentationDataModule | None:
         """The data module of a config or a recipe, and of what was typed, which wins, option by option."""
-        config = self._parse([*_data_option(given), *self.args])
-        key = str(config["data"])
+        named = [] if given is None else ["--data", given if isinstance(given, str) else json.dumps(given)]
+        args = [*named, *self.of_data]
+        if not args:
+            return None
+        key = json.dumps(args)
         if key not in self._made:
-            self._made[key] = self.parser.build(config)["data"]
+            self._made[key] = open_data(args, "segkit benchmark")
         return self._made[key]
-
-    def _parse(self, args: Sequence[str]) -> Namespace:
-        try:
-            return self.parser.parse_args(list(args))
-        except InputError as error:
-            known = flatten(self.parser.get_defaults().as_dict())
-            raise InputError(explain(str(error), known, SHORT_NAMES)) from error
 
 
 def _rows(reader: _Reader) -> list[PlannedRow]:
     typed = reader.typed
-    if typed["limit"] is not None and typed["limit"] < 1:
-        raise InputError("--limit must be 1 or more")
-    if min(typed["size"]) < 1:
-        raise InputError("--size must be two numbers of pixels, height and width, 1 or more")
     if typed["plan"]:
-        given = [name for name in ("models", "config", "protocol", "data") if typed[name]]
+        given = [name for name in ("models", "config", "protocol") if typed[name]]
+        given += ["data"] if any(arg.split("=")[0] == "--data" for arg in reader.of_data) else []
         if given:
             raise InputError(f"--plan and {', '.join(given)} exclude each other: the plan's rows say it")
         return rows_of_plan(Path(typed["plan"]), typed["metric"], reader.data)
     if not typed["models"]:
         raise InputError("nothing to do: give model files, or --plan FILE (see `segkit benchmark --help`)")
     return rows_of_models(typed["models"], typed["config"], typed["protocol"], typed["metric"], reader.data)
-
-
-def _data_option(given: Mapping[str, Any] | str | None) -> list[str]:
-    return [] if given is None else ["--data", given if isinstance(given, str) else json.dumps(given)]
