@@ -286,7 +286,10 @@ def test_typing_errors_take_one_line(recipe: Path, capsys, change: list[str], wo
         ("data: {class_path: FolderDataModule, init_args: {rot: x}}", "'rot' is no argument of FolderDataModule"),
         ("data: {class_path: FolderDataModule, init_args: {crop_sise: 4}}", "did you mean crop_size?"),
         ("data: {class_path: FolderDataModule, init_args: {crop_size: x}}", "data.crop_size: 'x' is not int or tuple"),
-        ("data: {class_path: FolderDataModule, init_args: {masks: grey}}", "is not one of 'ids', 'binary', 'colors'"),
+        (
+            "data: {class_path: FolderDataModule, init_args: {masks: grey}}",
+            "masks is 'grey'; allowed are ids, binary and colors",
+        ),
         ("data: {init_args: {augmentations: [{class_path: albumentations.Rotat}]}}", "mean albumentations.Rotate?"),
         (
             "data: {init_args: {augmentations: [{class_path: albumentations.Rotate, init_args: {limitt: 3}}]}}",

@@ -31,9 +31,8 @@ BASE = (
 
 def options(owner: type, prefix: str) -> Iterator[tuple[str, Any]]:
     """Dotted names and types of a class's arguments; those of dataclasses one by one."""
-    for base in owner.__mro__[:-1]:
-        hints = typing.get_type_hints(base.__init__) if "__init__" in vars(base) else {}
-        for name, hint in hints.items():
+    for base in (cls for cls in owner.__mro__[:-1] if "__init__" in vars(cls)):
+        for name, hint in typing.get_type_hints(base.__init__).items():
             if dataclasses.is_dataclass(hint):
                 yield from ((f"{prefix}.{name}.{field}", kind) for field, kind in typing.get_type_hints(hint).items())
             elif name not in ("self", "return", "layout"):
@@ -68,8 +67,9 @@ DATA = [
     cls
     for cls in SHORT_NAMES
     if issubclass(cls, SegmentationDataModule)
-    and (cls.__name__ == "ADE20KDataModule" or any(map(sequence, typing.get_type_hints(cls.__init__).values())))
-]  # the first has no list of its own, but all of the base class
+    and ("__init__" in vars(cls) or cls.__name__ == "ADE20KDataModule")
+    and any(map(sequence, typing.get_type_hints(cls.__init__).values()))
+]  # one of those that take the arguments of the base class as they are, and all that have lists of their own
 
 
 def value_at(config: Any, name: str) -> Any:
