@@ -1,4 +1,4 @@
-"""Images of label maps for people: colours, overlays, legends and panels; uint8 arrays in, uint8 arrays out.
+"""Images of label maps for people: colours, overlays and legends; uint8 arrays in, uint8 arrays out.
 
 Labels are train ids, `(H, W)` of any integer type; 255 is ignored and drawn black (in `colorize`) or not at all (in
 `overlay`). A palette holds one RGB colour a class. Text is drawn by Pillow with its built-in font, at a size that
@@ -128,7 +128,14 @@ def legend(class_names: Sequence[str], palette: Palette, width: int, font_size: 
 def with_legend(image: np.ndarray, labels: np.ndarray, class_names: Sequence[str], palette: Palette) -> np.ndarray:
     """Set the legend of the classes in `labels` below an `overlay`; small images are enlarged.
 
-    All arguments are those of `panel`; the result is uint8 RGB, at least 240 pixels wide.
+    Args:
+        image: uint8 `(H, W, 3)` RGB.
+        labels: integers `(H, W)`, 0..K-1 or 255.
+        class_names: K names.
+        palette: K RGB colours.
+
+    Returns:
+        uint8 RGB, at least 240 pixels wide.
     """
     large = _enlarge(image)
     width = max(large.shape[1], _MIN_HEIGHT)
@@ -137,48 +144,10 @@ def with_legend(image: np.ndarray, labels: np.ndarray, class_names: Sequence[str
     return np.vstack([_centre(large, width), below])
 
 
-def panel(
-    image: np.ndarray,
-    prediction: np.ndarray,
-    class_names: Sequence[str],
-    palette: Palette,
-    truth: np.ndarray | None = None,
-) -> np.ndarray:
-    """Draw input | truth | prediction side by side with titles, above one legend of the classes that occur.
-
-    Args:
-        image: uint8 `(H, W, 3)` RGB.
-        prediction: integers `(H, W)`, 0..K-1 or 255.
-        class_names: K names.
-        palette: K RGB colours.
-        truth: like the prediction; without it the panel is input | prediction.
-
-    Returns:
-        uint8 RGB on white. Images lower than 240 pixels are enlarged by a whole factor, nearest neighbour.
-
-    Raises:
-        InputError: the sizes differ, or `colorize` refuses the labels.
-    """
-    maps = {"truth": truth, "prediction": prediction}
-    labels = {title: array for title, array in maps.items() if array is not None}
-    for title, array in labels.items():
-        if image.shape != (*array.shape, 3):
-            raise InputError(f"image {image.shape} and {title} {array.shape} differ: (H, W, 3) and (H, W) are needed")
-    images = {"input": image} | {title: colorize(array, palette) for title, array in labels.items()}
-    font_size = _font_size(_enlarge(image))
-    titled = [_titled(_enlarge(image), title, int(1.2 * font_size)) for title, image in images.items()]
-    row = side_by_side(titled, max(6, titled[0].shape[1] // 60))
-    ids = occurring(np.stack(list(labels.values())))
-    names = ["ignored" if i == IGNORED else class_names[i] for i in ids]
-    colours = [(0, 0, 0) if i == IGNORED else palette[i] for i in ids]
-    return np.vstack([row, legend(names, colours, row.shape[1], font_size)])
-
-
-def text_line(text: str, width: int, size: int, height: int, centred: bool = False) -> np.ndarray:
+def text_line(text: str, width: int, size: int, height: int) -> np.ndarray:
     """A line of text of a font `size`, in pixels, on white; uint8 `(height, width, 3)`."""
     canvas = Image.new("RGB", (width, height), PAPER)
-    x, anchor = (width // 2, "mm") if centred else (0, "lm")
-    ImageDraw.Draw(canvas).text((x, height // 2), text, INK, font(size), anchor=anchor)
+    ImageDraw.Draw(canvas).text((0, height // 2), text, INK, font(size), anchor="lm")
     return np.asarray(canvas)
 
 
@@ -262,8 +231,3 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
 def _centre(image: np.ndarray, width: int) -> np.ndarray:
     left = (width - image.shape[1]) // 2
     return np.pad(image, ((0, 0), (left, width - image.shape[1] - left), (0, 0)), constant_values=PAPER[0])
-
-
-def _titled(image: np.ndarray, title: str, size: int) -> np.ndarray:
-    width = max(image.shape[1], int(font(size).getlength("prediction")) + size)
-    return np.vstack([text_line(title, width, size, int(1.8 * size), centred=True), _centre(image, width)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from segkit.benchmark.plan import read_experiment
+from segkit.benchmark.plan import read_experiment, read_protocol
 from segkit.cli.lightning import main
 from segkit.inference.protocols import get
 from segkit.recipes import read_recipe
@@ -26,7 +26,12 @@ MMSEG = {  # mmsegmentation 1.2.2, configs/resnest/metafile.yaml: mIoU, mIoU(ms+
     "ade20k/mmseg_deeplabv3_resnest101_160k": (45.71, 46.59, 14.6),
 }
 MODERN = CONFIGS / "overlays" / "modern.yaml"
-TRAIN_IMAGES = {"ADE20KDataModule": 20210, "CityscapesDataModule": 2975, "CamVidDataModule": 367}
+TRAIN_IMAGES = {
+    "ADE20KDataModule": 20210,
+    "CityscapesDataModule": 2975,
+    "CamVidDataModule": 367,
+    "SyntheticDataModule": 160,
+}
 PARTS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name in ("data", "overlays"))
 
 
@@ -63,7 +68,7 @@ def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.Monke
     assert ("--trainer.devices 1" in header.splitlines()[1]) == ("GPU" in re.search("# Hardware:.*", header)[0])
     for word in ("# Hardware:", "# Here:"):
         assert word in header
-    assert re.search(r"^# Protocol:  (\S+) \(", header, re.MULTILINE)[1] == get(config.protocol).name
+    assert re.search(r"^# Protocol:  (\S+) \(", header, re.MULTILINE)[1] == read_protocol(config.protocol, "").name
     published = read_recipe(path).published
     assert bool(published) != ("# Published: none" in header)
     assert not published or published[0].protocol == config.protocol

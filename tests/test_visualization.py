@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segkit.errors import InputError
-from segkit.visualization import colorize, hatch, legend, occurring, overlay, panel, with_legend
+from segkit.visualization import colorize, hatch, legend, occurring, overlay, with_legend
 
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
 NAMES = ["road", "tree", "sky"]
@@ -93,31 +93,25 @@ def test_legend_of_nothing_has_no_height_and_needs_a_colour_each() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 1), (32, 40), (97, 65), (300, 20), (2, 3000)])
-def test_panel_and_with_legend_of_any_size(shape: tuple[int, int]) -> None:
+def test_with_legend_of_any_size(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 77, np.uint8)
     labels = np.zeros(shape, np.uint8)
-    for drawn in (panel(image, labels, NAMES, PALETTE, labels), with_legend(image, labels, NAMES, PALETTE)):
-        assert drawn.dtype == np.uint8 and drawn.ndim == 3
-        assert PALETTE[0] in {tuple(c) for c in drawn.reshape(-1, 3).tolist()}
-        assert drawn.shape[0] >= min(240, shape[0])
-        assert drawn.shape[1] >= 240
+    drawn = with_legend(image, labels, NAMES, PALETTE)
+    assert drawn.dtype == np.uint8 and drawn.ndim == 3
+    assert PALETTE[0] in {tuple(c) for c in drawn.reshape(-1, 3).tolist()}
+    assert drawn.shape[0] >= min(240, shape[0])
+    assert drawn.shape[1] >= 240
 
 
-def test_panel_enlarges_small_label_maps_without_new_colours() -> None:
+def test_with_legend_enlarges_small_images_without_new_colours() -> None:
     labels = np.array([[0, 1], [1, 0]], np.uint8)
-    image = panel(np.full((2, 2, 3), 77, np.uint8), labels, NAMES, PALETTE)
+    image = with_legend(colorize(labels, PALETTE), labels, NAMES, PALETTE)
     assert (image == PALETTE[0]).all(axis=2).sum() >= 240 * 240 // 2
     assert not (image == (100, 100, 0)).all(axis=2).any()
 
 
-def test_panel_refuses_a_truth_of_another_size() -> None:
-    image, labels = np.zeros((2, 3, 3), np.uint8), LABELS
-    with pytest.raises(InputError, match="truth"):
-        panel(image, labels, NAMES, PALETTE, labels.T)
-
-
 def test_arguments_are_left_as_they_were() -> None:
     image, labels = np.full((2, 3, 3), 9, np.uint8), LABELS.copy()
-    panel(image, labels, NAMES, PALETTE, labels)
+    with_legend(image, labels, NAMES, PALETTE)
     overlay(image, labels, PALETTE)
     assert (image == 9).all() and (labels == LABELS).all()

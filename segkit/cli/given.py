@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from segkit.errors import InputError
 from segkit.plain_data import read_yaml
 from segkit.recipes import find_recipe, is_recipe
 from segkit.training.guards.checkpoints import newest_checkpoint
@@ -31,19 +32,21 @@ def named(args: Sequence[str], name: str) -> str | None:
             for part in name.split("."):
                 content = content.get(part) if isinstance(content, dict) else None
             found = content or found
-    return None if found in (None, "null") else found
+    return None if found in (None, "", "null") else found
 
 
 def with_recipes(args: Sequence[str]) -> list[str]:
     """The command line with paths in place of the names of recipes, in `--config` and `--data`.
 
     Raises:
-        InputError: `--config` names neither a file nor a recipe.
+        InputError: `--config` names neither a file nor a recipe, or nothing at all.
     """
     found = list(args)
     for place, (option, following) in enumerate(zip(args, [*args[1:], ""], strict=False)):
         name, equals, rest = option.partition("=")
         value = rest if equals else following
+        if name in ("-c", "--config") and (not value or value.startswith("--")):
+            raise InputError(f"{name}: no recipe behind it; give a file or a name (`segkit recipes` lists them)")
         if value and (name in ("-c", "--config") or (name == "--data" and is_recipe(value))):
             path = str(find_recipe(value))
             found[place if equals else place + 1] = f"{name}={path}" if equals else path

@@ -42,6 +42,8 @@ def test_help_is_a_code(command: str, capsys: pytest.CaptureFixture[str]) -> Non
 INCOMPLETE = {
     "fit": "no data or no network given; needed is a recipe, --config RECIPE (`segkit recipes` lists them)",
     "fit --config ade20k/deeplabv3_resnest5": "did you mean ade20k/deeplabv3_resnest50? `segkit recipes` lists them",
+    "fit --config": "--config: no recipe behind it",
+    "test --trainer.devices 1 --config=": "--config: no recipe behind it",
     "fit --probe true": "'true' belongs to no option: a switch such as --probe takes no value",
     "doctor --json=true": "argument --json",
     "export a --aux false": "unrecognized arguments: false",
