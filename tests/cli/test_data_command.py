@@ -128,6 +128,7 @@ def test_an_interrupted_check_prints_what_it_has(root, capsys, monkeypatch, tmp_
     assert json.loads((tmp_path / "report.json").read_text())["splits"][0]["opened"] == 5
 
 
+@pytest.mark.slow
 def test_ctrl_c_anywhere_in_a_check_ends_it_in_one_line(root, capsys):
     """At forty of the lines that the check runs through, those of its loop, pool and report among them."""
 

@@ -173,6 +173,7 @@ def test_the_card_is_converts_and_says_what_was_done(folder: Path, tmp_path: Pat
     )
 
 
+@pytest.mark.slow
 def test_another_toolkits_network(folder: Path, tmp_path: Path, capsys) -> None:
     torch.manual_seed(0)
     theirs = smp.DeepLabV3("tu-resnest14d", encoder_weights=None, classes=3)

@@ -83,6 +83,7 @@ def test_inspect_and_convert_segkits_own(folder: Path, tmp_path: Path, capsys: p
     assert rows["written by"] == f"segkit {segkit.__version__}"
 
 
+@pytest.mark.slow
 def test_convert_a_network(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "model.safetensors"
     arguments = ["weights", "convert", str(folder / "smp.ckpt"), "-o", str(output)]

@@ -90,7 +90,7 @@ def test_whole_images_without_transform(samples):
     assert sorted(bare[0]) == ["image", "name"]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_bad_files_are_one_line_even_from_a_worker(samples, workers):
     def fails(*words):
         with pytest.raises(InputError) as caught:

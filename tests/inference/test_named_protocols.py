@@ -200,7 +200,13 @@ def test_every_named_protocol_has_its_rule_here():
     assert RULES.keys() == NAMED.keys()
 
 
-@pytest.mark.parametrize("name, size", [(name, small) for name, (small, _) in SIZES.items()])
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        pytest.param(name, small, marks=[pytest.mark.slow] if name == "encoding-ms-cityscapes" else [])
+        for name, (small, _) in SIZES.items()
+    ],
+)
 def test_the_engine_does_what_the_rule_says_to_a_small_image(name, size):
     check_rule(name, size)
 
@@ -262,6 +268,7 @@ def test_the_engine_gives_the_scores_of_the_toolkit(name, size):
         assert torch.equal(labels[::3, ::3][clear], torch.from_numpy(GOLDEN[f"{key}_labels"])[0][clear])
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_mmcv_and_csail():
     sizes = [tuple(size) for size in GOLDEN["sizes"].tolist()]
     rules = [(get(name), 1.0) for name in ("mmseg-ss", "mmseg-ss-cityscapes", "mmseg-slide")]

@@ -34,6 +34,7 @@ def test_gradients_go_through_the_operator() -> None:
     assert double(torch.ones(2)).tolist() == [2, 2]
 
 
+@pytest.mark.slow
 def test_the_compiler_sees_one_operator() -> None:
     seen: list[str] = []
 

@@ -114,6 +114,7 @@ def test_large_scores_stay_finite_and_infinite_ones_show() -> None:
     assert not upsample_cross_entropy(logits, mask).isfinite()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]], ids=["plain", "all"])
 def test_the_operation_is_well_formed(options: dict[str, Any]) -> None:
     """No input is changed or handed out; shapes, strides and autograd are as compilers expect them."""
