@@ -44,7 +44,7 @@ from segkit.inference.engine import Task, default_strip, predict, resolve
 from segkit.inference.protocols import Protocol, get
 from segkit.inference.tiling.budget import Budget, default_budget, held_bytes
 from segkit.inference.tiling.footprint import footprint
-from segkit.inference.views import scaled_size
+from segkit.inference.views import view_size
 from segkit.machine import format_bytes, parse_bytes
 from segkit.models.inference_form import convolution_dtype, inference_form
 from segkit.models.segmentation import DeepLabV3
@@ -99,7 +99,7 @@ class Point:
     @property
     def views(self) -> list[tuple[int, int]]:
         """(height, width) of each scale."""
-        return [scaled_size(self.protocol, scale, self.size) for scale in self.scales]
+        return [view_size(self.protocol, scale, self.size) for scale in self.scales]
 
     @property
     def seen(self) -> int:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from segkit.cli.parser import Parser, Switch
 from segkit.cli.weights.command import check_output
-from segkit.cli.weights.report import report
 from segkit.cli.words import say
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
@@ -32,6 +31,7 @@ def main(args: Sequence[str]) -> int:
     from segkit.evaluation.results import versions
     from segkit.models.checkpoint import weights_sha256
     from segkit.models.export import sourced, without_aux
+    from segkit.models.toolkits.report import report
     from segkit.models.weight_files import write_model_file
     from segkit.models.weights import inspect, read_checkpoint
 

@@ -16,11 +16,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segkit.arrays import UInt8Array
 from segkit.bars import Bar
-from segkit.cli.infer_inputs import find_images
 from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError, install_extra, printable
 from segkit.files import check_writable, replacing, write_json
+from segkit.inference.inputs import find_images
 from segkit.io import read_header, write_png
 from segkit.machine import parse_bytes
 from segkit.paths import check_regular

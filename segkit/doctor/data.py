@@ -17,7 +17,7 @@ ROOT = Path("datasets")
 VARIABLES = {"SEGKIT_CACHE", "SEGKIT_FUSED_OPS", "SEGKIT_MAX_PIXELS"}
 
 
-def data_sets(roots: Sequence[Path]) -> Iterator[Finding]:
+def data_below(roots: Sequence[Path]) -> Iterator[Finding]:
     """Which data sets, and which splits of them, lie below the data roots.
 
     Args:

@@ -12,7 +12,7 @@ def examine(roots: Sequence[Path] = ()) -> Iterator[Finding]:
     """Look at everything; each finding comes as soon as it is there.
 
     Args:
-        roots: Data roots, see `segkit.doctor.data.data_sets`.
+        roots: Data roots, see `segkit.doctor.data.data_below`.
     """
     checks: dict[str, Check] = {
         "python": packages.python,
@@ -25,7 +25,7 @@ def examine(roots: Sequence[Path] = ()) -> Iterator[Finding]:
         "cuda": gpu.gpus,
         "kernels": gpu.kernels,
         "variables": data.variables,
-        "data": partial(data.data_sets, roots),
+        "data": partial(data.data_below, roots),
     }
     for name, check in checks.items():
         yield from guarded(name, check)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.inference.fusion import StripFusion, View, best_of
 from segkit.inference.protocols import Protocol
-from segkit.inference.views import ImageResizer, SlidingWindow, cut, network_inputs, scaled_size, window_grid
+from segkit.inference.views import ImageResizer, SlidingWindow, cut, network_inputs, view_size, window_grid
 from segkit.models.norms import eval_mode
 from segkit.ops.normalize import IMAGENET, Normalization, by_channel
 from segkit.ops.upsample import label_dtype
@@ -248,7 +248,7 @@ def _views(
     resize = ImageResizer(image, protocol.resample, bool(protocol.align_corners), normalization)
     with eval_mode(network):
         for scale in protocol.scales:
-            size = scaled_size(protocol, scale, (image.shape[2], image.shape[3]))
+            size = view_size(protocol, scale, (image.shape[2], image.shape[3]))
             grid = window_grid(protocol, size)
             seen = [(window, flip) for flip in flips for window in grid.windows]
             logits = _forward(network, resize(size), grid.shape, seen, black, max_pixels)

@@ -33,7 +33,7 @@ Size = tuple[int, int]
 CSAIL_MULTIPLE = 8  # CSAIL's DATASET.padding_constant: the largest stride of its networks
 
 
-def scaled_size(protocol: Protocol, scale: float, size: Size) -> Size:
+def view_size(protocol: Protocol, scale: float, size: Size) -> Size:
     """The size of an image's view at one scale.
 
     Args:
@@ -187,7 +187,7 @@ def window_grid(protocol: Protocol, image: Size) -> Grid:
 
 def network_inputs(protocol: Protocol, size: Size) -> list[tuple[int, Size]]:
     """What the network sees of one image of `size`: for each scale, how many inputs of what size."""
-    grids = [window_grid(protocol, scaled_size(protocol, scale, size)) for scale in protocol.scales]
+    grids = [window_grid(protocol, view_size(protocol, scale, size)) for scale in protocol.scales]
     return [(len(grid.windows) * (2 if protocol.flip else 1), grid.shape) for grid in grids]
 
 

@@ -14,8 +14,8 @@ from checkpoints import write_checkpoint
 from PIL import Image
 
 from segkit.cli.infer import main
-from segkit.cli.infer_inputs import find_images
 from segkit.errors import InputError
+from segkit.inference.inputs import find_images
 from segkit.inference.segmenter import load
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import DeepLabV3

@@ -23,10 +23,10 @@ from safetensors.torch import save
 
 import segkit
 from segkit.cli.restore import parser_defaults, read_named_checkpoint
-from segkit.cli.weights.report import report
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
+from segkit.models.toolkits.report import report
 from segkit.models.weights import inspect
 from segkit.training.module import SegmentationModule
 

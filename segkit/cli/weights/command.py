@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit.cli.parser import Parser, Switch, add_data_options, split_options, whole_number
-from segkit.cli.weights.report import SHOWN, report
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file
@@ -78,6 +77,7 @@ def _inspect(options: argparse.Namespace) -> int:
     """`inspect`, and `convert`, which reports the same before it writes."""
     from segkit.evaluation.results import versions
     from segkit.models.export import write_inspected
+    from segkit.models.toolkits.report import report
     from segkit.models.weights import inspect
 
     choices = _choices(options)
@@ -129,7 +129,7 @@ def _add_choices(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--all",
         action=Switch,
-        help=f"print all names, not the first {SHOWN} of each kind",
+        help="print all names, not the first 10 of each kind",
     )
     action.add_argument("--encoder", help="resnest50_fast_2s1x64d, ...: in place of what the shapes suggest")
     action.add_argument("--output_stride", type=int, default=8, choices=(8, 16, 32), help="default: 8")

@@ -12,13 +12,13 @@ from torch import Tensor
 from segkit.bars import Bar
 from segkit.benchmark.rows import data_name
 from segkit.cli.data.source import open_data
-from segkit.cli.weights.report import recalibrated
 from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.evaluation.results import versions
 from segkit.metadata.label_space import LabelSpace, check_same_classes, numbered_space
 from segkit.models.export import sourced
+from segkit.models.toolkits.report import recalibrated
 from segkit.models.weight_files import write_model_file
 from segkit.models.weights import read_checkpoint
 from segkit.text import aligned

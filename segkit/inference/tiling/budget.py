@@ -22,7 +22,7 @@ from segkit.errors import InputError
 from segkit.inference.engine import Limits, Task, default_pixels, default_strip
 from segkit.inference.tiling.footprint import Footprint, footprint
 from segkit.inference.tiling.tiles import TiledNetwork
-from segkit.inference.views import network_inputs, scaled_size
+from segkit.inference.views import network_inputs, view_size
 from segkit.machine import format_bytes, free_memory
 from segkit.ops.processor import free_bytes
 from segkit.ops.upsample_argmax import argmax_bytes
@@ -115,7 +115,7 @@ def default_budget(device: torch.device) -> int:
 def held_bytes(measured: Footprint, task: Task) -> int:
     """Bytes that are there during the whole call."""
     image = _image_size(task)
-    views = [scaled_size(task.protocol, scale, image) for scale in task.protocol.scales]
+    views = [view_size(task.protocol, scale, image) for scale in task.protocol.scales]
     resized = max((h * w for h, w in views if task.protocol.flip or (h, w) != image), default=0)
     logits = [count * height * width for count, (height, width) in network_inputs(task.protocol, image)]
     result = 4 * measured.num_classes if task.all_classes else _RESULT

@@ -23,7 +23,7 @@ from segkit.inference.engine import default_strip
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.footprint import footprint
 from segkit.inference.tiling.tiles import Stretch, Tiles, plan_tiles, tell
-from segkit.inference.views import scaled_size
+from segkit.inference.views import view_size
 from segkit.io import read_header
 from segkit.io.header import max_pixels
 from segkit.machine import format_bytes
@@ -158,11 +158,7 @@ def plan_large(
         InputError: the protocol has windows, or scales other than 1; the budget is too small for one row of tiles; or
             the network cannot be measured (`segkit.inference.tiling.footprint`).
     """
-    if (
-        protocol.window is not None
-        or scaled_size(protocol, protocol.scales[0], size) != size
-        or len(protocol.scales) > 1
-    ):
+    if protocol.window is not None or view_size(protocol, protocol.scales[0], size) != size or len(protocol.scales) > 1:
         raise InputError(
             f"protocol: an image of {size[0]} x {size[1]} that is read in tiles is seen at its own size without "
             f"windows, and {protocol.name!r} says otherwise; use whole"

@@ -21,8 +21,8 @@ _lock = Lock()
 _verdicts: dict[tuple[str, torch.device, torch.dtype], str | None] = {}  # None: agrees; else what is wrong
 
 
-class Comparison(NamedTuple):
-    """A kernel's result and what it should be.
+class KernelResult(NamedTuple):
+    """What a kernel computed, and what it should have.
 
     Attributes:
         found: Of any floating type.
@@ -85,7 +85,7 @@ def versions(device: torch.device) -> str:
     return found
 
 
-def _difference(compared: Comparison) -> str | None:
+def _difference(compared: KernelResult) -> str | None:
     """The larger of what rounding allows, or None."""
     found, exact = compared.found.detach().double().cpu(), compared.exact
     if found.shape != exact.shape:
@@ -101,17 +101,17 @@ def _noise(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
 
 
-def _split_attention(device: torch.device, dtype: torch.dtype) -> Iterator[Comparison]:
+def _split_attention(device: torch.device, dtype: torch.dtype) -> Iterator[KernelResult]:
     from segkit.ops.kernels import split_attention as kernels
 
     for layout in (torch.contiguous_format, torch.channels_last):
         splits, attention, gradient = _splits(device, dtype, layout)
         output = torch.empty_like(gradient)
         found = kernels.forward(splits, attention, output, radix=2, cardinality=2)
-        yield Comparison(found, _attended(splits.double().cpu(), attention.double().cpu()), 2 + 32)
+        yield KernelResult(found, _attended(splits.double().cpu(), attention.double().cpu()), 2 + 32)
 
 
-def _split_attention_backward(device: torch.device, dtype: torch.dtype) -> Iterator[Comparison]:
+def _split_attention_backward(device: torch.device, dtype: torch.dtype) -> Iterator[KernelResult]:
     from segkit.ops.kernels import split_attention as kernels
 
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -120,7 +120,7 @@ def _split_attention_backward(device: torch.device, dtype: torch.dtype) -> Itera
         inputs = [tensor.double().cpu().requires_grad_() for tensor in (splits, attention)]
         exact = torch.autograd.grad(_attended(*inputs), inputs, gradient.double().cpu())
         for one, other in zip(found, exact, strict=True):
-            yield Comparison(one, other, 2 * 35 + 32)  # a sum over the cells
+            yield KernelResult(one, other, 2 * 35 + 32)  # a sum over the cells
 
 
 def _splits(device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +135,7 @@ def _attended(splits: Tensor, attention: Tensor) -> Tensor:
     return (weights * splits.reshape(2, 2, 24, 5, 7)).sum(1)
 
 
-def _upsample_argmax(device: torch.device, dtype: torch.dtype) -> Iterator[Comparison]:
+def _upsample_argmax(device: torch.device, dtype: torch.dtype) -> Iterator[KernelResult]:
     from segkit.ops.kernels.upsample_argmax import launch
 
     logits, size = 3 * _noise(2, 5, 3, 4, seed=0), (11, 70)
@@ -144,11 +144,11 @@ def _upsample_argmax(device: torch.device, dtype: torch.dtype) -> Iterator[Compa
         full = F.interpolate(given.double().cpu(), size, mode="bilinear", align_corners=align_corners)  # (2, 5, 11, 70)
         labels, confidence = launch(given, size, align_corners, with_confidence=True)
         score = full.gather(1, labels.cpu().long()[:, None])[:, 0]
-        yield Comparison(score.float(), full.amax(1), 8)  # of equal scores any class will do
-        yield Comparison(confidence, full.softmax(1).amax(1), 8 + 5 * 32)
+        yield KernelResult(score.float(), full.amax(1), 8)  # of equal scores any class will do
+        yield KernelResult(confidence, full.softmax(1).amax(1), 8 + 5 * 32)
 
 
-def _upsample_cross_entropy(device: torch.device, dtype: torch.dtype) -> Iterator[Comparison]:
+def _upsample_cross_entropy(device: torch.device, dtype: torch.dtype) -> Iterator[KernelResult]:
     from segkit.ops.kernels import upsample_cross_entropy as kernel
 
     logits, mask = _logits_and_mask()
@@ -158,11 +158,11 @@ def _upsample_cross_entropy(device: torch.device, dtype: torch.dtype) -> Iterato
         full = F.interpolate(exact, mask.shape[1:], mode="bilinear", align_corners=align_corners)
         loss = F.cross_entropy(full, mask, weights.double(), ignore_index=255, reduction="sum", label_smoothing=0.1)
         found = kernel.cross_entropy(given, mask.to(device), weights.to(device), align_corners, 255, 0.1, True)
-        yield Comparison(found[0], loss.detach(), mask.numel() + 5 * 32)
-        yield Comparison(found[1], torch.autograd.grad(loss, exact)[0], mask.numel() + 5 * 32)
+        yield KernelResult(found[0], loss.detach(), mask.numel() + 5 * 32)
+        yield KernelResult(found[1], torch.autograd.grad(loss, exact)[0], mask.numel() + 5 * 32)
 
 
-def _upsample_true_probability(device: torch.device, dtype: torch.dtype) -> Iterator[Comparison]:
+def _upsample_true_probability(device: torch.device, dtype: torch.dtype) -> Iterator[KernelResult]:
     from segkit.ops.kernels import upsample_cross_entropy as kernel
 
     logits, mask = _logits_and_mask()
@@ -171,7 +171,7 @@ def _upsample_true_probability(device: torch.device, dtype: torch.dtype) -> Iter
         full = F.interpolate(given.double().cpu(), mask.shape[1:], mode="bilinear", align_corners=align_corners)
         true = full.softmax(1).gather(1, (mask * valid)[:, None])[:, 0]
         found = kernel.true_probability(given, mask.to(device), align_corners, 255, 2.0)
-        yield Comparison(found, torch.where(valid, true, 2.0), 8 + 5 * 32)
+        yield KernelResult(found, torch.where(valid, true, 2.0), 8 + 5 * 32)
 
 
 def _logits_and_mask() -> tuple[Tensor, Tensor]:
@@ -185,7 +185,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-COMPARISONS: dict[str, Callable[[torch.device, torch.dtype], Iterator[Comparison]]] = {
+COMPARISONS: dict[str, Callable[[torch.device, torch.dtype], Iterator[KernelResult]]] = {
     "split_attention": _split_attention,
     "split_attention_backward": _split_attention_backward,
     "upsample_argmax": _upsample_argmax,

@@ -1,4 +1,4 @@
-"""Which images `segkit infer` is for: those that are named, those in folders, and what their results are called."""
+"""Which images a command line means: those that are named, those in folders, and what their results are called."""
 
 import os
 from collections import Counter

@@ -1,15 +1,14 @@
-"""What `segkit weights` and `segkit export` print: what a file holds, and which of its names match, in aligned rows."""
+"""What `segkit weights` and `segkit export` say of a file: what it holds, and which of its names match, in rows."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from segkit.models.toolkits.foreign import Inspection
+from segkit.models.toolkits.formats import TOOLKITS
+from segkit.models.toolkits.keys import KeyReport
 from segkit.text import aligned, listed, percent
-
-if TYPE_CHECKING:  # they need PyTorch, which takes seconds to import, and `--help` does not
-    from segkit.models.toolkits.foreign import Inspection
-    from segkit.models.toolkits.keys import KeyReport
 
 SHOWN = 10  # names of a kind, without --all
 
@@ -17,7 +16,7 @@ _NO_DILATION = "none implied: the conventions agree at stride 32, and all take t
 _NO_CHOICE = "no choice: segkit dilates a ResNet in one way, torchvision's and timm's"
 
 
-def report(path: Path, inspection: "Inspection", all_names: bool = False) -> str:
+def report(path: Path, inspection: Inspection, all_names: bool = False) -> str:
     """The rows, with all names, or the first of each kind."""
     rows = [("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"), ("toolkit", inspection.toolkit)]
     rows += _network_rows(inspection) if inspection.is_network else _encoder_rows(inspection.config)
@@ -36,9 +35,7 @@ def _encoder_rows(config: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _network_rows(inspection: "Inspection") -> list[tuple[str, str]]:
-    from segkit.models.toolkits.formats import TOOLKITS
-
+def _network_rows(inspection: Inspection) -> list[tuple[str, str]]:
     arguments, name = inspection.config["init_args"], inspection.config["class_path"].rsplit(".", 1)[1]
     resnest, own = "resnest" in arguments["encoder"], inspection.toolkit.startswith("segkit")
     implied = None if own else TOOLKITS[inspection.toolkit].convention
@@ -90,7 +87,7 @@ def recalibrated(done: Mapping[str, Any]) -> str:
     return f"{batches} of {done['batch_size']} crops, {done['data']} {done['split']}"
 
 
-def _key_rows(keys: "KeyReport", all_names: bool) -> list[tuple[str, str]]:
+def _key_rows(keys: KeyReport, all_names: bool) -> list[tuple[str, str]]:
     shown = None if all_names else SHOWN
     clashing = [f"{name}: {theirs} in the file, {ours} needed" for name, (theirs, ours) in keys.clashing.items()]
     rows = [("", ""), ("matched", f"{len(keys.same) + len(keys.renamed):5}")]
