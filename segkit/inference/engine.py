@@ -5,8 +5,8 @@ Windows and flips of one scale share forwards; their logits are kept at the netw
 Memory: the network's parameters; its largest forward (684 bytes for each pixel of the input of a ResNeSt-50 DeepLabV3:
 8 GB for 12 megapixels); the logits of all views at the network's stride s, that is 4 B K H W sum(scale^2) / s^2 bytes,
 more by the overlap of windows, twice that with flip; some tensors of at most `Limits.strip_bytes` each (see
-`StripFusion` for the least possible); and the result. One window in one view, as in the protocol `whole`, takes a
-shorter way: `upsample_argmax`, which has its own bound. All but the parameters grows linearly with the pixels.
+`StripFusion` for the minimum); and the result. One window in one view, as in the protocol `whole`, takes a shorter
+way, `upsample_argmax`, which has its own bound. Everything but the parameters grows linearly with the pixels.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Task(NamedTuple):
     """What one call is asked for.
 
     Attributes:
-        batch: (B, C, H, W) of the images.
-        device: on which they lie.
-        protocol: resolved.
+        batch: Shape (B, C, H, W) of the images.
+        device: The images' device.
+        protocol: The resolved protocol.
         size: (height, width) of the result.
-        all_classes: whether the result has K floats a pixel.
+        all_classes: Whether the result has K floats per pixel.
     """
 
     batch: torch.Size
@@ -47,14 +47,15 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one call does at once, which changes its speed and memory, and no result.
+    """How much one call does at once, which changes its speed and memory, but no result.
 
-    `segkit.inference.tiling.budget.Budget` are limits that keep a call within a number of bytes.
+    `segkit.inference.tiling.budget.Budget` is a subclass that keeps a call within a number of bytes.
 
     Attributes:
-        max_pixels: of the images or windows in one forward; a single window may exceed it. None = `default_pixels`.
-        strip_bytes: of the largest float tensor of the fusion; None = `default_strip`.
-        always_strips: whether one window in one view is fused in strips, too, which takes less memory.
+        max_pixels: Pixels of the images or windows in one forward; a single window may exceed it. None means
+            `default_pixels`.
+        strip_bytes: Bytes of the largest float tensor of the fusion; None means `default_strip`.
+        always_strips: Whether even one window in one view is fused in strips, which takes less memory.
     """
 
     max_pixels: int | None = None
@@ -62,17 +63,17 @@ class Limits:
     always_strips: bool = False
 
     def applied(self, network: nn.Module, task: Task) -> tuple[nn.Module, Limits]:
-        """The network that runs, and the limits that it keeps to: these."""
+        """Return the network to run and the limits that apply to it: here, these."""
         return network, self
 
 
 def default_pixels(device: torch.device) -> int:
-    """Pixels of one forward: one Cityscapes image, or nine windows of 480, fill a GPU; a CPU gains nothing by two."""
+    """Pixels per forward: one Cityscapes image or nine windows of 480 fill a GPU; a CPU gains nothing from two."""
     return 2**19 if device.type == "cpu" else 2**21
 
 
 def default_strip(device: torch.device) -> int:
-    """Bytes of the largest tensor of a fusion: on CPUs what their caches hold."""
+    """Bytes of the largest tensor of a fusion; on CPUs, as much as their caches hold."""
     return (16 if device.type == "cpu" else 256) * 2**20
 
 
@@ -87,13 +88,13 @@ def predict(
     """Label each pixel of a batch of images of one size.
 
     Args:
-        network: maps normalised float (b, 3, h, w) to {"out": (b, K, ., .)}, for any h and w, on the image's device.
+        network: Maps normalised float (b, 3, h, w) to {"out": (b, K, ., .)}, for any h and w, on the image's device.
             It runs in eval mode, and each module gets its own mode back.
-        image: normalised float (B, 3, H, W).
-        protocol: scales, flip, windows and fusion.
-        size: height and width of the labels; None = those of `image`.
-        normalization: how `image` was normalised; says what black is.
-        limits: how much is done at once; None = what suits the device.
+        image: Normalised float (B, 3, H, W).
+        protocol: Scales, flip, windows and fusion.
+        size: Height and width of the labels; None means those of `image`.
+        normalization: How `image` was normalised, which defines black.
+        limits: How much is done at once; None means what suits the device.
 
     Returns:
         uint8 (B, H, W), int16 above 256 classes.
@@ -120,11 +121,11 @@ def predict_with_confidence(
     normalization: Normalization = IMAGENET,
     limits: Limits | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The labels of `predict`, whose arguments and errors these are, and how sure the fused views are of each.
+    """Return the labels of `predict`, with the same arguments and errors, and the fused views' confidence in each.
 
     Returns:
-        uint8 (B, H, W), int16 above 256 classes; and float32 (B, H, W) in 0..1, the largest fused probability: of
-        softmax_mean as it is, of logit_mean after a softmax of the mean logits, of exp_sum its share of the sum.
+        uint8 (B, H, W), int16 above 256 classes; and float32 (B, H, W) in 0..1, the largest fused probability: the
+        score itself for softmax_mean, a softmax of the mean logits for logit_mean, its share of the sum for exp_sum.
     """
     look = _look(network, image, protocol, size, normalization, limits)
     labels, confidence = look.empty(label_dtype(look.num_classes)), look.empty(torch.float32)
@@ -150,7 +151,7 @@ def scores(
     normalization: Normalization = IMAGENET,
     limits: Limits | None = None,
 ) -> Tensor:
-    """The fused scores whose argmax `predict` gives: probabilities, mean logits, or sums of exp, by the protocol.
+    """Return the fused scores behind `predict`: probabilities, mean logits or sums of exp, as the protocol says.
 
     Arguments and errors are those of `predict`; this result has all classes at full size.
 
@@ -171,13 +172,13 @@ def forwards(protocol: Protocol, size: tuple[int, int]) -> int:
 
 
 def resolve(protocol: Protocol, network: nn.Module) -> Protocol:
-    """The protocol that really runs with this network, without any None that has a meaning: log and store this one."""
+    """The protocol that really runs with this network, with every None replaced; log and store this one."""
     return protocol.resolved(align_corners=bool(getattr(network, "align_corners", True)))
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What the network said of a batch, and how that becomes a result."""
+    """The network's output for a batch, and how it becomes a result."""
 
     views: list[View]
     task: Task
@@ -189,18 +190,18 @@ class _Look:
 
     @property
     def is_plain(self) -> bool:
-        """One window, no resize after it: exp and softmax keep the order of the classes, so logits are enough."""
+        """Whether one window needs no further resize: exp and softmax keep the order of classes, so logits suffice."""
         is_one = len(self.views) == 1 and len(self.views[0].logits) == 1 and not self.limits.always_strips
         return is_one and (self.task.protocol.upsample_to == "output" or self.views[0].grid.image == self.task.size)
 
     def plain(self) -> tuple[Tensor, tuple[int, int], bool]:
-        """The logits of the one window, the size that they are upsampled to, and align_corners."""
+        """The logits of the only window, the size to which they are upsampled, and align_corners."""
         protocol, view = self.task.protocol, self.views[0]
         seen = self.task.size if protocol.upsample_to == "output" else view.grid.shape
         return view.logits[0], seen, bool(protocol.align_corners)
 
     def strips(self) -> StripFusion:
-        """The fused scores of some rows at a time."""
+        """The fused scores, some rows at a time."""
         protocol = self.task.protocol
         count = len(protocol.scales) * (2 if protocol.flip else 1)
         strip_bytes = self.limits.strip_bytes or default_strip(self.task.device)
@@ -211,7 +212,7 @@ class _Look:
         return torch.empty(self.task.batch[0], *channels, *self.task.size, dtype=dtype, device=self.task.device)
 
     def fill(self, result: Tensor, whole: Tensor) -> Tensor:
-        """Copy what lies in the image, of a window that was filled with black, to the result."""
+        """Copy to the result the part of a window, possibly filled with black, that lies in the image."""
         return result.copy_(whole[:, : self.task.size[0], : self.task.size[1]])
 
 
@@ -239,8 +240,8 @@ def _views(
     """Run the network on every scale, window and flip of a resolved protocol.
 
     Returns:
-        One view per scale, or for softmax_mean with flip two (the flipped one turned back). Elsewhere the flipped
-        logits are already added to the others, at the network's stride: upsampling is linear and symmetric.
+        One view per scale, or two for softmax_mean with flip (the flipped one turned back). Otherwise the flipped
+        logits are already added to the others at the network's stride: upsampling is linear and symmetric.
     """
     views = []
     black = by_channel(normalization.black, image.device).to(image.dtype)
@@ -267,7 +268,7 @@ def _forward(
     black: Tensor,
     max_pixels: int,
 ) -> list[Tensor]:
-    """Logits (B, K, h, w) of each (window, flip), turned back; as many in one forward as `max_pixels` allows."""
+    """Logits (B, K, h, w) of each (window, flip), turned back, with as many per forward as `max_pixels` allows."""
     at_once = max(1, max_pixels // (shape[0] * shape[1]))
     parts = []
     for batch in torch.split(image, min(len(image), at_once)):  # (b, 3, H, W)

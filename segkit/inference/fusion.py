@@ -25,8 +25,8 @@ class View:
     """What the network said of the image at one scale.
 
     Attributes:
-        grid: the windows it saw.
-        logits: for each window of the grid, (B, K, h, w) at the network's stride, in the dtype it emitted;
+        grid: The windows it saw.
+        logits: For each window of the grid, (B, K, h, w) at the network's stride, in the dtype it emitted;
             float32 if a flipped window is already added.
     """
 
@@ -43,11 +43,11 @@ class StripFusion:
     and the scores are the authors'.
 
     Args:
-        views: at least one; all of the same batch and classes.
+        views: At least one; all of the same batch and classes.
         size: (H, W) of the output.
-        protocol: resolved, that is with `align_corners` set.
-        forwards: of how many network outputs each pixel's mean consists (logit_mean, softmax_mean).
-        strip_bytes: the largest float tensor to make. A strip is at least one row, so that where the rows behind
+        protocol: Resolved, that is with `align_corners` set.
+        forwards: Of how many network outputs each pixel's mean consists (logit_mean, softmax_mean).
+        strip_bytes: The largest float tensor to make. A strip is at least one row, so that where the rows behind
             one row do not fit, B K (s + 5) max(W, W of the view) floats are made, for s = max(1, scale).
     """
 
@@ -131,8 +131,8 @@ def best_of(scores: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor]:
     """The class of the largest score, and its share of all: how sure the fused views are.
 
     Args:
-        scores: fused, float (B, K, n, W), as `StripFusion` gives them.
-        fusion: how they were fused. `"softmax_mean"`: they are probabilities already. `"logit_mean"`: their softmax
+        scores: Fused, float (B, K, n, W), as `StripFusion` gives them.
+        fusion: How they were fused. `"softmax_mean"`: they are probabilities already. `"logit_mean"`: their softmax
             is taken. `"exp_sum"`: they are divided by their sum; where all of them are 0, each class has 1 / K.
 
     Returns:

@@ -47,25 +47,25 @@ class Protocol:
     summed over scales (`"exp_sum"`, where the flip is already inside). The label is the argmax, the lowest of equals.
 
     Attributes:
-        name: for logs and result files.
-        scales: factors on what `resize_to` names.
-        flip: also look at each view mirrored left to right.
-        fusion: how views become one score.
-        resize_to: what the scales multiply. `"image"` and `"mmcv_image"`: its sides. `"long_side"`,
+        name: For logs and result files.
+        scales: Factors on what `resize_to` names.
+        flip: Also look at each view mirrored left to right.
+        fusion: How views become one score.
+        resize_to: What the scales multiply. `"image"` and `"mmcv_image"`: its sides. `"long_side"`,
             `"short_side"` and `"csail"` (its short side, in multiples of 8): `base_size`. `"mmcv_limits"`: both
             `long_limit` and `base_size`, between which the image is fitted.
-        base_size: pixels of that side at scale 1; not for image and mmcv_image.
-        window: side in pixels of the square the network sees; None = the whole image.
-        stride: pixels from one window to the next; None = int(window * 2 / 3).
-        window_rule: what happens at the right and bottom border.
-        align_corners: of every resize but OpenCV's and Pillow's; None = as the network was trained (its attribute
+        base_size: Pixels of that side at scale 1; not for image and mmcv_image.
+        window: Side in pixels of the square the network sees; None = the whole image.
+        stride: Pixels from one window to the next; None = int(window * 2 / 3).
+        window_rule: What happens at the right and bottom border.
+        align_corners: Of every resize but OpenCV's and Pillow's; None = as the network was trained (its attribute
             `align_corners`).
-        long_limit: largest long side in pixels, for mmcv_limits (times the scale) and csail (as it is) only.
-        resample: with which library the image is resized; see `segkit.inference.views.ImageResizer`.
-        upsample_to: to which size the network's logits are upsampled first.
+        long_limit: Largest long side in pixels, for mmcv_limits (times the scale) and csail (as it is) only.
+        resample: With which library the image is resized; see `segkit.inference.views.ImageResizer`.
+        upsample_to: To which size the network's logits are upsampled first.
 
     Raises:
-        InputError: a value that is not allowed, or fields that contradict each other.
+        InputError: A value that is not allowed, or fields that contradict each other.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Protocol:
         """The protocol that really runs, every None with a meaning filled in; for logs and result files.
 
         Args:
-            align_corners: the network's, which holds where this protocol has none of its own.
+            align_corners: The network's, which holds where this protocol has none of its own.
         """
         stride = self.stride
         if self.window is not None and stride is None:
@@ -208,10 +208,10 @@ def get(name: str) -> Protocol:
     """The protocol of that name (see `NAMED`: whole, ms-flip, encoding-ms, mmseg-ms, ...), or in that YAML file.
 
     Args:
-        name: of a protocol, of a file with the fields of `Protocol`, or of a recipe (`protocols/half-ms-flip`).
+        name: Of a protocol, of a file with the fields of `Protocol`, or of a recipe (`protocols/half-ms-flip`).
 
     Raises:
-        InputError: no protocol has that name (the message lists those that exist), or the file is no protocol.
+        InputError: No protocol has that name (the message lists those that exist), or the file is no protocol.
     """
     if name in NAMED:
         return NAMED[name]
@@ -225,12 +225,12 @@ def from_fields(values: Any, name: str = "own", where: str = "protocol") -> Prot
     """A protocol from its fields.
 
     Args:
-        values: names and values, as a file or a recipe has them.
-        name: of the protocol, where the values give none.
-        where: the values stand, with which a message begins.
+        values: Names and values, as a file or a recipe has them.
+        name: Of the protocol, where the values give none.
+        where: The values stand, with which a message begins.
 
     Raises:
-        InputError: there are other names, or values of other types.
+        InputError: There are other names, or values of other types.
     """
     allowed = [field.name for field in dataclass_fields(Protocol)]
     if not isinstance(values, Mapping):

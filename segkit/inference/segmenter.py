@@ -1,4 +1,4 @@
-"""Segmenter: a trained network with all that it needs to turn an image into labels; `load` makes one.
+"""Segmenter: a trained network with everything needed to turn an image into labels; `load` makes one.
 
 Normalisation, class names and colours come from the checkpoint, never from the user.
 """
@@ -32,23 +32,23 @@ class Segmenter:
     """Labels any image at exactly its own size.
 
     Args:
-        network: maps normalised float `(B, 3, H, W)` to `{"out": logits}`; moved to the device, set to eval mode.
-        label_space: names and colours of the classes; without one they are "class 0", "class 1", ...
-        normalization: what the network was trained with.
-        protocol: scales, flip and windows; see `segkit.inference.protocols`.
-        device: where the network runs.
-        card: what else the file says of the weights: "protocol", "scores", "source", "versions".
-        memory: bytes that one image may take; a larger one is seen in tiles (see `segkit.inference.tiling`). None =
-            seven tenths of what is free when the image comes.
+        network: Maps normalised float `(B, 3, H, W)` to `{"out": logits}`; moved to the device, set to eval mode.
+        label_space: Names and colours of the classes; None means "class 0", "class 1", ...
+        normalization: The normalisation that the network was trained with.
+        protocol: Scales, flip and windows; see `segkit.inference.protocols`.
+        device: Where the network runs.
+        card: What else the file says about the weights: "protocol", "scores", "source", "versions".
+        memory: Bytes that one image may take; a larger one is processed in tiles (see `segkit.inference.tiling`). None
+            means 0.7 of what is free, on the device or on the machine, whichever is less, when the image comes.
 
     Attributes:
-        label_space: its class names, palette and label table.
-        protocol: the one that really runs: what it left to the network is filled in.
-        card: the protocol in it is a recommendation, which `load` does not follow by itself: a score is a property of
+        label_space: Class names, palette and label table.
+        protocol: The protocol that really runs, with what it left to the network filled in.
+        card: The file's card. Its protocol is a recommendation that `load` does not follow: a score is a property of
             weights and protocol, and `protocol` alone says what runs.
 
     Raises:
-        InputError: network and label space differ in their number of classes.
+        InputError: Network and label space differ in their number of classes.
     """
 
     def __init__(
@@ -77,21 +77,21 @@ class Segmenter:
 
     @property
     def precision(self) -> str:
-        """What the network computes in: "exact" as it was trained, or in its inference form "float32" or "bfloat16"."""
+        """The network's precision: "exact" as trained, or "float32" or "bfloat16" in its inference form."""
         return str(self.network.dtype).removeprefix("torch.") if isinstance(self.network, InferenceForm) else "exact"
 
     def optimize(self, precision: Precision = "auto", compiled: bool = False) -> "Segmenter":
         """Make a segmenter with the network's inference form: norms in the convolutions, channels-last, bfloat16.
 
         Args:
-            precision: "auto" takes bfloat16 where the device is fast at it, else "float32". "float32" gives the
-                labels of "exact" but for pixels whose best two classes differ by a rounding; "bfloat16" rounds features
-                to 8 bits, which moves a few pixels in a thousand at the borders of objects. "exact" is this segmenter.
-            compiled: whether `torch.compile` compiles the network, which takes a minute for each of the first 8 sizes
-                of its input (others run uncompiled), needs a C++ compiler on the CPU, and on CUDA uses CUDA graphs.
+            precision: "auto" means "bfloat16" if the device is fast at it, otherwise "float32". "float32" gives the
+                labels of "exact" except where a pixel's best two classes differ by rounding; "bfloat16" rounds features
+                to 8 bits, which changes a few pixels in a thousand at object borders. "exact" returns this segmenter.
+            compiled: Whether `torch.compile` compiles the network, which takes a minute for each of the first 8 sizes
+                of its input (others run uncompiled), needs a C++ compiler on the CPU, and uses CUDA graphs on CUDA.
 
         Raises:
-            InputError: another word for the precision; a network in inference form; "exact" that is to be compiled.
+            InputError: The precision is unknown, the network is in inference form, or "exact" is to be compiled.
         """
         if isinstance(self.network, InferenceForm):
             raise InputError("this segmenter's network is in inference form already; load it with the wanted precision")
@@ -106,7 +106,7 @@ class Segmenter:
 
     @property
     def budget(self) -> int:
-        """Bytes that an image may take now."""
+        """The bytes that an image may take now."""
         return self.memory or default_budget(self.device)
 
     @property
@@ -123,7 +123,7 @@ class Segmenter:
         """Label each pixel of an image.
 
         Args:
-            image: a path (EXIF orientation is applied), a Pillow image (likewise), or an array: `(H, W)` grey,
+            image: A path (EXIF orientation is applied), a Pillow image (likewise), or an array: `(H, W)` grey,
                 `(H, W, 3)` RGB or `(H, W, 4)` with alpha, which is dropped; uint8, or uint16, of which the high byte
                 is taken.
 
@@ -131,7 +131,7 @@ class Segmenter:
             uint8 `(H, W)` train ids.
 
         Raises:
-            InputError: the image cannot be read, is of another kind, or does not fit into the device's memory.
+            InputError: The image cannot be read, is of another kind, or does not fit into the device's memory.
         """
         labels = self.predict_batch([image])
         return np.asarray(labels[0].cpu().numpy())  # (1, H, W) -> (H, W)
@@ -140,14 +140,14 @@ class Segmenter:
         """Label images of one size in one go.
 
         Args:
-            images: one or more, each as `predict` takes it; nothing is copied of what `as_rgb` gives.
+            images: One or more images of the kinds that `predict` accepts; results of `as_rgb` are not copied.
 
         Returns:
-            uint8 `(B, H, W)` train ids on the segmenter's device, which may still be at work on them.
+            uint8 `(B, H, W)` train ids on the segmenter's device, which may still be computing them.
 
         Raises:
-            InputError: there is none, one cannot be read or is of another kind, their sizes differ, or they do not fit
-                into the device's memory.
+            InputError: There is no image, one cannot be read or is of another kind, their sizes differ, or they do not
+                fit into the device's memory.
         """
         if not isinstance(images, Iterable) or isinstance(images, str) or getattr(images, "ndim", 4) != 4:
             raise InputError("a batch is a list of images, or an array (B, H, W, 3): for one image call `predict`")
@@ -188,21 +188,21 @@ def load(
     precision: Precision = "auto",
     compiled: bool = False,
 ) -> Segmenter:
-    """Load a network from any file that segkit reads; nothing in it is unpickled.
+    """Load a network from any file that segkit reads, without running any code in it.
 
     Args:
-        path: a `.ckpt` that `segkit fit` wrote, a model file (`.safetensors`) that `segkit export` wrote, or another
-            toolkit's checkpoint (`segkit weights inspect FILE` says what it is taken for).
-        device: "cpu", "cuda", "cuda:1", ...; None takes the GPU where there is one.
-        protocol: the name of a protocol, or one of your own.
-        memory: bytes that one image may take; None = seven tenths of what is free when the image comes.
-        precision: "auto", "bfloat16", "float32", or "exact": the network as it was trained, no bit of it changed; see
+        path: A `.ckpt` that `segkit fit` wrote, a model file (`.safetensors`) that `segkit export` wrote, or another
+            toolkit's checkpoint (`segkit weights inspect FILE` says how it is understood).
+        device: "cpu", "cuda", "cuda:1", ...; None means the GPU if there is one.
+        protocol: The name of a protocol, or one of your own.
+        memory: Bytes that one image may take; see `Segmenter`.
+        precision: "auto", "bfloat16", "float32", or "exact", the network as it was trained with no bit changed; see
             `Segmenter.optimize`.
-        compiled: see `Segmenter.optimize`.
+        compiled: See `Segmenter.optimize`.
 
     Raises:
-        InputError: the file is absent, truncated or of another kind, its weights do not fit its network, or device or
-            protocol are unknown.
+        InputError: The file is missing, truncated or of another kind, its weights do not fit its network, or device or
+            protocol is unknown.
     """
     if isinstance(protocol, str):
         protocol = protocols.get(protocol)
@@ -226,10 +226,10 @@ def load(
 
 
 def as_rgb(image: ImageLike) -> np.ndarray:
-    """Bring any image that `Segmenter.predict` accepts to contiguous, writable uint8 `(H, W, 3)` RGB.
+    """Convert any image that `Segmenter.predict` accepts to contiguous, writable uint8 `(H, W, 3)` RGB.
 
     Raises:
-        InputError: see `Segmenter.predict`.
+        InputError: See `Segmenter.predict`.
     """
     if isinstance(image, str | Path) and "\0" not in str(image):
         array = read_image(Path(image), apply_exif=True)

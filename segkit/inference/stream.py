@@ -37,10 +37,10 @@ def predict_files(
     """Label images in the order of their paths.
 
     Args:
-        segmenter: the network.
-        paths: of images; read as `Segmenter.predict` reads them.
-        failed: is told of each image that cannot be read or does not fit into memory; the others go on.
-        ahead: how many images are read before they are wanted.
+        segmenter: The network.
+        paths: Of images; read as `Segmenter.predict` reads them.
+        failed: Is told of each image that cannot be read or does not fit into memory; the others go on.
+        ahead: How many images are read before they are wanted.
 
     Yields:
         Each image that worked.

@@ -37,9 +37,9 @@ def view_size(protocol: Protocol, scale: float, size: Size) -> Size:
     """The size of an image's view at one scale.
 
     Args:
-        protocol: its `resize_to` names the rule.
-        scale: one of its scales.
-        size: of the image.
+        protocol: Its `resize_to` names the rule.
+        scale: One of its scales.
+        size: Of the image.
     """
     rule, base, limit = protocol.resize_to, protocol.base_size or 0, protocol.long_limit or 0
     if rule in ("image", "mmcv_image"):
@@ -89,11 +89,11 @@ class ImageResizer:
     """Resizes one normalised batch to any size.
 
     Args:
-        image: normalised float (B, 3, H, W).
+        image: Normalised float (B, 3, H, W).
         resample: `"tensor"`: bilinear on the normalised values, no antialias. `"opencv"`: `cv2.INTER_LINEAR` on 8-bit
             values. `"pillow"`: Pillow's bilinear filter on 8-bit values, antialiased. The latter two run on the CPU.
-        align_corners: of `"tensor"`; the other two never align corners.
-        normalization: how `image` was normalised.
+        align_corners: Of `"tensor"`; the other two never align corners.
+        normalization: How `image` was normalised.
     """
 
     def __init__(self, image: Tensor, resample: Resample, align_corners: bool, normalization: Normalization) -> None:
@@ -150,8 +150,8 @@ class Grid:
     """All windows of one scaled image, row by row.
 
     Attributes:
-        image: size of the scaled image.
-        shape: size of what the network sees, one for all windows; black fills what the image does not.
+        image: Size of the scaled image.
+        shape: Size of what the network sees, one for all windows; black fills what the image does not.
         rows: (top, height) of each row of windows.
         columns: (left, width) of each column of windows.
     """

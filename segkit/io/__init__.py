@@ -192,7 +192,7 @@ def _decode_label_png(data: bytes, path: File) -> UInt8Array | None:
     the header is made to say grey, and the palette is left out, which changes no value.
 
     Raises:
-        InputError: the file is a PNG and is damaged. Pillow would give some damaged files' values wrongly, in silence.
+        InputError: The file is a PNG and is damaged. Pillow would give some damaged files' values wrongly, in silence.
     """
     if not data.startswith(PNG_START):
         return None

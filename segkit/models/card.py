@@ -1,7 +1,7 @@
-"""What a segkit file says of its network, checked before anything is built of it, imported or allocated.
+"""Checks what a segkit file says about its network before anything is built, imported or allocated.
 
 A checkpoint's hyper-parameters and a model file's card are plain data that anyone may have written. Types and ranges
-are those of the constructors that they are for, and a network is only as large as the file's tensors.
+must be those of the constructors that receive them, and a network may be no larger than the file's tensors.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import Normalization
 
 _Part = dict[str, Any] | None
-# part         its type, where it is there
+# part         its type, if present
 _CARD = {
     "segkit":   str | None,
     "protocol": _Part,
@@ -37,17 +37,17 @@ _RECALIBRATED = {"batches": int, "batch_size": int, "data": str, "split": str}
 
 
 def checked(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, SegmentationModel]:
-    """Check all parts; whether names and shapes of the weights fit is left to the caller.
+    """Check all parts, except whether names and shapes of the weights fit, which is left to the caller.
 
     Args:
-        path: The file, for the error.
-        checkpoint: As read.
+        path: The file, for error messages.
+        checkpoint: Its contents, unchecked.
 
     Returns:
-        The checkpoint, its network's config with the defaults; and the network that it describes, shapes only.
+        The checkpoint, with defaults filled into its network's config, and the network it describes, shapes only.
 
     Raises:
-        InputError: A part is absent, of another type or out of range.
+        InputError: A part is missing, of the wrong type or out of range.
     """
     parts = checkpoint.hyper_parameters
     try:
@@ -57,16 +57,16 @@ def checked(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, Segmentatio
         _check_card(checkpoint.card)
     except InputError as error:
         raise InputError(
-            f"{path}: damaged, or not a segkit file: {error}; copy it again, or export it again with the version of "
-            "segkit that wrote it"
+            f"{path}: damaged, or not a segkit file: {error}; copy it again, or export it again with the segkit "
+            "version that wrote it"
         ) from error
     return replace(checkpoint, hyper_parameters={**parts, "network": network.config}), network
 
 
 def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
-    """The network, built of shapes only."""
+    """Build the network with shapes only."""
     if not fits(config, dict[str, Any]) or not fits(config.get("init_args"), dict[str, Any]):
-        raise InputError("network is not made of class_path and init_args")
+        raise InputError("network must consist of class_path and init_args")
     if config.keys() != {"class_path", "init_args"} or config["class_path"] not in list(NETWORKS):  # it may be a list
         raise InputError(f"network: {config.get('class_path')!r:.60} is not one of {', '.join(NETWORKS)}")
     arguments = config["init_args"]
@@ -74,7 +74,7 @@ def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
     overrides = arguments.get("encoder_args") or {}
     check_arguments(ResNeSt, overrides, "encoder_args")
     if sum(overrides.get("layers", ())) > len(tensors):  # building them is what would take long
-        raise InputError(f"encoder_args.layers are {sum(overrides['layers'])} blocks, of {len(tensors)} tensors")
+        raise InputError(f"encoder_args.layers: {sum(overrides['layers'])} blocks, but only {len(tensors)} tensors")
     require_rgb(arguments)
     with ShapesOnly():
         return build_network(config)
@@ -82,22 +82,22 @@ def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
 
 def _check_normalization(values: Any) -> None:
     if not fits(values, dict[str, Any]) or values.keys() != {"mean", "std"}:
-        raise InputError("normalization is not made of mean and std")
+        raise InputError("normalization must consist of mean and std")
     check_arguments(Normalization, values, "normalization")
     channels = len(Normalization.from_dict(values).mean)
     if channels != IMAGE_CHANNELS:
-        raise InputError(f"normalization is of {channels} channels and images have {IMAGE_CHANNELS}")
+        raise InputError(f"normalization has {channels} channels, but images have {IMAGE_CHANNELS}")
 
 
 def _check_label_space(values: Any, num_classes: int) -> None:
     if values is None:
         return
     if not fits(values, dict[str, Any]):
-        raise InputError("label_space is no mapping")
+        raise InputError("label_space is not a mapping")
     _check_types("label space", values, _LABEL_SPACE)
     count = LabelSpace.from_dict(values).num_classes
     if count != num_classes:
-        raise InputError(f"label_space has {count} classes and the network {num_classes}")
+        raise InputError(f"label_space has {count} classes, but the network has {num_classes}")
 
 
 def _check_card(card: Mapping[str, Any]) -> None:
@@ -111,11 +111,11 @@ def _check_card(card: Mapping[str, Any]) -> None:
         ("card's source.recalibrated", source.get("recalibrated"), _RECALIBRATED),
     ):
         if part is not None and not needed.keys() <= part.keys():
-            raise InputError(f"the {name} is without {' or '.join(needed)}")
+            raise InputError(f"the {name} lacks {' or '.join(needed)}")
         _check_types(name, part or {}, needed)
 
 
 def _check_types(what: str, part: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
     for name, hint in hints.items():
         if name in part and not fits(part[name], hint):
-            raise InputError(f"the {what}'s {name} has another type than it must have")
+            raise InputError(f"the {what}'s {name} has the wrong type")

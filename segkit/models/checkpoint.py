@@ -1,4 +1,4 @@
-"""What a checkpoint says of a network, as plain data, and whether its weights are the network's and usable."""
+"""A checkpoint's description of its network as plain data, and checks that its weights fit and are usable."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ _USABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a segkit checkpoint says of a network, as plain data.
+    """A network's weights and their description as plain data.
 
     Attributes:
-        hyper_parameters: All hyper-parameters; "network" and "normalization" are always there.
+        hyper_parameters: All hyper-parameters; "network" and "normalization" are always present.
         state_dict: Parameters and buffers under the bare network's names.
-        card: What else is known, as plain data: "source", "protocol", "scores", "versions", ...; see `weight_files.py`.
+        card: Everything else known: "source", "protocol", "scores", "versions", ...; see `weight_files.py`.
     """
 
     hyper_parameters: dict[str, Any]
@@ -37,12 +37,12 @@ class Checkpoint:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return int(self.network["init_args"]["num_classes"])
 
     @property
     def label_space(self) -> dict[str, Any] | None:
-        """`LabelSpace.to_dict()` of the data it was trained on, or None."""
+        """`LabelSpace.to_dict()` of the training data, or None."""
         return self.hyper_parameters.get("label_space")
 
     @property
@@ -51,14 +51,14 @@ class Checkpoint:
         return dict(self.hyper_parameters["normalization"])
 
     def build_network(self) -> SegmentationModel:
-        """Build the network in eval mode with a copy of these weights; none is drawn at random first.
+        """Build the network in eval mode with a copy of these weights, without initialising random ones first.
 
         Raises:
-            InputError: Class, arguments or weights do not belong together.
+            InputError: The class, arguments and weights do not belong together.
         """
         with ShapesOnly():
             network = build_network(self.network)
-        require_match(network, self.state_dict, "checkpoint")  # before memory is taken for it
+        require_match(network, self.state_dict, "checkpoint")  # before memory is allocated for it
         if not isinstance(network.encoder, ResNeSt):  # others may hold more than parameters and buffers
             network = build_network(self.network)
             load_strict(network, self.state_dict, "checkpoint")
@@ -70,7 +70,7 @@ class Checkpoint:
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and bytes of all parameters and buffers, whatever the device, layout or kind of file."""
+    """SHA-256 of names, dtypes, shapes and bytes of all parameters and buffers, whatever the device, layout or file."""
     digest = hashlib.sha256()
     for name, value in sorted(state_dict.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
@@ -79,10 +79,10 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def load_strict(module: nn.Module, state_dict: Mapping[str, Any], source: str) -> None:
-    """Load every parameter or none; batch norms' counters may be absent: old files lack them, and no output needs them.
+    """Load every parameter or none. Batch norm counters may be missing: old files lack them and no output needs them.
 
     Raises:
-        InputError: As `require_match`.
+        InputError: The weights do not match; see `require_match`.
     """
     own = module.state_dict()
     has_classifier = any(name.startswith("fc.") for name in own)
@@ -92,10 +92,10 @@ def load_strict(module: nn.Module, state_dict: Mapping[str, Any], source: str) -
 
 
 def require_match(module: nn.Module, state_dict: Mapping[str, Any], source: str) -> None:
-    """Refuse weights that are not a module's, name by name and shape by shape.
+    """Refuse weights whose names or shapes differ from the module's.
 
     Raises:
-        InputError: Names the first missing, unexpected and misshapen parameters and their number.
+        InputError: Parameters are missing, unexpected or of another shape; counts each kind and names the first.
     """
     own, given = module.state_dict(), state_dict
     missing = sorted(name for name in own.keys() - given.keys() if not is_counter(name))
@@ -103,52 +103,51 @@ def require_match(module: nn.Module, state_dict: Mapping[str, Any], source: str)
     problems = mismatch(missing, sorted(given.keys() - own.keys()), shapes)
     if problems:
         raise InputError(
-            f"{source}: the weights do not fit {type(module).__name__}: {problems}; build the network that they were "
-            "made for"
+            f"{source}: the weights do not fit {type(module).__name__}: {problems}; build the network they were made "
+            "for"
         )
 
 
 def mismatch(missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str]) -> str:
-    """In words, how many names do not match, and the first of each kind; "" where all do."""
+    """Describe how many names do not match and the first of each kind; "" if all match."""
     kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
     return "; ".join(f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names)
 
 
 def is_counter(name: str) -> bool:
-    """Whether this is a batch norm's number of batches seen: PyTorch before 0.4.1 had none."""
+    """Whether this is a batch norm's counter of batches seen, which PyTorch before 0.4.1 did not have."""
     return name.endswith(".num_batches_tracked")
 
 
 def unusable(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """What is wrong with each tensor that nothing can be computed with; counters of batch norms may be integers.
+    """Describe the fault of each tensor that cannot be computed with; counters of batch norms may be integers.
 
-    One pass over the numbers, without a copy: a sum is finite only if all its terms are.
+    This takes one pass over the values and no copy: a sum is finite only if all its terms are.
     """
     found = {name: _fault(tensor, is_counter(name)) for name, tensor in tensors.items()}
     return {name: fault for name, fault in found.items() if fault}
 
 
 def require_usable(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that are no finite floating-point numbers.
+    """Refuse weights that are not finite floating-point numbers.
 
     Raises:
-        InputError: Names the first such parameter and how many there are.
+        InputError: Some weights are unusable; counts them and names the first.
     """
     refuse_unusable(unusable(tensors), source)
 
 
 def refuse_unusable(faults: Mapping[str, str], source: str) -> None:
-    """Refuse weights in which `unusable` has found faults."""
+    """Refuse weights in which `unusable` found faults."""
     if faults:
         name, fault = next(iter(faults.items()))
         raise InputError(
-            f"{source}: parameters that are no numbers to compute with: {len(faults)} (first: {name}, {fault}); take "
-            "an earlier checkpoint, or write the file again"
+            f"{source}: parameters that cannot be computed with: {len(faults)} (first: {name}, {fault}); use an "
+            "earlier checkpoint, or write the file again"
         )
 
 
 def _fault(tensor: Tensor, counter: bool) -> str:
-    """In words, or ""."""
     if tensor.dtype not in _USABLE:
         is_integer = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
         return "" if counter and is_integer else f"of {str(tensor.dtype).removeprefix('torch.')}, not floating point"

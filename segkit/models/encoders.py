@@ -1,4 +1,4 @@
-"""Encoders by name: the ResNeSt family of this package, or any timm encoder through smp."""
+"""Builds encoders by name: the ResNeSt family of this package, or any timm encoder through smp."""
 
 import inspect
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ _OF_THE_NETWORK = {
 
 
 class Encoder(Protocol):
-    """What a head needs to know of an encoder.
+    """What a head needs to know about an encoder.
 
-    Called with `(B, in_channels, H, W)` it returns features whose last four have strides 4, 8, 16, 32 capped at
-    `output_stride`; `channels[i]` belongs to feature i.
+    Called with `(B, in_channels, H, W)`, it returns features, the last four at strides 4, 8, 16, 32 capped at
+    `output_stride`. Feature i has `channels[i]` channels.
     """
 
     channels: tuple[int, ...]
@@ -41,22 +41,22 @@ def build_encoder(
     """Build an encoder with random weights; no file is read and nothing is downloaded.
 
     Args:
-        name: One of `RESNEST_VARIANTS` ("resnest50", ...), or a timm model name ("resnet50", "seresnet50", ...; an smp
-            style "tu-" prefix is accepted).
+        name: One of `RESNEST_VARIANTS` ("resnest50", ...), or a timm model name ("resnet50", "seresnet50", ...), with
+            or without smp's "tu-" prefix.
         output_stride: 8, 16 or 32.
-        dilation_convention: How a ResNeSt is dilated; other encoders have only timm's own way.
+        dilation_convention: How a ResNeSt is dilated; other encoders are always dilated as timm does.
         in_channels: Channels of the input.
         overrides: Arguments of `ResNeSt` that differ from the named variant's ("planes", "dropblock_prob", ...).
 
     Raises:
-        InputError: An unknown name or argument, or an encoder that cannot be dilated to `output_stride`.
+        InputError: A name or argument is unknown, or the encoder cannot be dilated to `output_stride`.
     """
     if name in RESNEST_VARIANTS:
         return _build_resnest(name, output_stride, dilation_convention, in_channels, overrides or {})
     if "resnest" in name:
         raise InputError(_not_ours(name))
     if overrides:
-        raise InputError(f"encoder {name!r}: encoder_args are arguments of ResNeSt; a timm encoder takes none")
+        raise InputError(f"encoder {name!r}: encoder_args apply to ResNeSt only; leave them out for a timm encoder")
     # smp and timm take seconds to import, and a ResNeSt needs neither.
     from segkit.models.timm_encoder import TimmEncoder
 
@@ -73,10 +73,10 @@ def _build_resnest(
 
 
 def _check_overrides(name: str, overrides: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Refuse names that ResNeSt does not have, and what would have no effect.
+    """Refuse arguments that ResNeSt does not have or that would have no effect.
 
     Raises:
-        InputError: Says which, and why.
+        InputError: There is such an argument; names it and says why it is refused.
     """
     settable = inspect.signature(ResNeSt).parameters.keys() - _OF_THE_NETWORK.keys()
     for key in sorted(overrides.keys() - settable, key=str):
@@ -87,7 +87,7 @@ def _check_overrides(name: str, overrides: Mapping[str, Any], arguments: Mapping
 
 
 def _not_ours(name: str) -> str:
-    """A ResNeSt under timm's name would silently be wired otherwise when dilated: name the two ways instead."""
+    """Name both wirings: dilated, a ResNeSt under timm's name would silently be wired differently."""
     known = ", ".join(RESNEST_VARIANTS)
     return (
         f"encoder {name!r} is not known: timm's ResNeSt differs from the paper's when dilated; use one of {known} "

@@ -1,4 +1,4 @@
-"""What a model file says of where it comes from, and writing what was read of another toolkit as segkit's own."""
+"""Records where a model comes from in its card, and writes another toolkit's weights as a segkit file."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from segkit.models.weight_files import file_sha256, write_model_file
 
 
 def without_aux(checkpoint: Checkpoint) -> Checkpoint:
-    """The same network without its auxiliary head, which only training needs: logits are the same."""
+    """Remove the auxiliary head, which only training needs; the logits do not change."""
     network = checkpoint.network
     network = {**network, "init_args": {**network["init_args"], "aux": False}}
     return replace(
@@ -28,13 +28,13 @@ def without_aux(checkpoint: Checkpoint) -> Checkpoint:
 def sourced(
     checkpoint: Checkpoint, file: Path, versions: Mapping[str, str], done: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """Add to the card from which file, by which versions and how the model was made.
+    """Record in the card which file and versions the model was made from, and how.
 
     Args:
-        checkpoint: With the card that it had.
-        file: From which it was read.
-        versions: As `segkit.evaluation.results.versions` gives them.
-        done: What else the card's source is to say: what was done to the weights.
+        checkpoint: The checkpoint with its card so far.
+        file: The file from which it was read.
+        versions: The result of `segkit.evaluation.results.versions`.
+        done: Further entries for the card's source: what was done to the weights.
     """
     source = {**(checkpoint.card.get("source") or {}), "file": file.name, "sha256": file_sha256(file), **(done or {})}
     card = {**checkpoint.card, "segkit": versions["segkit"], "versions": dict(versions), "source": source}
@@ -52,13 +52,13 @@ def write_inspected(
 
     Args:
         output: The file to write.
-        inspection: What was read.
-        file: From where.
+        inspection: The result of `inspect`.
+        file: The file that was inspected.
         versions: See `sourced`.
         allow_unmatched: See `Choices`.
 
     Raises:
-        InputError: Something does not match, is missing of an encoder, or is no number to compute with.
+        InputError: Weights do not match, are missing from an encoder, or cannot be computed with.
     """
     refuse_unusable(inspection.unusable, str(file))
     if inspection.is_network:
@@ -66,5 +66,5 @@ def write_inspected(
         return
     lacking = [*inspection.keys.missing, *inspection.keys.clashing]
     if lacking:
-        raise InputError(f"{file}: an encoder without {lacking[0]} could not be loaded again; nothing written")
+        raise InputError(f"{file}: an encoder without {lacking[0]} could not be loaded again; nothing was written")
     write_bytes(output, save({name: value.clone() for name, value in inspection.weights.items()}))

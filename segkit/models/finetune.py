@@ -1,4 +1,4 @@
-"""Starting a network from another one's weights: what fits by name and shape, and a classifier's rows by class name."""
+"""Starts a network from another one's weights, by name and shape, and its classifier's rows by class name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,18 +23,18 @@ _SHOWN = 3  # names in a line of the report
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What a network took from a file. Batch norms' counters are in none of these numbers and names.
+    """What a network took from a file. Counts and names leave out the counters of batch norms.
 
     Attributes:
         source: The file.
-        taken: Tensors of the network that were taken whole.
-        total: Tensors of the network.
-        kept: Classes whose rows of the head's classifier were taken, by name.
-        fresh: Classes whose rows keep their initial values; "class 0", ... where the network's have no names.
-        reason: Why all of them do, or "".
-        missing: Tensors of the network that keep their initial values, classifiers left out.
-        unused: Tensors of the file that fit nowhere, classifiers left out.
-        warnings: What fits and is yet not the same, in words.
+        taken: Number of the network's tensors that were taken whole.
+        total: Number of the network's tensors.
+        kept: Names of the classes whose rows of the head's classifier were taken.
+        fresh: Names of the classes whose rows keep their initial values; "class 0", ... if the network has no names.
+        reason: Why all rows keep their initial values, or "".
+        missing: Tensors of the network that keep their initial values, except classifiers.
+        unused: Tensors of the file that fit nowhere, except classifiers.
+        warnings: Descriptions of what fits but does not mean the same.
     """
 
     source: str
@@ -50,7 +50,7 @@ class MatchReport:
     def __str__(self) -> str:
         """Two to four lines: tensors, classes, what did not fit, warnings."""
         lines = [f"{self.source}: {self.taken} of {self.total} tensors taken", f"classifier: {self._classes()}"]
-        parts = [("of the network start anew", self.missing), ("of the file are not used", self.unused)]
+        parts = [("of the network start afresh", self.missing), ("of the file are not used", self.unused)]
         misfits = [f"{len(names)} {what} ({listed(names, _SHOWN)})" for what, names in parts if names]
         lines += [f"did not fit: {'; '.join(misfits)}"] if misfits else []
         lines += [f"warning: {'; '.join(self.warnings)}"] if self.warnings else []
@@ -58,8 +58,8 @@ class MatchReport:
 
     def _classes(self) -> str:
         if self.reason:
-            return f"all {len(self.fresh)} classes start anew: {self.reason}"
-        anew = f"; {len(self.fresh)} start anew ({listed(self.fresh, _SHOWN)})" if self.fresh else ""
+            return f"all {len(self.fresh)} classes start afresh: {self.reason}"
+        anew = f"; {len(self.fresh)} start afresh ({listed(self.fresh, _SHOWN)})" if self.fresh else ""
         kept = listed(self.kept, _SHOWN)
         return f"{len(self.kept)} of {len(self.kept) + len(self.fresh)} classes kept by name ({kept}){anew}"
 
@@ -67,23 +67,23 @@ class MatchReport:
 def load_matching(
     network: SegmentationModel, path: str | Path, class_names: Sequence[str] | None = None
 ) -> MatchReport:
-    """Copy into a network what fits of any weight file that segkit reads, of a whole network or of an encoder.
+    """Copy into a network what fits from any weight file that segkit reads, of a whole network or of an encoder.
 
-    Tensors are copied where name and shape agree. Of the classifiers, in head and auxiliary head, the rows of classes
-    of the same name (but for case and surrounding blanks) are copied to their place in the network. Other rows keep
-    their initial values, and all do where the rest of the head does not fit, or where names are not known.
+    Tensors are copied if name and shape agree. In the classifiers of head and auxiliary head, the rows of classes with
+    the same name (ignoring case and surrounding blanks) are copied to their place in the network. Other rows keep
+    their initial values; all do if the rest of the head does not fit or the names are unknown.
 
     Args:
-        network: Changed in place; not at all if there is an error.
-        path: The file.
-        class_names: The network's classes, K names. None, or numbered ones ("class 0", ...), say nothing of them.
+        network: The network, changed in place; left unchanged on an error.
+        path: The weight file.
+        class_names: K names of the network's classes. None, or numbered names ("class 0", ...), match no class.
 
     Raises:
         InputError: The file cannot be read, no convolution of its encoder fits, or there are not K names.
     """
     if class_names is not None and len(class_names) != network.num_classes:
         raise InputError(
-            f"class_names: {len(class_names)} names for a network of {network.num_classes} classes; give one each"
+            f"class_names: {len(class_names)} names for a network of {network.num_classes} classes; give one per class"
         )
     offer = _read(network, path)
     own = network.state_dict()  # shares memory with the network
@@ -120,13 +120,13 @@ def load_matching(
 
 @dataclass(frozen=True)
 class _Offer:
-    """What a file has.
+    """What a file offers.
 
     Attributes:
-        weights: Under the network's names, where it has them.
+        weights: The tensors, under the network's names if it has them.
         what: The network or encoder, in words.
-        class_names: As `_named` returns them.
-        arguments: Of the whole network that the file is of; empty of an encoder.
+        class_names: The result of `_named`.
+        arguments: The file's network's constructor arguments; empty for an encoder alone.
     """
 
     weights: dict[str, Tensor]
@@ -156,10 +156,10 @@ def _read(network: SegmentationModel, path: str | Path) -> _Offer:
 
 
 def _other_encoder(network: SegmentationModel, path: str | Path, error: InputError) -> _Offer:
-    """An encoder's file in none of the formats: it is loaded if it is of the network's own encoder.
+    """Read an encoder's file that has none of the known formats but fits the network's own encoder.
 
     Raises:
-        InputError: `error`, if it is not.
+        InputError: `error`, if it does not fit.
     """
     try:
         load_encoder_weights(network.encoder, path)
@@ -170,20 +170,20 @@ def _other_encoder(network: SegmentationModel, path: str | Path, error: InputErr
 
 
 def _named(names: Sequence[str] | None) -> tuple[str, ...]:
-    """Class names in one spelling; none where they are numbers only."""
+    """Class names in one spelling; none if they are only numbers."""
     if not names or tuple(names) == numbered_space(len(names)).class_names:
         return ()
     return tuple(name.strip().casefold() for name in names)
 
 
 def _same_names(theirs: Sequence[str], ours: Sequence[str]) -> dict[int, int]:
-    """Our row -> their row, the first where they have a name twice."""
+    """Map our rows to theirs; a name that they have twice maps to its first row."""
     places = {name: row for row, name in reversed(list(enumerate(theirs)))}
     return {row: places[name] for row, name in enumerate(ours) if name in places}
 
 
 def _classifiers(network: SegmentationModel) -> tuple[str, ...]:
-    """Names of weight and bias of the last convolution of each head."""
+    """Names of the weight and bias of each head's last convolution."""
     names: list[str] = []
     for prefix in ("head", "aux_head"):
         head = getattr(network, prefix)
@@ -195,9 +195,9 @@ def _classifiers(network: SegmentationModel) -> tuple[str, ...]:
 def _head_fits(
     own: Mapping[str, Tensor], classifier: str, theirs: Mapping[str, Tensor], whole: Mapping[str, Tensor]
 ) -> bool:
-    """Whether a classifier is in the file and each other convolution of its head was taken.
+    """Whether a classifier is in the file and every other convolution of its head was taken.
 
-    A row means nothing over other features, even where it has the same length.
+    A row means nothing on top of other features, even if it has the same length.
     """
     prefix, layer = classifier.split(".")[0], classifier.rsplit(".", 1)[0]
     others = [n for n in own if n.startswith(f"{prefix}.") and own[n].dim() == 4 and not n.startswith(f"{layer}.")]
@@ -209,19 +209,19 @@ def _head_fits(
 
 
 def _require_encoder(network: SegmentationModel, offer: _Offer, whole: Mapping[str, Tensor], path: str | Path) -> None:
-    # Norms fit by chance between encoders of other widths, and counters always: convolutions do not.
+    # Norms of different encoders may fit by chance, and counters always fit; convolutions do not.
     if not any(name.startswith("encoder.") and tensor.dim() == 4 for name, tensor in whole.items()):
         raise InputError(
-            f"{path}: holds {offer.what}, of which no convolution fits the network's encoder, {_encoder(network)}; "
-            "give weights of that encoder, or build the network over the file's"
+            f"{path}: holds {offer.what}, none of whose convolutions fits the network's encoder, {_encoder(network)}; "
+            "give weights of that encoder, or build the network with the file's"
         )
 
 
 def _why_anew(offer: _Offer, class_names: Sequence[str] | None, head_fits: bool) -> str:
     if not offer.arguments:
-        return "the file holds an encoder only"
+        return "the file holds only an encoder"
     if not head_fits:
-        return f"the file's head is another one ({offer.what})"
+        return f"the file's head is a different one ({offer.what})"
     if not offer.class_names:
         return "the file has no class names"
     if not _named(class_names):
@@ -235,8 +235,8 @@ def _warnings(network: SegmentationModel, offer: _Offer) -> tuple[str, ...]:
     if not (dilated and isinstance(network.encoder, ResNeSt) and theirs != ours):
         return ()
     return (
-        f"the file's encoder was dilated as {theirs} do and the network's is as {ours} do, so that the same weights "
-        f"give other features: set dilation_convention: {theirs}",
+        f"the file's encoder was dilated with the convention {theirs!r} and the network's is with {ours!r}, so the "
+        f"same weights give different features: set dilation_convention: {theirs}",
     )
 
 

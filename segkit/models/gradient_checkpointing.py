@@ -1,7 +1,7 @@
-"""Less memory for training: a stage's activations are computed again in the backward pass (Chen et al. 2016).
+"""Saves training memory by recomputing a stage's activations in the backward pass (Chen et al. 2016).
 
-Only the input of each block is kept. What is computed is what would have been without, bit for bit: batch norms count
-each batch once, and random masks are drawn again as they were.
+Only the input of each block is kept. The results are bit-identical to training without checkpointing: batch norms
+count each batch once, and random masks are drawn again as they were.
 """
 
 from collections import OrderedDict
@@ -20,9 +20,9 @@ STAGES = (1, 2, 3, 4)
 
 
 class CheckpointedStage(nn.Sequential):
-    """A stage whose blocks keep their inputs only, in training with gradients; otherwise an `nn.Sequential`.
+    """A stage whose blocks keep only their inputs while training with gradients; otherwise an `nn.Sequential`.
 
-    `(B, C, h, w)` to the stage's feature, with parameters under the names that they have in an `nn.Sequential`.
+    It maps `(B, C, h, w)` to the stage's feature; its parameters are named as in an `nn.Sequential`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -34,15 +34,15 @@ class CheckpointedStage(nn.Sequential):
 
 
 def checkpoint_stages(encoder: nn.Module, stages: Sequence[int]) -> None:
-    """Make these stages of an encoder compute their activations again in the backward pass, in place.
+    """Make these stages of an encoder recompute their activations in the backward pass, in place.
 
     Args:
-        encoder: A ResNeSt or one of timm's ResNets, stage by stage; of timm's other encoders those without batch norms
-            that offer it themselves, and then all four stages.
-        stages: Of 1 to 4; all others keep their activations.
+        encoder: A ResNeSt or a timm ResNet, stage by stage; or another timm encoder that supports checkpointing itself
+            and has no batch norms, all four stages at once.
+        stages: Numbers from 1 to 4; all other stages keep their activations.
 
     Raises:
-        InputError: Another stage, or an encoder that cannot.
+        InputError: A stage is out of range, or the encoder cannot be checkpointed.
     """
     wrong = [stage for stage in stages if stage not in STAGES]
     if wrong:
@@ -60,16 +60,16 @@ def checkpoint_stages(encoder: nn.Module, stages: Sequence[int]) -> None:
 
 
 def _checkpoint_whole(encoder: nn.Module, stages: Sequence[int]) -> None:
-    """timm's own way, which would count each batch twice in running statistics."""
+    """Use timm's own checkpointing, which would count each batch twice in running statistics."""
     model: Any = getattr(getattr(encoder, "encoder", None), "model", None)
     offered = hasattr(model, "set_grad_checkpointing")
     if stages and (not offered or any(isinstance(m, BATCH_NORMS) for m in model.modules())):
         raise InputError(
-            "checkpointed stages: this encoder cannot compute its activations again (no ResNeSt or ResNet, and it has "
+            "checkpointed stages: this encoder cannot recompute its activations (it is no ResNeSt or ResNet, and has "
             "batch norms or no such setting); use a ResNeSt or leave them out"
         )
     if stages and set(stages) != set(STAGES):
-        raise InputError(f"checkpointed stages {list(stages)}: of this encoder it can only be all: [1, 2, 3, 4]")
+        raise InputError(f"checkpointed stages {list(stages)}: this encoder can only checkpoint all: [1, 2, 3, 4]")
     if offered:
         model.set_grad_checkpointing(bool(stages))
 
@@ -84,9 +84,9 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Give batch norms that train copies of their running statistics: they have counted this batch already.
+    """Let training batch norms update copies of their running statistics, as they have already counted this batch.
 
-    Without statistics to update they would save fewer tensors than before, which checkpointing refuses.
+    Without statistics to update, they would save fewer tensors than before, which checkpointing refuses.
     """
     norms = [m for m in block.modules() if isinstance(m, BATCH_NORMS) and m.training]
     kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]

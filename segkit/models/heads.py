@@ -4,10 +4,10 @@ Widths, biases and dropouts are those of the ResNeSt authors (zhanghang1989/PyTo
 {fcn,deeplab}.py); parameter names follow torchvision's heads. Every width is a fraction of the encoder's: 2048
 channels give the published 512 (FCN) and 256 (DeepLabV3).
 
-The heads that begin with MMSeg have mmsegmentation's shapes, for its checkpoints and recipes (1.2.2,
-models/decode_heads/{aspp_head,fcn_head,decode_head}.py, with the arguments of its DeepLabV3 and FCN configs): ASPP has
-a quarter of the encoder's channels (512 of 2048) and a 3x3 projection, the FCN head two convolutions and a third one
-over the encoder's features beside theirs. Names are segkit's; `segkit.models.toolkits.formats` has mmseg's.
+The heads whose names begin with MMSeg have mmsegmentation's shapes, for its checkpoints and recipes (1.2.2,
+models/decode_heads/{aspp_head,fcn_head,decode_head}.py, with the arguments of its DeepLabV3 and FCN configs). ASPP has
+a quarter of the encoder's channels (512 of 2048) and a 3x3 projection; the FCN head has two convolutions and a third
+over their output and the encoder's features. Names are segkit's; `segkit.models.toolkits.formats` maps mmseg's.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# The 3x3 rates of ASPP at each output stride: the same field of view in the image.
+# Dilation rates of ASPP's 3x3 convolutions by output stride, with the same field of view in the image.
 ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 
 
 class FCNHead(nn.Sequential):
     """3x3 convolution to a quarter of the channels, norm, ReLU, dropout 0.1, 1x1 classifier.
 
-    `(B, C, h, w)` to logits `(B, K, h, w)`. Also the auxiliary head on stage 3.
+    Maps `(B, C, h, w)` to logits `(B, K, h, w)`. It is also the auxiliary head on stage 3.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -56,8 +56,8 @@ class DeepLabV3Head(nn.Module):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: `(B, C, h, w)` to `(B, out_channels, h, w)`.
 
-    A 1x1 convolution, three dilated 3x3 ones and a global average side by side, joined by a 1x1 convolution with
-    channel dropout 0.5.
+    A 1x1 convolution, three dilated 3x3 convolutions and a global average run in parallel and are joined by a 1x1
+    convolution with channel dropout 0.5.
     """
 
     def __init__(self, in_channels: int, out_channels: int, rates: Sequence[int]) -> None:
@@ -91,9 +91,9 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel: int, dilation: i
 
 
 class MMSegASPPHead(nn.Module):
-    """Global average, 1x1 and three dilated 3x3 convolutions side by side, joined by a 3x3 one: to logits.
+    """Global average, 1x1 and three dilated 3x3 convolutions in parallel, joined by a 3x3 one, 1x1 classifier.
 
-    `(B, C, h, w)` to `(B, K, h, w)`. The global average comes first in the join, not last as in `ASPP`.
+    Maps `(B, C, h, w)` to logits `(B, K, h, w)`. The global average is joined first, not last as in `ASPP`.
     """
 
     def __init__(self, in_channels: int, num_classes: int, rates: Sequence[int] = ASPP_RATES[8]) -> None:
@@ -116,7 +116,7 @@ class MMSegASPPHead(nn.Module):
 
 
 class MMSegFCNHead(nn.Module):
-    """Two 3x3 convolutions, a third over their output beside the input, 1x1 classifier: to logits `(B, K, h, w)`."""
+    """Two 3x3 convolutions, a third over the input and their output, 1x1 classifier: to logits `(B, K, h, w)`."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class MMSegFCNHead(nn.Module):
 class MMSegAuxHead(nn.Module):
     """The auxiliary head on stage 3: one 3x3 convolution, 1x1 classifier, to logits `(B, K, h, w)`.
 
-    In evaluation it equals `FCNHead`; training drops whole channels here and single values there.
+    In evaluation it equals `FCNHead`; in training it drops whole channels, where `FCNHead` drops single values.
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -152,7 +152,7 @@ class MMSegAuxHead(nn.Module):
 
 
 def _classify(in_channels: int, num_classes: int) -> nn.Sequential:
-    """Channel dropout 0.1 and the 1x1 classifier, which starts from a normal distribution of deviation 0.01."""
+    """Channel dropout 0.1 and the 1x1 classifier, drawn from a normal distribution of standard deviation 0.01."""
     classifier = nn.Conv2d(in_channels, num_classes, 1)
     nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]

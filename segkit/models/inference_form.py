@@ -1,9 +1,9 @@
-"""The inference form of a network: what training needs is gone, what is left is arranged for speed.
+"""The inference form of a network: what only training needs is removed, and the rest is arranged for speed.
 
-Batch norms become part of the convolution before them, dropout and the auxiliary head are left out, weights and
-features lie channels-last, and the convolutions may run in bfloat16; those of float32 on the CPU multiply less where
-`segkit.ops.winograd` is faster, for which it keeps up to 5.4 times their weights besides. Only rounding differs from
-the network it was made of, and `inference_form` checks the norms.
+Batch norms are folded into the convolution before them, dropout and the auxiliary head are removed, weights and
+features are stored channels-last, and convolutions may run in bfloat16. Float32 convolutions on the CPU multiply less
+where `segkit.ops.winograd` is faster, which takes up to 5.4 times their weights in extra memory. Results differ from
+the original network's only by rounding, and `inference_form` checks the folded norms.
 """
 
 import copy
@@ -24,19 +24,19 @@ Precision = Literal["auto", "exact", "float32", "bfloat16"]
 
 _FOLDED = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.SyncBatchNorm)  # exactly these: timm's subclasses do more than norm
 _LEFT_OUT = (nn.Dropout, nn.Dropout2d)
-MAX_SHAPES = 8  # that are compiled
+MAX_SHAPES = 8  # number of input shapes that are compiled
 
-_PROBE = 64  # pixels a side of the image that finds the norms and checks the result
-_TOLERANCE = 1e-3  # of the largest logit; rounding is 1e-6 of it, a norm that should not have been folded 0.1 and more
+_PROBE = 64  # side in pixels of the image that finds the norms and checks the result
+_TOLERANCE = 1e-3  # of the largest logit; rounding is 1e-6 of it, a wrongly folded norm 0.1 and more
 
 
 class InferenceForm(nn.Module):
     """Maps `(B, C, H, W)` normalised float to `{"out": (B, K, h, w)}` float32, as its network did in eval mode.
 
     Args:
-        network: Already folded; see `inference_form`, which makes these.
-        dtype: Of weights and features. The classifier, the last convolution, computes in float32 in any case: eight
-            bits of a logit are too few to tell classes apart.
+        network: A network already folded by `inference_form`.
+        dtype: The dtype of weights and features. The classifier, the last convolution, always computes in float32:
+            eight bits of a logit are too few to tell classes apart.
         compiled: Whether `torch.compile` compiles the network, once for each of the first few input shapes.
 
     Attributes:
@@ -67,15 +67,15 @@ class InferenceForm(nn.Module):
 
 
 class ShapeBuckets:
-    """`run`, compiled by `torch.compile` for the first few input shapes, and as it is for others; CUDA graphs on CUDA.
+    """`run`, compiled for the first few input shapes (with CUDA graphs on CUDA) and uncompiled for all others.
 
-    A compiled network is one program a shape. Windows of a protocol have one shape, but whole images may have
+    A compiled network is one program per shape. Windows of a protocol share one shape, but whole images may have
     hundreds, each of which would take a minute to compile and stay in memory.
 
     Args:
-        run: Maps a tensor to a tensor.
+        run: A function from a tensor to a tensor.
         max_shapes: How many input shapes get a program of their own.
-        compile_: Stands in for `torch.compile` in tests.
+        compile_: A replacement for `torch.compile` in tests.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class ShapeBuckets:
         self._programs: dict[tuple[object, ...], Callable[[Tensor], Tensor]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Run on `x`, compiled if its shape is among the first."""
+        """Run on `x`, compiled if its shape is among the first `max_shapes`."""
         key = (tuple(x.shape), x.dtype, x.device)
         if key not in self._programs:
             if len(self._programs) >= self._max_shapes:
                 return self._plain(x)
-            # CUDA graphs replay a forward without the CPU's part in it; their output is overwritten by the next one.
+            # CUDA graphs replay a forward pass without the CPU; the next replay overwrites the output.
             mode = "reduce-overhead" if x.is_cuda else None
             self._programs[key] = self._compile(self._plain, dynamic=False, mode=mode)
         result = self._programs[key](x)
@@ -101,15 +101,15 @@ class ShapeBuckets:
 
 
 def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = False) -> nn.Module:
-    """Make the inference form of a network, which stays as it is.
+    """Make the inference form of a network, which itself stays unchanged.
 
     Args:
-        network: A `SegmentationModel`, or another that has its attributes.
-        dtype: float32 or bfloat16; see `InferenceForm`.
+        network: A `SegmentationModel`, or any module with its attributes.
+        dtype: The dtype, float32 or bfloat16; see `InferenceForm`.
         compiled: See `InferenceForm`.
 
     Returns:
-        An `InferenceForm` on the network's device. Norms are left as they are where the check below fails.
+        An `InferenceForm` on the network's device. Norms stay unfolded if folding them changes the logits.
     """
     plain = _without_training(network)
     if not _fold_norms(plain):
@@ -120,13 +120,13 @@ def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compi
 
 
 def convolution_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """What the convolutions run in; None for "exact", the network as it was trained.
+    """Return the dtype in which convolutions run; None for "exact", the network as it was trained.
 
-    "auto" takes bfloat16 where the device multiplies it faster than float32: a CPU with AVX-512 BF16 or AMX
-    (`segkit.ops.processor`), a GPU of compute capability 8 or more.
+    "auto" means bfloat16 if the device multiplies it faster than float32: a CPU with AVX-512 BF16 or AMX
+    (`segkit.ops.processor`), or a GPU of compute capability 8 or higher.
 
     Raises:
-        InputError: Another word.
+        InputError: `precision` is none of the allowed words.
     """
     if precision not in get_args(Precision):
         raise InputError(f"precision={precision!r} is not one of {', '.join(get_args(Precision))}")
@@ -142,7 +142,7 @@ def _fast_bfloat16(device: torch.device) -> bool:
 
 
 def _without_training(network: nn.Module) -> nn.Module:
-    """A copy without what only training needs."""
+    """Copy the network without what only training needs."""
     plain = copy.deepcopy(network).eval().requires_grad_(False)
     plain.aux_head = None  # type: ignore[assignment]
     for name, module in list(plain.named_modules()):
@@ -153,7 +153,7 @@ def _without_training(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _fold_norms(network: nn.Module) -> bool:
-    """Put the batch norms into the convolutions, in place; whether the logits stay what they were but for rounding."""
+    """Fold batch norms into convolutions, in place; return whether the logits changed by no more than rounding."""
     like = next(network.parameters())
     channels = network.config.get("init_args", {}).get("in_channels", 3)  # type: ignore[union-attr, operator]
     generator = torch.Generator().manual_seed(0)
@@ -165,8 +165,8 @@ def _fold_norms(network: nn.Module) -> bool:
 
 
 def _pairs(network: nn.Module, probe: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
-    """Names of (convolution, norm) where a norm's input is the very tensor that a convolution returned; the logits."""
-    made: dict[int, tuple[str, Tensor]] = {}  # by id; the tensor is kept, so that no other gets its id
+    """Names of (convolution, norm) where the norm's input is the very tensor the convolution returned; and logits."""
+    made: dict[int, tuple[str, Tensor]] = {}  # by id; the tensor is kept so that no other gets its id
     pairs: list[tuple[str, str]] = []
     calls: dict[str, int] = {}
 
@@ -200,7 +200,7 @@ def _pairs(network: nn.Module, probe: Tensor) -> tuple[list[tuple[str, str]], Te
 
 
 def _fold(network: nn.Module, convolution: str, norm: str) -> None:
-    """Multiply a norm into the weights of the convolution before it, and take it out."""
+    """Fold a norm into the weights of the convolution before it, and remove it."""
     conv, bn = network.get_submodule(convolution), network.get_submodule(norm)
     assert isinstance(conv, nn.Conv2d) and isinstance(bn, BatchNormBase)
     if bn.running_mean is None or bn.running_var is None:
@@ -214,7 +214,7 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
 
 
 def _classifiers(network: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions of the head that make the logits: as many outputs as there are classes, and the last of them."""
+    """The head's convolution that makes the logits: the last one, if it has as many outputs as there are classes."""
     found = [m for m in network.head.modules() if isinstance(m, nn.Conv2d)]  # type: ignore[union-attr]
     return found[-1:] if found and found[-1].out_channels == network.num_classes else []
 

@@ -1,8 +1,8 @@
-"""Batch norms that one image a process cannot train, and encoders whose norms or stages stay as they are.
+"""Batch norms that cannot train with one image per process, and norms or stages that are kept from training.
 
-A norm behind a global average pool sees a 1x1 map, one value a channel of each image: those of the split attention
+A norm behind a global average pool sees a 1x1 map, one value per channel and image: those of the split attention
 (`SplitAttention.bn1`), of ASPP's pooled branch, and of selective kernels in timm's SKNet. With one image in the batch
-PyTorch refuses it; with two, values become plus and minus one.
+PyTorch refuses it; with two, the values become plus and minus one.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ PooledNorm = Literal["batch", "frozen", "group"]
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-_PROBE = 64  # pixels a side: an encoder's coarsest feature, at stride 32, still has 2x2 cells
-_GROUP = 16  # channels of a group at least (Wu & He 2018, table 3): on a 1x1 map the only values that it has
+_PROBE = 64  # side in pixels: an encoder's coarsest feature, at stride 32, still has 2x2 cells
+_GROUP = 16  # minimum channels per group (Wu & He 2018, table 3): on a 1x1 map they are a group's only values
 _MOST_GROUPS = 32
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that uses its running statistics in training too and never updates them; weight and bias train.
+    """A batch norm that uses its running statistics even in training and never updates them; weight and bias train.
 
-    `(B, C, h, w)` to the same shape. Parameters and buffers, and their names, are those of `nn.BatchNorm2d`.
+    It maps `(B, C, h, w)` to the same shape. Parameters, buffers and their names are those of `nn.BatchNorm2d`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -41,13 +41,13 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def pooled_norms(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Names and modules of the batch, frozen and group norms on 1x1 maps: those of an image that passes the network.
+    """Find the batch, frozen and group norms that see 1x1 maps when an image passes through; names and modules.
 
     Args:
-        network: A segmentation network, which stays as it is.
+        network: A segmentation network, left unchanged.
     """
     seen: list[str] = []
-    shapes = on_meta(network).float()  # of one dtype, so that a network in half precision takes the image
+    shapes = on_meta(network).float()  # one dtype, so that a network in half precision accepts the image
     for name, norm in shapes.named_modules():
         if isinstance(norm, (*BATCH_NORMS, nn.GroupNorm)):
             norm.register_forward_pre_hook(partial(_note_pooled, seen, name))
@@ -63,18 +63,18 @@ def _note_pooled(seen: list[str], name: str, norm: nn.Module, inputs: tuple[Tens
 
 
 def set_pooled_norm(network: nn.Module, kind: PooledNorm) -> None:
-    """Make the norms on 1x1 maps of one kind, in place; a network's `config` remembers it.
+    """Replace all norms on 1x1 maps by one kind, in place, and record it in the network's `config`.
 
-    Weight and bias stay the same parameters, so that an optimizer keeps them; running statistics stay too, but a group
-    norm has none, and a batch norm that was one starts from fresh ones.
+    Weight and bias stay the same parameters, so that an optimizer keeps them. Running statistics are kept too, except
+    that a group norm has none, so a batch norm that replaces one starts with fresh statistics.
 
     Args:
         network: A segmentation network.
         kind: "batch", "frozen" (`FrozenBatchNorm2d`: names in a state dict do not change), or "group" (`nn.GroupNorm`
-            of at least 16 channels a group).
+            with at least 16 channels per group).
 
     Raises:
-        InputError: Another kind, a norm that cannot be replaced, or no such norm to be of another kind.
+        InputError: The kind is unknown, a norm cannot be replaced, or there is no norm to replace.
     """
     if kind not in get_args(PooledNorm):
         raise InputError(f"pooled_norm={kind!r} is not one of {', '.join(get_args(PooledNorm))}")
@@ -89,9 +89,9 @@ def set_pooled_norm(network: nn.Module, kind: PooledNorm) -> None:
 
 
 def needs_more_than_one_value(network: nn.Module) -> list[str]:
-    """Names of the norms that would fail on a single image a process: batch norms on 1x1 maps that train.
+    """Names of the norms that would fail with one image per process: batch norms on 1x1 maps that train.
 
-    Norms held in eval mode while the network trains (`norms_to_eval`, `freeze_stages`) are not among them.
+    Norms kept in eval mode while the network trains (`norms_to_eval`, `freeze_stages`) are not included.
     """
     return [
         name
@@ -103,7 +103,7 @@ def needs_more_than_one_value(network: nn.Module) -> list[str]:
 
 
 def without_absent_statistics(module: nn.Module, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out the running statistics of batch norms that are group norms in `module`, which has no place for them."""
+    """Leave out the running statistics of norms that are group norms in `module`, which have no statistics."""
     absent = {
         f"{name}.{buffer}"
         for name, m in module.named_modules()
@@ -114,9 +114,9 @@ def without_absent_statistics(module: nn.Module, state_dict: dict[str, Tensor]) 
 
 
 def norms_to_eval(module: nn.Module) -> None:
-    """Make all batch norms use their running statistics until the next `train()`, after which it is called again.
+    """Make all batch norms use their running statistics until the next `train()`, after which call this again.
 
-    On a network's encoder it is mmsegmentation's `norm_eval` (1.2.2, mmseg/models/backbones/resnet.py).
+    On a network's encoder this is mmsegmentation's `norm_eval` (1.2.2, mmseg/models/backbones/resnet.py).
     """
     for norm in module.modules():
         if isinstance(norm, BATCH_NORMS):
@@ -124,17 +124,17 @@ def norms_to_eval(module: nn.Module) -> None:
 
 
 def freeze_stages(network: nn.Module, frozen_stages: int) -> None:
-    """Take the encoder's first stages out of training, with the meaning of mmsegmentation's `frozen_stages`.
+    """Exclude the encoder's first stages from training, as mmsegmentation's `frozen_stages` does.
 
-    Their parameters need no gradient, and they are in eval mode until the next `train()`, after which it is called
-    again. The first call comes before the optimizer is built.
+    Their parameters need no gradient, and they are in eval mode until the next `train()`, after which call this again.
+    Make the first call before the optimizer is built.
 
     Args:
-        network: A segmentation network over a ResNeSt, or over one of timm's ResNets.
-        frozen_stages: -1 nothing, 0 the stem, n the stem and stages 1 to n (4 at most).
+        network: A segmentation network over a ResNeSt or a timm ResNet.
+        frozen_stages: -1 for nothing, 0 for the stem, n for the stem and stages 1 to n (at most 4).
 
     Raises:
-        InputError: Another number, or an encoder whose stages are not known.
+        InputError: The number is out of range, or the encoder's stages are not known.
     """
     if frozen_stages not in range(-1, 5):
         raise InputError(f"frozen_stages={frozen_stages} is not -1 (nothing), 0 (the stem) or 1 to 4 (stages)")
@@ -151,7 +151,7 @@ def freeze_stages(network: nn.Module, frozen_stages: int) -> None:
 
 
 def find_trunk(encoder: nn.Module) -> nn.Module | None:
-    """The module with conv1, bn1 and layer1 to layer4: a ResNeSt itself, or timm's ResNet in a `TimmEncoder`."""
+    """Find the module with conv1, bn1 and layer1 to layer4: a ResNeSt itself, or the ResNet inside a `TimmEncoder`."""
     if isinstance(encoder, ResNeSt):
         return encoder
     # A TimmEncoder holds smp's wrapper, which holds timm's model.
@@ -163,7 +163,7 @@ def find_trunk(encoder: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards each module has its own mode back (a frozen BatchNorm stays frozen)."""
+    """Use eval mode inside the block, then restore each module's own mode (a frozen BatchNorm stays frozen)."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -177,7 +177,7 @@ def _converted(name: str, norm: nn.Module, kind: PooledNorm) -> nn.Module:
     weight, bias, eps = norm.weight, norm.bias, norm.eps
     replaceable = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d, nn.GroupNorm)
     if not (replaceable and isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter)):
-        raise InputError(f"pooled_norm: {name} is a {type(norm).__name__}, which cannot be replaced; use batch")
+        raise InputError(f"pooled_norm: {name} is a {type(norm).__name__}, which cannot be replaced; use 'batch'")
     new = _new_norm(kind, len(weight), float(eps))  # type: ignore[arg-type]
     new.to(weight.device)
     new.weight, new.bias = weight, bias

@@ -1,9 +1,9 @@
-"""ImageNet weights of encoders, for `encoder_weights: imagenet`: timm's safetensors, fetched once and checked.
+"""ImageNet weights of encoders, for `encoder_weights: imagenet`: timm's safetensors, downloaded once and checked.
 
 A file is kept as `CACHE/<repository>/model.safetensors`, CACHE being $SEGKIT_CACHE or ~/.cache/segkit, so that it can
-be put there by hand. Its SHA-256 must be the one that the hub declares; it is recorded in `model.safetensors.sha256`
-(as `sha256sum -c` reads it) and compared at each later use. The hub's answer to HEAD has hash and size of the stored
-file in X-Linked-Etag and X-Linked-Size, as huggingface_hub reads them.
+also be put there by hand. Its SHA-256 must be the one the hub declares; it is recorded in `model.safetensors.sha256`
+(in the format of `sha256sum -c`) and compared on each later use. The hub's answer to HEAD gives hash and size of the
+stored file in X-Linked-Etag and X-Linked-Size, as huggingface_hub reads them.
 """
 
 import http.client
@@ -26,7 +26,7 @@ from segkit.models.weight_files import file_sha256
 from segkit.paths import cache_folder
 
 FILE = "model.safetensors"
-HUB = "https://huggingface.co"  # $HF_ENDPOINT names another one
+HUB = "https://huggingface.co"  # $HF_ENDPOINT overrides it
 
 # encoder                 its weights on the hub (timm converted the authors' and GluonCV's files)
 REPOSITORIES = {
@@ -44,37 +44,37 @@ _HARMLESS = {"dropblock_prob", "final_drop", "zero_init_last_gamma"}  # encoder_
 
 
 def imagenet_repository(network: SegmentationModel) -> str:
-    """Name the hub repository with the ImageNet weights of a network's encoder; nothing is fetched.
+    """Name the hub repository with the ImageNet weights of a network's encoder; nothing is downloaded.
 
     Raises:
-        InputError: There are none: for this encoder, for its arguments, or for its number of input channels.
+        InputError: There are no weights for this encoder, its arguments or its number of input channels.
     """
     arguments: dict[str, Any] = dict(network.config.get("init_args", {}))
     name = str(arguments.get("encoder"))
     channels = arguments.get("in_channels", 3)
     if channels != 3:
         raise InputError(
-            f"encoder_weights: imagenet is for 3 input channels and the encoder has {channels}; leave it out, or "
+            f"encoder_weights: imagenet is for 3 input channels, but the encoder has {channels}; leave it out, or "
             "give a file with weights of that shape"
         )
     repository = REPOSITORIES.get(name) if name in RESNEST_VARIANTS else _timm_repository(network.encoder)
     if repository is None:
         raise InputError(
-            f"encoder_weights: there are no ImageNet weights for {name}; there are for "
-            f"{', '.join(REPOSITORIES)} and most timm encoders: take one of them, or give a file of your own"
+            f"encoder_weights: there are no ImageNet weights for {name}, only for {', '.join(REPOSITORIES)} and most "
+            "timm encoders; use one of them, or give a file of your own"
         )
     _check_arguments(name, arguments.get("encoder_args") or {})
     return repository
 
 
 def imagenet_weights_path(repository: str) -> Path:
-    """Where the weights of a repository lie on this machine; they are downloaded if they are not there yet.
+    """Return the local path of a repository's weights, downloading them if they are not there yet.
 
-    Of several processes one downloads, and the others wait.
+    If several processes ask, one downloads and the others wait.
 
     Raises:
-        InputError: No network, no such repository, a hash that is not the declared or recorded one, or a cache folder
-            that cannot be written.
+        InputError: There is no network or no such repository, the hash is not the declared or recorded one, or the
+            cache folder cannot be written.
     """
     path = cache_folder() / repository / FILE
     if not path.is_file():
@@ -92,15 +92,15 @@ def imagenet_weights_path(repository: str) -> Path:
 def _download(repository: str, path: Path) -> None:
     url = f"{os.environ.get('HF_ENDPOINT', HUB).rstrip('/')}/{repository}/resolve/main/{FILE}"
     cure = (
-        f"get that file where there is a network and put it at {path}, or set encoder_weights to a file with the "
-        "encoder's weights"
+        f"download that file on a machine with a network and put it at {path}, or set encoder_weights to a file with "
+        "the encoder's weights"
     )
     sha256 = _fetch(url, path, cure)
     write_text(_record(path), f"{sha256}  {FILE}\n")
 
 
 def _check_recorded(path: Path) -> None:
-    """Compare with the hash recorded when it was downloaded; a file put there by hand may have none."""
+    """Compare the file with the hash recorded at its download; a file put there by hand may have none."""
     record = _record(path)
     if not record.is_file():
         return
@@ -108,7 +108,7 @@ def _check_recorded(path: Path) -> None:
     if not words or words[0].lower() != found:
         raise InputError(
             f"{path}: its SHA-256 is {found}, not the one in {record.name}: it was damaged or replaced; remove both "
-            "files to download it again, or only the latter if these weights are the wanted ones"
+            "files to download it again, or only the latter if you want to use these weights"
         )
 
 
@@ -118,12 +118,12 @@ def _check_arguments(name: str, given: dict[str, Any]) -> None:
     if changed:
         raise InputError(
             f"encoder_weights: there are no ImageNet weights for {name} with {changed[0]}: {given[changed[0]]}; "
-            f"leave that out of encoder_args, or give a file with weights of that encoder"
+            f"leave that out of encoder_args, or give a file with weights for that encoder"
         )
 
 
 def _timm_repository(encoder: Any) -> str | None:
-    """The repository that timm itself would take; a `TimmEncoder` holds smp's wrapper, which holds timm's model."""
+    """The repository that timm itself would use; a `TimmEncoder` holds smp's wrapper, which holds timm's model."""
     model = getattr(getattr(encoder, "encoder", None), "model", None)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     repository = config.get("hf_hub_id")
@@ -139,15 +139,15 @@ def _record(path: Path) -> Path:
 
 
 def _fetch(url: str, path: Path, cure: str) -> str:
-    """Download to a name of its own, check, rename; return the SHA-256. One process at a time.
+    """Download to a temporary name, check and rename; return the SHA-256. Only one process may do so at a time.
 
     Args:
         url: The file on the hub.
-        path: Where it goes. Until it is complete it is `<name>.<hash>.part`, which a later call goes on with.
-        cure: What to do without a network, for the errors.
+        path: The destination. Until it is complete, it is `<name>.<hash>.part`, which a later call resumes.
+        cure: What to do without a network, for error messages.
 
     Raises:
-        InputError: No network, no such file, a connection that keeps breaking, or other bytes than declared.
+        InputError: There is no network or no such file, the connection keeps breaking, or the hash is wrong.
     """
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
@@ -161,18 +161,18 @@ def _fetch(url: str, path: Path, cure: str) -> str:
     if found != sha256:
         part.unlink()
         raise InputError(
-            f"{url}: what arrived has SHA-256 {found}, declared is {sha256}; it was removed: run again, and if that "
-            f"does not help, {cure}"
+            f"{url}: the download's SHA-256 is {found}, not {sha256} as declared; it was removed: run again, and if "
+            f"that does not help, {cure}"
         )
     os.replace(part, path)
     return sha256
 
 
 def _declared(url: str) -> tuple[str, int]:
-    """SHA-256 and bytes of a file, from the first answer on the way of redirections that speaks of the stored file.
+    """SHA-256 and size in bytes of a file, from the first answer in a chain of redirects that describes it.
 
     Raises:
-        OSError: No answer, or one without them.
+        OSError: There is no answer, or none that has them.
     """
     opener = build_opener(_NoRedirect)
     for _ in range(5):
@@ -194,7 +194,7 @@ def _declared(url: str) -> tuple[str, int]:
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """Leaves a redirection to the caller: its headers are what is asked for."""
+    """Leaves redirects to the caller, who needs their headers."""
 
     def redirect_request(self, *_: Any) -> None:
         """Follow nothing."""

@@ -1,7 +1,7 @@
 """ResNeSt, the split-attention network of Zhang et al. 2020 (arXiv 2004.08955), as a segmentation encoder.
 
 Wiring, parameter names and initialisation are those of the authors' release (zhanghang1989/ResNeSt,
-resnest/torch/{resnet,splat}.py), so their weight files load as they are and features agree to the bit. Changed here:
+resnest/torch/{resnet,splat}.py), so their weight files load unchanged and features are bit-identical. Changed here:
 the network returns its stage features, its classifier is optional, its widths are arguments, and how it is dilated is a
 named convention.
 
@@ -23,7 +23,7 @@ DilationConvention = Literal["authors", "timm", "mmseg"]
 
 EXPANSION = 4  # a bottleneck's output channels / planes
 
-_MOST_BLOCKS, _WIDEST = 1000, 65536  # far above every published network; what is larger is a typing error
+_MOST_BLOCKS, _WIDEST = 1000, 65536  # far above every published network; anything larger is a typing error
 
 
 def _variant(
@@ -62,16 +62,16 @@ class ResNeSt(nn.Module):
     stride; each is `(B, channels[i], ceil(H / stride), ceil(W / stride))`. This is the list that smp's decoders take.
 
     Args:
-        layers: Blocks per stage (four numbers).
+        layers: Blocks in each of the four stages.
         radix: Splits R of the split attention; 0 builds the plain 3x3 convolution of ResNet-D.
         cardinality: Groups G of the bottleneck.
         width: Bottleneck width; a block of P planes has `int(P * width / 64) * cardinality` inner channels.
         stem_width: Channels of the first stem convolutions; the stem ends with twice as many.
         avd: Downsample by a 3x3 average pool instead of the strided 3x3 convolution (paper section 4.1).
-        avd_first: That pool comes before the 3x3 convolution (the "fast" variants).
-        output_stride: 8, 16 or 32: stages past it keep their resolution and are dilated instead.
-        dilation_convention: How the first block of a dilated stage is wired: as the authors, timm or mmseg do. The
-            parameters are the same for all three, the features are not (they agree at stride 32).
+        avd_first: Put that pool before the 3x3 convolution (the "fast" variants).
+        output_stride: 8, 16 or 32; stages past it keep their resolution and are dilated instead.
+        dilation_convention: Whether the first block of a dilated stage is wired as by the authors, timm or mmseg. All
+            three have the same parameters, but different features (except at stride 32).
         in_channels: Channels of the input.
         planes: Planes of the four stages; a stage ends with four times as many channels.
         num_classes: Classes of the ImageNet classifier; 0 builds none.
@@ -80,7 +80,7 @@ class ResNeSt(nn.Module):
         zero_init_last_gamma: Start every residual branch at zero (ImageNet training only).
 
     Raises:
-        InputError: An argument outside the values above.
+        InputError: An argument is outside the values above.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ResNeSt(nn.Module):
         self.drop = nn.Dropout(final_drop)
         self.fc = nn.Linear(self.channels[-1], num_classes) if num_classes else None
         self._initialise(zero_init_last_gamma)
-        # An ImageNet file loads into an encoder that has no classifier.
+        # An ImageNet file must load into an encoder without a classifier.
         self.register_load_state_dict_pre_hook(_drop_classifier)  # type: ignore[no-untyped-call]
 
     @property
@@ -166,7 +166,7 @@ class ResNeSt(nn.Module):
         return logits
 
     def _initialise(self, zero_init_last_gamma: bool) -> None:
-        """Normal with variance 2 / fan-out for convolutions, as the release; norms start at 1 and 0 by themselves."""
+        """Draw convolutions from a normal with variance 2 / fan-out, as the release; norms default to 1 and 0."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
@@ -233,8 +233,8 @@ class Bottleneck(nn.Module):
 class SplitAttention(nn.Module):
     """Split-attention 3x3 convolution (paper section 3.1; the layout is the release's).
 
-    `(B, C, h, w)` to `(B, C, h', w')`: a grouped convolution makes R splits of C channels; attention from their
-    pooled sum, softmax over the radix (a sigmoid when R is 1), weighs them; the weighted splits are added.
+    It maps `(B, C, h, w)` to `(B, C, h', w')`. A grouped convolution makes R splits of C channels; attention computed
+    from their pooled sum, a softmax over the radix (a sigmoid if R is 1), weights them; the weighted splits are added.
     """
 
     def __init__(
@@ -272,7 +272,7 @@ class SplitAttention(nn.Module):
 
 
 def _drop_block(probability: float) -> nn.Module:
-    """DropBlock of 3x3 cells; torchvision takes a second to import and inference needs none of it."""
+    """DropBlock of 3x3 cells; torchvision is imported here because that takes a second and inference needs none."""
     if probability <= 0:
         return nn.Identity()
     from torchvision.ops import DropBlock2d
@@ -316,10 +316,10 @@ def _stage(
     avd: bool,
     **block: Any,
 ) -> nn.Sequential:
-    """One stage. Its first block downsamples, or in a dilated stage does what the convention says.
+    """Build a stage. Its first block downsamples or, in a dilated stage, does what the convention says.
 
     The authors keep the first block's average pool in a dilated stage (stride 1); timm and mmseg drop it, and timm
-    average-pools the shortcut with a 2x2 window instead. The first block dilates as the previous stage in all three.
+    average-pools the shortcut with a 2x2 window instead. In all three, the first block dilates as the previous stage.
     """
     dilated = dilation > 1
     out_channels = EXPANSION * planes
@@ -374,11 +374,11 @@ def _check_widths(planes: Sequence[int], cardinality: int, width: float, stem_wi
         if not 1 <= value <= _WIDEST:
             raise InputError(f"ResNeSt: {name}={value} must be 1 to {_WIDEST}")
     if not 64 <= min(planes) * width <= max(planes) * width <= 64 * _WIDEST:
-        raise InputError(f"ResNeSt: width={width} gives blocks of {min(planes)} planes no channel, or too many")
+        raise InputError(f"ResNeSt: width={width} gives blocks of {min(planes)} planes no channels, or too many")
 
 
 def _drop_classifier(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Skip the file's classifier when the network has none; torch hands the hook a copy of the dict."""
+    """Drop the file's classifier if the network has none; torch hands the hook a copy of the dict."""
     if module.fc is None:
         for name in ("fc.weight", "fc.bias"):
             state_dict.pop(prefix + name, None)

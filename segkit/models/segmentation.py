@@ -20,30 +20,30 @@ from segkit.models.norms import PooledNorm, set_pooled_norm
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention
 from segkit.models.signatures import check_arguments, with_defaults
 
-IMAGE_CHANNELS = 3  # of the images that are read: RGB
+IMAGE_CHANNELS = 3  # images are read as RGB
 
 
 def class_path(cls: type["SegmentationModel"]) -> str:
-    """The dotted path that configs and checkpoints name a network by."""
+    """The dotted path by which configs and checkpoints name a network."""
     return f"{cls.__module__}.{cls.__name__}"
 
 
-NETWORKS: dict[str, type["SegmentationModel"]] = {}  # by class path: all that were imported
+NETWORKS: dict[str, type["SegmentationModel"]] = {}  # by class path: all that have been imported
 
 
 class SegmentationModel(nn.Module):
     """Encoder + head + optional auxiliary head on stage 3: the one constructor of all networks.
 
-    `(B, C, H, W)` normalised float, any H and W, to `{"out": (B, K, h, w)}` logits at the network's own stride, with
-    `"aux": (B, K, h, w)` beside it only while training. Upsampling is a separate step (`segkit.ops.upsample`).
+    It maps `(B, C, H, W)` normalised float, any H and W, to `{"out": (B, K, h, w)}` logits at the network's own
+    stride, plus `"aux": (B, K, h, w)` while training. Upsampling is a separate step (`segkit.ops.upsample`).
 
-    A network is a subclass that names its heads, and the defaults that differ as keywords of the class:
-    `class Mine(SegmentationModel, output_stride=16)`. A head is built of `(in_channels, num_classes)`, and of
-    `rates`, where its constructor has them.
+    A network is a subclass that names its heads and gives defaults that differ as keywords of the class:
+    `class Mine(SegmentationModel, output_stride=16)`. A head is constructed with `(in_channels, num_classes)`, and
+    with `rates` if its constructor has them.
 
     Args:
-        encoder: Name: a ResNeSt ("resnest50", ...) or a timm model ("resnet50", ...).
-        num_classes: K.
+        encoder: The name of a ResNeSt ("resnest50", ...) or a timm model ("resnet50", ...).
+        num_classes: The number of classes, K.
         output_stride: 8, 16 or 32.
         dilation_convention: "authors", "timm" or "mmseg"; see `ResNeSt`.
         in_channels: Channels of the input; training and inference read RGB images, 3 channels.
@@ -51,15 +51,15 @@ class SegmentationModel(nn.Module):
         encoder_args: Arguments of `ResNeSt` that differ from the named variant's.
         align_corners: How the logits are upsampled, in training and at test time: True in PyTorch-Encoding and smp,
             False in torchvision and mmsegmentation.
-        aspp_rates: The three dilation rates of a head with ASPP; None takes those of the output stride (`ASPP_RATES`).
-        pooled_norm: The norms on 1x1 maps, which batch norms cannot train with one image a process: "batch",
-            "frozen" (running statistics only) or "group"; see `norms.py`.
+        aspp_rates: The three dilation rates of a head with ASPP; None means those of the output stride (`ASPP_RATES`).
+        pooled_norm: The kind of the norms on 1x1 maps, where batch norms cannot train with one image per process:
+            "batch", "frozen" (running statistics only) or "group"; see `norms.py`.
 
     Attributes:
         config: Plain data, `{"class_path": ..., "init_args": {...}}`, that rebuilds this network.
 
     Raises:
-        InputError: An unknown encoder or argument, or one that has no effect.
+        InputError: The encoder or an argument is unknown, or an argument has no effect.
     """
 
     head_class: ClassVar[type[nn.Module]]
@@ -94,7 +94,7 @@ class SegmentationModel(nn.Module):
             set_pooled_norm(self, pooled_norm)
 
     def __init_subclass__(cls, **defaults: Any) -> None:
-        """Make the class known, and give it a constructor with other defaults, which help shows, too."""
+        """Register the class and give its constructor these defaults, which the help text shows, too."""
         super().__init_subclass__()
         NETWORKS[class_path(cls)] = cls
         if defaults:
@@ -110,7 +110,7 @@ class SegmentationModel(nn.Module):
 
 
 class FCN(SegmentationModel):
-    """An FCN head on a dilated encoder, as the ResNeSt authors have it (PyTorch-Encoding, encoding/models/sseg/fcn.py).
+    """The ResNeSt authors' FCN head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/fcn.py).
 
     The arguments are those of `SegmentationModel`.
     """
@@ -119,19 +119,19 @@ class FCN(SegmentationModel):
 
 
 class DeepLabV3(SegmentationModel):
-    """A DeepLabV3 head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/deeplab.py); see `FCN`."""
+    """The authors' DeepLabV3 head on a dilated encoder (PyTorch-Encoding, encoding/models/sseg/deeplab.py)."""
 
     head_class = DeepLabV3Head
 
 
 class MMSegFCN(SegmentationModel, encoder="resnest101", dilation_convention="mmseg", align_corners=False):
-    """mmsegmentation's FCN (1.2.2, configs/_base_/models/fcn_r50-d8.py) on a dilated encoder; see `FCN`."""
+    """mmsegmentation's FCN (1.2.2, configs/_base_/models/fcn_r50-d8.py) on a dilated encoder."""
 
     head_class, aux_head_class = MMSegFCNHead, MMSegAuxHead
 
 
 class MMSegDeepLabV3(SegmentationModel, encoder="resnest101", dilation_convention="mmseg", align_corners=False):
-    """mmsegmentation's DeepLabV3 (1.2.2, configs/_base_/models/deeplabv3_r50-d8.py) on a dilated encoder; see `FCN`."""
+    """mmsegmentation's DeepLabV3 (1.2.2, configs/_base_/models/deeplabv3_r50-d8.py) on a dilated encoder."""
 
     head_class, aux_head_class = MMSegASPPHead, MMSegAuxHead
 
@@ -142,10 +142,10 @@ def has_rates(cls: type[SegmentationModel]) -> bool:
 
 
 def build_network(config: Mapping[str, Any]) -> SegmentationModel:
-    """Rebuild a network from its `config`, of a class that has been imported: a checkpoint cannot import another one.
+    """Rebuild a network from its `config`. Its class must already be imported: a checkpoint cannot import one.
 
     Raises:
-        InputError: The class or an argument is not known.
+        InputError: The class or an argument is unknown.
     """
     path = config.get("class_path")
     if not isinstance(path, str) or path not in NETWORKS:
@@ -154,30 +154,30 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
         return NETWORKS[path](**config.get("init_args", {}))
     except InputError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:  # PyTorch's, of sizes that are none
+    except (TypeError, ValueError, RuntimeError) as error:  # raised by PyTorch for impossible sizes
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"network {path}: {reason}; was it written by another version of segkit?") from error
 
 
 def require_rgb(arguments: Mapping[str, Any]) -> None:
-    """Refuse a network of other images than segkit reads.
+    """Refuse a network for images that segkit does not read.
 
     Args:
         arguments: The `init_args` of its `config`.
 
     Raises:
-        InputError: Its input does not have three channels.
+        InputError: The network's input does not have three channels.
     """
     channels = arguments.get("in_channels", IMAGE_CHANNELS)
     if channels != IMAGE_CHANNELS:
         raise InputError(
-            f"model.network.init_args.in_channels is {channels}: images are read as RGB, {IMAGE_CHANNELS} channels; "
-            "leave it out"
+            f"model.network.init_args.in_channels is {channels}, but images are read as RGB, {IMAGE_CHANNELS} "
+            "channels; leave it out"
         )
 
 
 def _check(cls: type[SegmentationModel], arguments: Mapping[str, Any]) -> None:
-    """Refuse what is of another type, out of range or without effect."""
+    """Refuse arguments of the wrong type, out of range or without effect."""
     where = "model.network.init_args"
     if cls is SegmentationModel:
         raise InputError(f"model.network: SegmentationModel has no head; name one of {', '.join(NETWORKS)}")
@@ -186,7 +186,7 @@ def _check(cls: type[SegmentationModel], arguments: Mapping[str, Any]) -> None:
     default = inspect.signature(cls).parameters["dilation_convention"].default
     if encoder not in RESNEST_VARIANTS and convention not in (default, "timm"):
         raise InputError(
-            f"{where}.dilation_convention={convention} has no effect: it is a choice for ResNeSts, and {encoder} is "
+            f"{where}.dilation_convention={convention} has no effect: it applies to ResNeSts only, and {encoder} is "
             "dilated as timm does; leave it out"
         )
     if arguments["num_classes"] < 1:
@@ -194,4 +194,4 @@ def _check(cls: type[SegmentationModel], arguments: Mapping[str, Any]) -> None:
     if rates is not None and not has_rates(cls):
         raise InputError(f"{where}.aspp_rates has no effect: {cls.__name__} has no ASPP; leave it out")
     if rates is not None and (len(rates) != 3 or min(rates) < 1):
-        raise InputError(f"{where}.aspp_rates={list(rates)} must be three numbers, 1 or more")
+        raise InputError(f"{where}.aspp_rates={list(rates)} must be three numbers, each 1 or more")

@@ -15,12 +15,12 @@ from segkit.ops.meta import ShapesOnly
 class TimmEncoder(nn.Module):
     """A timm encoder without weights: `(B, in_channels, H, W)` to six features, the last four at strides 4, 8, 16, 32.
 
-    Strides are capped at `output_stride`. An image whose size does not suit a network that cuts it into patches
-    (ConvNeXt) is padded at the right and bottom with zeros (the mean colour) and its features are cut back to
+    Strides are capped at `output_stride`. If the network cuts images into patches (ConvNeXt), an image of unsuitable
+    size is padded at the right and bottom with zeros (the mean colour), and its features are cropped to
     `ceil(H / stride) x ceil(W / stride)` cells, so that every height and width works.
 
     Raises:
-        InputError: timm does not know the name, or the network cannot be dilated.
+        InputError: The name is unknown to timm, or the network cannot be dilated.
     """
 
     def __init__(self, name: str, output_stride: int = 8, in_channels: int = 3) -> None:
@@ -41,7 +41,7 @@ class TimmEncoder(nn.Module):
         return self.channels
 
     def whole_names(self) -> set[str]:
-        """timm's names of all parameters and buffers of its whole network: also those behind the last feature."""
+        """timm's names of all parameters and buffers of its whole network, including those after the last feature."""
         with ShapesOnly():
             return set(timm.create_model(self.name).state_dict())
 
@@ -60,9 +60,9 @@ def _build(name: str, output_stride: int, in_channels: int) -> Any:
     cannot = f"encoder {name!r} cannot be dilated to output stride {output_stride}"
     try:
         encoder = get_encoder(f"tu-{name}", in_channels=in_channels, depth=5, weights=None, output_stride=output_stride)
-    except Exception as error:  # timm's architectures refuse in as many ways as there are architectures
+    except Exception as error:  # each of timm's architectures refuses in its own way
         raise InputError(
-            f"{cannot}: {' '.join(str(error).split())[:160]}; use output_stride: 32 or another one"
+            f"{cannot}: {' '.join(str(error).split())[:160]}; use output_stride: 32 or another encoder"
         ) from error
     reached = encoder.model.feature_info.reduction()[-1]
     if reached != output_stride:

@@ -1,13 +1,13 @@
-"""Files of weights, read without unpickling anything: torch files, safetensors, and segkit's model files.
+"""Reads weight files without running code from them: torch files, safetensors, and segkit's model files.
 
-A model file is safetensors, which holds no code, with a header that carries a JSON card about the weights. The card is
-the value of the header's one metadata key, "segkit":
+A model file is safetensors, which holds no code, with a JSON card about the weights in its header. The card is the
+value of the header's only metadata key, "segkit":
 
     {"format": 1, "segkit": version, "network": {...}, "normalization": {...}, "label_space": {...} | null,
      "protocol": {...} | null, "scores": [...], "source": {...}, "versions": {...}}
 
-`network` rebuilds the architecture, its dilation convention included; `label_space` has class names, palette and label
-table; `protocol` is the one recommended for tests, and `scores` are what it and others gave.
+`network` rebuilds the architecture, including its dilation convention; `label_space` has class names, palette and
+label table; `protocol` is the one recommended for tests; `scores` lists results under that and other protocols.
 """
 
 import hashlib
@@ -30,14 +30,14 @@ from segkit.errors import InputError
 from segkit.files import replacing
 from segkit.models.checkpoint import Checkpoint
 
-FORMAT = 1  # raise it when a reader of this version could misread the card
+FORMAT = 1  # increase it when a reader of this version could misread the card
 CARD_KEY = "segkit"
 
 _OF_THE_NETWORK = ("network", "normalization", "label_space")  # of the card; the rest is `Checkpoint.card`
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
-# What makes up a pickled NumPy scalar, which trainers store as their best score: data, no code. Older NumPy calls its
-# function by another name.
+# The parts of a pickled NumPy scalar, which trainers store as their best score: data, not code. Older NumPy has another
+# name for its function.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -51,7 +51,7 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     """Read a torch file of plain data and tensors onto the CPU.
 
     Raises:
-        InputError: The file is absent, empty, truncated, no torch file, or would run code when unpickled.
+        InputError: The file is missing, empty, truncated, not a torch file, or would run code when unpickled.
     """
     path = _existing_file(path)
     try:
@@ -62,7 +62,7 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
         raise InputError(_unpickling_problem(path, error)) from error
     except InputError:
         raise
-    except Exception as error:  # reading damaged bytes fails in as many ways as there are bytes
+    except Exception as error:  # damaged bytes may raise anything
         raise InputError(f"{path}: not a complete torch checkpoint (truncated, or another kind of file)") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds a {type(data).__name__}, not a checkpoint's dictionary")
@@ -70,7 +70,7 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
 
 
 def is_safetensors(path: str | Path) -> bool:
-    """Whether the file claims to be safetensors, by its name or by its first bytes."""
+    """Whether the file claims to be safetensors by its name or its first bytes."""
     path = Path(path)
     if path.suffix == ".safetensors":
         return True
@@ -84,44 +84,44 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of any toolkit's safetensors file onto the CPU.
 
     Raises:
-        InputError: The file is absent, empty, truncated or of another kind.
+        InputError: The file is missing, empty, truncated or of another kind.
     """
     path = _existing_file(path)
     try:
         return load_file(path, device="cpu")
-    except Exception as error:  # as above
+    except Exception as error:  # damaged bytes may raise anything
         raise InputError(
             f"{path}: not a complete safetensors file (truncated, or another kind of file); copy or download it again"
         ) from error
 
 
 def check_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are no plain arrays, or that claim more numbers than the file has bytes for.
+    """Refuse tensors that are not plain arrays, or that claim more bytes than the file has.
 
-    A few bytes can describe a tensor of any size (repeated, sparse, without values); a network built for it would take
-    gigabytes.
+    A few bytes can describe a tensor of any size (repeated, sparse or without values), and a network built for it
+    would take gigabytes.
 
     Raises:
-        InputError: Names the first one, or says how many bytes are claimed.
+        InputError: A tensor is not a plain array, or the tensors claim too many bytes.
     """
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise InputError(
-                f"{path}: {name} is no plain tensor (sparse, quantized or without values); write it as one"
+                f"{path}: {name} is not a plain tensor (sparse, quantized or without values); write it as one"
             )
     claimed, held = sum(t.numel() * t.element_size() for t in tensors.values()), Path(path).stat().st_size
     if claimed > held:
         raise InputError(
-            f"{path}: damaged: its tensors claim {claimed} bytes and the file has {held}; copy or write it again, each "
-            "tensor whole"
+            f"{path}: damaged: its tensors claim {claimed} bytes, but the file has {held}; copy it again, or write it "
+            "again with whole tensors"
         )
 
 
 def _check_members(path: Path) -> None:
-    """Refuse an archive that unpacks to more than itself: PyTorch compresses nothing.
+    """Refuse an archive that unpacks to more bytes than it has: PyTorch compresses nothing.
 
     Raises:
-        InputError: It does.
+        InputError: The archive is compressed or its members overlap.
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
@@ -158,21 +158,21 @@ def _unpickling_problem(path: Path, error: pickle.UnpicklingError) -> str:
 
 
 def write_model_file(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
-    """Write weights and card, atomically; the folder is made. Numbers, dtypes and shapes are kept bit for bit.
+    """Write weights and card atomically, creating the folder. Values, dtypes and shapes are kept bit for bit.
 
     Args:
         path: The file, replaced if it exists.
-        checkpoint: Of its hyper-parameters, network, normalisation and label space are kept; all of its `card` is.
+        checkpoint: Network, normalisation and label space of its hyper-parameters are kept, and its whole `card`.
 
     Raises:
-        ValueError: The card holds a value that JSON cannot hold, such as NaN.
-        TypeError: The card holds an object.
+        ValueError: The card has a value that JSON cannot represent, such as NaN.
+        TypeError: The card has an object that is not plain data.
     """
     parts = {name: checkpoint.hyper_parameters.get(name) for name in _OF_THE_NETWORK}
     empty: dict[str, Any] = {"segkit": None, "protocol": None, "scores": [], "source": {}, "versions": {}}
     card = {"format": FORMAT} | empty | checkpoint.card | parts | {"format": FORMAT}
     metadata = {CARD_KEY: json.dumps(card, ensure_ascii=False, allow_nan=False)}
-    # Copied one by one: safetensors takes no tensors that share memory, nor channels_last ones.
+    # Copied one by one: safetensors accepts neither tensors that share memory nor channels_last ones.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in checkpoint.state_dict.items()
@@ -182,11 +182,11 @@ def write_model_file(path: str | os.PathLike[str], checkpoint: Checkpoint) -> No
 
 
 def read_model_file(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read weights, onto the CPU, and card.
+    """Read the card, and the weights onto the CPU. Building the network shows whether they fit.
 
     Raises:
-        InputError: The file is absent, truncated or of another kind, or has no card, a damaged one, or one of a newer
-            format. That the weights fit the card's network shows when it is built.
+        InputError: The file is missing, truncated or of another kind, or its card is missing, damaged or of a newer
+            format.
     """
     path = _existing_file(path)
     try:
@@ -195,7 +195,7 @@ def read_model_file(path: str | os.PathLike[str]) -> Checkpoint:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except InputError:
         raise
-    except Exception as error:  # as many kinds as there are ways to be damaged
+    except Exception as error:  # damaged bytes may raise anything, here too
         raise InputError(
             f"{path}: not a complete safetensors file (truncated, or another kind of file); copy or export it again"
         ) from error
@@ -217,8 +217,8 @@ def is_model_file(path: str | os.PathLike[str]) -> bool:
 def _card(text: str | None, path: Path) -> dict[str, Any]:
     if text is None:
         raise InputError(
-            f"{path}: a safetensors file without segkit's card, so its architecture is not known; "
-            "give one that `segkit export` wrote"
+            f"{path}: a safetensors file without segkit's card, so its architecture is unknown; give one that "
+            "`segkit export` wrote"
         )
     try:
         card = json.loads(text)
@@ -244,6 +244,6 @@ def _one_line(error: Exception) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    """SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

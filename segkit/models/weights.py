@@ -1,4 +1,4 @@
-"""Reading weights: segkit's own files, and those of every toolkit in `formats.py`. Nothing is unpickled."""
+"""Reads weights from segkit's own files and those of every toolkit in `formats.py`, without running any code."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ from segkit.models.weight_files import (
 )
 
 NETWORK_PREFIX = "network."  # where SegmentationModule keeps its network in a Lightning checkpoint
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "module")  # of weights, in torch files
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "module")  # keys of weights in torch files
 
 
 def read_checkpoint(path: str | Path, choices: Choices = Choices()) -> Checkpoint:  # noqa: B008  (frozen)
     """Read a whole network: segkit's own checkpoint or model file, or a checkpoint of any toolkit in `formats.py`.
 
     Args:
-        path: The file.
+        path: The weight file.
         choices: What another toolkit's file does not say.
 
     Raises:
-        InputError: The file is absent, empty, truncated, damaged or holds code; it is of no known toolkit; or a
+        InputError: The file is missing, empty, truncated, damaged or holds code; it is of no known toolkit; or a
             parameter is missing, unexpected, of another shape, NaN or infinite.
     """
     content = _read(Path(path))
@@ -50,16 +50,16 @@ def read_checkpoint(path: str | Path, choices: Choices = Choices()) -> Checkpoin
 
 
 def inspect(path: str | Path, choices: Choices = Choices()) -> Inspection:  # noqa: B008  (frozen)
-    """Find out what a weight file holds, and compare every name and shape with the network that it is of.
+    """Find out what a weight file holds, and compare every name and shape with its network.
 
-    Values that are no numbers to compute with are listed, not refused.
+    Values that cannot be computed with are listed, not refused.
 
     Args:
-        path: The file.
+        path: The weight file.
         choices: What another toolkit's file does not say.
 
     Raises:
-        InputError: The file is absent, empty, truncated or holds code, or is of no known toolkit, head or encoder.
+        InputError: The file is missing, empty, truncated or holds code, or its toolkit, head or encoder is unknown.
     """
     content = _read(Path(path))
     if isinstance(content, _Foreign):
@@ -81,26 +81,26 @@ def inspect(path: str | Path, choices: Choices = Choices()) -> Inspection:  # no
 
 
 def _refuse_choices(path: str | Path, choices: Choices) -> None:
-    """Refuse choices for one of segkit's own files, which say everything.
+    """Refuse choices for one of segkit's own files, which already say everything.
 
     Raises:
-        InputError: Names the first choice that was made.
+        InputError: A choice was made; names the first.
     """
     for name in ("encoder", "dilation_convention", "output_stride"):
         if getattr(choices, name) != getattr(Choices, name):
             raise InputError(
-                f"{path}: one of segkit's own files, which leave no choice: --{name} has no effect; leave it out"
+                f"{path}: --{name} has no effect on one of segkit's own files, which says it itself; leave it out"
             )
 
 
 def load_encoder_weights(encoder: nn.Module, path: str | Path) -> tuple[str, ...]:
     """Load an encoder's weights: its own, ImageNet files of the authors, timm and torchvision, or a whole network's.
 
-    A segmentation head in the file, an ImageNet classifier and what else timm's whole network has behind the encoder's
-    last feature are left out; counters of batch norms may be absent.
+    Segmentation heads, ImageNet classifiers and whatever else timm's whole network has after the encoder's last
+    feature are left out; counters of batch norms may be missing.
 
     Returns:
-        timm's names of what stands behind the last feature and was left out.
+        timm's names of the layers after the last feature that were left out.
 
     Raises:
         InputError: The file cannot be read, or a parameter is missing, unexpected, of another shape, NaN or infinite.
@@ -123,7 +123,7 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> tuple[str, ...
 
 
 def _known_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's part of a known toolkit's file; of an unknown one, everything as it is."""
+    """The encoder's part of a known toolkit's file, or everything in a file of an unknown one."""
     try:
         return encoder_names(tensors)
     except InputError:
@@ -131,7 +131,7 @@ def _known_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _timm_names(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """timm's names under those of a `TimmEncoder`: features only may have "stages_0", or be wrapped."""
+    """Rename timm's tensors as in a `TimmEncoder`, which may say "stages_0" for "stages.0" or wrap the model."""
     named = {}
     for name, tensor in found.items():
         plain = name.removeprefix(TIMM_PREFIX)
@@ -141,14 +141,14 @@ def _timm_names(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
 
 
 def _whole_names(encoder: nn.Module) -> set[str]:
-    """Names of all parameters of timm's whole network, of which a `TimmEncoder` has those up to its last feature."""
+    """Names of all parameters of timm's whole network; a `TimmEncoder` has those up to its last feature."""
     names: set[str] = encoder.whole_names()  # type: ignore[operator]
     return {TIMM_PREFIX + name for name in names}
 
 
 @dataclass(frozen=True)
 class _Own:
-    """segkit's own file, checked, and its network as shapes."""
+    """The checked contents of segkit's own file, and its network as shapes."""
 
     checkpoint: Checkpoint
     shapes: SegmentationModel
@@ -156,7 +156,7 @@ class _Own:
 
 @dataclass(frozen=True)
 class _Foreign:
-    """Weights of another toolkit, wrappers' prefixes taken off their names, and the plain data beside them."""
+    """Another toolkit's weights, without wrappers' prefixes in their names, and the plain data stored with them."""
 
     tensors: dict[str, Tensor]
     beside: dict[str, Any]

@@ -1,8 +1,8 @@
-"""Which form of a fused operation runs: its Triton kernel on CUDA, its strips on the CPU, or plain PyTorch by request.
+"""Selects the form of a fused operation: its Triton kernel on CUDA, strips on the CPU, or plain PyTorch on request.
 
 A kernel that fails on a card, or differs from the plain form there, is not used (`kernels/first_use.py`).
-`SEGKIT_FUSED_OPS=0` in the environment, or `plain_ops()` around some code, turns every fused form off: what then runs
-is the reference that the tests compare the fused forms with.
+`SEGKIT_FUSED_OPS=0` in the environment, or `plain_ops()` around some code, turns every fused form off; the plain forms
+are the reference for the tests.
 """
 
 import os
@@ -23,7 +23,7 @@ _plain: ContextVar[bool] = ContextVar("segkit_plain_ops", default=os.environ.get
 
 @contextmanager
 def plain_ops() -> Iterator[None]:
-    """Inside, operations run as plain PyTorch; in this thread alone."""
+    """Run operations inside the block as plain PyTorch, in this thread only."""
     token = _plain.set(True)
     try:
         yield
@@ -32,12 +32,12 @@ def plain_ops() -> Iterator[None]:
 
 
 def fused_ops() -> bool:
-    """Whether operations may take their fused forms."""
+    """Whether operations may use their fused forms."""
     return not _plain.get()
 
 
 def uses_triton(tensor: Tensor, kernel: str) -> bool:
-    """Whether the kernel for CUDA of this name is to run on this tensor: it is compared with the plain form once."""
+    """Whether this CUDA kernel should run on this tensor; on first use it is compared with the plain form."""
     if not (tensor.is_cuda and fused_ops() and has_triton()):
         return False
     from segkit.ops.kernels.first_use import trusted
@@ -52,10 +52,10 @@ def has_triton() -> bool:
 
 
 class Operator:
-    """A function that is one operator to `torch.compile`, exporters and autograd, and else an ordinary function.
+    """A function that is one operator to `torch.compile`, exporters and autograd, and otherwise an ordinary function.
 
-    The first call of any `torch.library` operator imports the compiler, which takes seconds: inference without a
-    compiler does not pay for it.
+    The first call of any `torch.library` operator imports the compiler, which takes seconds; inference without a
+    compiler should not pay for that.
 
     Args:
         name: "namespace::name" of the operator.
@@ -69,7 +69,7 @@ class Operator:
         self.register_autograd = self._operator.register_autograd
 
     def __call__(self, *arguments: Any) -> Any:
-        """Call the operator where someone looks at it, else the function."""
+        """Call the operator while being traced, compiled or differentiated; otherwise call the function."""
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if tracing or torch.compiler.is_compiling() or _wants_gradient(arguments) or _is_subclass(arguments):
             return self._operator(*arguments)
@@ -86,5 +86,5 @@ def _wants_gradient(arguments: tuple[Any, ...]) -> bool:
 
 
 def _is_subclass(arguments: tuple[Any, ...]) -> bool:
-    """Whether a tensor is more than a tensor: PyTorch's fake tensors, which have no values, know operators only."""
+    """Whether a tensor is of a subclass: PyTorch's fake tensors, which have no values, support only operators."""
     return any(isinstance(a, Tensor) and type(a) not in _PLAIN_TENSORS for a in arguments)

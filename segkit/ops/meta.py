@@ -1,4 +1,4 @@
-"""Networks without numbers: built, copied and run for names, shapes and dtypes, in next to no time and memory."""
+"""Networks without values, built, copied and run for names, shapes and dtypes in almost no time and memory."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +15,10 @@ _DRAWING |= {nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.xavier_n
 
 
 class ShapesOnly(TorchFunctionMode):
-    """Within it what allocates parameters and buffers makes meta tensors, and initial values are not drawn.
+    """A mode in which parameters and buffers are allocated as meta tensors and initial values are not drawn.
 
-    `torch.device("meta")` does that, too, but drawing initial values on it imports PyTorch's compiler, which takes
-    seconds, and fails for networks that read numbers off tensors while they are built (timm's drop path rates).
+    `torch.device("meta")` does so too, but drawing initial values on it imports PyTorch's compiler, which takes
+    seconds, and it fails for networks that read values from tensors while being built (timm's drop path rates).
     """
 
     def __torch_function__(
@@ -28,7 +28,7 @@ class ShapesOnly(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run a function of PyTorch, or what stands in its place."""
+        """Run a function of PyTorch, or its replacement."""
         given = dict(kwargs or {})
         if func in _DRAWING:
             tensor = args[0] if args else given["tensor"]
@@ -40,7 +40,7 @@ class ShapesOnly(TorchFunctionMode):
 
 
 def on_meta(network: nn.Module) -> nn.Module:
-    """A copy of a network in eval mode whose parameters and buffers have a shape and a dtype, and no memory."""
+    """Copy a network, in eval mode, with parameters and buffers that have shape and dtype but no memory."""
     memo: dict[int, Any] = {}  # `deepcopy` takes what its memo holds for a tensor, and copies none
     for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
@@ -50,7 +50,7 @@ def on_meta(network: nn.Module) -> nn.Module:
 
 
 def meta_image(network: nn.Module, shape: Sequence[int]) -> Tensor:
-    """An input without values, on the meta device, of the floating dtype of a network's weights."""
+    """An input without values on the meta device, of the floating-point dtype of a network's weights."""
     tensors = chain(network.parameters(), network.buffers())
     dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
     return torch.empty(*shape, dtype=dtype, device="meta")

@@ -22,8 +22,7 @@ class Normalization:
     """Mean and standard deviation of each channel, on the 0..1 scale.
 
     Raises:
-        InputError: the two lengths differ, they are empty, or a value is not finite, or a standard deviation not
-            positive.
+        InputError: The lengths differ or are zero, a value is not finite, or a standard deviation is not positive.
     """
 
     mean: tuple[float, ...]
@@ -68,15 +67,15 @@ def normalize(image: Tensor, normalization: Normalization = IMAGENET, dtype: tor
 
     Args:
         image: uint8 (B, 3, H, W), or (B, C, H, W) for C-channel statistics.
-        normalization: mean and standard deviation by channel.
-        dtype: of the result; the arithmetic is float32 whatever it is.
+        normalization: Mean and standard deviation by channel.
+        dtype: The dtype of the result; the arithmetic is always float32.
 
     Returns:
-        `dtype` (B, 3, H, W), in the memory format of `image`, which is left as it was.
+        `dtype` (B, 3, H, W), in the memory format of `image`, which is left unchanged.
 
     Raises:
-        InputError: `image` is not uint8 (a float image would be divided by 255 a second time) or has another
-            number of channels than the statistics.
+        InputError: `image` is not uint8 (a float image would be divided by 255 a second time) or has a different
+            number of channels from the statistics.
     """
     if image.dtype != torch.uint8:
         raise InputError(f"normalize: the image is {image.dtype}, but uint8 0..255 is needed; do not scale it before")
@@ -88,5 +87,5 @@ def normalize(image: Tensor, normalization: Normalization = IMAGENET, dtype: tor
 
 
 def by_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    """One float32 value a channel, (1, C, 1, 1), brought to the device without waiting for it."""
+    """One float32 value per channel, (1, C, 1, 1), copied to the device without waiting for it."""
     return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""What the processor and the GPU offer, as far as this process may use it, and how much memory it has used.
+"""What the processor and the GPU offer to this process, and how much memory it has used.
 
-Two documented variables of the environment hold a process to less than the processor has, as if it were an older one:
-ATEN_CPU_CAPABILITY PyTorch's own operations, ONEDNN_MAX_CPU_ISA its convolutions.
+Two documented environment variables restrict a process to the instructions of an older processor:
+ATEN_CPU_CAPABILITY for PyTorch's own operations, ONEDNN_MAX_CPU_ISA for its convolutions.
 """
 
 import os
@@ -21,7 +21,7 @@ _NO_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether bfloat16 is multiplied faster than float32: AVX-512 BF16 or AMX."""
+    """Whether the CPU multiplies bfloat16 faster than float32, with AVX-512 BF16 or AMX."""
     capabilities = torch.cpu.get_capabilities()
     if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
         return False
@@ -30,7 +30,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that are free now: of the GPU (with what PyTorch keeps in reserve), or of the machine or the container."""
+    """Free bytes of the GPU (including PyTorch's own reserve), or of the machine or container."""
     if device.type == "cuda":
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserve
@@ -38,9 +38,9 @@ def free_bytes(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory use in bytes: of tensors on a GPU since the last reset, else of the process since it began.
+    """Peak memory use in bytes: of tensors on a GPU since the last reset, otherwise of the process since it began.
 
-    0 where the system does not tell.
+    It is 0 if the system does not report it.
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -25,7 +25,7 @@ STRIP_BYTES = 2**20  # of one split and core: the strip's split, product and sum
 
 
 def split_attention(splits: Tensor, attention: Tensor, radix: int, cardinality: int = 1) -> Tensor:
-    """Weigh R splits by attention, softmax over the radix (a sigmoid when R is 1), and add them.
+    """Weight R splits by attention, softmax over the radix (a sigmoid if R is 1), and add them.
 
     Args:
         splits: Float (B, R*C, h, w), radix-major: the C channels of the first split come first.
@@ -34,12 +34,12 @@ def split_attention(splits: Tensor, attention: Tensor, radix: int, cardinality: 
         cardinality: G, a divisor of C.
 
     Returns:
-        (B, C, h, w) in the memory format of `splits`, of the type that both are promoted to; half precision is computed
-        in float32 and rounded once, but for two bfloat16 splits on the CPU, whose weights are rounded too.
-        Differentiable once, by both; what has forward-mode tangents is done plainly.
+        (B, C, h, w) in the memory format of `splits` and the dtype that both are promoted to. Half precision is
+        computed in float32 and rounded once, except for two bfloat16 splits on the CPU, whose weights are rounded too.
+        Differentiable once by both arguments; tensors with forward-mode tangents take the plain form.
 
     Raises:
-        InputError: Shapes other than these.
+        InputError: The shapes do not fit.
     """
     channels = _channels(splits, radix)
     if cardinality < 1 or channels % cardinality:
@@ -57,12 +57,12 @@ def split_attention(splits: Tensor, attention: Tensor, radix: int, cardinality: 
 
 
 def split_pool(splits: Tensor, radix: int) -> Tensor:
-    """The mean over the cells of the sum of R splits: (B, R*C, h, w), radix-major, to (B, C, 1, 1) of its type.
+    """Mean over the cells of the sum of R splits: (B, R*C, h, w), radix-major, to (B, C, 1, 1) of the same dtype.
 
     Half precision is summed in float32.
 
     Raises:
-        InputError: Splits of another shape.
+        InputError: The splits have another shape.
     """
     channels = _channels(splits, radix)
     if fused_ops() and not _is_dual(splits):
@@ -87,7 +87,7 @@ def _attend(splits: Tensor, attention: Tensor, radix: int, cardinality: int) -> 
 def _attend_backward(
     gradient: Tensor, splits: Tensor, attention: Tensor, radix: int, cardinality: int
 ) -> tuple[Tensor, Tensor]:
-    """The gradients by `splits` and by `attention`; an operator without a derivative."""
+    """The gradients by `splits` and `attention`, as an operator without a derivative of its own."""
     if uses_triton(splits, "split_attention_backward"):
         from segkit.ops.kernels import split_attention as kernels
 
@@ -137,7 +137,7 @@ def _keep_for_pool(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None
 
 
 def _differentiate_pool(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-    """Every cell of every split has the same share, so that a view of (B, R*C, 1, 1) is enough."""
+    """Every cell of every split gets the same share, so a view of (B, R*C, 1, 1) is enough."""
     share = gradient / (ctx.shape[2] * ctx.shape[3])
     return share.repeat(1, ctx.radix, 1, 1).expand(ctx.shape), None
 
@@ -160,7 +160,7 @@ def _attend_in_strips(splits: Tensor, attention: Tensor, output: Tensor, radix: 
 
 
 def _attend_two(splits: Tensor, attention: Tensor, cardinality: int) -> Tensor:
-    """Of two splits, whose weights add up to 1: one vectorised pass; the weights are rounded to bfloat16."""
+    """Attend to two splits, whose weights add up to 1, in one vectorised pass; weights are rounded to bfloat16."""
     first, second = splits.chunk(2, dim=1)  # (B, C, h, w)
     weight = _weights(attention.float(), 2, cardinality)[:, : first.shape[1]]  # (B, C, 1, 1)
     return torch.lerp(second, first, weight.to(splits.dtype))
@@ -190,7 +190,7 @@ def _pool_at_once(splits: Tensor, radix: int) -> Tensor:
 
 
 def _pool_by_product(splits: Tensor, radix: int) -> Tensor:
-    """A product with ones, which oneDNN sums in float32: of channels-last, cells and splits are rows of one matrix."""
+    """A product with ones, which oneDNN sums in float32; in channels-last, cells and splits are rows of one matrix."""
     batch, channels, height, width = splits.shape
     rows = splits.permute(0, 2, 3, 1).view(batch, height * width * radix, channels // radix)
     total = rows.new_ones(batch, 1, rows.shape[1]) @ rows  # (B, 1, C)
@@ -219,7 +219,7 @@ class _Cut(NamedTuple):
 
 
 def _cut(splits: Tensor, radix: int) -> _Cut:
-    """Strips of channels, or of rows where the channels lie side by side in memory (channels_last)."""
+    """Cut into strips of channels, or of rows if the channels are adjacent in memory (channels_last)."""
     channels, height, width = splits.shape[1] // radix, *splits.shape[2:]
     axis, size = (1, height) if splits.stride(1) == 1 else (0, channels)
     if splits.device.type != "cpu":
@@ -273,12 +273,12 @@ def _empty_result(splits: Tensor, attention: Tensor, radix: int) -> Tensor:
 
 
 def _raised(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: float32 at least."""
+    """The dtype to compute in: at least float32."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    """Added one by one: another order of summation would differ from the release in the last bit."""
+    """Add one by one: another order of summation would differ from the release in the last bit."""
     total = tensors[0]
     for tensor in tensors[1:]:
         total = total + tensor

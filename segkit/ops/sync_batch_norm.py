@@ -1,8 +1,8 @@
 """Batch norm over the batch of all processes, also on the CPU.
 
-torch.nn.SyncBatchNorm refuses CPU tensors, and DistributedDataParallel a CPU network that has one, so that a recipe
-with it could not be run, or tested, without GPUs. `SyncBatchNorm2d` computes the same there: statistics over all
-processes (which may have batches of unequal size), the unbiased variance in the running statistics, and gradients that
+torch.nn.SyncBatchNorm refuses CPU tensors, and DistributedDataParallel refuses a CPU network that has one, so a recipe
+with it could be neither run nor tested without GPUs. `SyncBatchNorm2d` computes the same on the CPU: statistics over
+all processes (whose batches may differ in size), the unbiased variance in the running statistics, and gradients that
 flow through the common statistics.
 """
 
@@ -16,10 +16,10 @@ from segkit.ops.torch_private import BatchNormBase
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm of CPU tensors `(B, C, ...)` over all processes; any floating type, in float32 at least.
+    """A batch norm of CPU tensors `(B, C, ...)` over all processes, for any float dtype, computed at least in float32.
 
-    Parameters and buffers, and their names, are those of torch's batch norms. Without a process group, and in eval
-    mode, it is one of them.
+    Parameters, buffers and their names are those of torch's batch norms. Without a process group, and in eval mode, it
+    behaves like one of them.
     """
 
     process_group: Any = None  # all processes
@@ -47,7 +47,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
 
 
 class TorchSyncBatchNorm(nn.SyncBatchNorm):
-    """torch.nn.SyncBatchNorm, and then timm's dropout and activation where the norm has these."""
+    """torch.nn.SyncBatchNorm, followed by timm's dropout and activation if the norm has them."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the statistics of the batches of all processes."""
@@ -58,7 +58,7 @@ SYNCHRONISED = (SyncBatchNorm2d, nn.SyncBatchNorm)
 
 
 def to_sync_batch_norm(norm: BatchNormBase, device_type: str = "cpu") -> SyncBatchNorm2d | TorchSyncBatchNorm:
-    """A synchronised norm for networks on such a device, which shares parameters and buffers with a batch norm."""
+    """Make a synchronised norm for this type of device that shares a batch norm's parameters and buffers."""
     kind = SyncBatchNorm2d if device_type == "cpu" else TorchSyncBatchNorm
     synced = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     _share(norm, synced)
@@ -66,7 +66,7 @@ def to_sync_batch_norm(norm: BatchNormBase, device_type: str = "cpu") -> SyncBat
 
 
 def to_batch_norm(synced: nn.Module, original: BatchNormBase) -> BatchNormBase:
-    """`original`, which `to_sync_batch_norm` was given, with the parameters and buffers that are there now."""
+    """Return `original`, the argument of `to_sync_batch_norm`, with the current parameters and buffers."""
     _share(synced, original)
     return original
 
@@ -130,8 +130,8 @@ class _Normalise(torch.autograd.Function):
 def _statistics(x: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance `(C,)` over all processes, and the number of values of a channel `()`.
 
-    Each process hands over its own mean and squared deviations from it, which are then joined (Chan et al. 1979): sums
-    of squares would lose digits where the mean is large.
+    Each process contributes its own mean and squared deviations from it, which are then merged (Chan et al. 1979); sums
+    of squares would lose digits if the mean is large.
     """
     axes, channels = _axes(x), x.shape[1]
     n = x.numel() // channels

@@ -1,8 +1,8 @@
 """The private names of PyTorch that segkit needs; no other file reaches into PyTorch.
 
-* `TorchDispatchMode` sees every operation. It is documented for subclassing, its module alone is private:
+* `TorchDispatchMode` sees every operation. It is documented for subclassing; only its module is private:
   https://dev-discuss.pytorch.org/t/torchdispatchmode-for-debugging-testing-and-more/717
-* `BatchNormBase` is the base of all batch norms, by which `torch.optim.swa_utils.update_bn` goes, too:
+* `BatchNormBase` is the base of all batch norms, which `torch.optim.swa_utils.update_bn` relies on, too:
   https://github.com/pytorch/pytorch/blob/main/torch/nn/modules/batchnorm.py
 """
 

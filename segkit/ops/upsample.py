@@ -1,4 +1,4 @@
-"""From logits at the network's stride to scores at a wanted size, all of them or some rows.
+"""Upsamples logits from the network's stride to a wanted size, all rows or some.
 
 Every resize in segkit is PyTorch's bilinear `interpolate` without antialias. Letters: B batch, K classes, H W wanted
 size, h w logits.
@@ -17,9 +17,9 @@ GPU_BYTES = 256 * 2**20  # enough rows to fill a GPU
 
 
 def upsample(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Bilinear resize of (B, K, h, w) to (B, K, H, W); the very tensor if the size is already right.
+    """Resize (B, K, h, w) bilinearly to (B, K, H, W); returns the same tensor if the size is already right.
 
-    The result has all classes at full size: for training-sized crops and images. For labels see
+    The result has all classes at full size, which suits crops and images of training size. For labels, see
     `segkit.ops.upsample_argmax`.
     """
     if tuple(logits.shape[-2:]) == tuple(size):
@@ -42,8 +42,8 @@ class RowUpsampler:
     Args:
         source: (h, w) of the source.
         size: (H, W) of the full result.
-        align_corners: as in `interpolate`.
-        device: where the rows will lie.
+        align_corners: As in `interpolate`.
+        device: The device of the rows.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class RowUpsampler:
         self._weight = weight[:, None].to(device, non_blocking=True)  # (H, 1)
 
     def needed(self, start: int, stop: int) -> tuple[int, int]:
-        """The source rows [first, last) that output rows [start, stop) are made of."""
+        """The source rows [first, last) from which output rows [start, stop) are computed."""
         return self._first[start], self._last[stop - 1] + 1
 
     def __call__(self, rows: Tensor, start: int, stop: int) -> Tensor:
         """Resize the source rows `needed(start, stop)`, float32 or 64 (B, K, m, w), to (B, K, stop - start, W).
 
-        Where nothing changes size the result may share memory with `rows`.
+        If no size changes, the result may share memory with `rows`.
         """
         rows = upsample(rows, (rows.shape[2], self.size[1]), self.align_corners)  # (B, K, m, W)
         if self.source[0] == self.size[0]:
@@ -88,11 +88,11 @@ class RowUpsampler:
 
 
 def neighbours(source: int, size: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Which two of `source` samples each of `size` outputs is made of, along one axis; on the CPU.
+    """Find the two of `source` samples that each of `size` outputs interpolates along one axis, on the CPU.
 
     Returns:
-        int64 (size,) the lower sample; int64 (size,) the upper one, which is the lower one again where the output
-        lies on it; float32 (size,) the weight in 0..1 of the upper one.
+        int64 (size,), the lower sample; int64 (size,), the upper one, equal to the lower one if the output lies on it;
+        float32 (size,), the weight in 0..1 of the upper one.
     """
     position = _positions(source, size, align_corners)
     lower = position.floor().clamp_(max=source - 1)
@@ -127,7 +127,7 @@ class UpsampledRows:
         logits: float32 or float64 (B, K, h, w).
         size: (H, W) wanted.
         align_corners: As in `interpolate`.
-        max_bytes: Of a piece's scores, at least one row; None: what suits the device.
+        max_bytes: Bytes of a piece's scores, which has at least one row; None means what suits the device.
     """
 
     def __init__(self, logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None) -> None:

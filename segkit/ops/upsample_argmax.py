@@ -29,11 +29,11 @@ def upsample_argmax(
     the first class wins, as in `argmax`.
 
     Args:
-        logits: finite float (B, K, h, w), of any strides; half precision is resized in float32.
+        logits: Finite float (B, K, h, w), of any strides; half precision is resized in float32.
         size: (H, W) wanted.
-        align_corners: as the network was trained.
-        max_bytes: of the largest float tensor made here, None for the fastest; at least one row of all classes on the
-            CPU (one class in the plain form) is made. The kernel makes none.
+        align_corners: As the network was trained.
+        max_bytes: Bytes of the largest float tensor made here; None for the fastest. The CPU form needs at least one
+            row of all classes, the plain form one class; the kernel makes none.
 
     Returns:
         uint8 (B, H, W), int16 above 256 classes.
@@ -54,7 +54,7 @@ def upsample_argmax_confidence(
 
 
 def argmax_bytes(num_classes: int, batch: int, size: tuple[int, int], max_bytes: int | None = None) -> int:
-    """What these functions take at most besides logits and results, bytes; the kernel on CUDA takes nothing."""
+    """Most bytes that these functions need besides logits and results; the kernel on CUDA needs none."""
     if fused_ops():
         rows = 4 * num_classes * 2 * max(size[1], 1)  # two rows of all classes at full width are the least
         return _BUFFERS * max(min(max_bytes or BAND_BYTES, BAND_BYTES), rows)
@@ -91,9 +91,9 @@ def _(
 def _plain(
     logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int, with_confidence: bool
 ) -> tuple[Tensor, Tensor]:
-    """A few classes are resized at a time and a running maximum is kept, so that every score is `interpolate`'s own.
+    """Resize a few classes at a time and keep a running maximum, so that every score is `interpolate`'s own.
 
-    The sum of the softmax runs along: when a larger logit is met, it is scaled down to the new one.
+    A running sum for the softmax is kept, too, and rescaled whenever a larger logit is met.
     """
     labels = best = total = logits.new_empty(0, dtype=torch.float32)
     for first, some in _class_pieces(logits, size, align_corners, max_bytes):

@@ -36,18 +36,18 @@ def upsample_cross_entropy(
 
     Args:
         logits: Float (B, K, h, w); half precision is raised to float32.
-        mask: int64 (B, H, W) train ids. Of one that is neither a class nor ignored the loss is NaN in the kernel;
-            elsewhere it is an error of PyTorch's.
+        mask: int64 (B, H, W) train ids. An id that is neither a class nor ignored makes the kernel's loss NaN;
+            elsewhere PyTorch raises an error.
         align_corners: How the logits are upsampled, bilinearly.
         ignore_index: Id of pixels that do not count.
         weight: (K,) class weights, or None.
         label_smoothing: In 0..1, as in `F.cross_entropy`.
-        max_bytes: Of upsampled logits at once, at least one row; None: `CPU_BYTES` or `GPU_BYTES`. The kernel makes
-            none.
+        max_bytes: Bytes of upsampled logits at once, at least one row; None means `CPU_BYTES` or `GPU_BYTES`. The
+            kernel makes none.
 
     Returns:
-        The sum over the pixels that count, a scalar of float32 (float64 where the logits are); differentiable once, by
-        the logits.
+        The sum over the pixels that count, a float32 scalar (float64 for float64 logits), differentiable once by the
+        logits.
     """
     if not fused_ops():
         return plain_cross_entropy(logits, mask, align_corners, ignore_index, weight, label_smoothing)
@@ -66,7 +66,7 @@ def plain_cross_entropy(
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """What `upsample_cross_entropy` is compared with: PyTorch's own, of full-size logits."""
+    """The reference for `upsample_cross_entropy`: PyTorch's own loss of full-size logits."""
     full = upsample(raised(logits), (mask.shape[1], mask.shape[2]), align_corners)  # (B, K, H, W)
     return F.cross_entropy(
         full,
@@ -79,7 +79,7 @@ def plain_cross_entropy(
 
 
 def raised(logits: Tensor) -> Tensor:
-    """The logits in float32 at least."""
+    """The logits in at least float32."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -94,7 +94,7 @@ def _cross_entropy(
     max_bytes: int | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The loss's sum and its gradient (B, K, h, w), or without (0,); one operation to torch.compile."""
+    """The summed loss and its gradient (B, K, h, w), or (0,) without gradient; one operation to torch.compile."""
     if logits.dtype != torch.float64 and uses_triton(logits, "upsample_cross_entropy"):
         from segkit.ops.kernels import upsample_cross_entropy as kernel
 
@@ -146,7 +146,7 @@ def cross_entropy_by_rows(
     label_smoothing: float,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The loss's sum and its gradient (B, K, h, w), or without (0,); the arguments are `upsample_cross_entropy`'s."""
+    """Summed loss and gradient (B, K, h, w), or (0,) without; the arguments are those of `upsample_cross_entropy`."""
     logits = rows.logits
     total = logits.new_zeros(())
     gradient = logits.new_empty(logits.shape if with_gradient else (0,))
@@ -165,7 +165,7 @@ def cross_entropy_by_rows(
 
 
 class _Targets(NamedTuple):
-    """What a few rows of one crop are to be."""
+    """The targets of a few rows of one crop."""
 
     mask: Tensor  # (n, W)
     ignore_index: int
@@ -173,7 +173,7 @@ class _Targets(NamedTuple):
     label_smoothing: float
 
     def loss_and_gradient(self, scores: Tensor, with_gradient: bool) -> Tensor:
-        """The loss of scores (K, n, W), summed; with gradient, it takes the scores' place.
+        """The summed loss of scores (K, n, W); with gradient, the gradient overwrites the scores.
 
         With p the softmax, t the true class, w the weights and e the smoothing, a pixel's loss is
         `(1 - e) w_t (-log p_t) + e / K sum_c w_c (-log p_c)`, as PyTorch has it.
@@ -211,10 +211,10 @@ def upsample_true_probability(
         mask: int64 (B, H, W) train ids.
         align_corners: How the logits are upsampled, bilinearly.
         ignore_index: Id of pixels that get `OF_IGNORED`.
-        max_bytes: Of upsampled logits at once, as in `upsample_cross_entropy`.
+        max_bytes: Bytes of upsampled logits at once, as in `upsample_cross_entropy`.
 
     Returns:
-        (B, H, W) in 0..1, and `OF_IGNORED`; float32, float64 where the logits are.
+        (B, H, W) in 0..1, or `OF_IGNORED`; float32 (float64 for float64 logits).
     """
     if not fused_ops():
         return plain_true_probability(logits, mask, align_corners, ignore_index)
@@ -223,7 +223,7 @@ def upsample_true_probability(
 
 
 def plain_true_probability(logits: Tensor, mask: Tensor, align_corners: bool = True, ignore_index: int = 255) -> Tensor:
-    """What `upsample_true_probability` is compared with: PyTorch's own, of full-size logits."""
+    """The reference for `upsample_true_probability`: PyTorch's own softmax of full-size logits."""
     full = upsample(raised(logits.detach()), (mask.shape[1], mask.shape[2]), align_corners)  # (B, K, H, W)
     return _at_targets(full.softmax(1), mask, 1, ignore_index)
 
@@ -248,7 +248,7 @@ def _(logits: Tensor, mask: Tensor, align_corners: bool, ignore_index: int, max_
 
 
 def true_probability_by_rows(rows: UpsampledRows, mask: Tensor, ignore_index: int) -> Tensor:
-    """`upsample_true_probability`, whose arguments and result these are."""
+    """Compute `upsample_true_probability` row by row."""
     found = rows.logits.new_empty(mask.shape)
     for crop in range(mask.shape[0]):
         wide = rows.wide(crop)
@@ -259,7 +259,7 @@ def true_probability_by_rows(rows: UpsampledRows, mask: Tensor, ignore_index: in
 
 
 def _at_targets(probabilities: Tensor, mask: Tensor, dim: int, ignore_index: int) -> Tensor:
-    """What stands at the mask's classes along `dim`."""
+    """The values at the mask's classes along `dim`."""
     valid = mask != ignore_index
     target = torch.where(valid, mask, 0).unsqueeze(dim)
     return torch.where(valid, probabilities.gather(dim, target).squeeze(dim), OF_IGNORED)

@@ -1,9 +1,9 @@
 """3x3 convolutions of stride 1 with a fifth of their multiplications: Winograd's minimal filtering, for CPUs.
 
-A guest, which need not be read to understand segkit: its doors are `multiply_less`, which puts it into the float32
-inference form of a network, and `gave_up_filters`, which takes it out where memory is short. A DeepLabV3 with
-ResNeSt-50 takes 1.2 times as long without it on a processor with AVX-512, and 1.6 times on one with AVX2 alone (time of
-the processor, 480x480, one run with and without).
+This module need not be read to understand segkit. Its entry points are `multiply_less`, which puts it into the float32
+inference form of a network, and `gave_up_filters`, which removes it if memory is short. Without it, a DeepLabV3 with
+ResNeSt-50 takes 1.2 times as long on a processor with AVX-512, and 1.6 times on one with only AVX2 (CPU time, 480x480,
+one run with and without).
 
 F(5x5, 3x3) of Lavin & Gray 2016 (arXiv 1509.09308, section 4.1): 7x7 inputs that overlap by two, and the filters, go
 through small constant matrices; 49 products replace 225; one more matrix makes 5x5 outputs of them. The matrices are
@@ -43,19 +43,19 @@ _log = logging.getLogger(__name__)
 
 
 def multiply_less(network: nn.Module) -> None:
-    """Take Winograd's way in the convolutions that are faster by it; each keeps its transformed weights besides."""
+    """Use Winograd's algorithm in the convolutions it makes faster; each also keeps its transformed weights."""
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d) and suits(module):
             network.set_submodule(name, WinogradConv2d(module))
 
 
 def gave_up_filters(network: nn.Module, why: str, more_than: int = 0) -> bool:
-    """Free a network's transformed filters, for good; whether that was done.
+    """Free a network's transformed filters for good; return whether that was done.
 
     Args:
-        network: any; one without such filters stays as it is.
-        why: the beginning of the log's line, which is no warning: the labels stay, the speed is documented.
-        more_than: bytes; no more than these are kept.
+        network: Any network; one without such filters stays unchanged.
+        why: The beginning of the log line. It is no warning: the labels do not change, and the speed is documented.
+        more_than: Bytes; filters that take no more than this are kept.
     """
     held = [module for module in network.modules() if isinstance(module, WinogradConv2d)]
     freed = sum(module.filters.nbytes for module in held if module.filters is not None)
@@ -68,17 +68,17 @@ def gave_up_filters(network: nn.Module, why: str, more_than: int = 0) -> bool:
 
 
 class WinogradConv2d(nn.Module):
-    """A `Conv2d` for inference that takes Winograd's way where that is faster, and else `conv2d`.
+    """A `Conv2d` for inference that uses Winograd's algorithm where that is faster, and otherwise `conv2d`.
 
-    That is: float32 on the CPU, no gradients, no `plain_ops()`, and maps large enough. Rounding errors are 4e-6 to 9e-6
-    of the largest output, and about 1e-6 those of `conv2d`.
+    It is faster in float32 on the CPU, without gradients or `plain_ops()`, on large enough maps. Rounding errors are
+    4e-6 to 9e-6 of the largest output, compared with about 1e-6 for `conv2d`.
 
     Args:
-        convolution: One that `suits`; its parameters are shared, not copied.
+        convolution: A convolution that `suits`; its parameters are shared, not copied.
 
     Attributes:
-        filters: The transformed weights, a buffer outside the state dict, 5.4 times as large as the weights. Set to
-            None where memory is short, it is `conv2d` from then on.
+        filters: The transformed weights, a buffer outside the state dict, 5.4 times as large as the weights. If set to
+            None because memory is short, `conv2d` is used from then on.
     """
 
     filters: Tensor | None
@@ -112,7 +112,7 @@ class WinogradConv2d(nn.Module):
 
 
 def suits(convolution: nn.Module) -> bool:
-    """Whether a `Conv2d` of float32 on the CPU is 3x3, of stride 1 and keeps sizes, and is faster on large maps."""
+    """Whether this is a 3x3 float32 `Conv2d` on the CPU of stride 1 that keeps sizes and gains on large maps."""
     if type(convolution) is not nn.Conv2d or convolution.weight.dtype != torch.float32:
         return False
     outputs, inputs = convolution.out_channels // convolution.groups, convolution.in_channels // convolution.groups
@@ -128,16 +128,16 @@ def suits(convolution: nn.Module) -> bool:
 
 
 def relative_time(inputs: int, outputs: int, dilation: int, size: tuple[int, int]) -> float:
-    """About the time of this way over that of `conv2d`, for one image.
+    """Estimate the time of this algorithm relative to `conv2d`, for one image.
 
-    In the time of a direct multiplication: one of the batched products takes 1.3, the transforms of an input and an
-    output 120 and 80 for each product, and fetching a filter as long as 16. Measured with AVX-512 on two cores against
-    oneDNN, which leaves out most multiplications by the padding.
+    In units of a direct multiplication, one of the batched products takes 1.3, the transforms of an input and an
+    output 120 and 80 for each product, and fetching a filter 16. Measured with AVX-512 on two cores against oneDNN,
+    which skips most multiplications by the padding.
 
     Args:
         inputs: C / G.
         outputs: O / G.
-        dilation: d.
+        dilation: D.
         size: H and W.
     """
     height, width = size
@@ -161,20 +161,20 @@ def transformed_filters(weight: Tensor, groups: int = 1) -> Tensor:
 def winograd_conv2d(
     x: Tensor, filters: Tensor, bias: Tensor | None = None, dilation: int = 1, groups: int = 1
 ) -> Tensor:
-    """Convolve with 3x3 filters, stride 1 and as much padding as keeps the size; without a derivative.
+    """Convolve with 3x3 filters, stride 1 and padding that keeps the size; without a derivative.
 
     Args:
         x: Float (B, C, H, W) on the CPU; channels-last is faster.
-        filters: Of `transformed_filters`.
+        filters: The result of `transformed_filters`.
         bias: Float (O,).
-        dilation: d.
+        dilation: D.
         groups: G.
 
     Returns:
-        (B, O, H, W), channels-last, of the type of `x`.
+        (B, O, H, W), channels-last, of the dtype of `x`.
 
     Raises:
-        InputError: Channels or filters of other shapes.
+        InputError: Channels or filters have other shapes.
     """
     if x.dim() != 4 or filters.shape[:2] != (groups * _PRODUCTS, x.shape[1] // groups) or x.shape[1] % groups:
         raise InputError(
@@ -247,7 +247,7 @@ def _cut(image: Tensor, dilation: int, rows: range) -> Tensor:
 
 
 def _write(products: Tensor, bias: Tensor | None, out: Tensor, dilation: int) -> None:
-    """Make outputs of (T, 49, O), and put them where they belong in (h, W, O)."""
+    """Compute outputs from (T, 49, O) and write them to their place in (h, W, O)."""
     tiles = torch.bmm(_OUTPUT.to(products).expand(len(products), -1, -1), products)  # (T, 25, O)
     height, width, channels = out.shape
     columns = _tiles(width, dilation)

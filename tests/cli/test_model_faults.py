@@ -43,7 +43,7 @@ def broken(network: SegmentationModel, tmp_path: Path) -> str:
     return changed(tmp_path, network, {"encoder.layer1.0.conv1.weight": nan, "head.1.running_var": inf})
 
 
-FIRST = "no numbers to compute with: 2 (first: encoder.layer1.0.conv1.weight, 3 of 192 values NaN or infinite)"
+FIRST = "cannot be computed with: 2 (first: encoder.layer1.0.conv1.weight, 3 of 192 values NaN or infinite)"
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_inspect_lists_what_is_unusable(broken: str, capsys: pytest.CaptureFixtu
 
 
 def test_fine_tuning_does_not_begin_from_nan(broken: str) -> None:
-    with pytest.raises(InputError, match="no numbers to compute with: 2"):
+    with pytest.raises(InputError, match="cannot be computed with: 2"):
         load_matching(FCN("resnest14_tiny", 3), broken)
 
 

@@ -60,7 +60,7 @@ def test_overrides() -> None:
     assert encoder.channels == (3, 16, 32, 64, 128, 256)
     with pytest.raises(InputError, match=r"'widht' is no argument of ResNeSt"):
         build_encoder("resnest14", overrides={"widht": 32})
-    with pytest.raises(InputError, match="a timm encoder takes none"):
+    with pytest.raises(InputError, match="leave them out for a timm encoder"):
         build_encoder("resnet18", overrides={"radix": 2})
 
 
@@ -90,7 +90,7 @@ def test_the_convention_that_a_timm_encoder_has_anyway_may_be_named() -> None:
 @pytest.mark.parametrize(
     "network, options, words",
     [
-        (lambda: FCN("resnest14_tiny", 2, in_channels=4), {}, "in_channels is 4: images are read as RGB"),
+        (lambda: FCN("resnest14_tiny", 2, in_channels=4), {}, "in_channels is 4, but images are read as RGB"),
         (lambda: FCN("resnest14_tiny", 2, aux=False), {"loss": LossConfig(aux_weight=0.4)}, "aux_weight=0.4 has no"),
         (
             lambda: FCN("resnest14_tiny", 2, aux=False),

@@ -76,7 +76,7 @@ def test_rows_go_to_the_classes_of_their_name(tmp_path: Path, network_class: typ
     assert report.kept == ("Sky", " road ", "CAR") and report.fresh == ("lamp", "person") and not report.missing
     lines = str(report).split("\n")
     assert len(lines) == 2 and lines[0].endswith(f"{report.total - 4} of {report.total} tensors taken")
-    assert lines[1] == "classifier: 3 of 5 classes kept by name (Sky,  road , CAR); 2 start anew (lamp, person)"
+    assert lines[1] == "classifier: 3 of 5 classes kept by name (Sky,  road , CAR); 2 start afresh (lamp, person)"
 
 
 def test_the_same_classes_give_the_same_network(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_without_common_names_the_classifier_starts_anew(tmp_path: Path, theirs,
         anew = name.startswith(("head.block.4.", "aux_head.4."))
         assert torch.equal(value, before[name] if anew else source.state_dict()[name]), name
     assert not report.kept and len(report.fresh) == 4 and report.taken == report.total - 4
-    assert re.search(f"all 4 classes start anew: {reason}", str(report))
+    assert re.search(f"all 4 classes start afresh: {reason}", str(report))
 
 
 def test_auxiliary_head_absent_in_the_file_or_the_network(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_classifier_over_other_features_starts_anew(tmp_path: Path) -> None:
     assert equal(network.head.state_dict(), before)
     assert equal(network.encoder.state_dict(), source.encoder.state_dict())
     assert equal(network.aux_head.state_dict(), source.aux_head.state_dict())  # its rows are still good
-    assert report.reason == f"the file's head is another one (MMSegFCN over {TINY})"
+    assert report.reason == f"the file's head is a different one (MMSegFCN over {TINY})"
     assert {name.split(".")[0] for name in report.missing} == {"head"}
 
 
@@ -151,7 +151,7 @@ def test_pure_encoder_files(tmp_path: Path) -> None:
         head = weights_of(network.head)
         report = load_matching(network, tmp_path / "imagenet.pth", THEIRS)
         assert equal(network.encoder.state_dict(), encoder) and equal(network.head.state_dict(), head)
-        assert report.reason == "the file holds an encoder only" and not report.unused and not report.warnings
+        assert report.reason == "the file holds only an encoder" and not report.unused and not report.warnings
     grouped = DeepLabV3(TINY, 4, pooled_norm="group")
     report = load_matching(grouped, tmp_path / "imagenet.pth", THEIRS)
     assert all(torch.equal(value, encoder[name]) for name, value in grouped.encoder.state_dict().items())
@@ -181,7 +181,9 @@ def test_another_dilation_is_said(tmp_path: Path) -> None:
     report = load_matching(DeepLabV3(TINY, 4), path, THEIRS)
     assert report.taken == report.total
     assert (
-        str(report).split("\n")[-1].startswith("warning: the file's encoder was dilated as timm do and the network's")
+        str(report)
+        .split("\n")[-1]
+        .startswith("warning: the file's encoder was dilated with the convention 'timm' and the network's")
     )
     assert not load_matching(DeepLabV3(TINY, 4, output_stride=32), path, THEIRS).warnings  # nothing is dilated
 
@@ -194,9 +196,12 @@ def test_refused_and_nothing_changed(tmp_path: Path) -> None:
     network = DeepLabV3(TINY, 4)
     before = weights_of(network)
     for path, words in (
-        (wide, rf"wide\.ckpt: holds DeepLabV3 over resnest14, of which no convolution fits .* encoder, {TINY}; give"),
-        (tmp_path / "wide.pth", r"holds an encoder \(resnest14\), of which no convolution fits"),
-        (tmp_path / "other.pt", "of no toolkit that segkit knows"),
+        (
+            wide,
+            rf"wide\.ckpt: holds DeepLabV3 over resnest14, none of whose convolutions fits .* encoder, {TINY}; give",
+        ),
+        (tmp_path / "wide.pth", r"holds an encoder \(resnest14\), none of whose convolutions fits"),
+        (tmp_path / "other.pt", "not from a toolkit that segkit knows"),
         (tmp_path / "absent.ckpt", "no such file"),
     ):
         with pytest.raises(InputError, match=words) as caught:

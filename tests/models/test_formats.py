@@ -110,11 +110,13 @@ def test_networks_of_other_toolkits_that_segkit_does_not_build(tmp_path: Path, e
         tmp_path, pspnet | {"backbone.stem.0.weight": torch.zeros(1)}, r"does not have \(decode_head\.psp_modules"
     )
     deep = encoding | {"pretrained.conv1.0.weight": torch.zeros(8, 5, 3, 3)}
-    assert_refused(tmp_path, deep, "a network for 5 input channels, whose normalisation the file does not say")
+    assert_refused(tmp_path, deep, "a network for 5 input channels, whose normalisation is unknown")
     odd = {name: tensor for name, tensor in timm.create_model("resnet10t").state_dict().items()}
     assert_refused(tmp_path, odd, r"does not build: basic blocks \(1, 1, 1, 1\), stem of \(24, 32, 64\) channels")
     vit = {"patch_embed.proj.weight": torch.zeros(1), "blocks.0.attn.qkv.weight": torch.zeros(1)}
-    assert_refused(tmp_path, vit, r"of no toolkit that segkit knows .* its 2 parameters are patch_embed\.proj\.weight")
+    assert_refused(
+        tmp_path, vit, r"not from a toolkit that segkit knows .* its 2 parameters are patch_embed\.proj\.weight"
+    )
     assert_refused(tmp_path, {"lr": 0.1}, r"holds no weights \(its keys: lr, \.\.\.\)")
 
 
@@ -174,12 +176,12 @@ def test_classes_of_mmseg_files(tmp_path: Path, encoding: dict, meta_key: str, i
     assert space is not None and space["class_names"] == list("abcde") and len(space["palette"]) == 5
     torch.save({"state_dict": encoding, "meta": {meta_key: names[:3]}}, tmp_path / "few.pth")
     assert read_checkpoint(tmp_path / "few.pth").label_space is None
-    assert "names 3 classes and the network has 5" in inspect(tmp_path / "few.pth").notes[0]
+    assert "names 3 classes, but the network has 5" in inspect(tmp_path / "few.pth").notes[0]
 
 
 def test_a_segkit_network_is_no_other_toolkit(tmp_path: Path) -> None:
     """Its bare state_dict has the names of nobody, and no config: it is refused, not guessed."""
-    assert_refused(tmp_path, DeepLabV3(TINY, 3).state_dict(), "of no toolkit that segkit knows")
+    assert_refused(tmp_path, DeepLabV3(TINY, 3).state_dict(), "not from a toolkit that segkit knows")
 
 
 def assert_refused(folder: Path, data: dict, words: str) -> None:

@@ -117,7 +117,7 @@ def test_timms_resnets_stage_by_stage() -> None:
 
 def test_timms_own_way_where_no_batch_norm_counts() -> None:
     encoder = build_encoder("convnext_atto", output_stride=32)
-    with pytest.raises(InputError, match=r"\[3\]: of this encoder it can only be all: \[1, 2, 3, 4\]"):
+    with pytest.raises(InputError, match=r"\[3\]: this encoder can only checkpoint all: \[1, 2, 3, 4\]"):
         checkpoint_stages(encoder, [3])
     checkpoint_stages(encoder, [1, 2, 3, 4])
     assert encoder.encoder.model.grad_checkpointing
@@ -128,7 +128,7 @@ def test_timms_own_way_where_no_batch_norm_counts() -> None:
 def test_refused() -> None:
     with pytest.raises(InputError, match="0 is no stage; allowed are 1, 2, 3 and 4"):
         checkpoint_stages(build_encoder(TINY), [0, 1])
-    with pytest.raises(InputError, match="cannot compute its activations again"):
+    with pytest.raises(InputError, match="cannot recompute its activations"):
         checkpoint_stages(build_encoder("efficientnet_b0", 16), [1, 2, 3, 4])
 
 

@@ -80,7 +80,7 @@ INSIDE = "blocks.2.0.conv_pwl.weight"
         ({INSIDE: torch.ones(2)}, f"1 of another shape .first: encoder.model.{INSIDE}"),
         ({"blocks.2.9.conv.weight": torch.ones(2)}, "1 unexpected .first: encoder.model.blocks.2.9.conv.weight"),
         ({"elsewhere": torch.ones(2)}, "1 unexpected .first: encoder.model.elsewhere"),
-        ({INSIDE: torch.full((), torch.nan)}, "no numbers to compute with: 1 .first: encoder.model.blocks"),
+        ({INSIDE: torch.full((), torch.nan)}, "cannot be computed with: 1 .first: encoder.model.blocks"),
     ],
 )
 def test_what_is_wrong_with_the_encoder_itself_is_an_error(

@@ -74,7 +74,7 @@ def test_round_trip(checkpoint: Path) -> None:
         ("legacy_code.pkl", "not a torch checkpoint|would run code"),
         ("whole_module.pt", "would run code"),
         ("list.pt", "holds a list"),
-        ("other.pt", "of no toolkit that segkit knows"),
+        ("other.pt", "not from a toolkit that segkit knows"),
         (
             "mmengine.pth",
             r"would run code \(mmengine\.logging\.history_buffer\.HistoryBuffer\).*\{\"CLASSES\": \[\.\.\.\]",

@@ -50,7 +50,7 @@ class Budget(Limits):
     beside them.
 
     Attributes:
-        memory: the bytes.
+        memory: The bytes.
     """
 
     memory: int
@@ -59,7 +59,7 @@ class Budget(Limits):
         """The network, in tiles where it has to be, and the limits that keep the budget.
 
         Raises:
-            InputError: the budget is less than what is held, with the smallest fusion.
+            InputError: The budget is less than what is held, with the smallest fusion.
         """
         if self._is_surely_enough(network, task):
             return network, self

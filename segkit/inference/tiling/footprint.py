@@ -31,10 +31,10 @@ class Footprint:
     """What one network takes, in bytes, with activations of the dtype of its parameters.
 
     Attributes:
-        parameters: of its parameters and buffers.
-        per_pixel: at the peak of a forward, for each pixel of its input: all activations that live at once, input and
+        parameters: Of its parameters and buffers.
+        per_pixel: At the peak of a forward, for each pixel of its input: all activations that live at once, input and
             logits among them, and the copies that a convolution may make of its input and output.
-        logits_per_pixel: of the logits as float32, for each pixel of the input.
+        logits_per_pixel: Of the logits as float32, for each pixel of the input.
         num_classes: K.
     """
 
@@ -51,12 +51,12 @@ def footprint(network: nn.Module, channels: int = 3) -> Footprint:
     """Measure a network's memory; once for each, later calls look it up.
 
     Args:
-        network: maps float (1, channels, h, w) to {"out": (1, K, ., .)}; it must run on meta tensors, that is, its
+        network: Maps float (1, channels, h, w) to {"out": (1, K, ., .)}; it must run on meta tensors, that is, its
             course must not depend on values.
-        channels: of its input.
+        channels: Of its input.
 
     Raises:
-        InputError: it does not run on meta tensors.
+        InputError: It does not run on meta tensors.
     """
     held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
     if network not in _footprints or _footprints[network].parameters != held:  # it may have given up buffers
@@ -73,12 +73,12 @@ def meta_forward(
     """The logits of a forward on meta tensors, in eval mode: a shape and a dtype, no values.
 
     Args:
-        network: see `footprint`.
-        shape: of its input.
-        watch: a dispatch mode that sees the operations.
+        network: See `footprint`.
+        shape: Of its input.
+        watch: A dispatch mode that sees the operations.
 
     Raises:
-        InputError: the network does not run on meta tensors.
+        InputError: The network does not run on meta tensors.
     """
     # A compiled network would show no operations. Where nothing was compiled, asking takes seconds: it loads Dynamo.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

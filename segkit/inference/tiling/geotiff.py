@@ -36,10 +36,10 @@ class LargeFile:
     """An image on a disk that is labelled in tiles; `open_large` makes one.
 
     Attributes:
-        segmenter: the network.
-        path: of the file.
-        source: the file as rasterio has it.
-        image: what the network sees of it.
+        segmenter: The network.
+        path: Of the file.
+        source: The file as rasterio has it.
+        image: What the network sees of it.
     """
 
     segmenter: Segmenter
@@ -51,15 +51,15 @@ class LargeFile:
         """Write the train ids as a tiled, compressed GeoTIFF in the classes' colours.
 
         Args:
-            target: the file to write.
-            seen: called after each of `image.forwards` forwards.
+            target: The file to write.
+            seen: Called after each of `image.forwards` forwards.
 
         Returns:
             int64 (65536,) pixels of each train id; and every n-th label, (h, w) of at most `PREVIEW_SIDE` a side.
 
         Raises:
-            InputError: the image is damaged.
-            OSError: the labels cannot be written.
+            InputError: The image is damaged.
+            OSError: The labels cannot be written.
         """
         step = -(-max(self.image.size) // PREVIEW_SIDE)
         counts, few = np.zeros(2**16, np.int64), []
@@ -80,12 +80,12 @@ def open_large(segmenter: Segmenter, path: Path, memory: int) -> Iterator[LargeF
     """Open an image and plan its tiles.
 
     Args:
-        segmenter: the network; its protocol must be of scale 1 without windows.
-        path: the image: one band, three or four of 8 or 16 bits, or indices of a palette.
-        memory: bytes that network and tiles may take.
+        segmenter: The network; its protocol must be of scale 1 without windows.
+        path: The image: one band, three or four of 8 or 16 bits, or indices of a palette.
+        memory: Bytes that network and tiles may take.
 
     Raises:
-        InputError: rasterio is absent, the image cannot be read, or the budget or the protocol does not fit.
+        InputError: Rasterio is absent, the image cannot be read, or the budget or the protocol does not fit.
     """
     with _opened(path) as source:
         _check_range(source, path)
@@ -105,7 +105,7 @@ def read_rows(source: Any, path: Path, first: int, last: int) -> UInt8Array:
     """Rows [first, last) of a rasterio dataset as uint8 RGB (last - first, W, 3), as `segkit.io.read_image` has them.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: The file is damaged.
     """
     return _as_rgb(source, _read(source, path, window=FileWindow(0, first, source.width, last - first)))
 
@@ -147,7 +147,7 @@ def _opened(path: Path) -> Iterator[Any]:
     """The image as a rasterio dataset, with a bounded cache.
 
     Raises:
-        InputError: rasterio is absent, or the file is no image of a kind that is allowed.
+        InputError: Rasterio is absent, or the file is no image of a kind that is allowed.
     """
     if rasterio is None:
         install = install_extra("large-images")

@@ -55,14 +55,14 @@ class LargeImage:
     """An image on a disk and how it is seen; iterate for its labels.
 
     Attributes:
-        network: in eval mode while labels are made, on `device`.
-        read: gives rows of the image.
+        network: In eval mode while labels are made, on `device`.
+        read: Gives rows of the image.
         size: (H, W).
-        protocol: resolved, of scale 1 and without windows.
-        normalization: the network's.
-        device: where it runs.
-        tiles: what it sees.
-        strip_rows: rows of labels that are made at once.
+        protocol: Resolved, of scale 1 and without windows.
+        normalization: The network's.
+        device: Where it runs.
+        tiles: What it sees.
+        strip_rows: Rows of labels that are made at once.
     """
 
     network: nn.Module
@@ -83,7 +83,7 @@ class LargeImage:
         """The labels.
 
         Args:
-            seen: called after each forward.
+            seen: Called after each forward.
 
         Yields:
             (first row, (n, W) train ids), from top to bottom; uint8, int16 above 256 classes.
@@ -155,7 +155,7 @@ def plan_large(
     A network that keeps transformed filters gives them up where they would make the tiles much smaller.
 
     Raises:
-        InputError: the protocol has windows, or scales other than 1; the budget is too small for one row of tiles; or
+        InputError: The protocol has windows, or scales other than 1; the budget is too small for one row of tiles; or
             the network cannot be measured (`segkit.inference.tiling.footprint`).
     """
     if protocol.window is not None or view_size(protocol, protocol.scales[0], size) != size or len(protocol.scales) > 1:

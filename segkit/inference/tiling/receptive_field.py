@@ -28,12 +28,12 @@ class ReceptiveField:
     """Cell j of the logits depends on the pixels stride * j - before ... stride * j + after of its row and column.
 
     Attributes:
-        stride: pixels from one cell of the logits to the next.
-        step: the coarsest stride inside the network: a part of the image that begins at a multiple of it has the
+        stride: Pixels from one cell of the logits to the next.
+        step: The coarsest stride inside the network: a part of the image that begins at a multiple of it has the
             same cells as the image.
-        before: pixels towards the top and the left, the more of both.
-        after: pixels towards the bottom and the right, the more of both.
-        sees_all: some operation looks at the whole input (a global average, attention between places, an upsampling
+        before: Pixels towards the top and the left, the more of both.
+        after: Pixels towards the bottom and the right, the more of both.
+        sees_all: Some operation looks at the whole input (a global average, attention between places, an upsampling
             to a size), which is left out of `before` and `after`: a part of the image alone gives other logits.
     """
 
@@ -54,11 +54,11 @@ def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
     out, and `sees_all` says so: tiles of such a network are near what it says of the whole image, not equal to it.
 
     Args:
-        network: maps float (1, channels, h, w) to {"out": (1, K, ., .)}; must run on meta tensors.
-        channels: of its input.
+        network: Maps float (1, channels, h, w) to {"out": (1, K, ., .)}; must run on meta tensors.
+        channels: Of its input.
 
     Raises:
-        InputError: it does not run on meta tensors, or has no one whole stride of its logits.
+        InputError: It does not run on meta tensors, or has no one whole stride of its logits.
     """
     if network not in _fields:
         follow = _Follow()

@@ -41,10 +41,10 @@ class Tiles:
     """All tiles of one image: every row of `rows` with every one of `columns`.
 
     Attributes:
-        rows: from top to bottom.
-        columns: from left to right.
-        overlap: pixels by which a tile reaches over its own cells, inside the image.
-        field: the network's.
+        rows: From top to bottom.
+        columns: From left to right.
+        overlap: Pixels by which a tile reaches over its own cells, inside the image.
+        field: The network's.
     """
 
     rows: tuple[Stretch, ...]
@@ -75,14 +75,14 @@ def plan_tiles(
     The overlap is the receptive field; where this would be more than a quarter of a tile, it is a quarter.
 
     Args:
-        network: maps float (1, channels, H, W) to {"out": (1, K, h, w)}; must run on meta tensors.
+        network: Maps float (1, channels, H, W) to {"out": (1, K, h, w)}; must run on meta tensors.
         size: (H, W) of the image.
-        most_pixels: of one tile.
-        channels: of the image.
-        most_rows: pixels; how high a tile may be at the most.
+        most_pixels: Of one tile.
+        channels: Of the image.
+        most_rows: Pixels; how high a tile may be at the most.
 
     Raises:
-        InputError: not even the smallest tile fits, or the network cannot see parts of an image.
+        InputError: Not even the smallest tile fits, or the network cannot see parts of an image.
     """
     field = receptive_field(network, channels)
     height, width = meta_forward(network, (1, channels, *size)).shape[-2:]
@@ -108,9 +108,9 @@ class TiledNetwork(nn.Module):
     """A network that sees images of more than `most_pixels` in tiles; the log says so once for each size.
 
     Args:
-        network: see `plan_tiles`.
-        most_pixels: of one forward.
-        memory: bytes that the image did not fit into, for the log.
+        network: See `plan_tiles`.
+        most_pixels: Of one forward.
+        memory: Bytes that the image did not fit into, for the log.
     """
 
     def __init__(self, network: nn.Module, most_pixels: int, memory: int) -> None:

@@ -1,1 +1,1 @@
-"""Other toolkits' checkpoints: their names, what they imply, what matches."""
+"""Reads other toolkits' checkpoints: their names, what they imply and what matches."""

@@ -1,6 +1,6 @@
-"""Networks and encoders of other toolkits as segkit's own: which one it is, its config, its weights under our names.
+"""Reads other toolkits' networks and encoders as segkit's own: which it is, its config, its weights under our names.
 
-`formats.py` has the toolkits' names, `recognise.py` finds the encoder by its shapes, `keys.py` compares.
+`formats.py` has the toolkits' names, `recognise.py` finds the encoder by its shapes, and `keys.py` compares.
 """
 
 import re
@@ -32,12 +32,12 @@ _SMP_RATES = [12, 24, 36]  # smp's, at every output stride
 
 @dataclass(frozen=True)
 class Choices:
-    """What a file of another toolkit does not say, and the user may.
+    """What a file of another toolkit does not say, but the user may.
 
     Attributes:
-        encoder: Its name, in place of the one that the shapes suggest.
+        encoder: The encoder's name, if not the one that the shapes suggest.
         output_stride: 8, 16 or 32.
-        dilation_convention: In place of the toolkit's.
+        dilation_convention: The dilation convention, if not the toolkit's.
         allow_unmatched: Shell patterns of names that may be missing (the network's initial values stay), unexpected
             (left out) or of another shape (both).
     """
@@ -53,16 +53,16 @@ class Inspection:
     """What a weight file holds.
 
     Attributes:
-        toolkit: Whose it is, in words.
-        config: The whole network's, as `build_network` takes it; of an encoder alone the arguments of `build_encoder`.
+        toolkit: The toolkit, in words.
+        config: A network's config for `build_network`; for an encoder alone, the arguments of `build_encoder`.
         is_network: Whether there is a head.
-        weights: What fits, under the network's names; of an encoder alone, under the authors'.
+        weights: The tensors that fit, under the network's names; for an encoder alone, under the authors'.
         keys: What became of each name.
-        notes: What cannot be seen in the file, in words.
+        notes: What the file cannot show, in words.
         label_space: Class names, colours and label table, as plain data, if the file has them.
         card: See `Checkpoint`.
-        normalization: As plain data; ImageNet's in all other toolkits.
-        unusable: Name in the file -> what is wrong with its values, where nothing can be computed with them.
+        normalization: Mean and std as plain data; ImageNet's in all other toolkits.
+        unusable: Names in the file whose values cannot be computed with, and what is wrong with them.
     """
 
     toolkit: str
@@ -77,14 +77,14 @@ class Inspection:
     unusable: dict[str, str] = field(default_factory=dict)
 
     def checkpoint(self, source: str, allow_unmatched: tuple[str, ...] = ()) -> Checkpoint:
-        """Return the network as segkit's own; what may be missing gets the initial values of seed 0.
+        """Return the network as segkit's own; parameters that may be missing get the initial values of seed 0.
 
         Args:
-            source: What to call the file in an error.
+            source: The file's name in error messages.
             allow_unmatched: See `Choices`.
 
         Raises:
-            InputError: There is no head, something does not match, or some values are no numbers to compute with.
+            InputError: There is no head, something does not match, or some values cannot be computed with.
         """
         if not self.is_network:
             raise InputError(
@@ -105,16 +105,16 @@ class Inspection:
 def inspect_foreign(
     path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any], choices: Choices
 ) -> Inspection:
-    """Recognise another toolkit's weights and compare every name and shape with the network that they are of.
+    """Recognise another toolkit's weights and compare every name and shape with their network.
 
     Args:
         path: The file; its name may tell a "fast" ResNeSt from a plain one.
-        tensors: Its weights.
-        beside: The plain data beside them; mmsegmentation keeps the classes there.
+        tensors: The file's weights.
+        beside: The plain data stored with them; mmsegmentation keeps the classes there.
         choices: What the file does not say.
 
     Raises:
-        InputError: Of no known toolkit, head or encoder; the message begins with the path.
+        InputError: The toolkit, head or encoder is unknown; the message begins with the path.
     """
     try:
         return replace(_inspect(path, tensors, beside, choices), unusable=unusable(tensors))
@@ -126,7 +126,7 @@ def encoder_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keep the encoder's part of a file of any toolkit, under the authors' names.
 
     Raises:
-        InputError: Of no known toolkit.
+        InputError: The toolkit is unknown.
     """
     names = rename(find_format(tensors), tensors)
     return {new.removeprefix("encoder."): tensors[name] for name, new in names.items() if new.startswith("encoder.")}
@@ -179,7 +179,7 @@ def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess
         encoder = build_encoder(**arguments)
     ours = {f"encoder.{name.removeprefix(TIMM_PREFIX)}": value for name, value in encoder.state_dict().items()}
     weights, keys = place(tensors, names, ours)
-    # An encoder's own names have no prefix: a name that only gains it is the same name.
+    # An encoder's own names have no prefix: a name that only gained it is the same name.
     same = tuple(name for name, new in keys.renamed.items() if new == f"encoder.{name}")
     plain = {name: new.removeprefix("encoder.") for name, new in keys.renamed.items() if name not in same}
     keys = KeyReport(same, plain, keys.dropped, keys.filled, keys.missing, keys.unexpected, keys.clashing)
@@ -195,13 +195,13 @@ def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess
 
 
 def _config(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices) -> dict[str, Any]:
-    """The network's config, from what the toolkit implies, the shapes show and the user says."""
+    """Derive the network's config from what the toolkit implies, the shapes show and the user says."""
     toolkit = TOOLKITS[form.toolkit]
     classifier = CLASSIFIERS[form.network or ""]
     if classifier not in shapes:
-        raise InputError(f"without the head's last convolution ({classifier}) its number of classes is not known")
+        raise InputError(f"the number of classes is unknown without the head's last convolution ({classifier})")
     if guess.in_channels != IMAGE_CHANNELS:
-        raise InputError(f"a network for {guess.in_channels} input channels, whose normalisation the file does not say")
+        raise InputError(f"a network for {guess.in_channels} input channels, whose normalisation is unknown")
     arguments: dict[str, Any] = {
         "encoder": guess.name,
         "num_classes": shapes[classifier][0],
@@ -217,27 +217,27 @@ def _config(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices)
 
 
 def _check_dilation(form: Format, guess: EncoderGuess, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse ResNets that their toolkit dilates otherwise than timm, whose ResNets segkit takes.
+    """Refuse ResNets that their toolkit dilates differently from timm, whose ResNets segkit uses.
 
     Raises:
-        InputError: It is one of those.
+        InputError: The network has such a ResNet.
     """
     if guess.is_resnest:
         return
     if form.toolkit == "smp" and not any(name.startswith("encoder.model.") for name in tensors):
         raise InputError(
-            f"a DeepLabV3 over smp's own {guess.name}, in which every convolution of a dilated stage is dilated, its "
-            f"first block's too; segkit builds only the one that smp calls tu-{guess.name}"
+            f"a DeepLabV3 over smp's own {guess.name}, which dilates every convolution of a dilated stage, including "
+            f"its first block's; segkit builds only the one that smp calls tu-{guess.name}"
         )
     if form.toolkit in ("PyTorch-Encoding", "mmsegmentation") and re.search(r"\dd(_|$)", guess.name):
         raise InputError(
-            f"a network of {form.toolkit} over {guess.name}, whose dilated shortcuts have no pool there and a 2x2 one "
-            "in timm; segkit builds only timm's"
+            f"a network of {form.toolkit} over {guess.name}, whose dilated shortcuts have no pool there, but a 2x2 "
+            "pool in timm; segkit builds only timm's"
         )
 
 
 def _label_space(beside: Mapping[str, Any], num_classes: int) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """Classes and colours from mmsegmentation's "meta", where there are as many as the network has classes."""
+    """Classes and colours from mmsegmentation's "meta", if it has as many as the network has classes."""
     meta = beside.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     inner = meta.get("dataset_meta")  # since 1.0
@@ -246,11 +246,11 @@ def _label_space(beside: Mapping[str, Any], num_classes: int) -> tuple[dict[str,
     if not isinstance(names, (list, tuple)):
         return None, ()
     if len(names) != num_classes:
-        return None, (f"the file names {len(names)} classes and the network has {num_classes}: names left out",)
+        return None, (f"the file names {len(names)} classes, but the network has {num_classes}: names left out",)
     if not isinstance(palette, (list, tuple)) or len(palette) != num_classes:
         palette = distinct_palette(num_classes)
     if not (fits(names, list[str]) and fits(palette, list[list[int]])):
-        raise InputError("its class names are not strings, or its colours not three numbers each")
+        raise InputError("its class names are not strings, or its colours are not three numbers each")
     plain = {
         "class_names": list(names),
         "palette": [list(colour) for colour in palette],

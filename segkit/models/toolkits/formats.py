@@ -1,6 +1,6 @@
-"""How the toolkits name the parameters of their networks, and what they leave unsaid: dilation and upsampling.
+"""How the toolkits name the parameters of their networks, and what their files leave unsaid: dilation and upsampling.
 
-Each name was read in the toolkit's own code: PyTorch-Encoding (encoding/models/sseg/{deeplab,fcn}.py, encoding/models/
+The names come from the toolkits' own code: PyTorch-Encoding (encoding/models/sseg/{deeplab,fcn}.py, encoding/models/
 backbone/resnet.py), segmentation-models-pytorch 0.6.0 (decoders/deeplabv3/, base/model.py), torchvision 0.28
 (models/segmentation/), mmsegmentation 1.2.2 (models/backbones/resnest.py, models/decode_heads/).
 """
@@ -21,9 +21,9 @@ class Toolkit:
     """What the weights of a toolkit imply without saying it.
 
     Attributes:
-        convention: How it dilates a ResNeSt; None where the file has no dilation, only an encoder.
+        convention: How it dilates a ResNeSt; None for an encoder alone, whose file implies no dilation.
         align_corners: How it upsamples logits.
-        marks: Beginnings of names, each of which must occur, by which one of its checkpoints is known.
+        marks: Prefixes of names by which its checkpoints are recognised; each must occur.
     """
 
     convention: DilationConvention | None
@@ -36,10 +36,10 @@ class Format:
     """The names of one network of one toolkit.
 
     Attributes:
-        toolkit: Its name in `TOOLKITS`.
+        toolkit: The toolkit's name in `TOOLKITS`.
         network: The class in `segkit.models.segmentation`; None for an encoder alone.
-        marks: Patterns of beginnings of names, each of which must occur.
-        rules: (pattern of a name's beginning, its replacement under segkit's names); the first that matches counts.
+        marks: Patterns of name prefixes; each must occur.
+        rules: Pairs of a prefix's pattern and its replacement in segkit's names; the first that matches applies.
     """
 
     toolkit: str
@@ -76,7 +76,7 @@ _MMSEG_ENCODER = (
     (r"decode_head\.conv_seg\.", "head.classify.1."),
 )
 
-# The last convolution of each network's head, under segkit's names: as many classes as it has channels.
+# The last convolution of each network's head, under segkit's names; it has as many channels as there are classes.
 CLASSIFIERS = {
     "FCN": "head.4.weight",
     "DeepLabV3": "head.block.4.weight",
@@ -158,7 +158,7 @@ def find_format(names: Iterable[str]) -> Format:
     """Find the toolkit and the network to which the parameters' names belong.
 
     Raises:
-        InputError: They are of no known toolkit, or of one with a head that segkit does not have; names what was found.
+        InputError: The toolkit or its head is unknown; names what was found.
     """
     names = list(names)
     for toolkit, facts in TOOLKITS.items():
@@ -169,8 +169,8 @@ def find_format(names: Iterable[str]) -> Format:
                 return form
         raise InputError(_other_head(toolkit, names))
     raise InputError(
-        "of no toolkit that segkit knows (segkit, PyTorch-Encoding, smp, torchvision, mmsegmentation), and no ResNeSt "
-        f"or ResNet encoder: its {len(names)} parameters are {', '.join(names[:3])}, ..."
+        "not from a toolkit that segkit knows (segkit, PyTorch-Encoding, smp, torchvision, mmsegmentation), and not a "
+        f"ResNeSt or ResNet encoder: its {len(names)} parameters are {', '.join(names[:3])}, ..."
     )
 
 
@@ -187,7 +187,7 @@ def rename(form: Format, names: Iterable[str]) -> dict[str, str]:
 
 
 def wrapper_prefix(names: Iterable[str]) -> str:
-    """What wrappers (DistributedDataParallel, torch.compile, a Lightning module) put before every name; often ""."""
+    """The prefix that wrappers (DistributedDataParallel, torch.compile, Lightning modules) add to every name, or ""."""
     names, prefix = list(names), ""
     while True:
         found = [w for w in _WRAPPERS if names and all(name.startswith(prefix + w) for name in names)]

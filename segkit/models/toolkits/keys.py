@@ -1,4 +1,4 @@
-"""Whether the parameters of a file fit a network, name by name."""
+"""Compares the parameters of a file with those of a network, name by name."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class KeyReport:
     """What became of each name of the file ("theirs") and of the network ("ours").
 
     Attributes:
-        same: Matched under one name.
-        renamed: Matched, theirs -> ours.
-        dropped: Theirs, of an ImageNet classifier, which no segmentation network has.
-        filled: Ours, batch norms' counters that the file lacks: zero, which no output depends on.
-        missing: Ours, not in the file.
-        unexpected: Theirs, not in the network.
-        clashing: Theirs -> (shape in the file, shape in the network).
+        same: Names that matched unchanged.
+        renamed: Their names that matched, mapped to ours.
+        dropped: Their names of an ImageNet classifier, which no segmentation network has.
+        filled: Our names of batch norm counters that the file lacks; they are zero, and no output depends on them.
+        missing: Our names that are not in the file.
+        unexpected: Their names that are not in the network.
+        clashing: Their names, mapped to (shape in the file, shape in the network).
     """
 
     same: tuple[str, ...]
@@ -36,10 +36,10 @@ class KeyReport:
     clashing: dict[str, tuple[Shape, Shape]]
 
     def require_match(self, source: str, allowed: Sequence[str] = ()) -> None:
-        """Refuse what did not match, but for names that a shell pattern of `allowed` matches.
+        """Refuse names that did not match, except those that fit a shell pattern of `allowed`.
 
         Raises:
-            InputError: Says how many names are missing, unexpected and of another shape, and the first of each.
+            InputError: Names are missing, unexpected or of another shape; counts each kind and names the first.
         """
 
         def left(names: Iterable[str]) -> list[str]:
@@ -51,7 +51,7 @@ class KeyReport:
         if problems:
             raise InputError(
                 f"{source}: {problems}; `segkit weights inspect` lists them, and "
-                "`segkit weights convert --allow_unmatched PATTERN` lets those pass whose names fit a pattern"
+                "`segkit weights convert --allow_unmatched PATTERN` accepts those whose names fit a pattern"
             )
 
 
@@ -62,11 +62,11 @@ def place(
 
     Args:
         theirs: The file's tensors.
-        names: Theirs -> ours, of those that have a counterpart.
-        ours: The network's parameters and buffers; on the meta device will do.
+        names: Their names, mapped to ours, where there is a counterpart.
+        ours: The network's parameters and buffers; they may be on the meta device.
 
     Returns:
-        What fits, under the network's names and in its dtypes, counters filled in; and the report.
+        The tensors that fit, under the network's names and in its dtypes, with counters filled in; and the report.
     """
     fitting: dict[str, Tensor] = {}
     renamed: dict[str, str] = {}

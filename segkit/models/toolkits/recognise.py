@@ -1,4 +1,4 @@
-"""Which encoder a file holds, from the shapes of its parameters: a ResNeSt, or a ResNet of timm and torchvision."""
+"""Recognises a file's encoder by the shapes of its parameters: a ResNeSt, or a ResNet of timm and torchvision."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _WIDEST = (64, 128, 256, 512)  # planes of every published network
 
-# ResNets by their shapes. Their names, put together, are timm's; timm refuses those that do not exist.
+# ResNets by their shapes. The parts combine to timm's names; timm refuses those that do not exist.
 _DEPTHS: dict[tuple[str, tuple[int, ...]], int] = {
     ("basic", (2, 2, 2, 2)): 18,
     ("basic", (3, 4, 6, 3)): 34,
@@ -43,8 +43,8 @@ class EncoderGuess:
     """An encoder that has the shapes of a file.
 
     Attributes:
-        name: As `build_encoder` takes it.
-        overrides: Its `encoder_args`; empty for the published ones.
+        name: The encoder's name for `build_encoder`.
+        overrides: The `encoder_args`; empty for the published encoders.
         in_channels: Channels of the input.
         notes: What the shapes leave open, in words.
     """
@@ -56,18 +56,18 @@ class EncoderGuess:
 
     @property
     def is_resnest(self) -> bool:
-        """Whether the way it is dilated is a choice."""
+        """Whether it is a ResNeSt, for which the dilation convention is a choice."""
         return self.name in RESNEST_VARIANTS
 
 
 def recognise_encoder(shapes: Shapes, file_name: str = "") -> EncoderGuess:
     """Find the encoder by the shapes of its parameters, under the authors' names ("conv1.0.weight", "layer1.0....").
 
-    The "fast" variants pool before the 3x3 convolution, which no shape shows: where a plain one has the same shapes it
-    is preferred, unless the file's name has "fast" in it.
+    The "fast" variants pool before the 3x3 convolution, which no shape shows. A plain variant with the same shapes is
+    preferred, unless the file's name has "fast" in it.
 
     Raises:
-        InputError: Neither a ResNeSt nor a ResNet; says what was found.
+        InputError: The encoder is neither a ResNeSt nor a ResNet; says what was found.
     """
     try:
         if "layer1.0.conv2.conv.weight" in shapes:
@@ -107,7 +107,7 @@ def _resnest(shapes: Shapes, fast: bool) -> EncoderGuess:
     overrides = {key: list(v) if isinstance(v, tuple) else v for key, v in differences[name].items()}
     if fast and not RESNEST_VARIANTS[name].get("avd_first"):
         overrides["avd_first"] = True
-        notes.append("taken as avd_first, because the file's name has 'fast' in it")
+        notes.append("avd_first is assumed, because the file's name has 'fast' in it")
     return EncoderGuess(name, overrides, shapes["conv1.0.weight"][1], tuple(notes))
 
 
@@ -129,6 +129,6 @@ def _resnet(shapes: Shapes) -> EncoderGuess:
 
 
 def _layers(shapes: Shapes) -> tuple[int, ...]:
-    """Blocks of the four stages."""
+    """The number of blocks in each of the four stages."""
     blocks = {match.groups() for name in shapes if (match := re.match(r"layer([1-4])\.(\d+)\.", name))}
     return tuple(sum(stage == str(i) for stage, _ in blocks) for i in (1, 2, 3, 4))

@@ -25,8 +25,8 @@ def launch(logits: Tensor, size: tuple[int, int], align_corners: bool, with_conf
     Args:
         logits: float16, bfloat16 or float32 (B, K, h, w) on CUDA, of any strides; on the CPU in Triton's interpreter.
         size: (H, W) wanted.
-        align_corners: as in `interpolate`.
-        with_confidence: whether the second result is wanted.
+        align_corners: As in `interpolate`.
+        with_confidence: Whether the second result is wanted.
     """
     batch, num_classes, height, width = logits.shape
     logits = logits.float() if logits.dtype == torch.float64 else logits
