@@ -25,7 +25,7 @@ ALLOWED = {
     "metadata":      {"arrays", "errors", "paths"},
     "ops":           {"errors", "machine"},
     "visualization": {"errors", "text"},
-    "contact_sheet": {"visualization"},
+    "contact_sheet": {"errors", "visualization"},
     "models":        {"bars", "errors", "files", "ops", "metadata", "paths", "text"},
     "inference":     {"arrays", "errors", "io", "machine", "ops", "metadata", "models", "paths", "plain_data",
                       "recipes"},

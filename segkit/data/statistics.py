@@ -20,6 +20,7 @@ from segkit.files import check_writable, parse_json, write_text
 from segkit.machine import cores
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.paths import cache_folder
+from segkit.text import aligned, percent
 
 VERSION = 1  # of the file; raise it when what is stored changes
 
@@ -100,6 +101,20 @@ def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
         median = np.median(shares[shares > 0])
         weights = np.divide(median, shares, out=np.zeros_like(pixels), where=shares > 0)
     return tuple(float(weight) for weight in weights)
+
+
+def statistics_table(found: Statistics) -> str:
+    """Pixels, share, images and weights of each class, in aligned rows."""
+    total = int(found.pixels.sum())
+    weights = [class_weights(found, kind) if total else (np.nan,) * len(found.class_names) for kind in KINDS]
+    rows: list[tuple[str, ...]] = [("id", "class", "pixels", "share", "images", *KINDS)]
+    for label, name in enumerate(found.class_names):
+        pixels = int(found.pixels[label])
+        share, own = f"{percent(pixels / max(1, total), 3)}%", (f"{kind[label]:.4g}" for kind in weights)
+        rows.append((str(label), name, str(pixels), share, str(found.images[label]), *own))
+    ignored = f"{percent(found.ignored / max(1, total + found.ignored), 3)}%"
+    rows.append(("", "ignored", str(found.ignored), ignored))
+    return f"{aligned(rows, left=(1,))} of all pixels"
 
 
 def statistics_path(layout: Layout, split: str) -> Path:

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from segkit.cli.data.command import main
-from segkit.contact_sheet import Share, Tile, contact_sheet, shares
+from segkit.contact_sheet.sheet import Share, Tile, contact_sheet, shares
 from segkit.data.albumentations import A
 from segkit.data.photometric import PhotoMetricDistortion
 from segkit.data.sets.folder import FolderDataModule

@@ -145,7 +145,7 @@ def test_kept_areas_are_compared_without_their_images(folder: Path, tmp_path: Pa
 
 def test_extra_scores_that_cannot_be(folder: Path, tmp_path: Path, capsys) -> None:
     assert score(folder, "good", tmp_path / "r.json", "--bootstrap", "0") == 2
-    assert "--bootstrap is 0" in capsys.readouterr().err
+    assert "--bootstrap: '0' is not a whole number from 1" in capsys.readouterr().err
     assert score(folder, "good", tmp_path / "r.json", "--bootstrap", "10", "--limit", "1") == 0
     assert "one image cannot be resampled" in capsys.readouterr().out
     assert score(folder, "good", tmp_path / "plain.json") == 0

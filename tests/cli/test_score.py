@@ -174,7 +174,7 @@ def test_an_interruption_keeps_what_was_scored(folders, monkeypatch, capsys) -> 
     ("change", "words"),
     [
         (["--metric", "mmsge"], "no such convention 'mmsge'; did you mean mmseg?"),
-        (["--limit", "0"], "--limit is 0; allowed is 1 or more"),
+        (["--limit", "0"], "--limit: '0' is not a whole number from 1"),
         (["--labels", "ade"], "--labels ade: no such file; allowed: cityscapes, ade20k, a classes.txt, or none"),
         (["--labels", "none"], "--labels none and --num_classes K go together"),
         (["--num_classes", "3"], "--labels none and --num_classes K go together"),

@@ -97,9 +97,13 @@ def score_parser() -> Parser:
     add("--metric", nargs="+", default=[DEFAULT], help=f"{ALL_METRICS}, or any of {', '.join(CONVENTIONS)}")
     _add_label_options(parser)
     add("--boundary", action=Switch, help="also score the boundary IoU, which reads the images once more")
-    add("--bootstrap", type=int, help="95 %% interval of every IoU from so many resampled sets; 1000 is usual")
+    add(
+        "--bootstrap",
+        type=whole_number(1),
+        help="95 %% interval of every IoU, from that many resampled sets; 1000 is usual",
+    )
     add("--plot", action=Switch, help="list the most confused pairs, and draw the confusion matrix beside the result")
-    add("--limit", type=int, help="images at most; the result is then marked partial")
+    add("--limit", type=whole_number(1), help="images at most; the result is then marked partial")
     add("--output", type=Path, default=Path("result.json"), help="result file; -2, -3, ... rather than over another")
     return parser
 
@@ -138,4 +142,4 @@ def _add_label_options(parser: argparse.ArgumentParser) -> None:
     add("--prediction_ending", default="", help="end of the file names that count, no part of the name: _labels.png")
     add("--truth_ending", default="", help="the same for the truth")
     add("--allow_missing", action=Switch, help="score the images that have a prediction, and leave out the others")
-    add("--workers", type=int, help="threads; default: one a core")
+    add("--workers", type=whole_number(1), help="threads; default: one a core")

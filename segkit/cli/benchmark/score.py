@@ -89,10 +89,6 @@ def _check(options: argparse.Namespace, manifest: Manifest | None, reading: Read
     for name in options.metric:
         if name != ALL_METRICS:
             convention(name, others=(ALL_METRICS,))
-    for name, hint in (("bootstrap", ", 1000 is usual"), ("limit", ""), ("workers", "")):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}; allowed is 1 or more{hint}")
     if manifest is not None:
         check_manifest(manifest, reading.space, reading.prediction_ids, options.pred_dir)
 

@@ -14,7 +14,7 @@ from segkit.errors import InputError
 from segkit.files import check_new_file, write_text
 
 if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds to import
-    from segkit.contact_sheet import Tile
+    from segkit.contact_sheet.sheet import Tile
     from segkit.data.datamodule import SegmentationDataModule
 
 # What changes how samples are read and not what they are. A batch of one lets small data sets be seen.
@@ -62,7 +62,7 @@ def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[
 
 
 def _sample(item: Any, wanted: int, class_names: Sequence[str]) -> "Tile":
-    from segkit.contact_sheet import Tile
+    from segkit.contact_sheet.sheet import Tile
 
     image = item["image"].permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
     height, width = item["mask"].shape
@@ -71,8 +71,8 @@ def _sample(item: Any, wanted: int, class_names: Sequence[str]) -> "Tile":
 
 
 def _write(path: Path, samples: Sequence["Tile"], data: "SegmentationDataModule", title: str) -> None:
-    from segkit.cli.data.browse_page import page
-    from segkit.contact_sheet import contact_sheet
+    from segkit.contact_sheet.page import page
+    from segkit.contact_sheet.sheet import contact_sheet
     from segkit.io import write_png
 
     space = data.label_space

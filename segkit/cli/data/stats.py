@@ -2,14 +2,11 @@
 
 import argparse
 
-import numpy as np
-
 from segkit.cli.words import say
 from segkit.data.layout.base import Layout
-from segkit.data.statistics import KINDS, Statistics, class_weights, statistics, statistics_path
+from segkit.data.statistics import statistics, statistics_path, statistics_table
 from segkit.errors import InputError
 from segkit.files import check_new_file
-from segkit.text import aligned, percent
 
 OWN_DATA_OPTIONS = ()
 
@@ -37,22 +34,9 @@ def run(options: argparse.Namespace, layout: Layout) -> int:
         found = statistics(layout, split, options.output, options.workers, said.append)
         path = statistics_path(layout, split) if options.output is None else options.output
         say(f"{layout.title} {split}: {len(found.by_image)} masks")
-        say(_table(found))
+        say(statistics_table(found))
         note = layout.label_space.note_of_absence(found.ids)
         if note is not None:
             say(f"warning: {note}")
         say(said[-1] if said else f"kept from an earlier count: {path}")
     return 0
-
-
-def _table(found: Statistics) -> str:
-    total = int(found.pixels.sum())
-    weights = [class_weights(found, kind) if total else (np.nan,) * len(found.class_names) for kind in KINDS]
-    rows: list[tuple[str, ...]] = [("id", "class", "pixels", "share", "images", *KINDS)]
-    for label, name in enumerate(found.class_names):
-        pixels = int(found.pixels[label])
-        share, own = f"{percent(pixels / max(1, total), 3)}%", (f"{kind[label]:.4g}" for kind in weights)
-        rows.append((str(label), name, str(pixels), share, str(found.images[label]), *own))
-    ignored = f"{percent(found.ignored / max(1, total + found.ignored), 3)}%"
-    rows.append(("", "ignored", str(found.ignored), ignored))
-    return f"{aligned(rows, left=(1,))} of all pixels"

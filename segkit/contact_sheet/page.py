@@ -1,4 +1,4 @@
-"""The sheet of `segkit data browse` as one HTML file: images inside it, nothing from the network, no script."""
+"""A contact sheet as one HTML file: images inside it, nothing from the network, no script."""
 
 import base64
 import html
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from segkit.contact_sheet import Share, Tile, chart_title, shares, tile_overlay
+from segkit.contact_sheet.sheet import Share, Tile, chart_title, shares, tile_overlay
 from segkit.errors import printable
 from segkit.visualization import IGNORED, Palette, fit
 
