@@ -9,26 +9,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from segkit.arrays import UInt8Array
 from segkit.bars import Bar
 from segkit.cli.parser import Parser, Switch
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError, install_extra, printable
-from segkit.files import check_writable, replacing, write_json
+from segkit.files import check_writable
 from segkit.inference.inputs import find_images
-from segkit.io import read_header, write_png
+from segkit.io import read_header
 from segkit.machine import parse_bytes
 from segkit.paths import check_regular
-from segkit.visualization import colorize, overlay, with_legend
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.inference.segmenter import Segmenter
-    from segkit.inference.stream import Labelled
 
 WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
 
@@ -113,12 +109,13 @@ class _Work:
         self._bar = Bar(total=len(stems), unit="image", disable=len(stems) == 1)
 
     def run(self) -> None:
+        from segkit.inference.results import write_results
         from segkit.inference.stream import predict_files
 
         with self._bar, ThreadPoolExecutor(WRITERS) as writers:
             writing: deque[tuple[Path, Future[None]]] = deque()
             for done in predict_files(self.segmenter, self._small(), self._complain):
-                work = writers.submit(_write_results, self.segmenter, done, self.stems[done.path], self.alpha)
+                work = writers.submit(write_results, self.segmenter, done, self.stems[done.path], self.alpha)
                 writing.append((done.path, work))
                 if len(writing) > WRITERS:  # no more images are held than are being written
                     path, work = writing.popleft()
@@ -126,8 +123,16 @@ class _Work:
             for path, work in writing:
                 self._finish(path, work.result)
             for path in self._large:
-                stem = self.stems[path]
-                self._finish(path, partial(_segment_large, self.segmenter, path, stem, self.alpha, self._memory))
+                self._finish(path, partial(self._write_large, path))
+
+    def _write_large(self, path: Path) -> None:
+        from segkit.inference.results import write_large_results
+        from segkit.inference.tiling.geotiff import open_large
+
+        with open_large(self.segmenter, path, self._memory) as large:
+            bar = Bar(total=large.image.forwards, unit="tile", desc=printable(path.name), leave=False)
+            with bar:
+                write_large_results(self.segmenter, large, self.stems[path], self.alpha, bar.update)
 
     def _small(self) -> Iterator[Path]:
         """The images that are read at once; the others are put aside."""
@@ -158,47 +163,6 @@ class _Work:
         self.failed += 1
         self._bar.update()
         _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
-
-
-def _write_results(segmenter: "Segmenter", done: "Labelled", stem: Path, alpha: float) -> None:
-    """Write the four results of one image, each in one step; `stem` is their path up to `_labels.png` and so on."""
-    image, labels = done.image, done.labels
-    write_png(_suffixed(stem, "_labels.png"), labels)
-    write_png(_suffixed(stem, "_color.png"), colorize(labels, segmenter.palette))
-    write_png(_suffixed(stem, "_overlay.png"), _drawn(segmenter, image, labels, alpha))
-    _write_areas(segmenter, done.path, stem, np.bincount(labels.ravel()), labels.shape)
-
-
-def _segment_large(segmenter: "Segmenter", path: Path, stem: Path, alpha: float, memory: int) -> None:
-    """Segment one image in tiles and write its labels, a preview of them and their areas."""
-    from segkit.inference.tiling.geotiff import open_large
-
-    with open_large(segmenter, path, memory) as large:
-        bar = Bar(total=large.image.forwards, unit="tile", desc=printable(path.name), leave=False)
-        with bar, replacing(_suffixed(stem, "_labels.tif")) as temporary:
-            counts, few = large.write_labels(temporary, seen=bar.update)
-        image = large.preview((few.shape[0], few.shape[1]))
-    write_png(_suffixed(stem, "_overlay.png"), _drawn(segmenter, image, few, alpha))
-    _write_areas(segmenter, path, stem, counts, large.image.size)
-
-
-def _drawn(segmenter: "Segmenter", image: np.ndarray, labels: np.ndarray, alpha: float) -> UInt8Array:
-    mixed = overlay(image, labels, segmenter.palette, alpha)
-    return with_legend(mixed, labels, segmenter.class_names, segmenter.palette)
-
-
-def _write_areas(segmenter: "Segmenter", path: Path, stem: Path, counts: np.ndarray, size: tuple[int, ...]) -> None:
-    """Write how many of the pixels of an image of (H, W) each train id has: `counts`."""
-    height, width = size
-    total = height * width
-    classes = [
-        {"id": int(i), "name": segmenter.class_names[i], "pixels": int(counts[i]), "share": int(counts[i]) / total}
-        for i in np.argsort(-counts, kind="stable")
-        if counts[i]
-    ]
-    how = {"protocol": segmenter.protocol.to_dict(), "precision": segmenter.precision}
-    found: dict[str, Any] = {"image": str(path), "height": height, "width": width, **how, "classes": classes}
-    write_json(_suffixed(stem, "_area.json"), found)
 
 
 def _parser() -> Parser:
@@ -238,10 +202,6 @@ def _alpha(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number in 0..1")
     return value
-
-
-def _suffixed(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)
 
 
 def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Segmenter") -> None:
