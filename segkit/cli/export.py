@@ -94,11 +94,6 @@ def _parser() -> Parser:
     parser.add_argument(
         "--protocol", metavar="NAME", help="recommended for tests; default: that of the newest complete result"
     )
-    parser.add_argument(
-        "--aux",
-        action=Switch,
-        default=True,
-        help="the auxiliary head, which only training needs",
-    )
+    parser.add_argument("--aux", action=Switch, default=True, help="the auxiliary head, which only training needs")
     parser.add_argument("--overwrite", action=Switch, help="write over FILE if it exists")
     return parser

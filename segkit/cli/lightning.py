@@ -21,7 +21,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from segkit.cli.given import named, with_recipes, with_run
 from segkit.cli.jsonargparse_border import SegmentationParser, explain
 from segkit.cli.lightning_messages import input_error, quiet
-from segkit.cli.options import add_options, check_effects
+from segkit.cli.options import add_options, check_typed
 from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
 from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
@@ -121,7 +121,7 @@ class SegmentationCLI(UserFirstCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse an unknown metric and options without effect, and print what differs from the checkpoint."""
-        check_effects(str(self.subcommand), self.typed, self.config[self.subcommand].as_dict())
+        check_typed(str(self.subcommand), self.typed, self.config[self.subcommand].as_dict())
         self.result_writer = ResultWriter(self.value(self.config, "metric"))
         given = self.value(self.config, "protocol")
         self.protocol = protocols.get(given) if isinstance(given, str) else protocols.from_fields(given)

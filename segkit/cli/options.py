@@ -18,6 +18,7 @@ from segkit.cli.parser import option_names
 from segkit.errors import InputError
 from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
 from segkit.models.inference_form import Precision
+from segkit.training.preflight import check_work
 from segkit.training.results import ALL_METRICS
 
 _ALL, _FIT, _SCORED = ("fit", "validate", "test", "predict"), ("fit",), ("test", "validate")
@@ -60,10 +61,7 @@ OPTIONS = {
         "Find the largest batch that fits into memory and estimate the time of the run; nothing is trained.",
     ),
     "encoder_weights": Option(
-        str | None,
-        None,
-        _FIT,
-        "The encoder's first weights: a file, or imagenet, which is downloaded once.",
+        str | None, None, _FIT, "The encoder's first weights: a file, or imagenet, which is downloaded once."
     ),
     "init_from": Option(
         str | None,
@@ -72,10 +70,7 @@ OPTIONS = {
         "A checkpoint of any toolkit to start from; everything in it that fits the network is taken.",
     ),
     "validation_scale": Option(
-        float,
-        1.0,
-        _FIT,
-        "The scale of the images in validation; where crops are cut from smaller images, give theirs.",
+        float, 1.0, _FIT, "The scale of the images in validation; where crops are cut from smaller images, give theirs."
     ),
     "save_every": Option(int, 1000, _FIT, "Write last.ckpt after every so many steps."),
     "skip_nonfinite": Option(
@@ -125,16 +120,7 @@ def add_options(parser: LightningArgumentParser, command: str) -> None:
     parser.set_defaults({f"checkpoint.{name}": value for name, value in _CHECKPOINT_DEFAULTS.items()})
 
 
-# command     what it does nothing without, and what it does
-_BATCHES = {
-    "fit":      ("limit_train_batches", "trained"),
-    "validate": ("limit_val_batches",   "validated"),
-    "test":     ("limit_test_batches",  "tested"),
-    "predict":  ("limit_predict_batches", "predicted"),
-}  # fmt: skip
-
-
-def check_effects(command: str, typed: Sequence[str], config: Mapping[str, Any]) -> None:
+def check_typed(command: str, typed: Sequence[str], config: Mapping[str, Any]) -> None:
     """Refuse options without any effect.
 
     Args:
@@ -152,27 +138,4 @@ def check_effects(command: str, typed: Sequence[str], config: Mapping[str, Any])
                 raise InputError(f"--{name}: has no effect on {command}, only on {where}; leave it out")
     if config.get("reschedule") and not config.get("ckpt_path"):
         raise InputError("--reschedule: has no effect on a new run; leave it out, or go on with one: --ckpt_path last")
-    _check_something_is_done(command, config["trainer"])
-
-
-def _check_something_is_done(command: str, trainer: Mapping[str, Any]) -> None:
-    limit, done = _BATCHES[command]
-    lengths = [limit, "max_epochs", "max_steps"] if command == "fit" else [limit]
-    empty = [name for name in lengths if trainer.get(name) == 0]
-    if empty:
-        raise InputError(f"trainer.{empty[0]} is 0, so nothing would be {done}; give another number, or leave it out")
-    if command == "fit" and trainer.get("accumulate_grad_batches") == 0:
-        raise InputError("trainer.accumulate_grad_batches is 0; allowed is 1 or more batches a step")
-    for name, (value, why) in _UNUSED.items():
-        if trainer.get(name) is not None and trainer[name] is not value:
-            raise InputError(f"trainer.{name}={trainer[name]}: {why}")
-
-
-# Trainer's option          what is left of it, and why nothing else is taken
-_UNUSED = {
-    "enable_checkpointing": (True, "a run that keeps no checkpoint is lost with its process; leave it out, or try a "
-                                   "recipe with --trainer.fast_dev_run 1, which writes nothing"),
-    "barebones":            (False, "it turns off checkpoints, logs and checks, which segkit always has; leave it out"),
-    "default_root_dir":     (None, "has no effect: a run writes where --run_dir says"),
-    "model_registry":       (None, "has no effect: segkit sends models to no registry; leave it out"),
-}  # fmt: skip
+    check_work(command, config["trainer"])

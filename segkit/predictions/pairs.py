@@ -1,11 +1,11 @@
 """Which label maps of two folders, of any tool, belong together."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segkit.errors import InputError
+from segkit.errors import InputError, printable
 from segkit.paths import walk_files
 from segkit.predictions.label_files import SERVERS, Ids
 
@@ -90,6 +90,18 @@ def find_pairs(
             "give the folders in which relative paths agree, or --prediction_ending, --truth_ending"
         )
     return Pairing(pairs, problems, unused, len(true))
+
+
+def problem_lines(problems: Sequence[Problem], most: int) -> Iterator[str]:
+    """The first ones of each kind, at most about `most` in all, and how many there are of it."""
+    kinds = defaultdict[str, list[Problem]](list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    each = max(1, min(3, most // max(1, len(kinds))))
+    for kind, some in kinds.items():
+        yield from (f"{kind}: {printable(problem.message)}" for problem in some[:each])
+        if len(some) > each:
+            yield f"{kind}: ... {len(some)} images in all"
 
 
 def _has_frames(folder: Path) -> bool:

@@ -31,9 +31,9 @@ from segkit.training.losses import LossConfig, check_class_weights, loss_terms
 from segkit.training.optim import OptimConfig, build_optimizer, groups_table, lr_factors, parameter_groups
 from segkit.training.preflight import (
     batch_size,
-    check_effects,
     check_monitors,
     check_norms,
+    check_settings,
     learning_rate,
     training_arguments,
 )
@@ -82,7 +82,7 @@ class SegmentationModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         require_rgb(network.config.get("init_args", {}))
-        check_effects(network, loss, norm_eval)
+        check_settings(network, loss, norm_eval)
         # channels_last is the layout in which convolutions are fastest, on the CPU (oneDNN) and on tensor cores.
         self.network = network.to(memory_format=torch.channels_last)
         self.optim, self.loss, self.normalization = optim, loss, normalization

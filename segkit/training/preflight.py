@@ -127,7 +127,7 @@ def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int])
     )
 
 
-def check_effects(network: SegmentationModel, loss: LossConfig, norm_eval: bool) -> None:
+def check_settings(network: SegmentationModel, loss: LossConfig, norm_eval: bool) -> None:
     """Refuse settings that change nothing of this network.
 
     Raises:
@@ -142,6 +142,46 @@ def check_effects(network: SegmentationModel, loss: LossConfig, norm_eval: bool)
         replace(loss, aux_weight=0.0)  # which refuses what belongs to a cross entropy, where there is none left
     if norm_eval and not any(isinstance(m, BATCH_NORMS) for m in network.encoder.modules()):
         raise InputError("model.norm_eval=true has no effect: the encoder has no batch norms; leave it out")
+
+
+# command     what it does nothing without, and what it does
+_BATCHES = {
+    "fit":      ("limit_train_batches", "trained"),
+    "validate": ("limit_val_batches",   "validated"),
+    "test":     ("limit_test_batches",  "tested"),
+    "predict":  ("limit_predict_batches", "predicted"),
+}  # fmt: skip
+
+# Trainer's option          what is left of it, and why nothing else is taken
+_UNUSED = {
+    "enable_checkpointing": (True, "a run that keeps no checkpoint is lost with its process; leave it out, or try a "
+                                   "recipe with --trainer.fast_dev_run 1, which writes nothing"),
+    "barebones":            (False, "it turns off checkpoints, logs and checks, which segkit always has; leave it out"),
+    "default_root_dir":     (None, "has no effect: a run writes where --run_dir says"),
+    "model_registry":       (None, "has no effect: segkit sends models to no registry; leave it out"),
+}  # fmt: skip
+
+
+def check_work(command: str, trainer: Mapping[str, Any]) -> None:
+    """Refuse options of the Trainer by which nothing would be done, or which have no effect on a run of segkit.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        trainer: The options.
+
+    Raises:
+        InputError: Names the first such option.
+    """
+    limit, done = _BATCHES[command]
+    lengths = [limit, "max_epochs", "max_steps"] if command == "fit" else [limit]
+    empty = [name for name in lengths if trainer.get(name) == 0]
+    if empty:
+        raise InputError(f"trainer.{empty[0]} is 0, so nothing would be {done}; give another number, or leave it out")
+    if command == "fit" and trainer.get("accumulate_grad_batches") == 0:
+        raise InputError("trainer.accumulate_grad_batches is 0; allowed is 1 or more batches a step")
+    for name, (value, why) in _UNUSED.items():
+        if trainer.get(name) is not None and trainer[name] is not value:
+            raise InputError(f"trainer.{name}={trainer[name]}: {why}")
 
 
 _CONFIGS = {"optim": OptimConfig, "loss": LossConfig}

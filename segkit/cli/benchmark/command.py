@@ -68,11 +68,7 @@ def table_parser() -> Parser:
         help="YAML list of rows with some of name, model, config, data, protocol, metric, in place of models and data",
     )
     add("--config", metavar="FILE", help="a recipe: gives data and published number of the models")
-    add(
-        "--protocol",
-        nargs="+",
-        help="whole, ms-flip, ..., or YAML files; default: the recipe's, or whole",
-    )
+    add("--protocol", nargs="+", help="whole, ms-flip, ..., or YAML files; default: the recipe's, or whole")
     add("--metric", default=DEFAULT, help=f"convention of the scores: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
     add("--output", metavar="DIR", default="benchmark", help="folder of the table; default: benchmark")
     add("--device", help="cpu, cuda, ...; default: the GPU where there is one")

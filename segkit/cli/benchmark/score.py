@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from segkit.files import check_writable, free_path, write_json
 from segkit.predictions.extra_scores import ExtraScores, extra_scores
 from segkit.predictions.folders import FolderScores, Reading, areas_of_folder, score_folders
 from segkit.predictions.manifest import Manifest, check_manifest, named_space, read_manifest
-from segkit.predictions.pairs import Problem
+from segkit.predictions.pairs import Problem, problem_lines
 from segkit.predictions.scoring import suspicion
 
 LINES = 10  # of problems that are printed; the result file has them all
@@ -176,16 +175,8 @@ def _tables(metrics: Sequence[str]) -> list[str]:
 
 
 def _complain(problems: Sequence[Problem]) -> None:
-    """The first ones of each kind, at most `LINES` in all, and how many there are of it."""
-    kinds = defaultdict[str, list[Problem]](list)
-    for problem in problems:
-        kinds[problem.kind].append(problem)
-    each = max(1, min(3, LINES // max(1, len(kinds))))
-    for kind, some in kinds.items():
-        for problem in some[:each]:
-            say(f"{kind}: {printable(problem.message)}", to=sys.stderr)
-        if len(some) > each:
-            say(f"{kind}: ... {len(some)} images in all", to=sys.stderr)
+    for line in problem_lines(problems, LINES):
+        say(line, to=sys.stderr)
 
 
 def _names(options: argparse.Namespace) -> tuple[str, str]:

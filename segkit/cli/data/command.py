@@ -63,7 +63,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _raw("segkit data", _DESCRIPTION)
+    parser = Parser("segkit data", description=_DESCRIPTION)
     actions = parser.add_subparsers(dest="action", required=True, metavar="check | stats | cache | browse")
     check = _add(actions, "check", "list what is wrong", _CHECK)
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the full report")
@@ -91,17 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _raw(program: str, description: str) -> Parser:
-    return Parser(program, description=description)
-
-
 def _add(actions: "argparse._SubParsersAction[Parser]", name: str, short: str, long: str) -> Parser:
     """A command, with the arguments that all of them have."""
-    command = actions.add_parser(
-        name,
-        help=short,
-        description=f"{long}\n\n{_DATA}",
-    )
+    command = actions.add_parser(name, help=short, description=f"{long}\n\n{_DATA}")
     command.add_argument(
         "name", metavar="NAME", nargs="?", help="of the data set, or a .yaml; --data NAME does as well"
     )

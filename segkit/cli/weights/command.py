@@ -116,21 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_recalibration(recalibrate)
     for action in (convert, recalibrate):
         action.add_argument("-o", "--output", type=Path, required=True, help="the file to write, model.safetensors")
-        action.add_argument(
-            "--overwrite",
-            action=Switch,
-            help="write over the output if it exists",
-        )
+        action.add_argument("--overwrite", action=Switch, help="write over the output if it exists")
     return parser
 
 
 def _add_choices(action: argparse.ArgumentParser) -> None:
     action.add_argument("file", type=Path, help="weight file of any toolkit")
-    action.add_argument(
-        "--all",
-        action=Switch,
-        help="print all names, not the first 10 of each kind",
-    )
+    action.add_argument("--all", action=Switch, help="print all names, not the first 10 of each kind")
     action.add_argument("--encoder", help="resnest50_fast_2s1x64d, ...: in place of what the shapes suggest")
     action.add_argument("--output_stride", type=int, default=8, choices=(8, 16, 32), help="default: 8")
     action.add_argument(
