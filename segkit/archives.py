@@ -1,7 +1,7 @@
-"""Zip files of strangers: a directory that is believed only where it agrees with itself, and members read by place.
+"""Reads untrusted zip files: the directory is believed only where it is consistent, and members are read by position.
 
-A member is read by two reads and a decompression, without the archive's directory, so that a loader worker opens
-nothing that it would have to share. Stored members are as fast as files; deflated ones take the time to inflate them.
+Reading a member takes two reads and a decompression, without the archive's directory, so that a loader worker opens
+nothing that it would have to share. Stored members are as fast as files; deflated ones also have to be inflated.
 """
 
 import stat
@@ -41,14 +41,14 @@ class ZipMember:
     """A file inside a zip.
 
     Attributes:
-        archive: The zip.
-        name: Path inside it, with '/'.
-        stored_name: The same as the zip has it.
-        offset: Byte at which the member begins.
-        packed: Bytes of its stored content.
-        size: Bytes of its content.
-        crc: CRC-32 of its content.
-        method: How it is stored: `zipfile.ZIP_STORED` or `ZIP_DEFLATED`.
+        archive: The zip's path.
+            name: Path inside it, with '/'.
+            stored_name: The same path as stored in the zip.
+            offset: Byte at which the member begins.
+            packed: Size of its stored content in bytes.
+            size: Size of its content in bytes.
+            crc: CRC-32 of its content.
+            method: How it is stored: `zipfile.ZIP_STORED` or `ZIP_DEFLATED`.
     """
 
     archive: Path
@@ -68,7 +68,7 @@ class ZipMember:
         """The content.
 
         Raises:
-            InputError: It is damaged, or not what the archive's directory said.
+            InputError: It is damaged, or not what the archive's directory says.
             OSError: The archive cannot be read.
         """
         with self.archive.open("rb") as file:
@@ -82,13 +82,13 @@ class ZipMember:
         raise InputError(f"{self}: damaged in its zip file (wrong check sum); download {self.archive.name} again")
 
     def _is_own(self, header: bytes, name: bytes) -> bool:
-        """Whether the header before the content is that of this member, not of another one."""
+        """Whether the header before the content belongs to this member."""
         start, flags, _, _ = _LOCAL_HEADER.unpack(header)
         encoding = "utf-8" if flags & _UTF8 else "cp437"
         return bool(start == _LOCAL_START) and name.decode(encoding, "replace") == self.stored_name
 
     def _unpacked(self, data: bytes) -> bytes:
-        """Never more than a byte over what the directory promised, whatever the data would become."""
+        """Unpack, but at most one byte more than the directory promised, however large the data would become."""
         if self.method == zipfile.ZIP_STORED:
             return data
         try:
@@ -98,11 +98,11 @@ class ZipMember:
 
 
 def read_members(archive: Path) -> list[ZipMember]:
-    """All files of a zip, in the order of its directory; a name may be there twice.
+    """All files of a zip, in the order of its directory; a name may occur twice.
 
     Raises:
-        InputError: It is not a zip; or a member's name leads out of the folder it is unpacked to, or it is a link, is
-            encrypted, compressed in another way than by deflate, or lies where or as large as it cannot be.
+        InputError: It is not a zip; or a member's name leads out of the folder it is unpacked to, or the member is a
+            link, encrypted, not stored or deflated, or has an impossible position or size.
     """
     try:
         size = archive.stat().st_size
@@ -117,10 +117,10 @@ def read_members(archive: Path) -> list[ZipMember]:
 
 
 def check_entries(archive: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
-    """Refuse links, and names that lead out of the folder that the zip is unpacked to, or that are none.
+    """Refuse links, invalid names, and names that lead out of the folder to which the zip is unpacked.
 
     Raises:
-        InputError: Names the first.
+        InputError: There is such an entry; names the first.
     """
     for entry in entries:
         name = entry.orig_filename  # as it stands there; `filename` ends at a zero byte
@@ -145,7 +145,7 @@ def _member(archive: Path, entry: zipfile.ZipInfo) -> ZipMember:
 
 
 def _check_places(members: list[ZipMember], size: int) -> None:
-    """Refuse members that lie behind the end of the archive, or one over another."""
+    """Refuse members that lie beyond the end of the archive or overlap."""
     ordered = sorted(members, key=lambda member: member.offset)
     ends = [*(member.offset for member in ordered[1:]), size]
     for member, end in zip(ordered, ends, strict=True):

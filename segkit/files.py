@@ -1,6 +1,6 @@
-"""Writing files: each under a temporary name in the same folder, then renamed, so that no run leaves half a file.
+"""Writes each file under a temporary name in the same folder, then renames it, so that no run leaves half a file.
 
-And the refusals before work is spent on a file that cannot be written or must not be replaced.
+It also refuses, before work is spent on it, a file that cannot be written or must not be replaced.
 """
 
 import errno
@@ -47,12 +47,12 @@ _cleaned: set[Path] = set()  # folders in which this process has removed what ot
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text atomically; the folder is made."""
+    """Write UTF-8 text atomically, creating the folder."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike[str], obj: object) -> None:
-    """Write `obj` as indented JSON atomically; the folder is made."""
+    """Write `obj` as indented JSON atomically, creating the folder."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -60,7 +60,7 @@ def parse_json(text: str | bytes) -> Any:
     """The content of a JSON text.
 
     Raises:
-        ValueError: It is not JSON, or lists are too deep inside each other; the caller knows what file it is.
+        ValueError: The text is not JSON, or nested too deeply; the caller knows the file's name.
     """
     try:
         return json.loads(text)
@@ -69,17 +69,17 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write bytes atomically; the folder is made."""
+    """Write bytes atomically, creating the folder."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary name in the folder of `path` (which is made) to write to; renamed to `path` if nothing is raised.
+    """Give a temporary name in the folder of `path` (created if missing); rename it to `path` if nothing is raised.
 
     Raises:
-        InputError: The file cannot be written: the disk is full or read-only, say. What `path` held is still there.
+        InputError: The file cannot be written, for example on a full or read-only disk; `path` keeps its content.
     """
     target = Path(path)
     # Not tempfile: its 0600 mode would survive the rename.
@@ -103,14 +103,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_refusal(error: BaseException, path: str | os.PathLike[str] | None = None) -> InputError | None:
-    """What an error of the file system, or of a library that met one, comes to in one line.
+    """Turn an error of the file system, or of a library that met one, into one line.
 
     Args:
-        error: Of the system, of `torch.save`, or of safetensors.
-        path: What was being written; None: what the error names.
+        error: An error of the system, `torch.save` or safetensors.
+        path: The file that was being written; None means the one that the error names.
 
     Returns:
-        None: it is about something else.
+        The one-line error; None if `error` is about something else.
     """
     if isinstance(error, InputError):
         return None
@@ -122,7 +122,7 @@ def write_refusal(error: BaseException, path: str | os.PathLike[str] | None = No
 
 
 def _number(error: BaseException) -> int | None:
-    """The errno of the first error of the system behind `error`."""
+    """The errno of the first system error behind `error`."""
     cause: BaseException | None = error
     while cause is not None:
         said = _OS_ERROR.search(str(cause))
@@ -138,7 +138,7 @@ def check_new_file(path: Path, force: bool) -> None:
     """Refuse, before work is spent on it, a file that exists (unless `force`) or that cannot be written.
 
     Raises:
-        InputError: Says which.
+        InputError: The file exists or cannot be written; says which.
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder; name a file in it")
@@ -148,14 +148,14 @@ def check_new_file(path: Path, force: bool) -> None:
 
 
 def check_writable(folder: Path, option: str = "--output") -> None:
-    """Refuse an output folder that cannot be made or written; makes nothing.
+    """Refuse an output folder that cannot be created or written; nothing is created.
 
     Args:
-        folder: Where results are to go.
-        option: What the user changes to name another one.
+        folder: The folder for results.
+        option: The option that names another folder.
 
     Raises:
-        InputError: Says why.
+        InputError: The folder cannot be used; says why.
     """
     existing = nearest_existing(folder)
     if not existing.is_dir():
@@ -169,7 +169,7 @@ def check_writable(folder: Path, option: str = "--output") -> None:
 
 
 def nearest_existing(path: Path) -> Path:
-    """`path`, absolute, or where it does not exist yet the nearest of its parents that does."""
+    """`path`, absolute, or its nearest existing parent if it does not exist yet."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
@@ -178,7 +178,7 @@ def _is_read_only(folder: Path) -> bool:
 
 
 def free_path(path: Path) -> Path:
-    """`path`, or with -2, -3, ... before its suffix if that exists: what is there is never written over."""
+    """`path`, or with -2, -3, ... before its suffix if it exists, so that nothing is overwritten."""
     free, number = path, 1
     while free.exists():
         number += 1
@@ -187,9 +187,9 @@ def free_path(path: Path) -> Path:
 
 
 def temporary_name(target: Path) -> Path:
-    """A name in the folder of `target` that says which process writes it, where others cannot tell by themselves.
+    """A name in the folder of `target` that tells other processes who writes it.
 
-    What processes that were killed have left in that folder is removed when this one first asks for a name there.
+    When this process first asks for a name in a folder, files left there by killed processes are removed.
     """
     folder = target.parent.absolute()
     if folder not in _cleaned:
@@ -199,14 +199,14 @@ def temporary_name(target: Path) -> Path:
 
 
 def remove_left_behind(folder: Path, all_of_them: bool = False) -> None:
-    """Remove the files of `temporary_name` in a folder that nobody will rename: their processes are dead.
+    """Remove the files of `temporary_name` in a folder whose processes are dead, so that nobody will rename them.
 
-    A process is looked for where its number means something, on this machine and in this container; a file of another
-    one goes when it is older than a day.
+    Whether a process lives is known only on this machine and in this container; files of other ones are removed once
+    they are older than a day.
 
     Args:
-        folder: To look into; it need not exist.
-        all_of_them: Nobody else writes here.
+        folder: The folder; it need not exist.
+        all_of_them: Whether to remove all of them, because nobody else writes here.
     """
     for path in folder.glob(".*.tmp"):
         found = _TEMPORARY.fullmatch(path.name)
@@ -237,7 +237,7 @@ def _is_alive(pid: int) -> bool:
 
 @cache
 def _place() -> str:
-    """Eight letters for this machine and, in a container, its numbering of processes."""
+    """Eight characters that identify this machine and, in a container, its process numbering."""
     try:
         numbering = os.readlink("/proc/self/ns/pid")
     except OSError:

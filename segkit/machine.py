@@ -14,12 +14,12 @@ _CGROUPS = (  # (limit, usage) of this process's container: version 2, version 1
 
 
 def cores() -> int:
-    """Cores that this process is allowed to run on, where the system says so; else all of them."""
+    """The number of cores this process may run on if the system says so, otherwise all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:
-    """Bytes that are free now, of the machine or of what its container leaves, whichever is less."""
+    """Bytes that are free now, on the machine or within its container's limit, whichever is less."""
     return int(min([_free_of_machine(), *(_free_of_container(*files) for files in _CGROUPS)]))
 
 
@@ -27,7 +27,7 @@ def parse_bytes(text: str) -> int:
     """`"8GB"`, `"500 MB"`, `"16GiB"` or `"8000000000"` as bytes; k, M, G and T are powers of 1000, Ki, ... of 1024.
 
     Raises:
-        InputError: The text is no such amount, or less than one byte.
+        InputError: The text is not such an amount, or less than one byte.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?\s*", text.lower())
     value = int(float(match[1]) * _UNITS[match[2]]) if match else 0
@@ -57,7 +57,7 @@ def _free_of_machine() -> int:
 
 
 def _free_of_container(limit: str, usage: str) -> int | float:
-    """What the container's limit leaves; infinite where there is none ("max" is how version 2 writes that)."""
+    """What the container's limit leaves; infinite if there is none (version 2 writes "max")."""
     try:
         return int(Path(limit).read_text(encoding="ascii")) - int(Path(usage).read_text(encoding="ascii"))
     except (OSError, ValueError):

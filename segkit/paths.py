@@ -1,4 +1,4 @@
-"""Paths that others wrote: what lies below a folder, what can be read as a file, and which names lead out of one."""
+"""Handles other people's paths: what is in a folder, what can be read as a file, and which names lead outside."""
 
 import errno
 import os
@@ -24,12 +24,12 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def cache_folder() -> Path:
-    """What segkit keeps for itself between runs: $SEGKIT_CACHE, or ~/.cache/segkit."""
+    """The folder that segkit keeps between runs: $SEGKIT_CACHE, or ~/.cache/segkit."""
     return Path(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit").expanduser()
 
 
 def looked_for(path: Path) -> str:
-    """For a message about a relative path that leads nowhere: where it led; nothing of an absolute one."""
+    """Say, for a message about a missing relative path, where it was looked for; "" for an absolute one."""
     if path.is_absolute():
         return ""
     return f" (looked for {path.absolute()}: a relative path begins at the folder in which segkit is run)"
@@ -38,19 +38,19 @@ def looked_for(path: Path) -> str:
 def walk_files(
     folder: Path, suffixes: Sequence[str] = (), failed: Callable[[Path, InputError], None] | None = None
 ) -> list[Path]:
-    """Everything but folders, anywhere below a folder, in the order of the paths.
+    """List everything but folders, anywhere below a folder, in the order of the paths.
 
-    What `is_left_out` names, and all below it, is left out. Links to folders are followed: each folder is entered once,
-    by its own name rather than a link's, and a link that leads back up to a folder that holds it is left out.
+    Names that match `is_left_out`, and all below them, are left out. Links to folders are followed: each folder is
+    entered once, by its own name rather than a link's, and a link to a folder that contains it is left out.
 
     Args:
         folder: Where to begin; it may be hidden, or a link.
-        suffixes: Endings that count, in small letters; those of the files may be in capitals. None given: all.
-        failed: Told of each folder that cannot be read and each name that is not UTF-8, and the walk goes on; without
-            it the first one is raised.
+            suffixes: Suffixes to include, in lower case, whatever the case of the files'; all if none is given.
+            failed: Called for each folder that cannot be read and each name that is not UTF-8, after which the walk
+                continues; without it, the first one is raised.
 
-    Raises:
-        InputError: There is no such folder, or what `failed` would be told.
+        Raises:
+            InputError: There is no such folder, or something failed and `failed` is not given.
     """
     walk = _Walk(tuple(suffixes), failed or _raise)
     walk.tree(folder, ())
@@ -60,7 +60,7 @@ def walk_files(
 
 
 class _Walk:
-    """The state of one walk: the paths found, the real folders entered, and the links to folders put aside."""
+    """The state of one walk: the paths found, the real folders entered, and the links to folders set aside."""
 
     def __init__(self, suffixes: tuple[str, ...], failed: Callable[[Path, InputError], None]) -> None:
         self._suffixes, self._failed = suffixes, failed
@@ -69,7 +69,7 @@ class _Walk:
         self._entered: set[Path] = set()
 
     def tree(self, top: Path, holders: tuple[Path, ...]) -> None:
-        """Enter a folder and the real ones below it; `holders`: real folders of the links that led to it."""
+        """Enter a folder and the real ones below it; `holders` are the real folders of the links that led to it."""
         real_top = Path(os.path.realpath(top))
         if any(real_top == holder or real_top in holder.parents for holder in holders):
             return
@@ -115,24 +115,24 @@ class _Walk:
 
 
 def is_left_out(name: str) -> bool:
-    """Whether a file or folder of this name is no data: hidden, or written by a file server or system."""
+    """Whether a file or folder of this name is not data: hidden, or written by a file server or system."""
     return name.startswith(".") or name.lower() in _NO_DATA
 
 
 def leads_outside(name: str) -> bool:
-    """Whether a name in a list or archive, parts joined by '/', may lead out of the folder that it is relative to.
+    """Whether a name in a list or archive, parts joined by '/', may lead out of the folder to which it is relative.
 
-    On any system: an absolute path, "..", a drive, backslashes.
+    This covers any system: absolute paths, "..", drives and backslashes.
     """
     steps_up = any(part.strip() == ".." for part in name.split("/"))
     return steps_up or name.startswith("/") or "\\" in name or "\0" in name or _DRIVE.match(name) is not None
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is there and can be read neither as a file nor as a folder: opening a pipe would wait for ever.
+    """Refuse what exists but can be read neither as a file nor as a folder: opening a pipe would block forever.
 
     Raises:
-        InputError: It is a pipe, a socket, a device, or a link that leads nowhere; or its name is not UTF-8.
+        InputError: It is a pipe, a socket, a device or a dangling link, or its name is not UTF-8.
     """
     _check_text(path)
     try:
@@ -152,15 +152,15 @@ def read_file(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        InputError: As `check_regular`.
-        OSError: It is absent, a folder, or cannot be read.
+        InputError: It is not a regular file; see `check_regular`.
+            OSError: It is missing, a folder, or cannot be read.
     """
     check_regular(path)
     return path.read_bytes()
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    r"""A path as a message can show it: bytes that are not UTF-8 and what does not print as `\xff`."""
+    r"""A path as messages show it, with bytes that are not UTF-8 or not printable as `\xff`."""
     return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 

@@ -1,7 +1,7 @@
-"""YAML as plain data, from texts of any origin: what is wrong is said in one line.
+"""Reads YAML of any origin as plain data; errors take one line.
 
-A few bytes of YAML can stand for billions of values (anchors of anchors), or for lists in lists without end, which the
-readers' recursion does not survive. Both are refused before anything is built.
+A few bytes of YAML can stand for billions of values (anchors of anchors) or for endlessly nested lists, which would
+overflow the readers' recursion. Both are refused before anything is built.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file, as plain data.
 
     Raises:
-        InputError: The file is absent or not YAML; names line and column.
+        InputError: The file is missing or not YAML; names line and column.
     """
     return parse_yaml(read_text(path), path)
 
@@ -32,7 +32,7 @@ def read_text(path: Path) -> str:
     """The text of a config.
 
     Raises:
-        InputError: It is absent or not UTF-8.
+        InputError: The file is missing or not UTF-8.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file{looked_for(path)}; give another path")
@@ -44,10 +44,10 @@ def read_text(path: Path) -> str:
 
 
 def parse_yaml(text: str, path: Path | str) -> Any:
-    """The content of a YAML text; `path` is what the message calls it.
+    """The content of a YAML text; `path` is its name in messages.
 
     Raises:
-        InputError: It is not YAML (names line and column), or it is too deep or too much.
+        InputError: It is not YAML (names line and column), nested too deeply, or too large.
     """
     try:
         check_size(text, path)
@@ -64,7 +64,7 @@ def check_size(text: str, path: Path | str) -> None:
     """Refuse a YAML text that stands for more than any config has.
 
     Raises:
-        InputError: Too deep, too many values, or an anchor inside itself.
+        InputError: It is nested too deeply, has too many values, or has an anchor inside itself.
         yaml.YAMLError: It is not YAML.
     """
     anchors: dict[str, int] = {}  # values that each stands for
@@ -92,7 +92,7 @@ def check_size(text: str, path: Path | str) -> None:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` to `{"a.b": 1}`."""
+    """Turn `{"a": {"b": 1}}` into `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):

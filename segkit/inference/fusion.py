@@ -1,7 +1,7 @@
-"""Fuses what the network said of several views into scores, one strip of output rows at a time.
+"""Fuses the network's outputs for several views into scores, one strip of output rows at a time.
 
-The logits stay at the network's stride. For each strip only the rows that it needs are upsampled, averaged over
-windows, resized to the output size and added up over views, so that memory depends on the strip and not on the
+The logits stay at the network's stride. For each strip, only the rows that it needs are upsampled, averaged over
+windows, resized to the output size and summed over views, so that memory depends on the strip and not on the
 image. Letters: B batch, K classes, H W output size, h w logits, m rows of a view behind n rows of the output.
 """
 
@@ -22,10 +22,10 @@ EXP_LIMIT = 80.0  # exp(80) = 5.5e34: float32 (3.4e38) still holds the sum of 60
 
 @dataclass(frozen=True)
 class View:
-    """What the network said of the image at one scale.
+    """The network's output for the image at one scale.
 
     Attributes:
-        grid: The windows it saw.
+        grid: The windows that the network saw.
         logits: For each window of the grid, (B, K, h, w) at the network's stride, in the dtype it emitted;
             float32 if a flipped window is already added.
     """
@@ -43,12 +43,12 @@ class StripFusion:
     and the scores are the authors'.
 
     Args:
-        views: At least one; all of the same batch and classes.
+        views: One or more views of the same batch and classes.
         size: (H, W) of the output.
-        protocol: Resolved, that is with `align_corners` set.
-        forwards: Of how many network outputs each pixel's mean consists (logit_mean, softmax_mean).
-        strip_bytes: The largest float tensor to make. A strip is at least one row, so that where the rows behind
-            one row do not fit, B K (s + 5) max(W, W of the view) floats are made, for s = max(1, scale).
+        protocol: The resolved protocol, with `align_corners` set.
+            forwards: How many network outputs each pixel's mean has (logit_mean, softmax_mean).
+            strip_bytes: Bytes of the largest float tensor to make. A strip has at least one row; if the rows behind it
+                do not fit, B K (s + 5) max(W, W of the view) floats are made, for s = max(1, scale).
     """
 
     def __init__(
@@ -128,12 +128,12 @@ class _ViewRows:
 
 
 def best_of(scores: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor]:
-    """The class of the largest score, and its share of all: how sure the fused views are.
+    """The class with the largest score, and its share of all scores: the fused views' confidence.
 
     Args:
-        scores: Fused, float (B, K, n, W), as `StripFusion` gives them.
-        fusion: How they were fused. `"softmax_mean"`: they are probabilities already. `"logit_mean"`: their softmax
-            is taken. `"exp_sum"`: they are divided by their sum; where all of them are 0, each class has 1 / K.
+        scores: Fused scores of `StripFusion`, float (B, K, n, W).
+            fusion: How they were fused. `"softmax_mean"`: they are probabilities already. `"logit_mean"`: their softmax
+                is taken. `"exp_sum"`: they are divided by their sum; if all are 0, each class gets 1 / K.
 
     Returns:
         int64 labels (B, n, W), the lowest of equals, and float32 confidence (B, n, W) in 0..1.
@@ -148,6 +148,6 @@ def best_of(scores: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor]:
 
 
 def _exp_shift(views: Sequence[View]) -> Tensor:
-    """What to take off each image's logits, float32 (B, 1, 1, 1): bilinear values never exceed the largest logit."""
+    """What to subtract from each image's logits, float32 (B, 1, 1, 1): bilinear values never exceed the largest."""
     largest = torch.stack([logits.float().amax(dim=(1, 2, 3)) for view in views for logits in view.logits])
     return (largest.amax(dim=0) - EXP_LIMIT).clamp_(min=0).view(-1, 1, 1, 1)

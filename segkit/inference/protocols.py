@@ -1,4 +1,4 @@
-"""Test protocols: what is done with an image at test time, as data, and the named ones.
+"""Test protocols: data that says what is done with an image at test time, and the named protocols.
 
 A score is a property of (weights, split, protocol). The toolkits of the field differ in how large their views are, in
 how the image is resized, and in how views become one score; here each of these is a field, so that each one's
@@ -47,25 +47,25 @@ class Protocol:
     summed over scales (`"exp_sum"`, where the flip is already inside). The label is the argmax, the lowest of equals.
 
     Attributes:
-        name: For logs and result files.
-        scales: Factors on what `resize_to` names.
-        flip: Also look at each view mirrored left to right.
+        name: The name in logs and result files.
+            scales: Factors on the size that `resize_to` names.
+            flip: Whether each view is also seen mirrored left to right.
         fusion: How views become one score.
         resize_to: What the scales multiply. `"image"` and `"mmcv_image"`: its sides. `"long_side"`,
             `"short_side"` and `"csail"` (its short side, in multiples of 8): `base_size`. `"mmcv_limits"`: both
             `long_limit` and `base_size`, between which the image is fitted.
         base_size: Pixels of that side at scale 1; not for image and mmcv_image.
-        window: Side in pixels of the square the network sees; None = the whole image.
-        stride: Pixels from one window to the next; None = int(window * 2 / 3).
+            window: Side in pixels of the square the network sees; None means the whole image.
+            stride: Pixels from one window to the next; None means int(window * 2 / 3).
         window_rule: What happens at the right and bottom border.
-        align_corners: Of every resize but OpenCV's and Pillow's; None = as the network was trained (its attribute
-            `align_corners`).
-        long_limit: Largest long side in pixels, for mmcv_limits (times the scale) and csail (as it is) only.
-        resample: With which library the image is resized; see `segkit.inference.views.ImageResizer`.
-        upsample_to: To which size the network's logits are upsampled first.
+        align_corners: How every resize except OpenCV's and Pillow's is aligned; None means as the network was trained
+                (its attribute `align_corners`).
+            long_limit: Largest long side in pixels, only for mmcv_limits (times the scale) and csail (unscaled).
+            resample: The library that resizes the image; see `segkit.inference.views.ImageResizer`.
+            upsample_to: The size to which the network's logits are upsampled first.
 
     Raises:
-        InputError: A value that is not allowed, or fields that contradict each other.
+        InputError: A value is not allowed, or fields contradict each other.
     """
 
     name: str
@@ -93,10 +93,10 @@ class Protocol:
         self._check_windows()
 
     def resolved(self, align_corners: bool) -> Protocol:
-        """The protocol that really runs, every None with a meaning filled in; for logs and result files.
+        """The protocol that really runs, with every None replaced, for logs and result files.
 
         Args:
-            align_corners: The network's, which holds where this protocol has none of its own.
+            align_corners: The network's setting, used if this protocol has none.
         """
         stride = self.stride
         if self.window is not None and stride is None:
@@ -105,7 +105,7 @@ class Protocol:
         return replace(self, stride=stride, align_corners=keep)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for a result file; `Protocol(**values)` reads it back."""
+        """Plain data for a result file; `Protocol(**values)` reads it back."""
         return asdict(self) | {"scales": list(self.scales)}
 
     def _check_scales(self) -> None:
@@ -208,10 +208,10 @@ def get(name: str) -> Protocol:
     """The protocol of that name (see `NAMED`: whole, ms-flip, encoding-ms, mmseg-ms, ...), or in that YAML file.
 
     Args:
-        name: Of a protocol, of a file with the fields of `Protocol`, or of a recipe (`protocols/half-ms-flip`).
+        name: A protocol, a file with the fields of `Protocol`, or a recipe (`protocols/half-ms-flip`).
 
-    Raises:
-        InputError: No protocol has that name (the message lists those that exist), or the file is no protocol.
+        Raises:
+            InputError: No protocol has that name (the message lists those that exist), or the file is not a protocol.
     """
     if name in NAMED:
         return NAMED[name]
@@ -222,15 +222,15 @@ def get(name: str) -> Protocol:
 
 
 def from_fields(values: Any, name: str = "own", where: str = "protocol") -> Protocol:
-    """A protocol from its fields.
+    """Make a protocol from its fields.
 
     Args:
-        values: Names and values, as a file or a recipe has them.
-        name: Of the protocol, where the values give none.
-        where: The values stand, with which a message begins.
+        values: Names and values from a file or a recipe.
+            name: The protocol's name, if the values give none.
+            where: The place of the values, with which error messages begin.
 
-    Raises:
-        InputError: There are other names, or values of other types.
+        Raises:
+            InputError: A name is unknown, or a value has the wrong type.
     """
     allowed = [field.name for field in dataclass_fields(Protocol)]
     if not isinstance(values, Mapping):

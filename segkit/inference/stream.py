@@ -1,7 +1,7 @@
-"""Labels of many images: reading, moving and writing overlap the network, and images of one size share a forward.
+"""Labels many images: reading, copying and writing overlap the network, and images of one size share a forward.
 
-On CUDA the labels of a batch are fetched when the next one has been handed to the GPU. Only protocols that fuse by
-`exp_sum` wait for it in between: they ask for the largest logit.
+On CUDA, the labels of a batch are fetched after the next one has been handed to the GPU. Only protocols that fuse by
+`exp_sum` wait for the GPU in between, because they need the largest logit.
 """
 
 from collections import deque
@@ -38,9 +38,9 @@ def predict_files(
 
     Args:
         segmenter: The network.
-        paths: Of images; read as `Segmenter.predict` reads them.
-        failed: Is told of each image that cannot be read or does not fit into memory; the others go on.
-        ahead: How many images are read before they are wanted.
+        paths: Image files, read like those of `Segmenter.predict`.
+            failed: Called for each image that cannot be read or does not fit into memory; the others continue.
+            ahead: How many images are read in advance.
 
     Yields:
         Each image that worked.
@@ -77,7 +77,7 @@ class _Batch:
 def _started(
     segmenter: Segmenter, group: Sequence[tuple[Path, np.ndarray]], failed: Callable[[Path, Exception], None]
 ) -> list[_Batch]:
-    """Label images of one size together, or one by one where they do not fit into memory."""
+    """Label images of one size together, or one by one if they do not fit into memory."""
     try:
         return [_Batch(group, segmenter.predict_batch([image for _, image in group]))]
     except InputError as error:
@@ -90,7 +90,7 @@ def _started(
 def _read_ahead(
     paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """Images in order, read by threads; those that cannot be read are told and left out."""
+    """Read images by threads, in order; those that cannot be read are reported and left out."""
     with ThreadPoolExecutor(READERS) as pool:
         reading: deque[tuple[Path, Future[np.ndarray]]] = deque()
 

@@ -37,9 +37,9 @@ def view_size(protocol: Protocol, scale: float, size: Size) -> Size:
     """The size of an image's view at one scale.
 
     Args:
-        protocol: Its `resize_to` names the rule.
-        scale: One of its scales.
-        size: Of the image.
+        protocol: The protocol, whose `resize_to` names the rule.
+            scale: One of its scales.
+            size: The image's (height, width) in pixels.
     """
     rule, base, limit = protocol.resize_to, protocol.base_size or 0, protocol.long_limit or 0
     if rule in ("image", "mmcv_image"):
@@ -92,7 +92,7 @@ class ImageResizer:
         image: Normalised float (B, 3, H, W).
         resample: `"tensor"`: bilinear on the normalised values, no antialias. `"opencv"`: `cv2.INTER_LINEAR` on 8-bit
             values. `"pillow"`: Pillow's bilinear filter on 8-bit values, antialiased. The latter two run on the CPU.
-        align_corners: Of `"tensor"`; the other two never align corners.
+        align_corners: How `"tensor"` aligns; the other two never align corners.
         normalization: How `image` was normalised.
     """
 
@@ -102,7 +102,7 @@ class ImageResizer:
         self._bytes: UInt8Array | None = None
 
     def __call__(self, size: Size) -> Tensor:
-        """The batch at (height, width), normalised, of the image's dtype; the very image where nothing changes."""
+        """The normalised batch at (height, width), in the image's dtype; the same tensor if nothing changes."""
         if tuple(self.image.shape[-2:]) == size:
             return self.image
         if self.resample == "tensor":
@@ -117,8 +117,8 @@ class ImageResizer:
 def denormalize(image: Tensor, normalization: Normalization) -> Tensor:
     """The 8-bit image behind a normalised one: round((x * std + mean) * 255), uint8 (B, 3, H, W).
 
-    Exactly what `segkit.ops.normalize` was given, in float32, float16 and bfloat16 with ImageNet's statistics.
-    Images that were never 8-bit are rounded to whole grey levels, and cut off at 0 and 255.
+    With ImageNet's statistics it is exactly the input of `segkit.ops.normalize` in float32, float16 and bfloat16.
+    Images that were never 8-bit are rounded to whole grey levels and clipped to 0 and 255.
     """
     mean, std = (by_channel(values, image.device) for values in (normalization.mean, normalization.std))
     return image.float().mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
@@ -151,7 +151,7 @@ class Grid:
 
     Attributes:
         image: Size of the scaled image.
-        shape: Size of what the network sees, one for all windows; black fills what the image does not.
+            shape: Size of all windows that the network sees; black fills what the image does not.
         rows: (top, height) of each row of windows.
         columns: (left, width) of each column of windows.
     """
@@ -167,14 +167,14 @@ class Grid:
         return [SlidingWindow(top, left, height, width) for top, height in self.rows for left, width in self.columns]
 
     def counts(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """In how many windows each row (height, 1) and each column (width,) lies; float32, their product per pixel."""
+        """The number of windows over each row (height, 1) and column (width,), float32; multiply them for a pixel."""
         down = _coverage(self.rows, self.image[0])
         across = _coverage(self.columns, self.image[1])
         return down[:, None].to(device, non_blocking=True), across.to(device, non_blocking=True)
 
 
 def window_grid(protocol: Protocol, image: Size) -> Grid:
-    """The windows of a scaled image by the protocol's rule; one window where it has none."""
+    """The windows of a scaled image by the protocol's rule; a single one if it has no rule."""
     if protocol.window is None:
         return Grid(image, image, rows=((0, image[0]),), columns=((0, image[1]),))
     stride = protocol.stride or int(protocol.window * 2 / 3)
@@ -194,7 +194,7 @@ def network_inputs(protocol: Protocol, size: Size) -> list[tuple[int, Size]]:
 def cut(image: Tensor, window: SlidingWindow, shape: Size, black: Tensor) -> Tensor:
     """The window's part of a normalised batch (B, 3, H, W), filled right and bottom with black (1, 3, 1, 1) to `shape`.
 
-    Without anything to fill it is a view of `image`.
+    If there is nothing to fill, it is a view of `image`.
     """
     part = image[:, :, window.top : window.top + window.height, window.left : window.left + window.width]
     if tuple(part.shape[-2:]) == shape:

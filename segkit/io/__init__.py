@@ -1,9 +1,9 @@
-"""Reading images and label maps, writing results: one decoder rule for the whole toolkit.
+"""Reads images and label maps and writes results, with one decoder rule for the whole toolkit.
 
 Images are decoded by OpenCV (within a tenth of the fastest decoders, and already a dependency), and so are label maps
-that are 8-bit PNGs, after their check sums are looked at; other label maps by Pillow. Nothing is decoded before its
-header has been read (`segkit.io.header`): an image of more than 500 million pixels is refused, or of more than the
-environment's SEGKIT_MAX_PIXELS. Files are written by `segkit.files`: a killed run leaves no half file.
+that are 8-bit PNGs, after their checksums are verified; Pillow decodes other label maps. Nothing is decoded before its
+header has been read (`segkit.io.header`): an image of more than 500 million pixels, or more than the environment's
+SEGKIT_MAX_PIXELS, is refused. Files are written by `segkit.files`, so a killed run leaves no half-written file.
 """
 
 import io
@@ -29,7 +29,7 @@ from segkit.paths import check_regular, read_file
 
 
 class Stored(Protocol):
-    """A file that is not on the disk by itself, such as a member of an archive; `str` of it is its name."""
+    """A file that is not on disk by itself, such as a member of an archive; its `str` is its name."""
 
     def read_bytes(self) -> bytes:
         """Its content."""
@@ -48,19 +48,19 @@ _DESCRIBED = 1_000_000  # pixels of a refused label map that are looked at to sa
 def read_image(path: File, apply_exif: bool = False) -> UInt8Array:
     """Read any image as uint8 RGB of shape (H, W, 3).
 
-    Grey is repeated, alpha dropped, a palette resolved, of 16 bits the high byte kept, of several pages or frames the
-    first one read.
+    Grey is repeated, alpha is dropped, a palette is resolved, 16 bits are reduced to the high byte, and only the first
+    of several pages or frames is read.
 
     Args:
         path: The image.
-        apply_exif: Turn the image as its EXIF orientation says, a TIFF's tag included. Leave it off where a mask exists
-            that was drawn on the image as it is stored.
+        apply_exif: Whether to turn the image as its EXIF orientation (or a TIFF's tag) says. Leave it off if there is
+                a mask that was drawn on the image as stored.
 
     Raises:
-        InputError: The file is absent, a folder, empty, not an image, truncated, or too large (`SEGKIT_MAX_PIXELS`);
-            its values are signed, floats, or 16-bit ones below a quarter of the range, which would all be black. Not
-            found is damage that leaves the file decodable: changed bytes of a JPEG, which has no check sum, or bytes
-            lost from the middle of a progressive one or of one with restart markers.
+        InputError: The file is missing, a folder, empty, not an image, truncated, or too large (`SEGKIT_MAX_PIXELS`);
+                or its values are signed, floats, or 16-bit ones below a quarter of the range, which would turn black.
+                Damage that leaves the file decodable is not found: changed bytes of a JPEG, which has no checksum, or
+                bytes missing from the middle of a progressive JPEG or one with restart markers.
     """
     data = _read_bytes(path, "image")
     header = _header(io.BytesIO(data), path)
@@ -73,7 +73,7 @@ def read_label(path: File) -> UInt8Array:
     """Read a label map as its raw uint8 values, shape (H, W); a paletted PNG gives its indices.
 
     Raises:
-        InputError: The file is unreadable, a JPEG, or has another mode than one 8-bit channel (RGB, 16-bit, ...).
+        InputError: The file is unreadable, a JPEG, or not of one 8-bit channel (RGB, 16-bit, ...).
     """
     data = _read_bytes(path, "label map")
     fast = _decode_label_png(data, path)
@@ -101,10 +101,10 @@ def read_label(path: File) -> UInt8Array:
 
 
 def read_header(path: File) -> Header:
-    """What an image says of itself, without decoding it.
+    """Read an image's header without decoding the image.
 
     Raises:
-        InputError: It is no image, or cannot be read.
+        InputError: The file is not an image, or cannot be read.
     """
     if not isinstance(path, (str, os.PathLike)):
         return _header(io.BytesIO(_read_bytes(path, "image")), path)
@@ -121,10 +121,10 @@ def image_size(path: File, apply_exif: bool = False) -> tuple[int, int]:
 
     Args:
         path: The image.
-        apply_exif: Whether it is to be read so, which swaps them where the image lies on its side.
+        apply_exif: Whether to apply its EXIF orientation, which swaps the two if the image lies on its side.
 
     Raises:
-        InputError: It is no image, or cannot be read.
+        InputError: The file is not an image, or cannot be read.
     """
     header = read_header(path)
     is_swapped = apply_exif and header.orientation >= 5  # orientations that show columns as rows
@@ -188,11 +188,11 @@ def _header(file: BinaryIO, path: File) -> Header:
 def _decode_label_png(data: bytes, path: File) -> UInt8Array | None:
     """The values of an 8-bit grey PNG, or the indices of a paletted one; None for every other kind of file.
 
-    OpenCV decodes without holding Python's lock, so that threads decode at the same time. It would resolve a palette:
-    the header is made to say grey, and the palette is left out, which changes no value.
+    OpenCV decodes without holding Python's lock, so that threads decode in parallel. It would resolve a palette, so the
+    header is changed to grey and the palette left out, which changes no value.
 
     Raises:
-        InputError: The file is a PNG and is damaged. Pillow would give some damaged files' values wrongly, in silence.
+        InputError: The PNG is damaged; Pillow would silently give wrong values for some damaged files.
     """
     if not data.startswith(PNG_START):
         return None
@@ -216,10 +216,10 @@ def _decode_label_png(data: bytes, path: File) -> UInt8Array | None:
 
 
 def png_chunks(data: bytes, path: File) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of each chunk of a PNG, up to the end marker, once its check sum is found right.
+    """Kind and content of each chunk of a PNG up to the end marker, after verifying its checksum.
 
     Raises:
-        InputError: A check sum is wrong, or the end is missing; `path` is what the message calls the file.
+        InputError: A checksum is wrong, or the end is missing; `path` names the file in the message.
     """
     position = len(PNG_START)
     while position < len(data):
@@ -240,7 +240,7 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _grey_step(data: bytes) -> int:
-    """Pillow stretches 2-bit and 4-bit grey PNGs to 0..255: the step between two raw values."""
+    """The step between two raw values of 2-bit and 4-bit grey PNGs, which Pillow stretches to 0..255."""
     is_png_grey = data.startswith(PNG_START) and data[25] == 0
     return {2: 85, 4: 17}.get(data[24], 1) if is_png_grey else 1
 

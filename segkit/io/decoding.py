@@ -1,7 +1,7 @@
-"""From the bytes of an image file to uint8 RGB, by OpenCV; and what must be checked because OpenCV does not say it.
+"""Decodes the bytes of an image file to uint8 RGB by OpenCV, and checks what OpenCV does not report.
 
-OpenCV fills what a truncated file lacks with grey, reads signed numbers as zeros, and 10 or 12 bits that lie in 16 as
-almost black: all without a word.
+OpenCV silently fills the missing part of a truncated file with grey, reads signed numbers as zeros, and 10 or 12 bits
+stored in 16 as almost black.
 """
 
 import io
@@ -38,18 +38,18 @@ _TURNS = {  # EXIF orientation -> how the image is shown upright
 
 
 def decode_rgb(data: bytes, header: Header, path: object) -> UInt8Array:
-    """Decode an image as it is stored, whatever its EXIF orientation.
+    """Decode an image as stored, whatever its EXIF orientation.
 
     Args:
-        data: The file.
-        header: What the file says of itself.
-        path: What a message calls it.
+        data: The file's bytes.
+        header: The file's header.
+        path: The file's name in messages.
 
     Returns:
         uint8 RGB (H, W, 3).
 
     Raises:
-        InputError: The file is truncated or damaged as far as that can be told, or of a kind that is not read.
+        InputError: The file is detectably truncated or damaged, or of a kind that is not read.
     """
     data = upright_tiff(data) if data.startswith(TIFF_STARTS) else data
     check_complete(data, header, path)
@@ -66,7 +66,7 @@ def decode_rgb(data: bytes, header: Header, path: object) -> UInt8Array:
 
 
 def turn(image: UInt8Array, orientation: int) -> UInt8Array:
-    """Turn an image (H, W, 3) as its EXIF orientation 1..8 says that it is shown."""
+    """Turn an image (H, W, 3) as its EXIF orientation 1..8 says."""
     return np.asarray(_TURNS[orientation](image), np.uint8) if orientation in _TURNS else image
 
 
@@ -74,7 +74,7 @@ def high_byte(values: npt.NDArray[np.uint16], path: object) -> UInt8Array:
     """The upper 8 bits of an image's uint16 values.
 
     Raises:
-        InputError: The values use less than a quarter of the range, so that almost nothing would be left of them.
+        InputError: The values use less than a quarter of the range and would turn almost black.
     """
     high = (values >> 8).astype(np.uint8)
     most = int(values.max(initial=0))
@@ -92,7 +92,7 @@ def rgb_from_pillow(image: Image.Image) -> UInt8Array:
     """A Pillow image, upright, as uint8 RGB (H, W, 3).
 
     Raises:
-        InputError: Its range is not known, or its file is damaged.
+        InputError: The range of its values is unknown, or its file is damaged.
     """
     try:
         upright = ImageOps.exif_transpose(image)
@@ -111,7 +111,7 @@ def rgb_from_array(array: npt.NDArray[Any]) -> UInt8Array:
     """An array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of 8 or 16 bits as uint8 RGB (H, W, 3), which may be a view.
 
     Raises:
-        InputError: It has another type or shape, or 16 bits that hold 14 or less.
+        InputError: It has another dtype or shape, or 16-bit values of at most 14 bits.
     """
     if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise InputError(
@@ -131,7 +131,7 @@ def rgb_from_array(array: npt.NDArray[Any]) -> UInt8Array:
 
 
 def check_complete(data: bytes, header: Header, path: object) -> None:
-    """Refuse a truncated file, whose missing rows OpenCV would fill with grey without a word.
+    """Refuse a truncated file, whose missing rows OpenCV would silently fill with grey.
 
     A JPEG or PNG that ends with its end marker is complete, which costs nothing. Anything else (bytes after the
     marker, other formats) is decoded once by Pillow, which is strict.
@@ -153,7 +153,7 @@ def check_complete(data: bytes, header: Header, path: object) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What a decoder says, for a message."""
+    """A decoder's error as one line for a message."""
     if isinstance(error, UnidentifiedImageError):  # its text names an object in memory
         return "no image format"
     return " ".join(str(error).split())[:120] or type(error).__name__
@@ -167,7 +167,7 @@ def _decode(data: bytes, flags: int, path: object) -> npt.NDArray[np.generic] | 
 
 
 def _decode_by_pillow(data: bytes) -> UInt8Array | None:
-    """None where it cannot either."""
+    """Decode by Pillow; None if it cannot either."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image.convert("RGB"))
@@ -197,10 +197,10 @@ def _decode_deep(data: bytes, header: Header, path: object) -> UInt8Array:
 
 
 def _ended_early(data: bytes, image: npt.NDArray[np.generic], path: object) -> bool:
-    """Whether the data of a JPEG ended before its last block, of which libjpeg then makes mid-grey without a word.
+    """Whether the data of a JPEG ended before its last block, which libjpeg then silently fills with mid-grey.
 
-    Bytes that are put before the end marker change the image only if the decoder still wanted some. It is decoded
-    again only where the corner looks so: this costs nothing.
+    Bytes inserted before the end marker change the image only if the decoder still wanted some. The image is decoded
+    again only if its last corner looks like that, so the check costs nothing.
     """
     if (image[-8:, -8:] != 128).any():
         return False

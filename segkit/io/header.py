@@ -1,7 +1,7 @@
-"""What an image file says of itself, read without decoding it: size, bits, pages, orientation.
+"""Reads an image file's header without decoding the image: size, bits, pages, orientation.
 
 JPEG, PNG and TIFF are read here, after their specifications (ITU-T T.81, the W3C's PNG, `segkit.io.tiff`): Pillow
-does not know all TIFFs, turns those that it knows, and decodes a whole PNG to find its orientation. It reads the rest.
+does not know all TIFFs, turns those it knows, and decodes a whole PNG to find its orientation. Pillow reads the rest.
 """
 
 import io
@@ -48,14 +48,14 @@ class Header:
     """What is known before decoding.
 
     Attributes:
-        width: Pixels, as stored: before the image is turned as its EXIF orientation says.
-        height: Pixels, as stored.
-        bits: Of one sample of one channel, 1..64.
-        samples: What these bits are.
-        channels: Of a TIFF; 0 for other files.
-        planes: Whether a TIFF has its channels one after another.
-        frames: Pages of a TIFF, frames of an animation.
-        orientation: EXIF's number 1..8; 1 is upright.
+        width: Width in pixels as stored, before the EXIF orientation is applied.
+            height: Height in pixels as stored.
+            bits: Bits of one sample of one channel, 1..64.
+            samples: What these bits represent.
+            channels: Channels of a TIFF; 0 for other files.
+            planes: Whether a TIFF stores its channels one after another.
+            frames: Number of pages of a TIFF or frames of an animation.
+            orientation: The EXIF orientation 1..8; 1 is upright.
     """
 
     width: int
@@ -69,7 +69,7 @@ class Header:
 
     @property
     def is_upright(self) -> bool:
-        """Whether it is shown as it is stored."""
+        """Whether the image is shown as stored."""
         return self.orientation == UPRIGHT
 
     def losses(self) -> list[str]:
@@ -87,7 +87,7 @@ def parse_header(file: BinaryIO) -> Header:
     """Read the header of an open image file.
 
     Raises:
-        DECODER_ERRORS: It is no image, or damaged.
+        DECODER_ERRORS: The file is not an image, or damaged.
     """
     start = file.read(8)
     if start.startswith(JPEG_START):
@@ -104,10 +104,10 @@ def parse_header(file: BinaryIO) -> Header:
 
 
 def check_pixels(width: int, height: int, path: object) -> None:
-    """Refuse an image of more pixels than are allowed, before anything of its size is allocated.
+    """Refuse an image with more pixels than allowed, before anything of its size is allocated.
 
     Raises:
-        InputError: It is too large; or the environment's limit is no number.
+        InputError: The image is too large, or the environment's limit is not a number.
     """
     limit = max_pixels()
     if width * height > limit:
@@ -118,7 +118,7 @@ def check_pixels(width: int, height: int, path: object) -> None:
 
 
 def max_pixels() -> int:
-    """The largest image that is read into memory: the environment's SEGKIT_MAX_PIXELS, or 500 million pixels."""
+    """The pixels of the largest image that is read into memory: the environment's SEGKIT_MAX_PIXELS, or 500 million."""
     text = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"{MAX_PIXELS_VARIABLE} is {text!r}; allowed is a whole number of pixels, from 1")

@@ -1,4 +1,4 @@
-"""The tags of a TIFF's pages, after TIFF 6.0 and BigTIFF; an EXIF block is a TIFF without an image."""
+"""Reads the tags of a TIFF's pages, after TIFF 6.0 and BigTIFF; an EXIF block is a TIFF without an image."""
 
 import io
 import struct
@@ -46,7 +46,7 @@ class _Form:
 
     @property
     def inline(self) -> int:
-        """Bytes of an offset, and of the values that an entry holds itself."""
+        """Size in bytes of an offset, and of the values that an entry holds inline."""
         return 8 if self.is_big else 4
 
     @property
@@ -56,11 +56,11 @@ class _Form:
 
 
 def directories(file: BinaryIO) -> Iterator[Tags]:
-    """The tags of each page that are whole numbers; the chain of pages ends where it is damaged.
+    """The integer tags of each page; the chain of pages ends where it is damaged.
 
     Raises:
         ValueError: The file does not begin as a TIFF.
-        struct.error: It ends in its header.
+        struct.error: The file ends in its header.
     """
     start = file.read(16)
     form = _Form.of(start)
@@ -81,13 +81,13 @@ def directories(file: BinaryIO) -> Iterator[Tags]:
 
 
 def orientation_of(tags: Tags) -> int:
-    """1..8; upright where it is absent or another number."""
+    """The orientation 1..8; upright if it is missing or another number."""
     value = tags.get(ORIENTATION, Tag(UPRIGHT)).value
     return value if 1 <= value <= 8 else UPRIGHT
 
 
 def exif_orientation(block: bytes) -> int:
-    """That of an EXIF block; of one that is damaged upright, as every reader has it."""
+    """The orientation in an EXIF block; upright if the block is damaged, as every reader assumes."""
     try:
         return orientation_of(next(directories(io.BytesIO(block)), {}))
     except (ValueError, OverflowError, struct.error):
@@ -95,7 +95,7 @@ def exif_orientation(block: bytes) -> int:
 
 
 def upright_tiff(data: bytes) -> bytes:
-    """The same TIFF without an orientation: OpenCV and Pillow turn a TIFF by it, whatever they are asked for."""
+    """The same TIFF without an orientation, by which OpenCV and Pillow turn a TIFF whatever they are asked for."""
     tag = next(directories(io.BytesIO(data)), {}).get(ORIENTATION)
     if tag is None or tag.value == UPRIGHT:
         return data

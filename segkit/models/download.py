@@ -1,7 +1,7 @@
-"""A file of known size from an HTTP server: resumed where it broke off, in this run or in a later one.
+"""Downloads a file of known size from an HTTP server, resuming where it broke off, in this run or a later one.
 
-huggingface_hub is not used for its own hub: since 2.x it removes what it has of a download that broke off, so that the
-next run begins anew.
+huggingface_hub is not used for its own hub: since 2.x it removes a partial download that broke off, so that the next
+run starts from the beginning.
 """
 
 import http.client
@@ -22,17 +22,17 @@ _CHUNK = 1 << 20  # bytes
 
 
 def fill(part: Path, url: str, size: int, cure: str, label: str) -> None:
-    """Append to `part` until it has `size` bytes, through as many connections as that takes. One process at a time.
+    """Append to `part` until it has `size` bytes, over as many connections as that takes; one process at a time.
 
     Args:
-        part: What there is of the file, if anything. The caller checks and renames it when it is complete.
-        url: The file.
-        size: Its bytes.
-        cure: What to do if this server does not give it, for the errors.
-        label: What the progress bar says.
+        part: The partial file, if it exists. The caller checks and renames it when it is complete.
+        url: The file's address.
+        size: The file's size in bytes.
+        cure: What to do if this server does not provide it, for error messages.
+        label: The progress bar's label.
 
     Raises:
-        InputError: A connection that keeps breaking, or a server that has a file of another size.
+        InputError: The connection keeps breaking, or the server's file has another size.
     """
     if bytes_of(part) > size:
         part.unlink()
@@ -54,7 +54,7 @@ def fill(part: Path, url: str, size: int, cure: str, label: str) -> None:
 
 
 def request(url: str, method: str) -> Request:
-    """A request for the stored bytes, not for a compressed form of them."""
+    """A request for the stored bytes, not a compressed form of them."""
     return Request(url, method=method, headers={"User-Agent": "segkit", "Accept-Encoding": "identity"})
 
 
@@ -71,7 +71,7 @@ def reason(error: Exception) -> str:
 
 
 def _append(part: Path, url: str, size: int, cure: str, bar: Any) -> None:
-    """Read one answer to its end, from the first absent byte on, or from the very first if the server cannot skip."""
+    """Read one answer to its end, from the first missing byte on, or from the start if the server cannot skip."""
     asked, have = request(url, "GET"), bytes_of(part)
     if have:
         asked.add_header("Range", f"bytes={have}-")
@@ -85,7 +85,7 @@ def _append(part: Path, url: str, size: int, cure: str, bar: Any) -> None:
 
 
 def _check_total(response: Any, url: str, size: int, cure: str) -> None:
-    """Refuse another file, such as a log-in page, before it is written over what there is."""
+    """Refuse a different file, such as a login page, before it overwrites the partial one."""
     total = response.headers.get("Content-Length") or ""
     if response.status == 206:
         total = (response.headers.get("Content-Range") or "").rpartition("/")[2]

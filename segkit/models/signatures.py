@@ -1,4 +1,4 @@
-"""Plain values against the signature they are for: of the types it states, and none that would have no effect."""
+"""Checks plain values against a signature: they must have its types, and each must have an effect."""
 
 import functools
 import inspect
@@ -19,15 +19,15 @@ _KINDS: dict[type, type] = {int: Integral, float: Real}  # NumPy's numbers are o
 
 
 def check_arguments(owner: type, values: Mapping[Any, Any], where: str) -> None:
-    """Refuse arguments that a class does not have, or whose values are not of the types that it states.
+    """Refuse arguments that a class does not have, or whose values do not have its annotated types.
 
     Args:
         owner: A class whose constructor is annotated with plain types: numbers, strings, literals, lists, unions.
-        values: By name.
-        where: What the error calls them: "model.optim".
+        values: The arguments by name.
+            where: Their place in error messages, such as "model.optim".
 
-    Raises:
-        InputError: Names the first wrong one, and what is allowed.
+        Raises:
+            InputError: An argument is wrong; names the first and what is allowed.
     """
     hints = _hints(owner)
     for name, value in values.items():
@@ -39,15 +39,15 @@ def check_arguments(owner: type, values: Mapping[Any, Any], where: str) -> None:
 
 
 def check_effects(config: object, where: str, needs: Mapping[str, tuple[bool, str]]) -> None:
-    """Refuse settings of a dataclass that differ from their defaults and change nothing, as they are combined.
+    """Refuse settings of a dataclass that differ from their defaults but have no effect in this combination.
 
     Args:
         config: The dataclass.
-        where: What the error calls it: "model.optim".
-        needs: Field -> whether it has an effect here, and what it needs for one, in words.
+        where: Its place in error messages, such as "model.optim".
+        needs: Maps each field to whether it has an effect here and, in words, what it needs to have one.
 
     Raises:
-        InputError: Names the first such field.
+        InputError: A field has no effect; names the first.
     """
     for name, (has_effect, need) in needs.items():
         value, default = getattr(config, name), getattr(type(config), name)
@@ -62,7 +62,7 @@ def with_defaults(init: Callable[..., None], defaults: Mapping[str, Any]) -> Cal
     """Copy a constructor with other defaults: the same code under its own signature, which help and parsers show.
 
     Raises:
-        TypeError: One of them is no argument.
+        TypeError: A default is for an unknown argument.
     """
     known = {
         name: parameter.default for name, parameter in inspect.signature(init).parameters.items() if name != "self"
@@ -77,7 +77,7 @@ def with_defaults(init: Callable[..., None], defaults: Mapping[str, Any]) -> Cal
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; numbers must be finite, and a bool is none."""
+    """Whether a value has an annotated type; numbers must be finite, and a bool is not a number."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in inner)

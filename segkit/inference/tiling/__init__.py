@@ -1,5 +1,5 @@
-"""Images beyond memory: a guest of the engine, which need not be read to understand it.
+"""Images larger than memory; this package need not be read to understand the engine.
 
-Its doors are `budget.Budget`, limits that keep a call of the engine within a number of bytes, and
-`geotiff.open_large`, a file that is labelled without being read as a whole.
+Its entry points are `budget.Budget`, limits that keep a call of the engine within a number of bytes, and
+`geotiff.open_large`, which opens a file to be labelled without reading it as a whole.
 """

@@ -5,8 +5,8 @@ Held during a call, in bytes, of B images of H x W with K classes:
     parameters + 18 B H W + 24 B (largest view that is no plain copy) + results
     + logits of all views, 4 K / stride^2 for each of their pixels, those of the largest twice
 
-and besides, one after the other, one forward (`Footprint.per_pixel` for each pixel of its input) and the fusion, of
-eight strips. The way of `upsample_argmax` takes the place of the strips where its `argmax_bytes` fit.
+and, one after the other, one forward (`Footprint.per_pixel` for each pixel of its input) and the fusion of eight
+strips. `upsample_argmax` takes the place of the strips if its `argmax_bytes` fit.
 """
 
 from __future__ import annotations
@@ -42,24 +42,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Limits):
-    """Limits that keep a call within a number of bytes, its arguments included.
+    """Limits that keep a call within a number of bytes, including its arguments.
 
-    Fewer windows share a forward, an image that does not fit is seen in tiles, which the log says, and strips are
-    smaller. Where the image fits nothing changes. A network that cannot be measured runs without a budget, which the
-    log says, too; one that keeps transformed filters (`segkit.ops.winograd`) gives them up where an image does not fit
-    beside them.
+    Fewer windows share a forward, strips are smaller, and an image that does not fit is processed in tiles, which is
+    logged. If the image fits, nothing changes. A network that cannot be measured runs without a budget, which is also
+    logged; one with transformed filters (`segkit.ops.winograd`) drops them if an image does not fit beside them.
 
     Attributes:
-        memory: The bytes.
+        memory: The number of bytes.
     """
 
     memory: int
 
     def applied(self, network: nn.Module, task: Task) -> tuple[nn.Module, Limits]:
-        """The network, in tiles where it has to be, and the limits that keep the budget.
+        """The network, in tiles if necessary, and the limits that keep the budget.
 
         Raises:
-            InputError: The budget is less than what is held, with the smallest fusion.
+            InputError: The budget is less than what is held with the smallest fusion.
         """
         if self._is_surely_enough(network, task):
             return network, self
@@ -97,7 +96,7 @@ class Budget(Limits):
         )
 
     def _is_surely_enough(self, network: nn.Module, task: Task) -> bool:
-        """Whether it is enough without a measurement, which loads PyTorch's compiler, and that takes seconds."""
+        """Whether the budget clearly suffices, without a measurement, which takes seconds to load the compiler."""
         if task.all_classes:
             return False
         inputs = network_inputs(task.protocol, _image_size(task))
@@ -108,12 +107,12 @@ class Budget(Limits):
 
 
 def default_budget(device: torch.device) -> int:
-    """`SHARE` of the bytes that are free now, on the device or on the machine that reads the images for it."""
+    """`SHARE` of the bytes free now on the device or on the machine that reads its images, whichever is less."""
     return int(SHARE * min(free_bytes(device), free_memory()))
 
 
 def held_bytes(measured: Footprint, task: Task) -> int:
-    """Bytes that are there during the whole call."""
+    """Bytes that are held during the whole call."""
     image = _image_size(task)
     views = [view_size(task.protocol, scale, image) for scale in task.protocol.scales]
     resized = max((h * w for h, w in views if task.protocol.flip or (h, w) != image), default=0)

@@ -1,4 +1,4 @@
-"""How much memory a forward takes.
+"""Measures how much memory a forward takes.
 
 The network is measured, not modelled: its forward runs once on meta tensors (shapes without values, which cost neither
 memory nor arithmetic) while every operation's results are counted for as long as they live. A convolutional network's
@@ -28,14 +28,14 @@ MEASURED_SIDE = 768  # pixels; a multiple of every stride, so that no rounding u
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one network takes, in bytes, with activations of the dtype of its parameters.
+    """A network's memory in bytes, with activations in the dtype of its parameters.
 
     Attributes:
-        parameters: Of its parameters and buffers.
-        per_pixel: At the peak of a forward, for each pixel of its input: all activations that live at once, input and
-            logits among them, and the copies that a convolution may make of its input and output.
-        logits_per_pixel: Of the logits as float32, for each pixel of the input.
-        num_classes: K.
+        parameters: Bytes of its parameters and buffers.
+        per_pixel: Bytes per input pixel at the peak of a forward: all activations that live at once, with input and
+                logits, and the copies that a convolution may make of its input and output.
+        logits_per_pixel: Bytes of the float32 logits per input pixel.
+        num_classes: The number of classes, K.
     """
 
     parameters: int
@@ -48,15 +48,15 @@ _footprints: weakref.WeakKeyDictionary[nn.Module, Footprint] = weakref.WeakKeyDi
 
 
 def footprint(network: nn.Module, channels: int = 3) -> Footprint:
-    """Measure a network's memory; once for each, later calls look it up.
+    """Measure a network's memory once; later calls look it up.
 
     Args:
         network: Maps float (1, channels, h, w) to {"out": (1, K, ., .)}; it must run on meta tensors, that is, its
-            course must not depend on values.
-        channels: Of its input.
+                control flow must not depend on values.
+            channels: Channels of its input.
 
-    Raises:
-        InputError: It does not run on meta tensors.
+        Raises:
+            InputError: The network does not run on meta tensors.
     """
     held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
     if network not in _footprints or _footprints[network].parameters != held:  # it may have given up buffers
@@ -70,12 +70,12 @@ def footprint(network: nn.Module, channels: int = 3) -> Footprint:
 def meta_forward(
     network: nn.Module, shape: tuple[int, ...], watch: AbstractContextManager[Any] | None = None
 ) -> Tensor:
-    """The logits of a forward on meta tensors, in eval mode: a shape and a dtype, no values.
+    """Run a forward in eval mode on meta tensors; the logits have a shape and a dtype, but no values.
 
     Args:
         network: See `footprint`.
-        shape: Of its input.
-        watch: A dispatch mode that sees the operations.
+        shape: The shape of its input.
+            watch: A dispatch mode that sees the operations.
 
     Raises:
         InputError: The network does not run on meta tensors.
@@ -100,7 +100,7 @@ def meta_forward(
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors that operations made and that are still held, and the most that there ever were."""
+    """Current and peak bytes of all tensors that operations made and that are still held."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""Files that are too large to be read: seen in tiles, and labelled as a GeoTIFF with the same georeference.
+"""Labels files too large for memory in tiles, as a GeoTIFF with the same georeference.
 
-Read and written by rasterio, the optional extra `large-images`, by rows of tiles.
+They are read and written in rows of tiles by rasterio, the optional extra `large-images`.
 """
 
 import warnings
@@ -33,13 +33,13 @@ CACHE_MB = 64  # of GDAL: decoded blocks of the file
 
 @dataclass(frozen=True)
 class LargeFile:
-    """An image on a disk that is labelled in tiles; `open_large` makes one.
+    """An image on disk that is labelled in tiles; `open_large` makes one.
 
     Attributes:
         segmenter: The network.
-        path: Of the file.
-        source: The file as rasterio has it.
-        image: What the network sees of it.
+        path: The file's path.
+            source: The file's rasterio dataset.
+            image: How the network sees it.
     """
 
     segmenter: Segmenter
@@ -55,7 +55,7 @@ class LargeFile:
             seen: Called after each of `image.forwards` forwards.
 
         Returns:
-            int64 (65536,) pixels of each train id; and every n-th label, (h, w) of at most `PREVIEW_SIDE` a side.
+            int64 (65536,), the pixels of each train id; and every n-th label, (h, w), at most `PREVIEW_SIDE` per side.
 
         Raises:
             InputError: The image is damaged.
@@ -80,12 +80,12 @@ def open_large(segmenter: Segmenter, path: Path, memory: int) -> Iterator[LargeF
     """Open an image and plan its tiles.
 
     Args:
-        segmenter: The network; its protocol must be of scale 1 without windows.
-        path: The image: one band, three or four of 8 or 16 bits, or indices of a palette.
+        segmenter: The network; its protocol must have scale 1 and no windows.
+            path: The image: one, three or four bands of 8 or 16 bits, or indices of a palette.
         memory: Bytes that network and tiles may take.
 
     Raises:
-        InputError: Rasterio is absent, the image cannot be read, or the budget or the protocol does not fit.
+        InputError: Rasterio is missing, the image cannot be read, or the budget or the protocol does not fit.
     """
     with _opened(path) as source:
         _check_range(source, path)
@@ -120,10 +120,10 @@ def _read(source: Any, path: Path, **where: Any) -> np.ndarray:
 
 
 def _check_range(source: Any, path: Path) -> None:
-    """Refuse 16 bits that hold 10, 12 or 14, as `segkit.io.read_image` does; every n-th pixel is looked at.
+    """Refuse 16-bit files of 10, 12 or 14 bits, as `segkit.io.read_image` does, by looking at every n-th pixel.
 
     Raises:
-        InputError: Almost nothing would be left of the values.
+        InputError: The values would turn almost black.
     """
     step = -(-max(source.height, source.width) // PREVIEW_SIDE)
     if source.dtypes[0] == "uint16":
@@ -131,7 +131,7 @@ def _check_range(source: Any, path: Path) -> None:
 
 
 def _as_rgb(source: Any, bands: np.ndarray) -> UInt8Array:
-    """Bands (1 or 3, h, w) as uint8 RGB (h, w, 3): grey repeated, a palette resolved, of 16 bits the high byte."""
+    """Bands (1 or 3, h, w) as uint8 RGB (h, w, 3): grey is repeated, a palette resolved, 16 bits give the high byte."""
     if bands.dtype == np.uint16:
         bands = (bands >> 8).astype(np.uint8)  # `_check_range` has looked at their range
     if source.colorinterp[0] == ColorInterp.palette:
@@ -147,7 +147,7 @@ def _opened(path: Path) -> Iterator[Any]:
     """The image as a rasterio dataset, with a bounded cache.
 
     Raises:
-        InputError: Rasterio is absent, or the file is no image of a kind that is allowed.
+        InputError: Rasterio is missing, or the file is not an image of an allowed kind.
     """
     if rasterio is None:
         install = install_extra("large-images")
@@ -170,7 +170,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _label_map(path: Path, source: Any, segmenter: Segmenter) -> Iterator[Callable[[np.ndarray], None]]:
-    """A GeoTIFF on the grid of `source`; gives a function that takes rows (n, W) from top to bottom.
+    """Open a GeoTIFF on the grid of `source`; gives a function that takes rows (n, W) from top to bottom.
 
     It writes whole rows of the file's tiles, so that none is compressed twice.
     """

@@ -1,7 +1,7 @@
-"""Labels of an image that is never in memory as a whole: rows of tiles in, strips of labels out, from top to bottom.
+"""Labels an image that is never in memory as a whole: rows of tiles in, strips of labels out, from top to bottom.
 
-The logits of one row of tiles and the last cells of the one before are all that is kept. They lie on the grid of the
-whole image's logits and are upsampled with its geometry, so that there are no seams, and the labels are those of
+Only the logits of one row of tiles and the last cells of the previous one are kept. They lie on the grid of the
+whole image's logits and are upsampled with its geometry, so there are no seams, and the labels are those of
 `segkit.inference.engine.predict` in tiles. Memory grows with the image's width, not with its height:
 
     parameters + W (4 K views / stride^2 + 12) B for each row of pixels in a row of tiles + one forward + three strips
@@ -41,7 +41,7 @@ ReadRows = Callable[[int, int], NDArray[np.uint8]]  # (first, last) rows of the 
 
 
 def is_large(path: Path, memory: int) -> bool:
-    """Whether an image is to be read in tiles: more pixels than are read at once, or half the budget for it alone."""
+    """Whether an image is read in tiles: it has too many pixels to read at once, or takes half the budget alone."""
     try:
         header = read_header(path)
     except InputError:
@@ -52,16 +52,16 @@ def is_large(path: Path, memory: int) -> bool:
 
 @dataclass(frozen=True)
 class LargeImage:
-    """An image on a disk and how it is seen; iterate for its labels.
+    """An image on disk and how the network sees it; iterate to get its labels.
 
     Attributes:
-        network: In eval mode while labels are made, on `device`.
-        read: Gives rows of the image.
-        size: (H, W).
-        protocol: Resolved, of scale 1 and without windows.
-        normalization: The network's.
-        device: Where it runs.
-        tiles: What it sees.
+        network: The network, on `device`, in eval mode while labels are made.
+        read: A function that gives rows of the image.
+        size: (H, W) of the image in pixels.
+        protocol: The resolved protocol, with scale 1 and no windows.
+        normalization: The network's normalisation.
+        device: The device on which the network runs.
+        tiles: The tiles that the network sees.
         strip_rows: Rows of labels that are made at once.
     """
 
@@ -76,7 +76,7 @@ class LargeImage:
 
     @property
     def forwards(self) -> int:
-        """How many tiles the network sees, mirrored ones too."""
+        """How many tiles the network sees, including mirrored ones."""
         return len(self.tiles.rows) * len(self.tiles.columns) * (2 if self.protocol.flip else 1)
 
     def strips(self, seen: Callable[[], object] = lambda: None) -> Iterator[tuple[int, NDArray[np.uint8 | np.int16]]]:
@@ -107,7 +107,7 @@ class LargeImage:
             kept = [view[:, needed - first :].clone() for view in views]
 
     def _row_logits(self, row: Stretch, seen: Callable[[], object]) -> list[Tensor]:
-        """Logits (K, n, w) of the cells that are a row's own; for softmax_mean with flip two, else their sum."""
+        """Logits (K, n, w) of a row's own cells; two for softmax_mean with flip, otherwise their sum."""
         rows = torch.from_numpy(self.read(row.start, row.stop))  # (n, W, 3)
         views = [self._view_logits(rows, row, seen)]
         if self.protocol.flip:
@@ -124,7 +124,7 @@ class LargeImage:
         return torch.cat(parts, dim=2)
 
     def _reached(self, upsampler: RowUpsampler, start: int, cells: int) -> int:
-        """Up to where a strip from `start` may go, if the first `cells` rows of logits are known."""
+        """The row up to which a strip from `start` may go, given the first `cells` rows of logits."""
         stop = start
         while stop < min(start + self.strip_rows, self.size[0]) and upsampler.needed(stop, stop + 1)[1] <= cells:
             stop += 1
@@ -150,12 +150,12 @@ def plan_large(
     device: torch.device,
     memory: int,
 ) -> LargeImage:
-    """How an image of (H, W) is seen within `memory` bytes; see `LargeImage` for the arguments.
+    """Plan the tiles of an image (H, W) within `memory` bytes; see `LargeImage` for the arguments.
 
-    A network that keeps transformed filters gives them up where they would make the tiles much smaller.
+    A network with transformed filters drops them if they would make the tiles much smaller.
 
     Raises:
-        InputError: The protocol has windows, or scales other than 1; the budget is too small for one row of tiles; or
+        InputError: The protocol has windows or scales other than 1, the budget is too small for one row of tiles, or
             the network cannot be measured (`segkit.inference.tiling.footprint`).
     """
     if protocol.window is not None or view_size(protocol, protocol.scales[0], size) != size or len(protocol.scales) > 1:

@@ -1,11 +1,11 @@
-"""How far around a cell of the logits a network looks, found by following its operations once on meta tensors.
+"""Finds how far around a cell of the logits a network looks, by following its operations once on meta tensors.
 
-Every operation hands the field of its inputs on: convolutions and pools widen it by their kernels, dilations and
-strides, branches that meet take the wider one, all others leave it. Araujo et al. 2019, Computing Receptive Fields of
-Convolutional Neural Networks (Distill), section "Arbitrary computation graphs", has the arithmetic.
+Every operation passes on the field of its inputs: convolutions and pools widen it by their kernels, dilations and
+strides, branches that meet take the wider one, and all others keep it. The arithmetic is that of Araujo et al. 2019,
+Computing Receptive Fields of Convolutional Neural Networks (Distill), section "Arbitrary computation graphs".
 
-What it pays: a 20,000 x 20,000 image in 8 GB, FCN with ResNeSt-50, is seen 1.5 times with this overlap, and 3.7 times
-with a quarter of each tile, which is what remains without it.
+It pays: with this overlap, each pixel of a 20,000 x 20,000 image in 8 GB (FCN with ResNeSt-50) is seen 1.5 times;
+without it, the overlap is a quarter of each tile and each pixel is seen 3.7 times.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class ReceptiveField:
     Attributes:
         stride: Pixels from one cell of the logits to the next.
         step: The coarsest stride inside the network: a part of the image that begins at a multiple of it has the
-            same cells as the image.
-        before: Pixels towards the top and the left, the more of both.
-        after: Pixels towards the bottom and the right, the more of both.
-        sees_all: Some operation looks at the whole input (a global average, attention between places, an upsampling
-            to a size), which is left out of `before` and `after`: a part of the image alone gives other logits.
+                same cells as the image.
+            before: Pixels towards the top and the left, the larger of both.
+            after: Pixels towards the bottom and the right, the larger of both.
+            sees_all: Whether some operation looks at the whole input (a global average, attention between places, an
+                upsampling to a size), which `before` and `after` leave out: a part of the image gives different logits.
     """
 
     stride: int
@@ -48,17 +48,17 @@ _fields: weakref.WeakKeyDictionary[nn.Module, ReceptiveField] = weakref.WeakKeyD
 
 
 def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
-    """Follow a network's operations; once for each, later calls look it up.
+    """Follow a network's operations once; later calls look the result up.
 
     Global pools (split attention, squeeze and excitation, the pooled branch of ASPP) see everything. They are left
-    out, and `sees_all` says so: tiles of such a network are near what it says of the whole image, not equal to it.
+    out, and `sees_all` says so: such a network's output for tiles is close to that for the whole image, not equal.
 
     Args:
         network: Maps float (1, channels, h, w) to {"out": (1, K, ., .)}; must run on meta tensors.
-        channels: Of its input.
+        channels: Channels of its input.
 
-    Raises:
-        InputError: It does not run on meta tensors, or has no one whole stride of its logits.
+        Raises:
+            InputError: The network does not run on meta tensors, or its logits have no single integer stride.
     """
     if network not in _fields:
         follow = _Follow()
@@ -80,7 +80,7 @@ def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
 
 
 class _Span(NamedTuple):
-    """Along one axis, cell j sees the pixels stride * j + low ... stride * j + high."""
+    """The pixels stride * j + low ... stride * j + high that cell j sees along one axis."""
 
     stride: float
     low: float
@@ -92,7 +92,7 @@ class _Span(NamedTuple):
         return _Span(self.stride * stride, low, high)
 
     def resized(self, source: int, size: int) -> _Span:
-        """Through an interpolation, which mixes a cell with its neighbours."""
+        """The field after an interpolation, which mixes a cell with its neighbours."""
         return _Span(self.stride * source / size, self.low - self.stride, self.high + self.stride)
 
     def joined(self, other: _Span) -> _Span:
@@ -110,7 +110,7 @@ _MIXING = ("bmm", "attention", "roll", "fft", "cumsum", "grid_sampler", "group_n
 
 
 class _Follow(TorchDispatchMode):
-    """Keeps the field of every tensor that depends on the places of the input; `None` of all others."""
+    """Keeps the field of every tensor that depends on places in the input, and `None` for all others."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -119,7 +119,7 @@ class _Follow(TorchDispatchMode):
         self._of: dict[int, _Field] = {}  # by the tensor's id, as long as it lives
 
     def knows(self, tensor: Tensor) -> bool:
-        """Whether a tensor depends on the places of the input."""
+        """Whether a tensor depends on places in the input."""
         return id(tensor) in self._of
 
     def of(self, tensor: Tensor) -> _Field:
@@ -174,7 +174,7 @@ class _Follow(TorchDispatchMode):
 
 
 def _forgets_places(source: Tensor, result: Tensor) -> bool:
-    """Whether an operation makes one value of each map of cells, as pools, means, sums and largest values do."""
+    """Whether an operation reduces each map of cells to one value, as pools, means, sums and maxima do."""
     cells = source.shape[-2:].numel()
     pooled = 1 < cells == source.numel() // result.numel() and result.shape[-2:] != source.shape[-2:]
     return pooled and result.ndim > 1  # a norm also gives its statistics, (C,)

@@ -1,8 +1,8 @@
-"""An image that does not fit into memory, seen in overlapping tiles whose logits are put together.
+"""Processes an image that does not fit into memory in overlapping tiles, whose logits are joined.
 
-A tile begins at a multiple of the network's coarsest stride, so that its cells are cells of the image, and reaches
-over its own cells by the receptive field, so that they see what they see in the image. Its own cells are put into
-the logits of the whole image: what follows (upsampling, fusion) does not know of tiles.
+A tile begins at a multiple of the network's coarsest stride, so that its cells are cells of the image, and extends
+beyond its own cells by the receptive field, so that they see what they see in the image. Its own cells are put into
+the logits of the whole image: what follows (upsampling, fusion) does not know about tiles.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stretch:
-    """A tile along one axis: it sees pixels [start, stop), and the cells [first, last) of the logits are its own."""
+    """A tile along one axis, which sees pixels [start, stop) and owns the cells [first, last) of the logits."""
 
     start: int
     stop: int
@@ -38,13 +38,13 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Tiles:
-    """All tiles of one image: every row of `rows` with every one of `columns`.
+    """All tiles of one image: every one of `rows` with every one of `columns`.
 
     Attributes:
-        rows: From top to bottom.
-        columns: From left to right.
-        overlap: Pixels by which a tile reaches over its own cells, inside the image.
-        field: The network's.
+        rows: Stretches from top to bottom.
+        columns: Stretches from left to right.
+        overlap: Pixels by which a tile extends beyond its own cells, inside the image.
+        field: The network's receptive field.
     """
 
     rows: tuple[Stretch, ...]
@@ -54,11 +54,11 @@ class Tiles:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of the largest tile, pixels."""
+        """Height and width of the largest tile in pixels."""
         return _largest(self.rows), _largest(self.columns)
 
     def own_cells(self, logits: Tensor, row: Stretch, column: Stretch) -> Tensor:
-        """The cells of a tile's logits (..., h, w) that are its own."""
+        """The tile's own cells of its logits (..., h, w)."""
         down, across = row.first - row.start // self.field.stride, column.first - column.start // self.field.stride
         return logits[..., down : down + row.last - row.first, across : across + column.last - column.first]
 
@@ -70,19 +70,19 @@ class Tiles:
 def plan_tiles(
     network: nn.Module, size: tuple[int, int], most_pixels: int, channels: int = 3, most_rows: int | None = None
 ) -> Tiles:
-    """The tiles that cost least of those that fit.
+    """Find the cheapest tiles that fit.
 
-    The overlap is the receptive field; where this would be more than a quarter of a tile, it is a quarter.
+    The overlap is the receptive field, but at most a quarter of a tile.
 
     Args:
         network: Maps float (1, channels, H, W) to {"out": (1, K, h, w)}; must run on meta tensors.
         size: (H, W) of the image.
-        most_pixels: Of one tile.
-        channels: Of the image.
-        most_rows: Pixels; how high a tile may be at the most.
+        most_pixels: Maximum pixels of one tile.
+            channels: Channels of the image.
+            most_rows: Maximum height of a tile in pixels.
 
-    Raises:
-        InputError: Not even the smallest tile fits, or the network cannot see parts of an image.
+        Raises:
+            InputError: Not even the smallest tile fits, or the network cannot process parts of an image.
     """
     field = receptive_field(network, channels)
     height, width = meta_forward(network, (1, channels, *size)).shape[-2:]
@@ -105,12 +105,12 @@ def plan_tiles(
 
 
 class TiledNetwork(nn.Module):
-    """A network that sees images of more than `most_pixels` in tiles; the log says so once for each size.
+    """A network that processes images of more than `most_pixels` in tiles; the log says so once per size.
 
     Args:
         network: See `plan_tiles`.
-        most_pixels: Of one forward.
-        memory: Bytes that the image did not fit into, for the log.
+        most_pixels: Maximum pixels of one forward.
+            memory: Bytes into which the image did not fit, for the log.
     """
 
     def __init__(self, network: nn.Module, most_pixels: int, memory: int) -> None:
@@ -144,7 +144,7 @@ def tiled_logits(network: nn.Module, image: Tensor, tiles: Tiles) -> Tensor:
 
 
 def tell(tiles: Tiles, size: tuple[int, int], memory: int) -> None:
-    """Log, once for each size of an image, that it is seen in tiles and what that changes."""
+    """Log, once per image size, that the image is processed in tiles and what that changes."""
     height, width = tiles.shape
     text = (
         f"an image of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}: the network sees it in "
@@ -172,7 +172,7 @@ def _cheapest(
     most_pixels: int,
     most_rows: int,
 ) -> Tiles | None:
-    """Of all widths, with the greatest height that fits beside each, the one with the least pixels in all tiles."""
+    """Of all widths, each with the greatest height that fits, the one with the fewest pixels in all tiles."""
     best, least = None, math.inf
     unit = field.step // field.stride or 1  # cells from one place where a tile may begin to the next
     narrowest = max(unit, _up(math.ceil(2 * overlap / field.stride), unit))  # half of a tile is its own
@@ -192,7 +192,7 @@ def _cheapest(
 
 
 def _parts(side: int, cells: int, own: int, field: ReceptiveField, overlap: int) -> tuple[Stretch, ...]:
-    """Parts of `own` cells each along an axis; `own` cells and the overlap are multiples of the coarsest stride."""
+    """Cut an axis into parts of `own` cells; `own` and the overlap are multiples of the coarsest stride."""
     parts = []
     for first in range(0, cells, own):
         last = min(first + own, cells)
