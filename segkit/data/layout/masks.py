@@ -45,13 +45,6 @@ def what_is_there(files: Files, folder: str, path: str) -> str:
     return f"that folder {held}; allowed are {', '.join(f'{wanted}{suffix}' for suffix in MASK_SUFFIXES)}"
 
 
-def ending_of(files: Files, folder: str, name: str) -> str | None:
-    """What follows the image's name in that of a file that looks like its mask: "_mask" of `town/a_mask.png`."""
-    found = files.below(folder, MASK_SUFFIXES) if files.has(folder) else []
-    stems = (relative.with_suffix("").as_posix() for relative, _ in found)
-    return next((stem.removeprefix(name) for stem in stems if stem.startswith((f"{name}_", f"{name}-"))), None)
-
-
 def _only(found: list[Source]) -> Source | None:
     if len(found) > 1:
         raise InputError(f"{found[0]} and {found[1]} are masks of one image; remove one of them")
