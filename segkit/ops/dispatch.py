@@ -8,9 +8,9 @@ are the reference for the tests.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
+from threading import local
 from typing import Any
 
 import torch
@@ -18,22 +18,29 @@ from torch import Tensor
 
 _PLAIN_TENSORS = (Tensor, torch.nn.Parameter)
 
-_plain: ContextVar[bool] = ContextVar("segkit_plain_ops", default=os.environ.get("SEGKIT_FUSED_OPS", "1") == "0")
+
+class _Choice(local):
+    """A thread's own choice; the compiler of torch 2.11 cannot trace a `ContextVar`."""
+
+    plain = os.environ.get("SEGKIT_FUSED_OPS", "1") == "0"
+
+
+_choice = _Choice()
 
 
 @contextmanager
 def plain_ops() -> Iterator[None]:
     """Run operations inside the block as plain PyTorch, in this thread only."""
-    token = _plain.set(True)
+    before, _choice.plain = _choice.plain, True
     try:
         yield
     finally:
-        _plain.reset(token)
+        _choice.plain = before
 
 
 def fused_ops() -> bool:
     """Whether operations may use their fused forms."""
-    return not _plain.get()
+    return not _choice.plain
 
 
 def uses_triton(tensor: Tensor, kernel: str) -> bool:
