@@ -6,7 +6,7 @@ Conventions, which a table of such numbers must state:
 - FLOPs: convolutions and matrix products, a multiply-add counted as 2 (papers that write "FLOPs" often count it as 1).
   Norms, activations, pooling and interpolation are not counted.
 - Seconds: the device is waited for before and after; the first image is left out.
-- Bytes: the peak above what was in use at the start.
+- Bytes: the peak above the memory in use at the start.
 """
 
 import ctypes

@@ -44,7 +44,7 @@ class Experiment:
     Attributes:
         path: The recipe's file.
         network: `{"class_path": ..., "init_args": {...}}` for `build_network`, mostly without num_classes.
-        data: `{"class_path": ..., "init_args": {...}}` of its data module; None where the recipe has none.
+        data: `{"class_path": ..., "init_args": {...}}` of its data module; None if the recipe has no data module.
         data_class: Name of the data module's class; "" where the recipe has no data.
         protocol: The recipe's protocol, or `whole`.
         recipe: The recipe itself.

@@ -1,6 +1,6 @@
 """What a row of `segkit benchmark` is a property of, and a file beside the table of what has been counted of it.
 
-A row that was stopped goes on with the next image, and another metric needs no network.
+A row that was stopped resumes at the next image, and another metric needs no network.
 """
 
 import hashlib

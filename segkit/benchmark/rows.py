@@ -39,7 +39,7 @@ def fill_table(table: Table, rows: Sequence[PlannedRow], settings: Settings, rep
         table: Written after every row; `table.failed` is what went wrong.
         rows: Rows of `segkit.benchmark.plan`.
         settings: What all rows share.
-        report: Told, in one line each, of rows that are there and of errors.
+        report: Called with one line for each row that already exists and for each error.
 
     Raises:
         InputError: The table cannot be written.
@@ -114,7 +114,7 @@ def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[st
 
 
 def _count_images(segmenter: Segmenter, row: PlannedRow, progress: Progress, count: int) -> None:
-    """Score the images that `progress` has not seen."""
+    """Score the images that `progress` does not hold yet."""
     assert row.data is not None
     if progress.seen[0] >= count:
         return

@@ -160,7 +160,7 @@ class SegmentationDataModule(Layout, LightningDataModule):
         }
         for key, split in splits[stage].items():
             samples = self.find_samples(split, with_masks=key != "predict")
-            # A cache pays where images are read again; one that is there is used in any case.
+            # A cache pays where images are read again; an existing one is always used.
             read = self._reader(samples, split, make_cache=stage == "fit")
             transform = self.transform if key == "train" else None
             self.datasets[key] = SegmentationDataset(samples, read, transform, self.seed)
@@ -212,7 +212,7 @@ class SegmentationDataModule(Layout, LightningDataModule):
         return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
 
     def _reader(self, samples: Sequence[Sample], split: Split, make_cache: bool) -> Reader:
-        """What reads these samples: their cache, or the files where there is none."""
+        """The reader of these samples: their cache, or the files if there is no cache."""
         if self.cache_dir is None:
             return self.reader
         if make_cache:

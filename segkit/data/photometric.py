@@ -81,7 +81,7 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
             img: uint8 (H, W, 3) RGB.
             brightness: Added to the values.
             contrast: Factor of the values.
-            contrast_first: Whether it comes before saturation and hue, else last.
+            contrast_first: Whether contrast comes before saturation and hue; otherwise it comes last.
             saturation: Factor of the saturation.
             hue: Added to the hue, modulo 180.
             **params: albumentations' own, not used.

@@ -138,7 +138,7 @@ def statistics(
     workers: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Statistics:
-    """The statistics of a split: as they were kept, if the data are still the same, else counted and kept.
+    """The statistics of a split: the stored ones if the data are unchanged, otherwise counted and stored.
 
     Args:
         layout: The data set.

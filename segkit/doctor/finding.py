@@ -9,7 +9,7 @@ Status = Literal["ok", "note", "wrong"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of what was found, and one of what to do.
+    """One line that says what was found, and one that says what to do.
 
     Attributes:
         check: What was looked at.

@@ -11,7 +11,7 @@ _INDENT = " " * (6 + _NAME + 1)
 
 
 def finding_lines(finding: Finding, columns: int) -> Iterator[str]:
-    """Status, check and what was found; below it what to do.
+    """Status, check and finding in one line; what to do is below it.
 
     Args:
         finding: What was found.

@@ -9,7 +9,7 @@ d erosions by 3 x 3 are one by (2d + 1) x (2d + 1), so a pixel belongs to the bo
 window holds a pixel of another class or crosses the border. A window's lowest and highest id say whether it does, for
 all classes at once: two filters of the label map replace two erosions per class.
 
-Ignored pixels are neither inside nor outside a class: they are of no boundary and make none. So what was predicted
+Ignored pixels are neither inside nor outside a class: they belong to no boundary and create none. So what was predicted
 there cannot matter, a prediction that is right wherever there is truth scores 1, and the edge of an ignored area,
 behind which nobody knows what is, earns nothing and costs nothing. Without ignored pixels the numbers are the paper's.
 """
@@ -89,7 +89,7 @@ def _at_boundary(ids: UInt8Array, ignored: NDArray[np.bool_], distance: int) -> 
 
 
 def _count(ids: UInt8Array, where: NDArray[np.bool_], num_classes: int) -> NDArray[np.int64]:
-    """Pixels of each class among those chosen; ids outside the classes are of no class."""
+    """Pixels of each class among those chosen; ids outside the classes are not counted."""
     return np.bincount(ids[where], minlength=256)[:num_classes].astype(np.int64)
 
 

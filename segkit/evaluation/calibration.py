@@ -73,15 +73,15 @@ class Calibration:
             total.index_add_(0, index.to(total.device), values.to(total.device))
 
     def all_reduce(self) -> None:
-        """Sum over all processes; nothing without a process group. Every process calls it, once, at the end."""
+        """Sum over all processes; does nothing without a process group. Every process calls it, once, at the end."""
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self._sums)
 
     def result(self) -> Reliability:
-        """What was found so far.
+        """The calibration of all images added so far.
 
         Raises:
-            InputError: Some confidences were no probabilities.
+            InputError: Some confidences were not probabilities.
         """
         pixels, right, confidence = self._sums.cpu().numpy()
         if pixels[-1]:

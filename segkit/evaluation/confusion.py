@@ -98,12 +98,12 @@ class ConfusionMatrix:
         self.add(counts, len(mask) if mask.ndim == 3 else 1)
 
     def add(self, counts: Tensor, num_images: int = 1) -> None:
-        """Add what `confusion_counts` gave elsewhere for so many images."""
+        """Add counts that `confusion_counts` returned elsewhere for `num_images` images."""
         self._counts += counts.to(self.device)
         self.num_images += num_images
 
     def all_reduce(self) -> None:
-        """Sum over all processes; nothing without a process group. Every process calls it, once, at the end."""
+        """Sum over all processes; does nothing without a process group. Every process calls it, once, at the end."""
         if not (dist.is_available() and dist.is_initialized()):
             return
         images = torch.tensor([self.num_images], dtype=torch.int64, device=self.device)

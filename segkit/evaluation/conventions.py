@@ -1,7 +1,7 @@
 """Metrics by convention: which rule of which toolkit turns one count matrix into mIoU, and how far they differ.
 
 The toolkits agree on the pixels: counts are summed over the data set, and pixels of ignored truth count for nobody
-(but by `void-class`, by which some numbers of CamVid are published). They differ in classes that are absent, in pixels
+(except under `void-class`, which some published CamVid numbers use). They differ in classes that are absent, in pixels
 predicted as no class, and in what they average. Everything here was read in the file that `Convention.source` names;
 the arithmetic is in `segkit.evaluation.scores`.
 """
@@ -125,11 +125,11 @@ def convention(name: str, others: tuple[str, ...] = ()) -> Convention:
     """The convention of that name.
 
     Args:
-        name: A key of `CONVENTIONS`, or the import path of a `Convention` of one's own, which is its name then.
-        others: What else the option takes from which the name came, for the message.
+        name: A key of `CONVENTIONS`, or the import path of your own `Convention`, which then is its name.
+        others: Other values that the option accepts, listed in the message.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such convention.
     """
     found = CONVENTIONS.get(name) or _own(name)
     if found is None:

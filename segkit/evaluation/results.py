@@ -158,7 +158,7 @@ def _absences(scores: Scores, class_names: Sequence[str]) -> list[str]:
 
 
 def command_line() -> str:
-    """What ran this process, as one would type it."""
+    """The command that started this process, as a user would type it."""
     return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
 
 
@@ -181,7 +181,7 @@ def row_names(class_names: Sequence[str], scores: Scores) -> tuple[str, ...]:
 
 
 def number_or_null(value: float) -> float | None:
-    """NaN and infinity are no JSON."""
+    """The number, or None for NaN and infinity, which JSON does not have."""
     return float(value) if math.isfinite(value) else None
 
 

@@ -95,7 +95,7 @@ def check_declared(counts: Tensor | NDArray[Any], ignore_index: int = IGNORE_IND
     """Refuse counts of true ids that are neither a class nor ignored: no score of them would mean anything.
 
     Raises:
-        InputError: There are some in the last row.
+        InputError: The last row holds such pixels.
     """
     undeclared = int(counts[-1].sum())
     if undeclared:
@@ -113,7 +113,7 @@ def ratio(part: NDArray[Any], whole: NDArray[Any], empty: float = NAN) -> NDArra
 
 
 def segkit(areas: Areas) -> Scores:
-    """Means over the classes that have a value; what no other toolkit's users need to guess."""
+    """Means over the classes that have a value."""
     iou, accuracy = ratio(areas.right, areas.union), ratio(areas.right, areas.true)
     return means(areas, iou, accuracy, pixel=_share(areas), weighted=_weighted(iou, areas.true))
 
@@ -142,7 +142,7 @@ def cityscapes(areas: Areas) -> Scores:
 
 
 def paddleseg(areas: Areas, absent: float = 1.0) -> Scores:
-    """All K classes in the mean; accuracies are divided by what was predicted, not by what is true."""
+    """All K classes in the mean; accuracies are divided by predicted, not by true pixels."""
     iou = np.nan_to_num(ratio(areas.right, areas.union), nan=absent)
     accuracy = np.nan_to_num(ratio(areas.right, areas.predicted), nan=0.0)
     total = int(areas.predicted.sum())
@@ -199,7 +199,7 @@ def means(
     pixel: float = NAN,
     weighted: float = NAN,
 ) -> Scores:
-    """The scores of a convention: means over what is not NaN.
+    """The scores of a convention: means over the values that are not NaN.
 
     Args:
         areas: What was counted.
@@ -229,6 +229,6 @@ def _as_integers(counts: Tensor | NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of what is not NaN; NaN, without a warning, where nothing is left."""
+    """Mean of the values that are not NaN; NaN, without a warning, if there are none."""
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if len(kept) else NAN

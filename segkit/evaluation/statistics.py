@@ -1,6 +1,6 @@
 """How sure a mIoU is: confidence intervals by resampling images.
 
-The image is the unit: pixels of one image are no independent observations. Everything is computed from three areas
+The image is the unit: the pixels of one image are not independent observations. Everything is computed from three areas
 per image and class, and each resampled data set is scored by segkit's own rule: areas summed over its images, mean
 over the classes that occur in its truth or prediction. (A rare class may be missing from a resampled set; it then does
 not count there.) The split itself is taken as drawn at random, image by image: frames of one video are alike, and make
@@ -48,7 +48,7 @@ class ImageAreas:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse sizes that disagree."""
+        """Refuse arrays whose sizes disagree."""
         if self.areas.ndim != 3 or self.areas.shape[1] != 3 or self.areas.dtype != np.int64 or not self.areas.size:
             raise InputError(f"areas: {self.areas.dtype} {self.areas.shape}; int64 (N, 3, K), N and K above 0, needed")
         if len(self.names) != len(self.areas) or len(set(self.names)) != len(self.names):
@@ -64,10 +64,10 @@ class ImageAreas:
         return self._picked(sorted(range(len(self.names)), key=self.names.__getitem__))
 
     def only(self, names: Iterable[str]) -> ImageAreas:
-        """The images of these names, as far as there are any.
+        """The images with these names; names without an image are skipped.
 
         Raises:
-            InputError: There are none.
+            InputError: No image has one of these names.
         """
         wanted = set(names)
         return self._picked([i for i, name in enumerate(self.names) if name in wanted])
@@ -201,7 +201,7 @@ def class_iou(areas: Float64Array) -> Float64Array:
 
 
 def mean_iou(iou: Float64Array) -> Float64Array:
-    """Mean (...) over the classes that have an IoU (..., K): segkit's rule; NaN where none has."""
+    """Mean (...) over the classes that have an IoU (..., K): segkit's rule; NaN where no class has one."""
     present = ~np.isnan(iou)
     return ratio(np.where(present, iou, 0).sum(axis=-1), present.sum(axis=-1))
 

@@ -86,7 +86,7 @@ def official_scores(pairs: Sequence[LabelPair], instances: bool = True) -> dict[
 
 
 def official_pairs(predictions: Path, truth: Path) -> list[LabelPair]:
-    """The prediction of every truth below `truth`; those of other images are left out.
+    """Pair every truth below `truth` with its prediction; predictions of other images are left out.
 
     Raises:
         InputError: There is no truth, or an image has no prediction, or more than one.
@@ -117,7 +117,7 @@ def label_id_copies(pairs: Sequence[LabelPair], folder: Path, ids: Ids) -> list[
         ids: What the predictions hold: "train" ids, as `segkit predict` writes them, or "raw" ones, the label ids.
 
     Raises:
-        InputError: A value is no such id, or prediction and truth differ in size.
+        InputError: A value is not such an id, or prediction and truth differ in size.
     """
     copies = [LabelPair(pair.name, pair.truth, folder / f"{pair.name}{_SERVER.ending}") for pair in pairs]
     jobs = [(pair, copy_.prediction) for pair, copy_ in zip(pairs, copies, strict=True)]
@@ -217,7 +217,7 @@ def _copy(pair: LabelPair, target: Path, ids: Ids) -> set[int]:
 
 @contextmanager
 def _repaired() -> Iterator[None]:
-    """Repair cityscapesScripts' module, only there and only for now.
+    """Repair cityscapesScripts' module within this context only.
 
     - `np.in1d`, which it calls for iIoU, is gone from NumPy 2.4
       (https://github.com/mcordts/cityscapesScripts/pull/196): its name `np` gets one that has it.

@@ -1,4 +1,4 @@
-"""What can be said of scored folders besides: intervals of every IoU, and how well outlines are followed."""
+"""Further scores of folders: an interval for every IoU, and the boundary IoU."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from segkit.text import RULE, aligned, percent
 
 @dataclass(frozen=True)
 class ExtraScores:
-    """What can be said of a mIoU besides: its interval, and how well outlines are followed.
+    """Further scores beside the mIoU: confidence intervals and the boundary IoU.
 
     Attributes:
         areas: Areas of each image.
@@ -63,7 +63,7 @@ class ExtraScores:
 
 
 def extra_scores(scored: FolderScores, boundary: bool = False, bootstrap: int | None = None) -> ExtraScores:
-    """More about the images that were scored.
+    """Compute intervals and boundary IoU of the images that were scored.
 
     Args:
         scored: What `score_folders` returned.

@@ -50,7 +50,7 @@ class Server:
         flat: Whether files must lie at the top of the archive.
         size: Width and height of every image, or None where they differ.
         counts: Images of each split.
-        folders: Where the images of each split lie below the data root, the first that is there.
+        folders: Where the images of each split lie below the data root, the first that exists.
     """
 
     name: str
@@ -111,7 +111,7 @@ SERVERS = {
 
 
 class IdError(InputError):
-    """A label map holds ids of another kind than it was said to hold."""
+    """A label map holds ids of a different kind than declared."""
 
 
 @dataclass(frozen=True)

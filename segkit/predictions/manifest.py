@@ -1,4 +1,4 @@
-"""`predictions.json`: what made the label maps of a folder, so that they can be gone on with and scored later."""
+"""`predictions.json`: what made the label maps of a folder, so that they can be completed and scored later."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder, None where it has none.
+    """The manifest of a folder, or None if it has none.
 
     Raises:
         InputError: The file is none, or one of a later format.

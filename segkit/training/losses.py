@@ -49,7 +49,7 @@ class LossConfig:
         average: What the sums over pixels (cross entropies and focal loss) are divided by: "valid", the number of
             pixels that count (their class weights' sum, as in `torch.nn.CrossEntropyLoss`); or "all", the number of
             all pixels, ignored ones included (mmsegmentation's default, `avg_non_ignore=False`).
-        extra: A loss of one's own, added as it is: maps float logits `(B, K, H, W)` and int64 train ids `(B, H, W)`,
+        extra: Your own loss, added unweighted: maps float logits `(B, K, H, W)` and int64 train ids `(B, H, W)`,
             255 ignored, to a scalar. Of the main head, and of each process's own batch; no checkpoint keeps it.
         fused: Whether cross entropies and mining do without full-size logits (`segkit.ops.upsample_cross_entropy`);
             false takes PyTorch's operations, which differ by rounding and take far more memory.

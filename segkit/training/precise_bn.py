@@ -1,4 +1,4 @@
-"""Precise batch norm: running statistics measured anew, as averages over many batches at fixed weights.
+"""Precise batch norm: running statistics measured again, as averages over many batches at fixed weights.
 
 What training leaves is a moving average over weights that still changed (Wu and Johnson 2021, "Rethinking 'Batch' in
 BatchNorm", section 3.1). The average is PyTorch-Encoding's (encoding/utils/precise_bn.py, 200 batches): the mean of the

@@ -139,7 +139,7 @@ def check_settings(network: SegmentationModel, loss: LossConfig, norm_eval: bool
                 f"model.loss.aux_weight={loss.aux_weight} has no effect: the network has no auxiliary head; set it to "
                 "0, or model.network.init_args.aux to true"
             )
-        replace(loss, aux_weight=0.0)  # which refuses what belongs to a cross entropy, where there is none left
+        replace(loss, aux_weight=0.0)  # which refuses options of a cross entropy if no cross entropy is left
     if norm_eval and not any(isinstance(m, BATCH_NORMS) for m in network.encoder.modules()):
         raise InputError("model.norm_eval=true has no effect: the encoder has no batch norms; leave it out")
 
@@ -163,7 +163,7 @@ _UNUSED = {
 
 
 def check_work(command: str, trainer: Mapping[str, Any]) -> None:
-    """Refuse options of the Trainer by which nothing would be done, or which have no effect on a run of segkit.
+    """Refuse options of the Trainer under which nothing would be done, or which have no effect on a run of segkit.
 
     Args:
         command: "fit", "validate", "test" or "predict".

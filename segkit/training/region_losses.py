@@ -55,7 +55,7 @@ def _jaccard_steps(true: Tensor) -> Tensor:
     """How much each pixel adds to a class's Jaccard loss, if the errors fall from pixel to pixel; Berman's algorithm 1.
 
     Args:
-        true: 1 where a pixel is of the class, else 0; float (N).
+        true: 1 for pixels of the class, 0 for all others; float (N).
     """
     total = true.sum()
     jaccard = 1 - (total - true.cumsum(0)) / (total + (1 - true).cumsum(0))

@@ -53,7 +53,7 @@ class ResultWriter(Callback):
             self._report(trainer, pl_module, trainer.val_dataloaders, trainer.limit_val_batches)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what was scored when `test` or `validate` stops: the images of this process until then."""
+        """Keep the scores of this process's images so far when `test` or `validate` stops early."""
         loader = {"test": trainer.test_dataloaders, "validate": trainer.val_dataloaders}.get(trainer.state.fn or "")
         confusion = pl_module.confusion if isinstance(pl_module, SegmentationModule) else None
         if loader is None or confusion is None or confusion.num_images == 0 or self._reported:

@@ -74,7 +74,7 @@ class Cache:
         self._positions = {name: i for i, name in enumerate(index.names)}
 
     def read(self, sample: Sample) -> tuple[UInt8Array, UInt8Array]:
-        """Image uint8 (H, W, 3) and train ids uint8 (H, W) of a sample: read-only views, of which nothing is read."""
+        """Image uint8 (H, W, 3) and train ids uint8 (H, W) of a sample: read-only views; no byte is read yet."""
         return self.view(self._positions[sample.name])
 
     def view(self, i: int) -> tuple[UInt8Array, UInt8Array]:
@@ -87,7 +87,7 @@ class Cache:
         """Compare check sums.
 
         Raises:
-            InputError: What is stored is not what was written.
+            InputError: The stored bytes differ from those that were written.
         """
         for i in positions:
             if checksums_of(*self.view(i)) != self.index.checksums[i]:

@@ -51,7 +51,7 @@ def make_cache(
     workers: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Cache:
-    """The cache of these samples; decoded and written first, or completed, where it is not there yet.
+    """The cache of these samples, which is written or completed first if necessary.
 
     Args:
         cache_dir: Holds the caches; made if it is absent.
@@ -121,12 +121,12 @@ class _Writer:
         complete = replace(index, checksums=tuple(done[i] for i in range(len(self.samples))))
         write_json(self.part / INDEX, asdict(complete))
         os.replace(self.part, self.folder)
-        (self.folder / _JOURNAL).unlink(missing_ok=True)  # not before: a run that is killed here would begin anew
+        (self.folder / _JOURNAL).unlink(missing_ok=True)  # not before: a run that is killed here would start over
         self.say(f"{self.title}: cached in {self.folder}")
         return Cache(self.folder, complete)
 
     def _write(self, index: Index, done: dict[int, tuple[int, int]]) -> None:
-        """Decode and store what is not `done`, which grows."""
+        """Decode and store the samples that are not in `done`, and add them to it."""
         left = [i for i in range(len(self.samples)) if i not in done]
         with (self.part / _JOURNAL).open("ab") as journal, self._bar("cache", len(done)) as bar:
             for i, sums in zip(left, self.pool.map(lambda i: self._store(index, i), left), strict=True):

@@ -25,7 +25,7 @@ from segkit.paths import looked_for
 
 
 def splits_of(layout: Layout) -> list[Split]:
-    """Those that a data set has: train, val, and a test split of its own."""
+    """The splits that a data set has: train, val, and test if it differs from val."""
     try:
         own_test = layout.has_split("test") and layout.parts("test") != layout.parts("val")
     except InputError:
@@ -133,7 +133,7 @@ def _pairs(report: Report, part: Part, images: dict[str, Source], is_labelled: b
 
 def _note_lone_masks(report: Report, part: Part, images: dict[str, Source]) -> None:
     """Of the whole folder: a mask whose image is in another split's list is not lone."""
-    if not report.layout.files.has(part.mask.folder):  # of each image it is said that it has no mask
+    if not report.layout.files.has(part.mask.folder):  # each image is reported as lacking its mask
         return
     wanted = {part.mask_path(name).rpartition(".")[0] for name in images}
     for relative, file in report.layout.files.below(part.mask.folder, MASK_SUFFIXES):
@@ -184,7 +184,7 @@ def _take_in(report: Report, found: SplitReport, notes: Notes, counts: Int64Arra
 def _in_threads(
     function: Callable[[Pair], tuple[Notes, Int64Array | None]], pairs: Sequence[Pair], workers: int | None
 ) -> Generator[tuple[Notes, Int64Array | None], None, None]:
-    """In order; what is not begun when the caller stops is left undone."""
+    """Results in order; work not yet started when the caller stops is cancelled."""
     pool = ThreadPoolExecutor(workers or cores())
     try:
         yield from pool.map(function, pairs)

@@ -151,7 +151,7 @@ def rows_of(split: SplitReport, space: LabelSpace) -> list[Row]:
 
 
 def absent_classes(split: SplitReport, space: LabelSpace) -> list[str]:
-    """Classes of which no mask has a pixel."""
+    """Classes without a pixel in any mask."""
     found = {row.train_id for row in rows_of(split, space) if row.pixels}
     return [name for label, name in enumerate(space.class_names) if label not in found]
 

@@ -258,7 +258,7 @@ class Layout(ABC):
         return {name: found[name] for name in part.names}
 
     def masks_of(self, part: Part, names: Sequence[str]) -> dict[str, Source | None]:
-        """The masks of a part's images, by name; None where there is none.
+        """The masks of a part's images, by name; None for an image without a mask.
 
         Raises:
             InputError: There are two for one image.

@@ -1,4 +1,4 @@
-"""Masks of one's own folder whose classes are RGB colours."""
+"""Masks whose classes are RGB colours, for a folder of your own."""
 
 import math
 from functools import cached_property

@@ -80,7 +80,7 @@ class Files:
         return files or ([] if prefix is None else self._below(prefix, suffixes))
 
     def file(self, path: str) -> Source | None:
-        """The file at `path`; None where there is none."""
+        """The file at `path`, or None if it does not exist."""
         for home in self.homes:
             full = _join(home, path)
             on_disk = self.root / full

@@ -14,7 +14,7 @@ _MASK_WORDS = ("mask", "label", "gt", "truth", "annot", "seg")  # of two folders
 
 
 def guess_paths(files: Files) -> tuple[str, str] | None:
-    """The path templates of images and masks by which most images have a mask; None where no rule is found.
+    """The path templates that pair the most images with a mask; None if no rule is found.
 
     The rule is that both names share a part: `img/{name}.jpg` and `gt/{name}_mask.png`. Folders that are called like a
     split become `{split}`.

@@ -55,7 +55,7 @@ def _name(line: str, where: str, folders: Sequence[str], mask_ending: str) -> st
 
 
 def _columns(line: str, mask_ending: str) -> tuple[str, str]:
-    """Image and mask, which is empty where there is none; a name may have blanks in it."""
+    """Image and mask of a line (empty if it has no mask); names may contain blanks."""
     two = _TWO_PATHS.fullmatch(line)
     if two is None:
         two = _TWO_WORDS.fullmatch(line)

@@ -29,7 +29,7 @@ class ADE20KDataModule(SegmentationDataModule):
     homes = ("ADEChallengeData2016", "")
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class.
+        """See base class.
 
         Raises:
             InputError: This is the full ADE20K.

@@ -48,7 +48,7 @@ class CamVidDataModule(SegmentationDataModule):
     own_crop_size = 360
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class."""
+        """See base class."""
         if self.files.has(f"images/{split}"):
             return (Part(f"images/{split}/{{name}}", f"labels/{split}/{{name}}.png"),)
         return (Part(f"{split}/{{name}}", f"{split}annot/{{name}}.png"),)

@@ -51,7 +51,7 @@ class CityscapesDataModule(SegmentationDataModule):
         self.counts = {"train": 2975 + _COARSE * coarse, "val": 500, "test": 1525}
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class."""
+        """See base class."""
         if split == "test" and not self.files.has("leftImg8bit/test"):
             return self.parts("val")
         if split != "train" or not self.coarse:

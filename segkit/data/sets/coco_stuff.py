@@ -216,10 +216,10 @@ class CocoStuffDataModule(SegmentationDataModule):
     archives = ("train2017.zip", "val2017.zip", _MAPS)
 
     def find_samples(self, split: Split, with_masks: bool = True) -> list[Sample]:
-        """As in the base class.
+        """See base class.
 
         Raises:
-            InputError: There are only masks that mmsegmentation has converted to train ids, too.
+            InputError: The only masks are those that mmsegmentation converted to train ids.
         """
         folder = _folder(split)
         if with_masks and self._only_converted(folder):
@@ -230,7 +230,7 @@ class CocoStuffDataModule(SegmentationDataModule):
         return super().find_samples(split, with_masks)
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class."""
+        """See base class."""
         folder = _folder(split)
         images = f"images/{folder}" if self.files.has(f"images/{folder}") else folder
         return (Part(f"{images}/{{name}}.jpg", f"{self._masks(folder)}/{{name}}.png"),)

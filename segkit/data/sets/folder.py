@@ -99,7 +99,7 @@ class FolderDataModule(SegmentationDataModule):
 
     @property
     def reader(self) -> PairReader:
-        """As in the base class; colours become train ids."""
+        """See base class; colours become train ids."""
         read_mask = self._color_masks if self.masks == "colors" else read_label
         return PairReader(self.label_space, read_mask, self.exif == "apply")
 
@@ -112,7 +112,7 @@ class FolderDataModule(SegmentationDataModule):
         return self.classes.with_name("palette.csv")
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class."""
+        """See base class."""
         if split == "test" and not self._is_declared("test"):
             split = "val"
         list_file = self.root / "splits" / f"{split}.txt"
@@ -129,15 +129,15 @@ class FolderDataModule(SegmentationDataModule):
         return self.files.has(self._part(split).image.folder)
 
     def mask_key(self) -> str:
-        """As in the base class."""
+        """See base class."""
         colours = read_text(self._palette) if self.masks == "colors" and self._palette.is_file() else ""
         return self.masks + colours + ("exif" if self.exif == "apply" else "")
 
     def images_of(self, part: Part) -> dict[str, Source]:
-        """As in the base class; where they are not found, the error names the options that would find them.
+        """See base class; if they are not found, the error names the options that would find them.
 
         Raises:
-            InputError: As in the base class.
+            InputError: See base class.
         """
         try:
             return super().images_of(part)
@@ -145,7 +145,7 @@ class FolderDataModule(SegmentationDataModule):
             raise InputError(f"{error}{self._advice()}") from error
 
     def why_no_mask(self, part: Part, name: str) -> str:
-        """As in the base class; and which options would find them."""
+        """See base class; also names the options that would find them."""
         return super().why_no_mask(part, name) + self._advice()
 
     def _advice(self) -> str:

@@ -103,7 +103,7 @@ class MapillaryDataModule(SegmentationDataModule):
     own_crop_size = (512, 1024)
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class."""
+        """See base class."""
         folder = _FOLDERS[split]
         if split == "test":
             has_images = self.files.has("testing/images")

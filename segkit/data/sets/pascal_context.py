@@ -95,7 +95,7 @@ class PascalContextDataModule(SegmentationDataModule):
     homes = ("", "VOC2010", "VOCdevkit/VOC2010")
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class.
+        """See base class.
 
         Raises:
             InputError: A list of names is missing or wrong.

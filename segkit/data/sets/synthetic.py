@@ -93,7 +93,7 @@ class SyntheticDataModule(SegmentationDataModule):
         }
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class; the folders are those of Cityscapes, and the test images have labels, too."""
+        """See base class; the folders are those of Cityscapes, and the test images also have labels."""
         return (fine_part(split),)
 
     def prepare_data(self) -> None:
@@ -106,7 +106,7 @@ class SyntheticDataModule(SegmentationDataModule):
         super().prepare_data()
 
     def setup(self, stage: str) -> None:
-        """As in the base class."""
+        """See base class."""
         self._draw_all()  # free when the scenes are there, so that the loaders work without a Trainer too
         super().setup(stage)
 

@@ -73,7 +73,7 @@ class VOCDataModule(SegmentationDataModule):
         self.counts = {"train": 10582 if augmented else 1464, "val": 1449, "test": 1456}
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """As in the base class.
+        """See base class.
 
         Raises:
             InputError: A list of names or the additional masks are missing, or a list is wrong.

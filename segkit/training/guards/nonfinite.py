@@ -187,7 +187,7 @@ class Replay:
 def replay(path: str | Path, device: str = "cpu") -> Replay:
     """Run the kept batch through the kept weights, in training mode and the run's precision.
 
-    Dropout draws anew, and norms see this process's batch only.
+    Dropout is redrawn, and norms see only this process's batch.
 
     Args:
         path: A `nonfinite-step<n>.pt` file.

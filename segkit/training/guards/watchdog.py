@@ -175,7 +175,7 @@ def _say(text: str) -> None:
 
 
 def _follows(exception: BaseException) -> bool:
-    """Whether an exception only says that another process is not there."""
+    """Whether an exception only says that another process is gone."""
     text = str(exception).lower()
     return isinstance(exception, dist.DistError) or (
         isinstance(exception, RuntimeError)

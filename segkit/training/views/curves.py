@@ -184,7 +184,7 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> Curve:
 
 
 def _number(cell: str | None) -> float:
-    """A cell's number, or NaN where it has none: the last row of a killed run may be cut short."""
+    """The number in a cell, or NaN if it is empty: the last row of a killed run may be cut short."""
     try:
         return float(cell or "nan")
     except ValueError:

@@ -85,7 +85,7 @@ class Throughput(Callback):
         self._last, self._fetched, self._measured = now, fetched or 0.0, True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge short epochs, too."""
+        """Judge epochs too short for the regular check."""
         if self._unjudged.steps >= _FEWEST:
             self._judge(trainer)
 
@@ -111,13 +111,13 @@ class _Times:
         return self.waited / self.whole if self.whole else 0.0
 
     def add(self, waited: float, whole: float, keep: float) -> None:
-        """Count a step; of what was before, `keep` is kept."""
+        """Count a step; earlier sums decay by the factor `keep`."""
         self.waited, self.whole = keep * self.waited + waited, keep * self.whole + whole
         self.steps += 1
 
 
 class SeenClasses(Callback):
-    """Warns, once, of classes that no crop has: after `EARLY` steps if there is one class at most, else after an epoch.
+    """Warns once of classes that are in no crop: after `EARLY` steps if at most one class is seen, else after an epoch.
 
     It looks at the crops that are trained on, until the first epoch that this process sees from its beginning is over:
     no file is read for it, and a GPU is waited for twice in all.
