@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from segkit.errors import InputError
 from segkit.paths import leads_outside, shown
 
-# What zipfile raises for a file that is no zip, or a damaged one.
+# What zipfile raises for a file that is not a zip, or a damaged one.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -32,7 +32,7 @@ ZIP_ERRORS = (
 _LOCAL_HEADER = struct.Struct("<4s2xH18x2H")  # signature, flags; lengths of the name and of the extra field that follow
 _LOCAL_START = b"PK\x03\x04"
 _UTF8, _ENCRYPTED = 0x800, 0x1 | 0x40 | 0x2000  # of a member's flags
-_RATIO = 1033  # deflate makes nothing smaller than by this, so that a larger content is a lie
+_RATIO = 1033  # deflate's highest compression ratio, so a larger content is a lie
 _LARGEST = 1 << 30  # bytes of a member; an uncompressed mask of 32768 x 32768
 
 
@@ -42,13 +42,13 @@ class ZipMember:
 
     Attributes:
         archive: The zip's path.
-            name: Path inside it, with '/'.
-            stored_name: The same path as stored in the zip.
-            offset: Byte at which the member begins.
-            packed: Size of its stored content in bytes.
-            size: Size of its content in bytes.
-            crc: CRC-32 of its content.
-            method: How it is stored: `zipfile.ZIP_STORED` or `ZIP_DEFLATED`.
+        name: Path inside it, with '/'.
+        stored_name: The same path as stored in the zip.
+        offset: Byte at which the member begins.
+        packed: Size of its stored content in bytes.
+        size: Size of its content in bytes.
+        crc: CRC-32 of its content.
+        method: How it is stored: `zipfile.ZIP_STORED` or `ZIP_DEFLATED`.
     """
 
     archive: Path
@@ -150,7 +150,7 @@ def _check_places(members: list[ZipMember], size: int) -> None:
     ends = [*(member.offset for member in ordered[1:]), size]
     for member, end in zip(ordered, ends, strict=True):
         if not 0 <= member.offset <= end - _LOCAL_HEADER.size - member.packed:
-            raise InputError(f"{member}: lies over another file of its zip, or behind its end; download it again")
+            raise InputError(f"{member}: overlaps another file of its zip, or lies beyond its end; download it again")
 
 
 def _name_length(header: bytes) -> int:

@@ -37,7 +37,7 @@ _REFUSALS = {
     errno.ENFILE:       "too many files are open on this machine; close some",
 }  # fmt: skip
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # whatever is written where
-# How PyTorch and safetensors say it, which raise no OSError.
+# The words of PyTorch and safetensors, which raise no OSError.
 _NOT_TAKEN = re.compile(r"PytorchStreamWriter|file write failed|unexpected pos")
 _OS_ERROR = re.compile(r"os error (\d+)")
 
@@ -89,9 +89,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)  # as the umask has it, whatever the writer made of it: safetensors makes it 0600
+        temporary.chmod(mode)  # by the umask, whatever mode the writer chose: safetensors makes it 0600
         os.replace(temporary, target)
-    except Exception as error:  # libraries have errors of their own for a full disk
+    except Exception as error:  # libraries raise errors of their own for a full disk
         of_this = getattr(error, "filename", None) in (None, str(temporary), *map(str, (target, *target.parents)))
         refusal = write_refusal(error, target) if of_this else None
         if refusal is None:
@@ -211,7 +211,7 @@ def remove_left_behind(folder: Path, all_of_them: bool = False) -> None:
     for path in folder.glob(".*.tmp"):
         found = _TEMPORARY.fullmatch(path.name)
         if found is not None and (all_of_them or _is_left_behind(path, found["place"], int(found["pid"]))):
-            with suppress(OSError):  # another process was faster, or may and this one may not
+            with suppress(OSError):  # another process was faster, or this one lacks permission
                 path.unlink()
 
 
@@ -224,13 +224,13 @@ def _is_left_behind(path: Path, place: str, pid: int) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    if os.name != "posix":  # where signal 0 is not a question
+    if os.name != "posix":  # signal 0 does not just ask there
         return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # another user's process
         return True
     return True
 

@@ -12,7 +12,7 @@ from segkit.errors import InputError, printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
-# Beside hidden ones: what file servers and systems write into any folder.
+# What file servers and systems write into any folder, besides hidden files.
 _NO_DATA = {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "system volume information", "lost+found"}
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -45,16 +45,16 @@ def walk_files(
 
     Args:
         folder: Where to begin; it may be hidden, or a link.
-            suffixes: Suffixes to include, in lower case, whatever the case of the files'; all if none is given.
-            failed: Called for each folder that cannot be read and each name that is not UTF-8, after which the walk
-                continues; without it, the first one is raised.
+        suffixes: Suffixes to include, in lower case, whatever the case of the files'; all if none is given.
+        failed: Called for each folder that cannot be read and each name that is not UTF-8, after which the walk
+            continues; without it, the first one is raised.
 
-        Raises:
-            InputError: There is no such folder, or something failed and `failed` is not given.
+    Raises:
+        InputError: There is no such folder, or something failed and `failed` is not given.
     """
     walk = _Walk(tuple(suffixes), failed or _raise)
     walk.tree(folder, ())
-    while walk.links:  # after all real folders, so that what has a name of its own is found by it
+    while walk.links:  # after all real folders, so that files with real names are found by them
         walk.tree(*walk.links.popleft())
     return sorted(walk.found)
 
@@ -143,7 +143,7 @@ def check_regular(path: Path) -> None:
         if error.errno == errno.ENOENT and os.path.islink(path):
             target = shown(os.readlink(path))
             raise InputError(f"{path}: is a link to {target}, which is not there; correct the link") from None
-        return  # who reads it says what is wrong
+        return  # its reader says what is wrong
     if stat.S_IFMT(mode) in _KINDS:
         raise InputError(f"{path}: is {_KINDS[stat.S_IFMT(mode)]}, not a file; remove it, or give a file")
 
@@ -153,7 +153,7 @@ def read_file(path: Path) -> bytes:
 
     Raises:
         InputError: It is not a regular file; see `check_regular`.
-            OSError: It is missing, a folder, or cannot be read.
+        OSError: It is missing, a folder, or cannot be read.
     """
     check_regular(path)
     return path.read_bytes()

@@ -13,8 +13,8 @@ import yaml
 from segkit.errors import InputError
 from segkit.paths import looked_for
 
-DEEPEST = 100  # lists and mappings inside each other
-MOST_VALUES = 100_000  # anchors written out
+DEEPEST = 100  # levels of nested lists and mappings
+MOST_VALUES = 100_000  # with anchors expanded
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -79,16 +79,16 @@ def check_size(text: str, path: Path | str) -> None:
             values = 1
         elif isinstance(event, yaml.AliasEvent):
             if any(anchor == around for around, _ in opened):
-                raise InputError(f"{path}: the anchor {anchor} stands inside itself; write the values out")
+                raise InputError(f"{path}: the anchor {anchor} contains itself; write the values out")
             values, anchor = anchors.get(str(anchor), 1), None
         if anchor is not None:
             anchors[anchor] = values
         around, so_far = opened[-1]
         opened[-1] = (around, so_far + values)
         if len(opened) > DEEPEST:
-            raise InputError(f"{path}: more than {DEEPEST} lists inside each other; no config of segkit is as deep")
+            raise InputError(f"{path}: more than {DEEPEST} nested lists; no config of segkit is as deep")
         if so_far + values > MOST_VALUES:
-            raise InputError(f"{path}: stands for more than {MOST_VALUES:,} values; no config of segkit has as many")
+            raise InputError(f"{path}: stands for more than {MOST_VALUES:,} values; no config of segkit has that many")
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

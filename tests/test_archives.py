@@ -87,9 +87,9 @@ def test_members_that_lie_over_each_other(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip")
     first = read_members(path)[0].offset
     edit_directory(path, 2, OFFSET, struct.pack("<I", first))
-    refused(lambda: read_members(path), "lies over another file")
+    refused(lambda: read_members(path), "overlaps another file")
     edit_directory(path, 2, OFFSET, struct.pack("<I", path.stat().st_size - 10))
-    refused(lambda: read_members(path), "a/2.txt", "behind its end")
+    refused(lambda: read_members(path), "a/2.txt", "beyond its end")
 
 
 def test_a_directory_whose_names_are_exchanged(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 BOMBS = {
     "laughs": (LAUGHS, f"stands for more than {MOST_VALUES:,} values"),
-    "deep": ("[" * 20_000, f"more than {DEEPEST} lists inside each other"),
-    "block": ("- " * 20_000 + "x", f"more than {DEEPEST} lists inside each other"),
-    "braces": ('{"a":' * 20_000 + "1" + "}" * 20_000, f"more than {DEEPEST} lists inside each other"),
-    "self": ("x: &a [*a]", "the anchor a stands inside itself"),
+    "deep": ("[" * 20_000, f"more than {DEEPEST} nested lists"),
+    "block": ("- " * 20_000 + "x", f"more than {DEEPEST} nested lists"),
+    "braces": ('{"a":' * 20_000 + "1" + "}" * 20_000, f"more than {DEEPEST} nested lists"),
+    "self": ("x: &a [*a]", "the anchor a contains itself"),
 }
 
 

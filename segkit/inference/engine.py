@@ -133,7 +133,7 @@ def predict_with_confidence(
         if look.is_plain:
             logits, seen, align = look.plain()
             if look.task.protocol.flip and look.task.protocol.fusion == "logit_mean":
-                logits = logits / 2  # both are in it; exact, and the labels stay as they are
+                logits = logits / 2  # they are the sum of both views; the division is exact and changes no label
             found = upsample_argmax_confidence(logits, seen, align, look.limits.strip_bytes)
             for result, part in zip((labels, confidence), found, strict=True):
                 look.fill(result, part)

@@ -46,9 +46,9 @@ class StripFusion:
         views: One or more views of the same batch and classes.
         size: (H, W) of the output.
         protocol: The resolved protocol, with `align_corners` set.
-            forwards: How many network outputs each pixel's mean has (logit_mean, softmax_mean).
-            strip_bytes: Bytes of the largest float tensor to make. A strip has at least one row; if the rows behind it
-                do not fit, B K (s + 5) max(W, W of the view) floats are made, for s = max(1, scale).
+        forwards: How many network outputs each pixel's mean has (logit_mean, softmax_mean).
+        strip_bytes: Bytes of the largest float tensor to make. A strip has at least one row; if the rows behind it
+            do not fit, B K (s + 5) max(W, W of the view) floats are made, for s = max(1, scale).
     """
 
     def __init__(
@@ -132,8 +132,8 @@ def best_of(scores: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor]:
 
     Args:
         scores: Fused scores of `StripFusion`, float (B, K, n, W).
-            fusion: How they were fused. `"softmax_mean"`: they are probabilities already. `"logit_mean"`: their softmax
-                is taken. `"exp_sum"`: they are divided by their sum; if all are 0, each class gets 1 / K.
+        fusion: How they were fused. `"softmax_mean"`: they are probabilities already. `"logit_mean"`: their softmax
+            is taken. `"exp_sum"`: they are divided by their sum; if all are 0, each class gets 1 / K.
 
     Returns:
         int64 labels (B, n, W), the lowest of equals, and float32 confidence (B, n, W) in 0..1.
@@ -144,7 +144,7 @@ def best_of(scores: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor]:
     elif fusion == "exp_sum":
         total = scores.sum(dim=1)
         best = torch.where(total > 0, best / total, 1 / scores.shape[1])
-    return labels, best.float().clamp_(max=1)  # a mean of rounded probabilities may pass 1 by a rounding
+    return labels, best.float().clamp_(max=1)  # a mean of rounded probabilities may exceed 1 by rounding
 
 
 def _exp_shift(views: Sequence[View]) -> Tensor:

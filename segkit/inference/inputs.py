@@ -1,4 +1,4 @@
-"""Which images a command line means: those that are named, those in folders, and what their results are called."""
+"""Finds the images that a command line names, in folders too, and names their results."""
 
 import os
 from collections import Counter
@@ -21,18 +21,18 @@ def find_images(
     """Find images in files and folders, and name their results.
 
     Args:
-        inputs: files are taken as they are, absent ones too; folders are searched by `walk_files`.
-        output: the folder of the results; what lies below it is left out.
-        failed: told of what in a folder cannot be read; without it the first one is raised.
-        say: told how many images are left out because they lie below `output` and are no results.
+        inputs: Files, kept even if they do not exist, and folders, which are searched by `walk_files`.
+        output: The folder of the results; everything below it is left out.
+        failed: Called for what cannot be read in a folder; without it, the first such error is raised.
+        say: Called with how many images are left out because they are below `output` and not results.
 
     Returns:
         (image, name of its results relative to `output`), each image once. The name is that of the image without
-        its suffix. Images that would share a name get their suffix into it (`a_jpg`, `a_png`), and if that is not
-        enough a number.
+        its suffix. Images that would share a name get their suffix added to it (`a_jpg`, `a_png`), and a number if
+        that is not enough.
 
     Raises:
-        InputError: a folder holds no image, or is the output folder itself.
+        InputError: A folder has no images, or is the output folder itself.
     """
     named: dict[str, Path] = {}  # by real path, so that an image given twice counts once
     shown: dict[str, Path] = {}
@@ -48,7 +48,7 @@ def find_images(
 def _search(
     folder: Path, output: Path, failed: Callable[[Path, InputError], None] | None, say: Callable[[str], None]
 ) -> list[Path]:
-    """Images in a folder, but for those in the output folder where that lies inside; none of a file."""
+    """Images in a folder, except those in an output folder inside it; none for a file."""
     if not folder.is_dir():
         return []
     if os.path.realpath(folder) == os.path.realpath(output):
@@ -68,7 +68,7 @@ def _search(
 
 
 def _below(found: Iterable[Path], folder: Path, output: Path) -> Iterable[Path]:
-    """Those whose way down from `folder` leads through the output folder, links followed."""
+    """The paths that lead from `folder` through the output folder, links followed."""
     real_output = os.path.realpath(output)
 
     @cache

@@ -48,21 +48,21 @@ class Protocol:
 
     Attributes:
         name: The name in logs and result files.
-            scales: Factors on the size that `resize_to` names.
-            flip: Whether each view is also seen mirrored left to right.
+        scales: Factors on the size that `resize_to` names.
+        flip: Whether each view is also seen mirrored left to right.
         fusion: How views become one score.
         resize_to: What the scales multiply. `"image"` and `"mmcv_image"`: its sides. `"long_side"`,
             `"short_side"` and `"csail"` (its short side, in multiples of 8): `base_size`. `"mmcv_limits"`: both
             `long_limit` and `base_size`, between which the image is fitted.
         base_size: Pixels of that side at scale 1; not for image and mmcv_image.
-            window: Side in pixels of the square the network sees; None means the whole image.
-            stride: Pixels from one window to the next; None means int(window * 2 / 3).
+        window: Side in pixels of the square the network sees; None means the whole image.
+        stride: Pixels from one window to the next; None means int(window * 2 / 3).
         window_rule: What happens at the right and bottom border.
         align_corners: How every resize except OpenCV's and Pillow's is aligned; None means as the network was trained
-                (its attribute `align_corners`).
-            long_limit: Largest long side in pixels, only for mmcv_limits (times the scale) and csail (unscaled).
-            resample: The library that resizes the image; see `segkit.inference.views.ImageResizer`.
-            upsample_to: The size to which the network's logits are upsampled first.
+            (its attribute `align_corners`).
+        long_limit: Largest long side in pixels, only for mmcv_limits (times the scale) and csail (unscaled).
+        resample: The library that resizes the image; see `segkit.inference.views.ImageResizer`.
+        upsample_to: The size to which the network's logits are upsampled first.
 
     Raises:
         InputError: A value is not allowed, or fields contradict each other.
@@ -210,8 +210,8 @@ def get(name: str) -> Protocol:
     Args:
         name: A protocol, a file with the fields of `Protocol`, or a recipe (`protocols/half-ms-flip`).
 
-        Raises:
-            InputError: No protocol has that name (the message lists those that exist), or the file is not a protocol.
+    Raises:
+        InputError: No protocol has that name (the message lists those that exist), or the file is not a protocol.
     """
     if name in NAMED:
         return NAMED[name]
@@ -226,11 +226,11 @@ def from_fields(values: Any, name: str = "own", where: str = "protocol") -> Prot
 
     Args:
         values: Names and values from a file or a recipe.
-            name: The protocol's name, if the values give none.
-            where: The place of the values, with which error messages begin.
+        name: The protocol's name, if the values give none.
+        where: The place of the values, with which error messages begin.
 
-        Raises:
-            InputError: A name is unknown, or a value has the wrong type.
+    Raises:
+        InputError: A name is unknown, or a value has the wrong type.
     """
     allowed = [field.name for field in dataclass_fields(Protocol)]
     if not isinstance(values, Mapping):

@@ -21,7 +21,7 @@ def write_results(segmenter: Segmenter, done: Labelled, stem: Path, alpha: float
     """Write label map, colours, overlay and areas of one image, each in one step.
 
     Args:
-        segmenter: What has labelled it.
+        segmenter: The segmenter that labelled it.
         done: Image and labels.
         stem: The files' path up to `_labels.png`, `_color.png`, `_overlay.png` and `_area.json`.
         alpha: Weight of the colours in the overlay, 0..1.

@@ -161,7 +161,7 @@ class Segmenter:
             )
         rgb = torch.from_numpy(np.stack(arrays))  # (B, H, W, 3)
         if self.device.type == "cuda":
-            rgb = rgb.pin_memory()  # only then does the copy not wait for the GPU
+            rgb = rgb.pin_memory()  # otherwise the copy would wait for the GPU
         try:
             with torch.inference_mode():
                 image = rgb.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
@@ -248,7 +248,7 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         usable = torch.device(device)
-        torch.zeros(1, device=usable).cpu()  # a device that is known to PyTorch may still be absent here
+        torch.zeros(1, device=usable).cpu()  # a device that PyTorch knows may still be missing here
     except (RuntimeError, AssertionError) as error:
         choices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise InputError(f"device {str(device)!r} cannot be used here; give one of {', '.join(choices)}") from error

@@ -39,8 +39,8 @@ def predict_files(
     Args:
         segmenter: The network.
         paths: Image files, read like those of `Segmenter.predict`.
-            failed: Called for each image that cannot be read or does not fit into memory; the others continue.
-            ahead: How many images are read in advance.
+        failed: Called for each image that cannot be read or does not fit into memory; the others continue.
+        ahead: How many images are read in advance.
 
     Yields:
         Each image that worked.

@@ -38,8 +38,8 @@ def view_size(protocol: Protocol, scale: float, size: Size) -> Size:
 
     Args:
         protocol: The protocol, whose `resize_to` names the rule.
-            scale: One of its scales.
-            size: The image's (height, width) in pixels.
+        scale: One of its scales.
+        size: The image's (height, width) in pixels.
     """
     rule, base, limit = protocol.resize_to, protocol.base_size or 0, protocol.long_limit or 0
     if rule in ("image", "mmcv_image"):
@@ -151,7 +151,7 @@ class Grid:
 
     Attributes:
         image: Size of the scaled image.
-            shape: Size of all windows that the network sees; black fills what the image does not.
+        shape: Size of all windows that the network sees; black fills what the image does not.
         rows: (top, height) of each row of windows.
         columns: (left, width) of each column of windows.
     """

@@ -54,13 +54,13 @@ def read_image(path: File, apply_exif: bool = False) -> UInt8Array:
     Args:
         path: The image.
         apply_exif: Whether to turn the image as its EXIF orientation (or a TIFF's tag) says. Leave it off if there is
-                a mask that was drawn on the image as stored.
+            a mask that was drawn on the image as stored.
 
     Raises:
         InputError: The file is missing, a folder, empty, not an image, truncated, or too large (`SEGKIT_MAX_PIXELS`);
-                or its values are signed, floats, or 16-bit ones below a quarter of the range, which would turn black.
-                Damage that leaves the file decodable is not found: changed bytes of a JPEG, which has no checksum, or
-                bytes missing from the middle of a progressive JPEG or one with restart markers.
+            or its values are signed, floats, or 16-bit ones below a quarter of the range, which would turn black.
+            Damage that leaves the file decodable is not found: changed bytes of a JPEG, which has no checksum, or
+            bytes missing from the middle of a progressive JPEG or one with restart markers.
     """
     data = _read_bytes(path, "image")
     header = _header(io.BytesIO(data), path)

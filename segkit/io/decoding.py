@@ -17,13 +17,13 @@ from segkit.errors import InputError
 from segkit.io.header import DECODER_ERRORS, JPEG_START, PNG_START, Header
 from segkit.io.tiff import TIFF_STARTS, upright_tiff
 
-# OpenCV prints several lines for each damaged file, of which the exception or the missing result says enough.
+# OpenCV prints several lines for each damaged file, but the exception or the missing result says enough.
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
 _set_log_level(0)
 
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-_DEEP = cv2.IMREAD_UNCHANGED  # of 16-bit TIFFs OpenCV 5.0 makes garbage when it is asked for RGB
+_DEEP = cv2.IMREAD_UNCHANGED  # OpenCV 5.0 turns 16-bit TIFFs into garbage when asked for RGB
 _LEAST_RANGE = 2**14  # values below a quarter of 16 bits: the image was stored with 10, 12 or 14 bits
 
 _TURNS = {  # EXIF orientation -> how the image is shown upright

@@ -49,13 +49,13 @@ class Header:
 
     Attributes:
         width: Width in pixels as stored, before the EXIF orientation is applied.
-            height: Height in pixels as stored.
-            bits: Bits of one sample of one channel, 1..64.
-            samples: What these bits represent.
-            channels: Channels of a TIFF; 0 for other files.
-            planes: Whether a TIFF stores its channels one after another.
-            frames: Number of pages of a TIFF or frames of an animation.
-            orientation: The EXIF orientation 1..8; 1 is upright.
+        height: Height in pixels as stored.
+        bits: Bits of one sample of one channel, 1..64.
+        samples: What these bits represent.
+        channels: Channels of a TIFF; 0 for other files.
+        planes: Whether a TIFF stores its channels one after another.
+        frames: Number of pages of a TIFF or frames of an animation.
+        orientation: The EXIF orientation 1..8; 1 is upright.
     """
 
     width: int

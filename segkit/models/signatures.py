@@ -24,10 +24,10 @@ def check_arguments(owner: type, values: Mapping[Any, Any], where: str) -> None:
     Args:
         owner: A class whose constructor is annotated with plain types: numbers, strings, literals, lists, unions.
         values: The arguments by name.
-            where: Their place in error messages, such as "model.optim".
+        where: Their place in error messages, such as "model.optim".
 
-        Raises:
-            InputError: An argument is wrong; names the first and what is allowed.
+    Raises:
+        InputError: An argument is wrong; names the first and what is allowed.
     """
     hints = _hints(owner)
     for name, value in values.items():

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from segkit.errors import InputError
 from segkit.inference.engine import Limits, forwards, predict, resolve, scores
 from segkit.inference.protocols import Protocol, get
-from segkit.inference.views import scaled_size
+from segkit.inference.views import view_size
 from segkit.ops.normalize import IMAGENET
 
 AUTHORS = replace(get("encoding-ms"), base_size=40, window=36, scales=(0.5, 1.0, 1.75))
@@ -110,7 +110,7 @@ def by_hand(network, image, protocol, size=None):
     align_corners = network.align_corners if protocol.align_corners is None else protocol.align_corners
     total, number = 0, 0
     for scale in protocol.scales:
-        seen = scaled_size(protocol, scale, tuple(image.shape[2:]))
+        seen = view_size(protocol, scale, tuple(image.shape[2:]))
         scaled = resize(image, seen, align_corners)
         if protocol.fusion == "exp_sum":
             view = view_by_hand(network, scaled, protocol, align_corners, protocol.flip)

@@ -17,7 +17,7 @@ from torch import nn
 
 from segkit.inference.engine import forwards, predict, scores
 from segkit.inference.protocols import NAMED, get
-from segkit.inference.views import ImageResizer, denormalize, scaled_size
+from segkit.inference.views import ImageResizer, denormalize, view_size
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
 
 UNRECORDED = "mmseg-0x-ms-cityscapes"  # but for its base_size it is mmseg-0x-ms
@@ -273,11 +273,11 @@ def test_sizes_are_those_of_mmcv_and_csail():
     sizes = [tuple(size) for size in GOLDEN["sizes"].tolist()]
     rules = [(get(name), 1.0) for name in ("mmseg-ss", "mmseg-ss-cityscapes", "mmseg-slide")]
     rules += [(get(name), ratio) for name in ("mmseg-ms", "mmseg-0x-ms") for ratio in SIX]
-    ours = [[scaled_size(protocol, scale, size) for protocol, scale in rules] for size in sizes]
+    ours = [[view_size(protocol, scale, size) for protocol, scale in rules] for size in sizes]
     assert len(sizes) > 250 and np.array_equal(np.array(ours), GOLDEN["mmcv_sizes"])
     sizes = [tuple(size) for size in GOLDEN["csail_from"].tolist()]
     csail = get("csail-ms")
-    ours = [[scaled_size(csail, scale, size) for scale in csail.scales] for size in sizes]
+    ours = [[view_size(csail, scale, size) for scale in csail.scales] for size in sizes]
     assert len(sizes) > 250 and np.array_equal(np.array(ours), GOLDEN["csail_sizes"])
 
 

@@ -10,7 +10,7 @@ from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.engine import forwards
 from segkit.inference.protocols import Protocol, get
-from segkit.inference.views import scaled_size, window_grid
+from segkit.inference.views import view_size, window_grid
 
 SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
@@ -24,7 +24,7 @@ SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 )
 def test_the_authors_number_of_windows(name, size, windows):
     protocol = get(name)
-    grids = [window_grid(protocol, scaled_size(protocol, scale, size)) for scale in protocol.scales]
+    grids = [window_grid(protocol, view_size(protocol, scale, size)) for scale in protocol.scales]
     assert [len(grid.windows) for grid in grids] == windows
     assert forwards(protocol, size) == 2 * sum(windows)
 
@@ -51,7 +51,7 @@ def test_the_authors_number_of_windows(name, size, windows):
     ],
 )
 def test_scaled_sizes(protocol, scale, size, expected):
-    assert scaled_size(protocol, scale, size) == expected
+    assert view_size(protocol, scale, size) == expected
 
 
 def test_truncated_and_shifted_windows():

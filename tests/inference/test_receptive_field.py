@@ -111,7 +111,7 @@ def test_dilation_reaches_eight_times_36_pixels_in_aspp() -> None:
 
 
 def test_a_network_without_places_is_refused() -> None:
-    with pytest.raises(InputError, match="no one whole stride"):
+    with pytest.raises(InputError, match="no single integer stride"):
         receptive_field(Wrapped(nn.Conv2d(3, 2, 3, (1, 2), 1)))
-    with pytest.raises(InputError, match="no one whole stride"):
+    with pytest.raises(InputError, match="no single integer stride"):
         receptive_field(Wrapped(nn.AdaptiveAvgPool2d(1)))

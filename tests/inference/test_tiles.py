@@ -208,7 +208,7 @@ def test_fewer_windows_and_images_share_a_forward() -> None:
 @pytest.mark.parametrize("protocol", [get("whole"), Protocol("w", window=64)], ids=lambda protocol: protocol.name)
 def test_a_budget_without_room_names_what_is_needed(protocol: Protocol) -> None:
     network, image = made("strides"), make_image(200, 200)
-    with pytest.raises(InputError, match=r"200 x 200.*at least .*B.* and 100 kB are allowed: allow more"):
+    with pytest.raises(InputError, match=r"200 x 200.*at least .*B.* but 100 kB are allowed: allow more"):
         predict(network, image, protocol, limits=Budget(memory=100_000))
     needed = budget_of(network, image, protocol, 64**2)
     predict(network, image, protocol, limits=Budget(memory=needed))

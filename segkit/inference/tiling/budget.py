@@ -35,7 +35,7 @@ _SURELY = 10_000  # bytes a pixel: ten times what the networks of this package t
 _RESULT = 6  # bytes a pixel: labels and confidence
 
 LEAST_PIXELS = 64**2  # of one tile
-SHARE = 0.7  # of the free memory is the default budget: the rest is for buffers that no tensor shows, and for others
+SHARE = 0.7  # of the free memory, by default; the rest is for buffers outside tensors and for other processes
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Budget(Limits):
         if most_pixels < least:
             need = held + measured.per_pixel * (least if task.protocol.window else LEAST_PIXELS)
             raise InputError(
-                f"memory: {image} with the protocol {task.protocol.name!r} takes at least {format_bytes(need)}, and "
+                f"memory: {image} with the protocol {task.protocol.name!r} takes at least {format_bytes(need)}, but "
                 f"{format_bytes(self.memory)} are allowed: allow more, or give a smaller image"
             )
         if most_pixels < max(sizes) and task.protocol.window is None:

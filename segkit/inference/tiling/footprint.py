@@ -33,7 +33,7 @@ class Footprint:
     Attributes:
         parameters: Bytes of its parameters and buffers.
         per_pixel: Bytes per input pixel at the peak of a forward: all activations that live at once, with input and
-                logits, and the copies that a convolution may make of its input and output.
+            logits, and the copies that a convolution may make of its input and output.
         logits_per_pixel: Bytes of the float32 logits per input pixel.
         num_classes: The number of classes, K.
     """
@@ -52,11 +52,11 @@ def footprint(network: nn.Module, channels: int = 3) -> Footprint:
 
     Args:
         network: Maps float (1, channels, h, w) to {"out": (1, K, ., .)}; it must run on meta tensors, that is, its
-                control flow must not depend on values.
-            channels: Channels of its input.
+            control flow must not depend on values.
+        channels: Channels of its input.
 
-        Raises:
-            InputError: The network does not run on meta tensors.
+    Raises:
+        InputError: The network does not run on meta tensors.
     """
     held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
     if network not in _footprints or _footprints[network].parameters != held:  # it may have given up buffers
@@ -75,7 +75,7 @@ def meta_forward(
     Args:
         network: See `footprint`.
         shape: The shape of its input.
-            watch: A dispatch mode that sees the operations.
+        watch: A dispatch mode that sees the operations.
 
     Raises:
         InputError: The network does not run on meta tensors.
@@ -93,8 +93,8 @@ def meta_forward(
         except (RuntimeError, NotImplementedError, TypeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise InputError(
-                f"memory: {type(network).__name__} cannot be measured without values ({reason}); its course must not "
-                "depend on them"
+                f"memory: {type(network).__name__} cannot be measured without values ({reason}); its control flow must "
+                "not depend on them"
             ) from error
     return out
 

@@ -38,8 +38,8 @@ class LargeFile:
     Attributes:
         segmenter: The network.
         path: The file's path.
-            source: The file's rasterio dataset.
-            image: How the network sees it.
+        source: The file's rasterio dataset.
+        image: How the network sees it.
     """
 
     segmenter: Segmenter
@@ -81,7 +81,7 @@ def open_large(segmenter: Segmenter, path: Path, memory: int) -> Iterator[LargeF
 
     Args:
         segmenter: The network; its protocol must have scale 1 and no windows.
-            path: The image: one, three or four bands of 8 or 16 bits, or indices of a palette.
+        path: The image: one, three or four bands of 8 or 16 bits, or indices of a palette.
         memory: Bytes that network and tiles may take.
 
     Raises:

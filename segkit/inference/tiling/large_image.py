@@ -33,9 +33,9 @@ from segkit.ops.upsample import RowUpsampler, label_dtype
 from segkit.ops.winograd import gave_up_filters
 
 _READ = 12  # bytes a pixel: four bands of 16 bits, RGB of 8, and what lies between
-_HELD = 0.5  # of the budget: an image that takes more of it, beside the forwards, is read in tiles
-_WHOLE = 40  # bytes a pixel that are held of an image that is not: it, its labels, colours and overlay
-_SMALL = 8  # of the budget: transformed filters that take less leave the tiles nearly as large as they would be without
+_HELD = 0.5  # of the budget: an image that takes more, besides the forwards, is read in tiles
+_WHOLE = 40  # bytes per pixel held for an image that is read whole: it, its labels, colours and overlay
+_SMALL = 8  # the share of the budget is 1 / this: transformed filters that take less hardly shrink the tiles
 
 ReadRows = Callable[[int, int], NDArray[np.uint8]]  # (first, last) rows of the image -> (last - first, W, 3) RGB
 
@@ -160,8 +160,8 @@ def plan_large(
     """
     if protocol.window is not None or view_size(protocol, protocol.scales[0], size) != size or len(protocol.scales) > 1:
         raise InputError(
-            f"protocol: an image of {size[0]} x {size[1]} that is read in tiles is seen at its own size without "
-            f"windows, and {protocol.name!r} says otherwise; use whole"
+            f"protocol: an image of {size[0]} x {size[1]} that is read in tiles needs a protocol of scale 1 without "
+            f"windows, and {protocol.name!r} is none; use whole"
         )
     no_room = f"an image of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}"
     gave_up_filters(network, no_room, more_than=memory // _SMALL)

@@ -30,11 +30,11 @@ class ReceptiveField:
     Attributes:
         stride: Pixels from one cell of the logits to the next.
         step: The coarsest stride inside the network: a part of the image that begins at a multiple of it has the
-                same cells as the image.
-            before: Pixels towards the top and the left, the larger of both.
-            after: Pixels towards the bottom and the right, the larger of both.
-            sees_all: Whether some operation looks at the whole input (a global average, attention between places, an
-                upsampling to a size), which `before` and `after` leave out: a part of the image gives different logits.
+            same cells as the image.
+        before: Pixels towards the top and the left, the larger of both.
+        after: Pixels towards the bottom and the right, the larger of both.
+        sees_all: Whether some operation looks at the whole input (a global average, attention between places, an
+            upsampling to a size), which `before` and `after` leave out: a part of the image gives different logits.
     """
 
     stride: int
@@ -57,8 +57,8 @@ def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
         network: Maps float (1, channels, h, w) to {"out": (1, K, ., .)}; must run on meta tensors.
         channels: Channels of its input.
 
-        Raises:
-            InputError: The network does not run on meta tensors, or its logits have no single integer stride.
+    Raises:
+        InputError: The network does not run on meta tensors, or its logits have no single integer stride.
     """
     if network not in _fields:
         follow = _Follow()
@@ -66,8 +66,8 @@ def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
         field = follow.of(out) if follow.knows(out) else None
         if field is None or field.down.stride != field.across.stride or field.down.stride % 1:
             raise InputError(
-                f"memory: {type(network).__name__} cannot see an image in tiles, because its logits have no one whole "
-                "stride; give it more memory, or use a protocol with windows"
+                f"memory: {type(network).__name__} cannot process an image in tiles, because its logits have no single "
+                "integer stride; give it more memory, or use a protocol with windows"
             )
         _fields[network] = ReceptiveField(
             stride=int(field.down.stride),

@@ -78,11 +78,11 @@ def plan_tiles(
         network: Maps float (1, channels, H, W) to {"out": (1, K, h, w)}; must run on meta tensors.
         size: (H, W) of the image.
         most_pixels: Maximum pixels of one tile.
-            channels: Channels of the image.
-            most_rows: Maximum height of a tile in pixels.
+        channels: Channels of the image.
+        most_rows: Maximum height of a tile in pixels.
 
-        Raises:
-            InputError: Not even the smallest tile fits, or the network cannot process parts of an image.
+    Raises:
+        InputError: Not even the smallest tile fits, or the network cannot process parts of an image.
     """
     field = receptive_field(network, channels)
     height, width = meta_forward(network, (1, channels, *size)).shape[-2:]
@@ -90,7 +90,7 @@ def plan_tiles(
     least = LEAST_STEPS * field.step
     if most_pixels < min(least**2, size[0] * size[1]) or rows < min(least, size[0]):
         raise InputError(
-            f"memory: an image of {size[0]} x {size[1]} leaves room for {most_pixels} pixels in one forward, and a "
+            f"memory: an image of {size[0]} x {size[1]} leaves room for {most_pixels} pixels in one forward, but a "
             f"tile of this network has at least {least} x {least}: allow more memory, or give a smaller image"
         )
     reach = _up(max(field.before, field.after), field.step)
@@ -110,7 +110,7 @@ class TiledNetwork(nn.Module):
     Args:
         network: See `plan_tiles`.
         most_pixels: Maximum pixels of one forward.
-            memory: Bytes into which the image did not fit, for the log.
+        memory: Bytes into which the image did not fit, for the log.
     """
 
     def __init__(self, network: nn.Module, most_pixels: int, memory: int) -> None:

@@ -1,8 +1,8 @@
-"""Each Triton kernel is compared with plain PyTorch once, on a small input, before it is trusted.
+"""Compares each Triton kernel with plain PyTorch once, on a small input, before it is trusted.
 
-Kernels are compiled on the user's machine, by a compiler that changes with every release, for a card that nobody here
-has seen. One that raises or differs is not used for the rest of the process: the plain form, which needs no compiler,
-takes its place, and one warning says so. The comparison takes a few milliseconds beside the kernel's compilation.
+Kernels are compiled on the user's machine, by a compiler that changes with every release, for a card that we may never
+have seen. One that raises or differs is not used for the rest of the process: the plain form, which needs no compiler,
+takes its place, and one warning says so. The comparison adds a few milliseconds to the kernel's compilation.
 """
 
 import importlib.metadata
@@ -39,8 +39,8 @@ class KernelResult(NamedTuple):
 def trusted(kernel: str, tensor: Tensor) -> bool:
     """Whether a kernel of `COMPARISONS` agrees with the plain form for tensors of this type on this device.
 
-    The first call for each kernel, device and type compares them. While a CUDA graph is captured nothing can be
-    compared, for the CPU must not wait: a kernel that was not compared before is not captured.
+    The first call for each kernel, device and dtype compares them. While a CUDA graph is being captured, nothing can be
+    compared because the CPU must not wait: a kernel that was not compared before is not captured.
     """
     key = kernel, tensor.device, tensor.dtype
     if key not in _verdicts:
@@ -59,13 +59,13 @@ def trusted(kernel: str, tensor: Tensor) -> bool:
 
 
 def fault(kernel: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """What is wrong with a kernel, in one line; None if it agrees with the plain form.
+    """Describe in one line what is wrong with a kernel; None if it agrees with the plain form.
 
     Raises:
         torch.OutOfMemoryError: Which says nothing about the kernel.
     """
     try:
-        # A thread of its own, for no mode of the caller is in it: autocast, inference, dispatch modes, a custom
+        # A separate thread has none of the caller's modes: autocast, inference, dispatch modes, a custom
         # operator's exclusion of autograd.
         with ThreadPoolExecutor(1) as pool:
             comparisons = pool.submit(lambda: list(COMPARISONS[kernel](device, dtype))).result()
@@ -78,7 +78,7 @@ def fault(kernel: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def versions(device: torch.device) -> str:
-    """What a kernel is compiled by and for: "torch 2.15.0, triton 3.8.0, compute capability 9.0"."""
+    """The versions a kernel is compiled by and for: "torch 2.15.0, triton 3.8.0, compute capability 9.0"."""
     found = f"torch {torch.__version__}, triton {importlib.metadata.version('triton')}"
     if device.type == "cuda":
         found += ", compute capability {}.{}".format(*torch.cuda.get_device_capability(device))

@@ -1,10 +1,10 @@
 """Triton kernels of segkit.ops.split_attention: one pass over the splits forward, and one backward.
 
 A program has a tile of channels times cells of one sample, wide along the axis that is contiguous in memory (cells of
-NCHW, channels of channels_last). Backward, each tile leaves its sums over its cells, and a second kernel adds these in
+NCHW, channels of channels_last). Backward, each tile stores its sums over its cells, and a second kernel adds these in
 a fixed order: there are no atomics, and the same input gives the same bits.
 
-A sigmoid is the softmax over a value and 0: radix 1 differs from the others by this 0 alone.
+A sigmoid is the softmax over a value and 0: radix 1 differs from the others only by this 0.
 
 Letters: B batch, C channels, R radix, G cardinality, h w feature cells; p = C / G.
 """
@@ -55,7 +55,7 @@ def forward(splits: Tensor, attention: Tensor, output: Tensor, radix: int, cardi
 def backward(
     gradient: Tensor, splits: Tensor, attention: Tensor, radix: int, cardinality: int
 ) -> tuple[Tensor, Tensor]:
-    """The gradients by `splits` and `attention`, like these, from that by the output (B, C, h, w)."""
+    """The gradients by `splits` and `attention`, in their shapes, from the gradient by the output (B, C, h, w)."""
     by_splits, by_attention = torch.empty_like(splits), attention.new_zeros(attention.shape)
     if gradient.numel() == 0:
         return by_splits, by_attention
@@ -221,7 +221,7 @@ def _place(channel_tiles, cell_tiles, BLOCK_CHANNELS: tl.constexpr, BLOCK_CELLS:
 
 @triton.jit
 def _logits(attention, sample, channel, channels, group, RADIX: tl.constexpr):
-    """Where the channels' attention by the first split lies, in (B, G, R, p); that by the next is p farther."""
+    """Offsets of the channels' attention to the first split in (B, G, R, p); that to the next one is p farther."""
     return attention + sample * channels * RADIX + channel + (channel // group) * (group * (RADIX - 1))
 
 
@@ -288,7 +288,7 @@ def _flattenable(tensor: Tensor) -> Tensor:
 
 
 def _strides(tensor: Tensor) -> tuple[int, int, int]:
-    """From sample to sample, channel to channel, and cell to cell of a tensor that `_flattenable` returned."""
+    """Strides between samples, channels and cells of a tensor that `_flattenable` returned."""
     return tensor.stride(0), tensor.stride(1), tensor.stride(2 if tensor.shape[3] == 1 else 3)
 
 

@@ -56,7 +56,7 @@ def launch(logits: Tensor, size: tuple[int, int], align_corners: bool, with_conf
 
 
 def _scale(source: int, size: int, align_corners: bool) -> float:
-    """Source samples from one output to the next; the launch rounds it to float32."""
+    """Source samples per output; the launch rounds it to float32."""
     if align_corners:
         return (source - 1) / (size - 1) if size > 1 else 0.0
     return source / size

@@ -1,9 +1,9 @@
 """Cross entropy of upsampled logits on CUDA, its gradient, and probabilities of true classes: no full-size logits.
 
-Two passes. The first goes over the full-size pixels: their scores are interpolated a few classes at a time, and the
-log-sum-exp over the classes runs along (Milakov and Gimelshein 2018, algorithm 3). The second, for the gradient, goes
-over the cells of the small logits: each sums over the pixels that it is a corner of and makes their scores again. No
-two programs write to the same place, so that results are the same in every run.
+There are two passes. The first goes over the full-size pixels: their scores are interpolated a few classes at a time,
+with a running log-sum-exp over the classes (Milakov and Gimelshein 2018, algorithm 3). The second, for the gradient,
+goes over the cells of the small logits: each sums over the pixels of which it is a corner, recomputing their scores.
+No two programs write to the same place, so results are the same in every run.
 
 Positions and weights follow ATen's float32 formulas (aten/src/ATen/native/UpSample.h). A corner's weight at a distance
 d is `max(0, 1 - |d|)`, which is also how the second pass leaves out pixels that are too far away.
@@ -37,7 +37,7 @@ def cross_entropy(
     label_smoothing: float,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The loss's sum, and its gradient by the logits.
+    """The summed loss and its gradient by the logits.
 
     Args:
         logits: float16, bfloat16 or float32 (B, K, h, w), read as they are stored.
@@ -121,7 +121,7 @@ def _scale(source: int, size: int, align_corners: bool) -> float:
 
 
 def _inverse(scale: float, size: int) -> float:
-    """The outputs between two samples; where all outputs lie on the first one, these."""
+    """The number of outputs between two samples; all outputs if they all lie on the first one."""
     return 1 / scale if scale > 0 else float(size)
 
 
@@ -137,7 +137,7 @@ def _place(index, scale, size, ALIGN: tl.constexpr):
 
 @triton.jit
 def _first(cell, span, ALIGN: tl.constexpr):
-    """The first output that a sample takes part in, int32; negative ones do not exist."""
+    """The first output to which a sample contributes, int32; negative ones do not exist."""
     if ALIGN:
         place = (cell - 1) * span
     else:
@@ -147,13 +147,13 @@ def _first(cell, span, ALIGN: tl.constexpr):
 
 @triton.jit
 def _weight(place, cell):
-    """How much of a sample there is at a place."""
+    """A sample's weight at a place."""
     return tl.maximum(1.0 - tl.abs(place - cell), 0.0)
 
 
 @triton.jit
 def _class_weights(weights, k, known):
-    """float32, as k; 0 where the class is not known."""
+    """Class weights, float32, in the shape of k; 0 for unknown classes."""
     if weights is not None:
         found = tl.load(weights + k, mask=known, other=0.0)
     else:
