@@ -78,11 +78,11 @@ class Stopwatch:
 
     Args:
         device: Where the work is done; it is waited for at both ends of each image.
-        clock: Gives seconds from any beginning.
+        clock: Returns seconds since any fixed time.
 
     Attributes:
-        images: How many were timed.
-        seconds: How long they took together.
+        images: Number of timed images.
+        seconds: Their total duration.
     """
 
     def __init__(self, device: torch.device | str, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -125,7 +125,7 @@ class PeakMemory:
         self._start: int | None = None
 
     def __enter__(self) -> Self:
-        """Begin: the peak so far is forgotten."""
+        """Begin, and forget the peak so far."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -135,7 +135,7 @@ class PeakMemory:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        """Measure, after an error too."""
+        """Measure, also after an error."""
         if self._start is None:
             return
         if self.device.type == "cuda":

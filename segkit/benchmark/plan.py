@@ -61,7 +61,7 @@ class Experiment:
         """The recipe's network with random weights, in eval mode.
 
         Raises:
-            InputError: The class or an argument is not known.
+            InputError: The class or an argument is unknown.
         """
         arguments = {"num_classes": num_classes} | self.network.get("init_args", {})
         return build_network({**self.network, "init_args": arguments}).eval()
@@ -94,7 +94,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """What one row is to be.
+    """One row to compute.
 
     Attributes:
         name: What the table calls it.
@@ -162,7 +162,7 @@ def rows_of_models(
         make_data: Makes the data module of the recipe's data.
 
     Raises:
-        InputError: What is wrong, in one line.
+        InputError: A file, recipe or protocol cannot be used.
     """
     shared = read_experiment(config) if config else None
     rows = []

@@ -1,4 +1,4 @@
-"""What a row of `segkit benchmark` is a property of, and a file beside the table of what has been counted of it.
+"""What determines a row of `segkit benchmark`, and the file beside the table that holds its counts so far.
 
 A row that was stopped resumes at the next image, and another metric needs no network.
 """
@@ -39,7 +39,7 @@ class Progress:
     """What is known of a row so far; plain data in a file.
 
     Attributes:
-        path: The file.
+        path: The file that holds it.
         key: What the counts are a property of.
         seen: Images done and their counts int64 (K + 2, K + 1): one attribute, so that they never disagree.
         timed: Number of timed images, and their seconds.
@@ -56,7 +56,7 @@ class Progress:
 
     @classmethod
     def read(cls, folder: Path, key: dict[str, Any]) -> "Progress":
-        """The progress with this key that lies in a folder, or none yet; a damaged file is as good as none."""
+        """The progress with this key that lies in a folder, or none yet; a damaged file counts as absent."""
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         progress = cls(folder / f"{name}.json", key)
         try:
@@ -125,7 +125,7 @@ def num_classes(row: PlannedRow) -> int:
     """The number of classes of the network that a row without a model builds.
 
     Raises:
-        InputError: Neither the recipe nor its data say.
+        InputError: Neither the recipe nor its data give it.
     """
     assert row.experiment is not None
     given = row.experiment.network.get("init_args", {}).get("num_classes")

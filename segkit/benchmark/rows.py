@@ -33,10 +33,10 @@ COST_SECONDS = 3.0  # of timing, for a network without data; one image at least
 
 
 def fill_table(table: Table, rows: Sequence[PlannedRow], settings: Settings, report: Callable[[str], None]) -> None:
-    """Compute the rows that are not in the table; what goes wrong with one is kept, and the others are computed.
+    """Compute the rows that are not in the table; errors of a row are kept, and the others are still computed.
 
     Args:
-        table: Written after every row; `table.failed` is what went wrong.
+        table: Written after every row; `table.failed` collects the errors.
         rows: Rows of `segkit.benchmark.plan`.
         settings: What all rows share.
         report: Called with one line for each row that already exists and for each error.

@@ -86,7 +86,7 @@ class Table:
         self.failed: list[str] = []
 
     def has(self, key: Values, name: str, metric: str, asked: Values) -> bool:
-        """Whether this very row is there."""
+        """Whether the table holds exactly this row."""
         place = self._place(key, name, metric)
         return place is not None and self.rows[place].get("asked") == asked
 

@@ -21,7 +21,7 @@ def data_below(roots: Sequence[Path]) -> Iterator[Finding]:
     """Which data sets, and which splits of them, lie below the data roots.
 
     Args:
-        roots: Those to look into; one of them may be a data set itself. None given: `datasets` in the working folder.
+        roots: Folders to search, each of which may be a data set itself; none = `datasets` in the working folder.
     """
     for root in roots or [ROOT]:
         if not root.exists():

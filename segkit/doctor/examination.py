@@ -9,7 +9,7 @@ from segkit.doctor.finding import Check, Finding, guarded
 
 
 def examine(roots: Sequence[Path] = ()) -> Iterator[Finding]:
-    """Look at everything; each finding comes as soon as it is there.
+    """Look at everything; each finding is yielded as soon as it is known.
 
     Args:
         roots: Data roots, see `segkit.doctor.data.data_below`.

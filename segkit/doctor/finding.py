@@ -28,7 +28,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def guarded(name: str, check: Check) -> Iterator[Finding]:
-    """The findings of a check; that it failed itself is one, too: a broken package may fail in any way."""
+    """The findings of a check; a failure of the check itself is also one: a broken package may fail in any way."""
     try:
         yield from check()
     except Exception as error:

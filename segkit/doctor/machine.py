@@ -61,7 +61,7 @@ def threads() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    """Free memory, and that which loader workers hand batches over in."""
+    """Free memory, and the shared memory in which loader workers hand over batches."""
     free = free_memory()
     found = f"{format_bytes(free)} free for this process"
     if free < LEAST_MEMORY:

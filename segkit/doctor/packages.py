@@ -45,7 +45,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """What segkit needs: whether it is there, of an allowed version, and can be imported."""
+    """Whether each requirement of segkit is installed, of an allowed version, and importable."""
     bounds = _bounds()
     if not bounds:
         yield Finding("packages", "note", "segkit is not installed: versions are not compared with its bounds",

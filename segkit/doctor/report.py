@@ -15,7 +15,7 @@ def finding_lines(finding: Finding, columns: int) -> Iterator[str]:
 
     Args:
         finding: What was found.
-        columns: Of the terminal, in which both are wrapped; lines stay whole where these are too few.
+        columns: Width of the terminal, to which both are wrapped; too narrow a terminal is not wrapped to.
     """
     status = finding.status.upper() if finding.status == "wrong" else finding.status
     head = f"{status:<6}{finding.check:<{_NAME}} "

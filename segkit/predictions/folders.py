@@ -34,7 +34,7 @@ class Reading:
         truth_ids: What the truth holds.
         prediction_ending: Ending of the files that count; it is no part of an image's name.
         truth_ending: The same for the truth.
-        allow_missing: Leave images without a prediction out, without a word.
+        allow_missing: Leave out images without a prediction silently.
         workers: Threads; None = one for each core.
     """
 
@@ -59,17 +59,17 @@ class Reading:
 
 @dataclass
 class FolderScores:
-    """What came of the images of two folders.
+    """The scores of two folders of label maps.
 
     Attributes:
         reading: How they were read.
-        pairing: The images that were to be scored.
+        pairing: The pairs of images to score.
         confusion: The matrix of all images that could be scored.
-        problems: Why others could not.
-        areas: Name and int64 (3, K) of each image, for what is resampled.
+        problems: Why the other images could not be scored.
+        areas: Name and int64 (3, K) of each image, for resampling.
         pixels: Number of pixels that were read.
-        seconds: Seconds that it took.
-        interrupted: Whether the user stopped it.
+        seconds: Duration in seconds.
+        interrupted: Whether the user stopped the scoring.
     """
 
     reading: Reading
@@ -114,16 +114,16 @@ class FolderScores:
 
 
 def score_folders(predictions: Path, truth: Path, reading: Reading, limit: int | None = None) -> FolderScores:
-    """Score the label maps of two folders, with a progress bar; what an interrupt leaves is kept.
+    """Score the label maps of two folders, with a progress bar; an interrupt keeps the images scored so far.
 
     Args:
         predictions: Folder of the predicted label maps.
         truth: Folder of the true ones.
         reading: Which files count, and what their values mean.
-        limit: Images at most.
+        limit: Maximum number of images.
 
     Raises:
-        InputError: As `find_pairs`.
+        InputError: See `find_pairs`.
     """
     pairing = reading.pairs(predictions, truth)
     found = FolderScores(reading, pairing, ConfusionMatrix(reading.space.num_classes), list(pairing.problems))
@@ -150,7 +150,7 @@ def score_folders(predictions: Path, truth: Path, reading: Reading, limit: int |
 
 
 def areas_of_folder(predictions: Path, truth: Path | None, reading: Reading, name: str) -> ImageAreas:
-    """Areas of one model, scored now, or before, where an .npz file is given (`ImageAreas.save`).
+    """Areas of one model: scored now, or read from an .npz file (`ImageAreas.save`).
 
     Args:
         predictions: A folder of label maps, or that file.

@@ -1,4 +1,4 @@
-"""Label PNGs: what the test servers of Cityscapes and ADE20K want, and what those on the disk are.
+"""Label PNGs: what the test servers of Cityscapes and ADE20K require, and checks of the files on disk.
 
 Cityscapes (cityscapesScripts, evalPixelLevelSemanticLabeling.getPrediction): 8-bit PNGs of label ids, found anywhere in
 the archive by `<city>_<6 digits>_<6 digits>*.png`. ADE20K (development kit of the scene parsing challenge 2016): PNGs
@@ -39,7 +39,7 @@ _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error)
 
 @dataclass(frozen=True)
 class Server:
-    """What one test server wants.
+    """What one test server requires.
 
     Attributes:
         space: Classes; `space.unmap_labels` makes the uploaded ids of train ids.
@@ -65,7 +65,7 @@ class Server:
     folders: Mapping[str, Sequence[str]]
 
     def key(self, file_name: str) -> str | None:
-        """Name of the image that a file (name or path) belongs to, None where it has no such name."""
+        """Name of the image that a file (name or path) belongs to, or None."""
         match = self.image.match(file_name.rsplit("/", 1)[-1])
         return match.group(0) if match else None
 
@@ -116,7 +116,7 @@ class IdError(InputError):
 
 @dataclass(frozen=True)
 class LabelPng:
-    """Pixels of each value that occurs, or the (kind, text) of why there are none."""
+    """Pixels of each value that occurs, or the kind and text of the problem."""
 
     pixels: Mapping[int, int] = field(default_factory=dict)
     problem: tuple[str, str] | None = None
@@ -169,7 +169,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def find_predictions(folder: Path, server: Server) -> dict[str, list[Path]]:
-    """PNGs anywhere below `folder` by the image that their names begin with; those of no image are left out.
+    """PNGs anywhere below `folder` by the image that their names begin with; other files are left out.
 
     Raises:
         InputError: There is no such folder, or no such PNG in it.
@@ -201,7 +201,7 @@ def write_raw(source: Path, target: Path, server: Server, ids: Ids) -> set[int]:
 
     Raises:
         InputError: The file is not a label map.
-        IdError: It has a value that is no such id.
+        IdError: It has a value that is not such an id.
     """
     labels = read_label(source)
     counts = np.bincount(labels.ravel(), minlength=256)

@@ -32,7 +32,7 @@ class Manifest:
         images: "count", and "sha256" of their names and file sizes.
         label_space: `LabelSpace.to_dict()`: classes, and what raw label values of the truth mean.
         complete: Whether every image has its label map.
-        run: What says nothing about the labels: command, date, versions, processes.
+        run: What does not affect the labels: command, date, versions, processes.
     """
 
     weights: Mapping[str, Any]
@@ -68,7 +68,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a folder, or None if it has none.
 
     Raises:
-        InputError: The file is none, or one of a later format.
+        InputError: The file is not a manifest, or has a later format.
     """
     path = folder / NAME
     try:
@@ -101,7 +101,7 @@ def named_space(
         folder: The folder of the predictions, for the message.
 
     Raises:
-        InputError: It cannot be told.
+        InputError: The classes cannot be determined.
     """
     is_file = labels not in (None, "none", *SPACES)
     if masks != "ids" and not is_file:

@@ -37,7 +37,7 @@ class Pairing:
 
     Attributes:
         pairs: Images with both label maps.
-        problems: Problems of images whose prediction is missing, or is there twice.
+        problems: Problems of images whose prediction is missing or exists twice.
         unused: Names of predictions that have no truth; they are not scored.
         expected: Images that have a truth.
     """
@@ -55,7 +55,7 @@ def find_pairs(
     prediction_ending: str = "",
     truth_ending: str = "",
 ) -> Pairing:
-    """LabelPair the label maps of two folders, searched with the folders inside them, by name.
+    """Pair the label maps of two folders and their subfolders by name.
 
     The name is the relative path without suffix. Where the truth is in the Cityscapes layout
     (`*_gtFine_labelIds.png`), it is city, sequence and frame, and predictions may lie in any folder and end in
@@ -69,7 +69,7 @@ def find_pairs(
         truth_ending: The same for the truth.
 
     Raises:
-        InputError: A folder is absent or has no label map, a truth is there twice, or no two names are alike.
+        InputError: A folder is absent or has no label map, a truth exists twice, or no names match.
     """
     frames = not truth_ending and _has_frames(truth)
     true = _by_name(truth, _FRAME_ENDINGS[truth_ids] if frames else truth_ending, frames)

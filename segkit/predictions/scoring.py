@@ -93,14 +93,14 @@ def score_pairs(
         truth: What the values of the truth mean.
         predictions: What those of the predictions mean; None = train ids.
         workers: Threads; None = one for each core.
-        report: Told of each image that cannot be scored, which is then left out; None = the first one is raised.
+        report: Called for each image that cannot be scored, which is left out; None = raise the first error.
 
     Yields:
         Name and int64 (K + 2, K + 1), see `segkit.evaluation.confusion.confusion_counts`.
 
     Raises:
         InputError: The two label spaces are of different classes.
-        ImageError: As `read_pair`, without `report`.
+        ImageError: See `read_pair`; only without `report`.
     """
     predictions = train_id_space(truth) if predictions is None else predictions
     if predictions.num_classes != truth.num_classes:
@@ -122,7 +122,7 @@ def boundary_areas_of_pairs(
     """Name and `segkit.evaluation.boundary.boundary_areas` of each image, in order; arguments as for `score_pairs`.
 
     Raises:
-        ImageError: As `read_pair`.
+        ImageError: See `read_pair`.
     """
 
     def areas(pair: LabelPair) -> npt.NDArray[np.int64]:
@@ -133,7 +133,7 @@ def boundary_areas_of_pairs(
 
 
 def suspicion(counts: Tensor) -> str | None:
-    """A hint where the numbers look like another numbering; counts as of `confusion_counts`."""
+    """A hint if the numbers look like another numbering; counts as of `confusion_counts`."""
     classes = len(counts) - 2
     inside, counted = counts[:classes, :classes], int(counts[:classes].sum())
     present = inside.sum(dim=1).nonzero().flatten()

@@ -61,7 +61,7 @@ class Problems:
         self.found[kind].append(text)
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether there is any problem."""
         return any(self.found.values())
 
     def report(self, limit: int = 10) -> str:
@@ -130,7 +130,7 @@ def check_submission(
 
 @dataclass(frozen=True)
 class Made:
-    """What came of `make_submission`: what is wrong, so that nothing was written, and how many were left out."""
+    """The result of `make_submission`: problems, because of which nothing was written, and the number left out."""
 
     problems: Problems
     left_out: int
@@ -147,7 +147,7 @@ def make_submission(
         server: The server whose rules apply.
         ids: What the predictions hold.
         split: The split that the images are of.
-        sizes: As of `check_submission`; predictions of other images are left out.
+        sizes: See `check_submission`; predictions of other images are left out.
 
     Raises:
         InputError: There are no predictions.
@@ -243,7 +243,7 @@ def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:
 def _check_names(
     entries: Sequence[Entry], server: Server, sizes: Mapping[str, WidthHeight] | None, problems: Problems
 ) -> list[tuple[str, Entry]]:
-    """(image, file) for every file that can be told to belong to an image."""
+    """(image, file) for every file that belongs to an image."""
     maps = []
     for entry in entries:
         key, base = server.key(entry.name), entry.name.rsplit("/", 1)[-1]
