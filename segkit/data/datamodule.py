@@ -56,7 +56,7 @@ class SegmentationDataModule(Layout, LightningDataModule):
         sampling_temperature: Of rare class sampling; the smaller, the rarer the classes.
         cache_dir: Where decoded images and masks are kept; made before the first training. None: no cache.
         num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
-        seed: Of shuffling and transforms.
+        seed: Seed of shuffling and transforms.
         predict_split: Whose images `predict` reads; masks are not needed.
 
     Attributes:

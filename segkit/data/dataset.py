@@ -45,10 +45,10 @@ class SegmentationDataset(Dataset[Item]):
     The randomness of a sample is a pure function of (seed, epoch, index, repetition): workers and ranks do not matter.
 
     Args:
-        samples: What to read.
+        samples: Samples to read.
         read: Gives image and train ids of a sample: `PairReader`, or `Cache.read`.
         transform: That of training, or None for the image at its own size.
-        seed: Of the random transforms.
+        seed: Seed of the random transforms.
     """
 
     def __init__(

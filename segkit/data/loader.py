@@ -18,14 +18,14 @@ class TimedLoader(DataLoader[Item]):
     With workers that is what they do not manage while the network computes; without, all of loading.
 
     Attributes:
-        clock: Gives seconds from any beginning.
+        clock: Returns seconds since any fixed time.
     """
 
     seconds_waited = 0.0
     clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
-        """The batches, as of a DataLoader."""
+        """The batches of the DataLoader."""
         batches = super().__iter__()
         while True:
             start = self.clock()
@@ -37,7 +37,7 @@ class TimedLoader(DataLoader[Item]):
 
 
 class TrainLoader(TimedLoader):
-    """A loader over a `TrainSampler` that can go on in the middle of an epoch."""
+    """A loader over a `TrainSampler` that can resume in the middle of an epoch."""
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: where it stands is known by who asks it for batches. Lightning looks for the two methods."""

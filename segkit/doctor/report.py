@@ -15,7 +15,7 @@ def finding_lines(finding: Finding, columns: int) -> Iterator[str]:
 
     Args:
         finding: What was found.
-        columns: Width of the terminal, to which both are wrapped; too narrow a terminal is not wrapped to.
+        columns: Width of the terminal, to which both are wrapped unless it is too narrow.
     """
     status = finding.status.upper() if finding.status == "wrong" else finding.status
     head = f"{status:<6}{finding.check:<{_NAME}} "

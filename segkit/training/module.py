@@ -59,9 +59,9 @@ class SegmentationModule(pl.LightningModule):
         optim: Optimiser and schedule.
         loss: Weights of the loss.
         normalization: Mean and standard deviation of the input, on the 0..1 scale.
-        frozen_stages: Of the encoder, taken out of training: -1 none, 0 the stem, n the stem and stages 1 to n.
-        norm_eval: Whether the encoder's batch norms use their running statistics in training, too.
-        checkpoint_stages: Of the encoder, whose activations are computed again in the backward pass instead of kept.
+        frozen_stages: Encoder stages that are not trained: -1 none, 0 the stem, n the stem and stages 1 to n.
+        norm_eval: Whether the encoder's batch norms also use their running statistics in training.
+        checkpoint_stages: Encoder stages whose activations are computed again in the backward pass instead of kept.
         label_space: Classes, colours and label table of the data; stored in the checkpoint for inference.
 
     Attributes:

@@ -30,7 +30,7 @@ class InitialWeights(Callback):
         self.encoder_weights, self.init_from = encoder_weights, init_from
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Load them, and say so."""
+        """Load the weights, and say so."""
         assert isinstance(pl_module, SegmentationModule)
         if stage != "fit":
             return
@@ -57,7 +57,7 @@ class EvaluationForm(Callback):
         self.precision: Precision = precision
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make it, but not within `fit`, whose weights change."""
+        """Make the form, but not within `fit`, where weights change."""
         assert isinstance(pl_module, SegmentationModule)
         dtype = convolution_dtype(self.precision, pl_module.device)
         if dtype is not None and trainer.state.fn != "fit":
@@ -66,7 +66,7 @@ class EvaluationForm(Callback):
     on_validation_start = on_predict_start = on_test_start
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Free its memory."""
+        """Free the memory of the form."""
         assert isinstance(pl_module, SegmentationModule)
         pl_module.evaluate_in(None)
 

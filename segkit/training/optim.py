@@ -41,11 +41,11 @@ class OptimConfig:
         head_lr_mult: The head's and auxiliary head's learning rate in units of the encoder's.
         layer_decay: Each block of the encoder learns this much slower than the one above it, the last block than the
             head; in (0, 1], and 1 is none (BEiT, Bao et al. 2021, section 3.2; timm's `param_groups_layer_decay`).
-        momentum: Of SGD.
+        momentum: Momentum of SGD.
         weight_decay: On every parameter, norms and biases included, as the authors have it.
         decay_norm_bias: False exempts biases and the norms' parameters, as recipes with AdamW do.
         schedule: "poly", "cosine", "step" or "constant", by optimiser step after the warm-up.
-        power: Of the polynomial.
+        power: Exponent of the polynomial.
         min_lr: Where poly and cosine end, for every group alike, not in units of its learning rate, and not scaled to
             the batch; mmsegmentation's `eta_min`.
         milestones: Optimiser steps, counted from the end of the warm-up, at which "step" multiplies by `gamma`.
@@ -115,9 +115,9 @@ def parameter_groups(network: nn.Module, lr: float, config: OptimConfig) -> list
     behind each in a group of their own, "NAME.no_decay". Groups without parameters are left out.
 
     Args:
-        network: With its encoder under the name `encoder`.
-        lr: Of the encoder, already scaled to the batch.
-        config: The rest.
+        network: Network whose encoder is its attribute `encoder`.
+        lr: Learning rate of the encoder, already scaled to the batch.
+        config: All other settings.
 
     Raises:
         InputError: All parameters are frozen, or layer decay finds no blocks in the encoder.

@@ -36,9 +36,9 @@ class Index:
     """What a cache holds.
 
     Attributes:
-        key: Of what it was made from.
+        key: Hash of what the cache was made from.
         source: Root of the data set.
-        names: Of the samples.
+        names: Names of the samples.
         sizes: (height, width) of each.
         checksums: CRC-32 of each image and mask; empty until all are written.
     """
@@ -56,7 +56,7 @@ class Index:
 
     @property
     def num_bytes(self) -> int:
-        """Of both files."""
+        """Bytes of both files."""
         return 4 * int(self.offsets[-1])
 
 
@@ -64,8 +64,8 @@ class Cache:
     """A complete cache, opened.
 
     Args:
-        folder: That of the cache.
-        index: As written there.
+        folder: Folder of the cache.
+        index: The index in that folder.
     """
 
     def __init__(self, folder: Path, index: Index) -> None:
@@ -111,7 +111,7 @@ def find_cache(cache_dir: Path, layout: Layout, split: str, samples: Sequence[Sa
     """The complete cache of these samples, if there is one.
 
     Raises:
-        InputError: It is there and damaged.
+        InputError: The cache exists but is damaged.
     """
     key = samples_key(layout, samples, VERSION)
     return open_cache(folder_of(cache_dir, layout, split, key), key)
@@ -121,7 +121,7 @@ def open_cache(folder: Path, key: str) -> Cache | None:
     """The complete cache in a folder, if there is one.
 
     Raises:
-        InputError: It is there and damaged.
+        InputError: The cache exists but is damaged.
     """
     if not folder.is_dir():
         return None
@@ -154,7 +154,7 @@ def other_caches(cache_dir: Path, layout: Layout, split: str, samples: Sequence[
 
 
 def prefix_of(layout: Layout, split: str) -> str:
-    """With which the name of such a cache begins."""
+    """The beginning of the name of such a cache."""
     return f"{layout.title.replace(' ', '-').lower()}-{split}"
 
 
@@ -171,7 +171,7 @@ def folders_of(cache_dir: Path, layout: Layout, split: str) -> list[Path]:
 
 
 def root_of(layout: Layout) -> str:
-    """As an index has it."""
+    """The root as an index records it."""
     return str(layout.root.absolute())
 
 
@@ -193,7 +193,7 @@ def read_index(folder: Path, key: str | None = None) -> Index:
     """The index of a cache; of the one with this `key`, where it is given.
 
     Raises:
-        InputError: There is none, or it is another one's.
+        InputError: There is no index, or it belongs to another cache.
     """
     path = folder / INDEX
     try:
@@ -222,5 +222,5 @@ def _mapped(path: Path) -> UInt8Array:
 
 
 def checksums_of(image: UInt8Array, mask: UInt8Array) -> tuple[int, int]:
-    """CRC-32 of both."""
+    """CRC-32 of image and mask."""
     return zlib.crc32(np.ascontiguousarray(image).data), zlib.crc32(np.ascontiguousarray(mask).data)

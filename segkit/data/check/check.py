@@ -42,13 +42,13 @@ def check(
     """Look at every file of these splits, and write what is found into `report`.
 
     Args:
-        report: Of the data set; filled on the way.
-        splits: To look at.
+        report: Report of the data set, which is filled.
+        splits: Splits to check.
         workers: Threads that decode; None: one for each core.
         limit: Images to open of each split, evenly spread; None: all.
 
     Raises:
-        InputError: There is nothing there at all.
+        InputError: The folder of the data set is absent or empty.
     """
     if not report.layout.root.exists():
         root = report.layout.root

@@ -44,12 +44,12 @@ class Findings:
     found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, text: str) -> None:
-        """Note one."""
+        """Note one finding."""
         assert kind in KINDS
         self.found[kind].append(text)
 
     def count(self, kinds: Iterable[str]) -> int:
-        """How many there are of these kinds."""
+        """The number of findings of these kinds."""
         return sum(len(self.found[kind]) for kind in kinds if kind in self.found)
 
 
@@ -59,13 +59,13 @@ class SplitReport:
 
     Attributes:
         split: Its name.
-        official: Images that it should have; None where nobody says.
-        images: That it has.
-        masks: That belong to them.
+        official: Number of images that it should have; None if unknown.
+        images: Number of its images.
+        masks: Number of their masks.
         is_labelled: Whether its masks are public.
-        wanted: Images to be opened.
-        opened: Images that were.
-        pixels: Of each raw value, int64 (256).
+        wanted: Number of images to open.
+        opened: Number of images opened so far.
+        pixels: Pixels of each raw value, int64 (256).
         having: Masks that have each raw value, int64 (256).
     """
 
@@ -86,11 +86,11 @@ class SplitReport:
 
 @dataclass
 class Report:
-    """What `check` fills; good to be read at any time, also when it was interrupted.
+    """The findings of `check`; valid at any time, also after an interrupt.
 
     Attributes:
         layout: The data set.
-        splits: Those that were begun.
+        splits: The splits begun so far.
         findings: What was found.
     """
 
@@ -126,9 +126,9 @@ class Row:
     Attributes:
         raw: 0..255.
         train_id: 0..K-1, 255 = ignored, or -1 = undeclared.
-        name: Of the class, "ignored" or "undeclared".
-        pixels: Of all masks of the split.
-        masks: That have it.
+        name: Name of the class, "ignored" or "undeclared".
+        pixels: Pixels in all masks of the split.
+        masks: Number of masks that have it.
     """
 
     raw: int

@@ -42,13 +42,13 @@ class PathTemplate:
         text: The path, with `{name}` once. `{name}` may stand for folders, too: `town/a`.
 
     Raises:
-        InputError: `{name}` is absent or there twice, or the path leads out of the root.
+        InputError: `{name}` is absent or occurs twice, or the path leads out of the root.
     """
 
     text: str
 
     def __post_init__(self) -> None:
-        """Refuse what is no such path."""
+        """Refuse a text that is not such a path."""
         if self.text.count("{name}") != 1 or leads_outside(self.text):
             raise InputError(
                 f"{self.text!r} is no path of images or masks; needed is a path below the root with {{name}} once, "
@@ -57,17 +57,17 @@ class PathTemplate:
 
     @property
     def folder(self) -> str:
-        """In which all of them lie."""
+        """The folder that holds all of these paths."""
         return self.text.partition("{name}")[0].rpartition("/")[0]
 
     @property
     def prefix(self) -> str:
-        """What stands before the name, behind the folder."""
+        """The text between the folder and the name."""
         return self.text.partition("{name}")[0].rpartition("/")[2]
 
     @property
     def ending(self) -> str:
-        """What follows the name, without suffix."""
+        """The text between the name and the suffix."""
         return self.text.partition("{name}")[2].removesuffix(self.suffix)
 
     @property
@@ -116,12 +116,12 @@ class Part:
 
     @cached_property
     def image(self) -> PathTemplate:
-        """Of the images."""
+        """Template of the images' paths."""
         return PathTemplate(self.images)
 
     @cached_property
     def mask(self) -> PathTemplate:
-        """Of the masks, which are published."""
+        """Template of the masks' paths; only if masks are published."""
         assert self.masks is not None
         return PathTemplate(self.masks)
 
@@ -261,7 +261,7 @@ class Layout(ABC):
         """The masks of a part's images, by name; None for an image without a mask.
 
         Raises:
-            InputError: There are two for one image.
+            InputError: An image has two masks.
         """
         found = find_masks(self.files, part.mask.folder, [part.mask_path(name) for name in names])
         return dict(zip(names, found, strict=True))
@@ -274,7 +274,7 @@ class Layout(ABC):
         """The names in a list of images of the folder `images`.
 
         Raises:
-            InputError: As `read_names`.
+            InputError: See `read_names`.
         """
         parts = images.split("/")
         begins = ["/".join(parts[i:]) for i in range(len(parts))]
@@ -339,9 +339,9 @@ def samples_key(layout: Layout, samples: Sequence[Sample], version: int) -> str:
     """SHA-256 of all that decoded samples depend on.
 
     Args:
-        layout: Reads them.
-        samples: Which.
-        version: Of the format of what is stored under the key.
+        layout: Layout that reads them.
+        samples: The samples.
+        version: Version of the format that is stored under the key.
     """
     return hashlib.sha256(json.dumps([version, *sample_keys(layout, samples)]).encode()).hexdigest()
 

@@ -61,7 +61,7 @@ class Files:
         without such files does not hide that of an archive: COCO's images and masks share one.
 
         Args:
-            folder: Below the root; "" is the root itself.
+            folder: Path below the root; "" is the root itself.
             suffixes: Endings that count, in small letters; none given: all.
 
         Raises:

@@ -17,8 +17,8 @@ def find_masks(files: Files, folder: str, paths: Sequence[str]) -> list[Source |
     """The masks at these paths, or what has such a path but for its suffix; None where there is neither.
 
     Args:
-        files: Of the data set.
-        folder: Of the masks.
+        files: Files of the data set.
+        folder: Folder of the masks.
         paths: Where they are expected.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What lets a training survive: signals, crashes, lost processes, numbers that are none, too little memory."""
+"""What lets a training survive: signals, crashes, lost processes, non-finite numbers, too little memory."""

@@ -93,7 +93,7 @@ def newest_checkpoint(folder: Path) -> Path:
     """The checkpoint in `folder` to resume from: the last one, or where that is damaged, with a warning, an older one.
 
     Raises:
-        InputError: There is none, or none is complete.
+        InputError: No checkpoint is complete.
     """
     best = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     last = [path for path in (folder / LAST, folder / PREVIOUS) if path.is_file()]
@@ -118,8 +118,8 @@ class LastCheckpoint(Checkpoint):
     gradients that are accumulated over batches, a step begins with the first of these.
 
     Args:
-        folder: Where it goes.
-        save_every: Optimiser steps.
+        folder: Folder of the checkpoint.
+        save_every: Interval in optimiser steps.
 
     Raises:
         InputError: `save_every` is not positive.
@@ -137,7 +137,7 @@ class LastCheckpoint(Checkpoint):
             self._saved = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
-        """Save where it is time."""
+        """Save when it is due."""
         if trainer.global_step == self._saved or not begins_step(trainer, index):
             return
         if self._saved is None or trainer.global_step % self.save_every == 0 or validation_follows(trainer, index):

@@ -1,4 +1,4 @@
-"""A loss that is no number: stop before it spoils the weights, say where it came from, and keep what repeats it."""
+"""A loss that is not finite: stop before it spoils the weights, say where it came from, and keep what repeats it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -167,12 +167,12 @@ def _running(module: nn.Module) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a repeated step shows.
+    """The result of repeating a step.
 
     Attributes:
-        step: Optimiser steps before it.
+        step: Number of optimiser steps before it.
         names: Images of the batch.
-        loss: Of the repeated forward pass.
+        loss: Loss of the repeated forward pass.
         first: Name of the first layer whose output is not finite; None if all are.
         parameters: Names of parameters that are not finite before the step.
     """

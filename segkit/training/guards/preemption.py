@@ -27,7 +27,7 @@ class Preempted(BaseException):  # no error, and as a KeyboardInterrupt not for 
 
     Attributes:
         signum: The signal.
-        checkpoint: What to resume from.
+        checkpoint: Checkpoint to resume from.
     """
 
     def __init__(self, signum: int, checkpoint: Path) -> None:
@@ -44,7 +44,7 @@ class Preemption(Callback):
     for before the time is up; under SLURM the job is then queued again. A second Ctrl-C stops at once.
 
     Args:
-        last: What writes `last.ckpt`.
+        last: Callback that writes `last.ckpt`.
     """
 
     def __init__(self, last: LastCheckpoint) -> None:
@@ -101,13 +101,13 @@ class Preemption(Callback):
             self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the previous signal handlers."""
         for signum, handler in self._replaced.items():
             signal.signal(signum, handler)
         self._replaced = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         self.on_train_end(trainer, pl_module)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

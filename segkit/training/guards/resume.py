@@ -26,7 +26,7 @@ class StepSeeds(Callback):
     of all processes' generators in the checkpoint. Processes draw differently from each other.
 
     Args:
-        seed: Of the run; None draws one, which the checkpoint keeps.
+        seed: Seed of the run; None draws one, which the checkpoint keeps.
     """
 
     def __init__(self, seed: int | None) -> None:
@@ -45,7 +45,7 @@ class StepSeeds(Callback):
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the seed with which the run was begun."""
+        """Restore the seed with which the run began."""
         self.seed = state_dict["seed"]
 
 

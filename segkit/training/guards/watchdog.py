@@ -1,4 +1,4 @@
-"""No process waits for ever for another one that has failed.
+"""No process waits forever for another one that has failed.
 
 A process that raises tells the others why; one that is killed, or whose machine is lost, is noticed by its silence.
 Either way all processes end with the reason; without this a collective operation would hang until its own timeout (10
