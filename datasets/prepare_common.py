@@ -1,7 +1,7 @@
 """What the prepare programs share: unpacking zips so that no half a data set ever has its final name, and counting.
 
 A data set comes as folders, each of which is unpacked under `<folder>.part`, member by member, every byte checked by
-the member's CRC-32, and renamed when all of it is there. A run that was killed is gone on with: members that are there
+the member's CRC-32, and renamed when all of it is there. A run that was killed is resumed: members that are there
 with their right size and CRC-32 are left alone. No file is ever changed, and no folder that exists is written over.
 """
 
@@ -218,7 +218,7 @@ def _all_members(archive: zipfile.ZipFile, path: Path, layout: Layout) -> dict[s
         if folder is not None and not member.is_dir():
             folders[folder][member.filename.removeprefix(f"{folder}/")] = member
     for folder, members in folders.items():
-        cure = "not the data set's zip, or an incomplete one; get it anew"
+        cure = "not the data set's zip, or an incomplete one; download it again"
         _check_counts(f"{path}: {folder}", members, layout[folder], cure)
     return folders
 

@@ -113,7 +113,7 @@ def read_recipe(name: str | Path) -> Recipe:
 def _mapping(path: Path) -> Mapping[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, Mapping):
-        raise InputError(f"{path}: not a recipe; needed are names and values, as in ade20k/deeplabv3_resnest50")
+        raise InputError(f"{path}: not a recipe; expected are names and values, as in ade20k/deeplabv3_resnest50")
     return content
 
 
@@ -131,6 +131,6 @@ def _published(given: Any, path: Path) -> Published:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: published: {error}; needed are mIoU (per cent), protocol, images and source, allowed is "
+            f"{path}: published: {error}; expected are mIoU (per cent), protocol, images and source, allowed is "
             "pixel_accuracy (per cent)"
         ) from error

@@ -54,7 +54,7 @@ def test_the_number_for_a_protocol() -> None:
 )
 def test_a_wrong_number_is_refused(tmp_path: Path, published: object) -> None:
     (tmp_path / "r.yaml").write_text(json.dumps({"published": published}))
-    with pytest.raises(InputError, match=r"published: .*needed are mIoU"):
+    with pytest.raises(InputError, match=r"published: .*expected are mIoU"):
         read_recipe(tmp_path / "r.yaml")
 
 

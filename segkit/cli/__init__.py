@@ -85,7 +85,7 @@ def _run(arguments: list[str], interrupts: Interrupts) -> int:
         raise InputError(f"no such command; {hint}the commands are {', '.join(COMMANDS)}")
     _check_working_folder()
     if os.getcwd() not in sys.path:  # last, where it hides nothing that is installed
-        sys.path.append(os.getcwd())  # a class path may name a module of one's own, as under `python -m segkit`
+        sys.path.append(os.getcwd())  # a class path may name a module of the user's own, as under `python -m segkit`
     room = COMMANDS[command][0]
     module = importlib.import_module(f"segkit.cli.{room}")
     interrupts.check()  # some module may have swallowed it

@@ -89,5 +89,5 @@ test mIoU {percent(miou)}, {seconds:.0f} s in all. Look at
   {run / "images"}     image | ground truth | prediction
   {run / "curves.png"}   loss, learning rate, validation mIoU
   {run / "result.json"}  protocol, every class, versions
-and go on with
+and continue with
   segkit infer {output / "data" / "leftImg8bit" / "test"} --checkpoint {checkpoint} --output {output / "labels"}"""

@@ -62,7 +62,7 @@ def with_run(args: Sequence[str]) -> list[str]:
     on by itself.
 
     Raises:
-        InputError: There is no run, or no checkpoint in it, to go on with.
+        InputError: There is no run, or no checkpoint in it, to resume from.
     """
     if not args or args[0] != "fit" or {"-h", "--help"} & set(args):
         return list(args)

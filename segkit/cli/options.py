@@ -137,5 +137,5 @@ def check_typed(command: str, typed: Sequence[str], config: Mapping[str, Any]) -
                 where = " and ".join(commands)
                 raise InputError(f"--{name}: has no effect on {command}, only on {where}; leave it out")
     if config.get("reschedule") and not config.get("ckpt_path"):
-        raise InputError("--reschedule: has no effect on a new run; leave it out, or go on with one: --ckpt_path last")
+        raise InputError("--reschedule: has no effect on a new run; leave it out, or resume one: --ckpt_path last")
     check_work(command, config["trainer"])

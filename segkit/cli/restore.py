@@ -37,7 +37,7 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
         the training has been checked, for the parser imports every class that a value names.
 
     Raises:
-        InputError: It cannot be read, something in it is of another type than it must be, or `fit` was to go on with
+        InputError: It cannot be read, something in it is of another type than it must be, or `fit` was to resume from
             a file that has no optimiser state.
     """
     path = named(args, "ckpt_path")
@@ -50,7 +50,7 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
         return checkpoint
     if "optim" not in checkpoint.hyper_parameters:  # other files say how the network is built, not how it was trained
         raise InputError(
-            f"--ckpt_path {path}: has weights but no optimiser state to go on with; give a .ckpt that `segkit fit` "
+            f"--ckpt_path {path}: has weights but no optimiser state to resume from; give a .ckpt that `segkit fit` "
             f"wrote, or start a new training from its encoder: --encoder_weights {path}"
         )
     return replace(checkpoint, state_dict={})

@@ -161,7 +161,7 @@ def statistics(
     except InputError as error:
         if path is not None:
             raise
-        say(f"statistics of {layout.title} {split} are counted anew each time, as they cannot be kept: {error}")
+        say(f"statistics of {layout.title} {split} are counted again each time, as they cannot be kept: {error}")
         return _count(layout, split, samples, workers)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):  # of several processes one counts

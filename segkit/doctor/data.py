@@ -31,7 +31,7 @@ def data_below(roots: Sequence[Path]) -> Iterator[Finding]:
         found = list(_below(root))
         yield from found
         if not found:
-            cure = "see datasets/README.md for the folders; of one's own: segkit data check folder ROOT"
+            cure = "see datasets/README.md for the folders; for your own data: segkit data check folder ROOT"
             yield Finding("data", "note", f"{root}: none of {', '.join(_known())} here", cure)
 
 

@@ -264,6 +264,6 @@ def _cure(mode: str) -> str:
     if mode.startswith(("I", "F")):
         return "save it with 8 bits per pixel, class numbers 0..255"
     return (
-        "replace each colour by its class number and save one channel, or in a folder of one's own set "
+        "replace each colour by its class number and save one channel, or in a folder of your own set "
         "--data.masks colors and write the colours into palette.csv"
     )

@@ -72,7 +72,7 @@ def read_table(path: Path, num_classes: int) -> tuple[int, ...]:
     """
     reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
     if not {"raw", "id"} <= set(reader.fieldnames or ()):
-        raise InputError(f"{path}: header is {reader.fieldnames}; needed are the columns raw,id")
+        raise InputError(f"{path}: header is {reader.fieldnames}; expected are the columns raw,id")
     table = [UNDECLARED] * 256
     for row in reader:
         where = f"{path}: line {reader.line_num}"
@@ -93,7 +93,7 @@ def _palette_rows(path: Path, names: tuple[str, ...]) -> Iterator[tuple[int, int
     """Line number, id and colour."""
     reader = csv.DictReader(read_text(path).splitlines(), skipinitialspace=True)
     if not {"id", "r", "g", "b"} <= set(reader.fieldnames or ()):
-        raise InputError(f"{path}: header is {reader.fieldnames}; needed are the columns id,name,r,g,b")
+        raise InputError(f"{path}: header is {reader.fieldnames}; expected are the columns id,name,r,g,b")
     for row in reader:
         label, colour = _palette_row(row, f"{path}: line {reader.line_num}")
         if label != IGNORE_INDEX and row.get("name") and label < len(names) and row["name"].strip() != names[label]:

@@ -13,7 +13,7 @@ from segkit.errors import InputError, printable
 IGNORE_INDEX = 255
 UNDECLARED = -1
 
-MASKS_OPTION = "--data.masks binary"  # of a folder of one's own, as each command takes it
+MASKS_OPTION = "--data.masks binary"  # of a folder of your own, as each command takes it
 _LISTED = 5  # classes that a note names
 
 
@@ -152,7 +152,7 @@ class LabelSpace:
         """
         keys = ["class_names", "palette", "table"]
         if sorted(plain) != keys:
-            raise InputError(f"label space has the keys {sorted(plain)}; needed are {keys}")
+            raise InputError(f"label space has the keys {sorted(plain)}; expected are {keys}")
         names, palette, table = (plain[key] for key in keys)
         try:
             return cls(
@@ -183,7 +183,7 @@ class LabelSpace:
         if values <= {0, 1} and self.table[0] == 0 and self.table[255] == 1:
             return "a 0/1 mask where 0/255 is declared: set masks to ids"
         if values == {0, 255}:
-            return f"a 0/255 mask: write class numbers 0 and 1, or in a folder of one's own set {MASKS_OPTION}"
+            return f"a 0/255 mask: write class numbers 0 and 1, or in a folder of your own set {MASKS_OPTION}"
         if unknown == [IGNORE_INDEX] and max(values - {IGNORE_INDEX}, default=0) < count:
             if is_identity:
                 return "255 mostly marks pixels to ignore: declare it so in the table"

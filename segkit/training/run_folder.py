@@ -104,7 +104,7 @@ def csv_logger(run: Path, from_step: int | None) -> CSVLogger:
     """
     if from_step is None and (run / METRICS).exists():
         raise InputError(
-            f"--run_dir {run}: holds a training run already; go on with it (--ckpt_path last), or give another folder, "
+            f"--run_dir {run}: holds a training run already; resume it (--ckpt_path last), or give another folder, "
             "or none for runs/<n>"
         )
     return ContinuedCSVLogger(run, from_step)

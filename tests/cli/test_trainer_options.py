@@ -193,7 +193,7 @@ def test_a_mistake_in_segkit_keeps_its_traceback(run: Run, monkeypatch: pytest.M
         ("fit", "--output x", "--output: has no effect on fit"),
         ("fit", "--official", "--official: has no effect on fit, only on test"),
         ("validate", "--calibration", "--calibration: has no effect on validate, only on test"),
-        ("test", "--official", "--official: "),  # not on a folder of one's own
+        ("test", "--official", "--official: "),  # not on a folder of your own
         ("fit", "--metric all", "--metric: has no effect on fit, only on test and validate"),
         ("fit", "--test_precision float32", "--test_precision: has no effect on fit"),
         ("fit", "--reschedule", "--reschedule: has no effect on a new run"),

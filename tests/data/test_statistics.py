@@ -143,7 +143,7 @@ def test_statistics_that_can_be_kept_nowhere(root, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     said = []
     assert statistics(FolderDataModule(root), "train", say=said.append).pixels.tolist() == [10, 4, 0, 3]
-    assert len(said) == 1 and "counted anew each time" in said[0]
+    assert len(said) == 1 and "counted again each time" in said[0]
     with pytest.raises(InputError, match="no permission to write here; give another --output"):
         statistics(FolderDataModule(root), "train", tmp_path / "mine.json")
 

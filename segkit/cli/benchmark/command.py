@@ -15,7 +15,7 @@ ALL_METRICS = "all"
 _TABLE = """\
 Score several models under several protocols on one data set, or the rows of a plan file, in one table:
 benchmark.md, .csv, .json and .png in the output folder. Rows that are there are not computed again; a row that was
-stopped goes on with the next image.
+stopped resumes with the next image.
 
 segkit benchmark score PRED_DIR TRUTH_DIR ... scores label PNGs that any tool wrote; segkit benchmark compare ... tells
 whether two models really differ. Each has its own --help."""

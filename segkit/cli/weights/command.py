@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--hel
     from segkit.models.toolkits.foreign import Choices
 
 _DESCRIPTION = """\
-Look into a weight file of any toolkit, write it as segkit's own, or measure its batch norms' statistics anew.
+Look into a weight file of any toolkit, write it as segkit's own, or measure its batch norms' statistics again.
 
 Files (.pth, .pt, .ckpt, .safetensors; nothing in them is run):
   encoders   ResNeSt of the authors' release, PyTorch-Encoding, timm and mmsegmentation; ResNet of torchvision and timm

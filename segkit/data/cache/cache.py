@@ -92,7 +92,7 @@ class Cache:
         for i in positions:
             if checksums_of(*self.view(i)) != self.index.checksums[i]:
                 raise InputError(f"{self.folder}: damaged at image {self.index.names[i]}; remove this folder, it is "
-                                 "made anew")  # fmt: skip
+                                 "rebuilt")  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the maps: a worker process makes its own, of the same memory."""
@@ -127,13 +127,11 @@ def open_cache(folder: Path, key: str) -> Cache | None:
         return None
     index = read_index(folder, key)
     if len(index.checksums) != len(index.names):
-        raise InputError(f"{folder / INDEX}: no index of a complete cache; remove {folder}, it is made anew")
+        raise InputError(f"{folder / INDEX}: no index of a complete cache; remove {folder}, it is rebuilt")
     for name, size in ((IMAGES, index.num_bytes // 4 * 3), (MASKS, index.num_bytes // 4)):
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if found != size:
-            raise InputError(
-                f"{folder / name}: has {found} bytes, {size} were written; remove {folder}, it is made anew"
-            )
+            raise InputError(f"{folder / name}: has {found} bytes, {size} were written; remove {folder}, it is rebuilt")
     cache = Cache(folder, index)
     count = len(index.names)
     cache.verify(range(0, count, max(1, count // _PROBES)))
@@ -209,10 +207,10 @@ def read_index(folder: Path, key: str | None = None) -> Index:
             raise ValueError(f"{len(index.names)} names, {len(index.sizes)} sizes")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: no index of a cache ({type(error).__name__}: {error}); remove {folder}, it is made anew"
+            f"{path}: no index of a cache ({type(error).__name__}: {error}); remove {folder}, it is rebuilt"
         ) from error
     if key is not None and index.key != key:
-        raise InputError(f"{folder}: holds another cache than its name says; remove it, it is made anew")
+        raise InputError(f"{folder}: holds another cache than its name says; remove it, it is rebuilt")
     return index
 
 

@@ -110,7 +110,7 @@ class ExactResume(Callback):
         if not self.reschedule:
             raise InputError(
                 f"--ckpt_path: the run was begun with other settings than now ({text}); give it the old ones, or "
-                "--reschedule to go on with the new ones"
+                "--reschedule to continue with the new ones"
             )
         rank_zero_info(f"rescheduled: {text}")
 

@@ -90,7 +90,7 @@ class Throughput(Callback):
             self._judge(trainer)
 
     def _judge(self, trainer: Trainer) -> None:
-        """Warn if the share is large; then measure anew, so that a slow start does not weigh on what follows."""
+        """Warn if the share is large; then measure again, so that a slow start does not weigh on what follows."""
         share = self._unjudged.share
         if share > WARN_SHARE and not self._warned and trainer.is_global_zero:
             self._warned = True
