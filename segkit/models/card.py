@@ -15,7 +15,14 @@ from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.resnest import ResNeSt
-from segkit.models.segmentation import IMAGE_CHANNELS, NETWORKS, SegmentationModel, build_network, require_rgb
+from segkit.models.segmentation import (
+    IMAGE_CHANNELS,
+    NETWORKS,
+    SegmentationModel,
+    build_network,
+    require_rgb,
+    unknown_network,
+)
 from segkit.models.signatures import check_arguments, fits
 from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import Normalization
@@ -68,7 +75,7 @@ def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
     if not fits(config, dict[str, Any]) or not fits(config.get("init_args"), dict[str, Any]):
         raise InputError("network must consist of class_path and init_args")
     if config.keys() != {"class_path", "init_args"} or config["class_path"] not in list(NETWORKS):  # it may be a list
-        raise InputError(f"network: {config.get('class_path')!r:.60} is not one of {', '.join(NETWORKS)}")
+        raise InputError(unknown_network(config.get("class_path")))
     arguments = config["init_args"]
     check_arguments(NETWORKS[config["class_path"]], arguments, "network")
     overrides = arguments.get("encoder_args") or {}

@@ -88,8 +88,8 @@ class SegmentationModel(nn.Module):
         self.encoder = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
         channels: tuple[int, ...] = self.encoder.channels  # type: ignore[assignment]
         rates = {"rates": aspp_rates or ASPP_RATES[output_stride]} if has_rates(type(self)) else {}
-        self.head = self.head_class(channels[-1], num_classes, **rates)
-        self.aux_head = self.aux_head_class(channels[-2], num_classes) if aux else None
+        self.head = _head(self.head_class, channels[-1], num_classes, **rates)
+        self.aux_head = _head(self.aux_head_class, channels[-2], num_classes) if aux else None
         if pooled_norm != "batch":
             set_pooled_norm(self, pooled_norm)
 
@@ -149,7 +149,7 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
     """
     path = config.get("class_path")
     if not isinstance(path, str) or path not in NETWORKS:
-        raise InputError(f"network class {path!r} is not one of {', '.join(NETWORKS)}")
+        raise InputError(unknown_network(path))
     try:
         return NETWORKS[path](**config.get("init_args", {}))
     except InputError:
@@ -157,6 +157,14 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
     except (TypeError, ValueError, RuntimeError) as error:  # raised by PyTorch for impossible sizes
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"network {path}: {reason}; was it written by another version of segkit?") from error
+
+
+def unknown_network(path: object) -> str:
+    """What to say of a class path in a file that names no network which has been imported."""
+    return (
+        f"network class {path!r:.60} is not one of {', '.join(NETWORKS)}; if it is a class of your own, import its "
+        "module first, as a file of weights imports nothing"
+    )
 
 
 def require_rgb(arguments: Mapping[str, Any]) -> None:
@@ -174,6 +182,16 @@ def require_rgb(arguments: Mapping[str, Any]) -> None:
             f"model.network.init_args.in_channels is {channels}, but images are read as RGB, {IMAGE_CHANNELS} "
             "channels; leave it out"
         )
+
+
+def _head(head_class: type[nn.Module], in_channels: int, num_classes: int, **rates: Any) -> nn.Module:
+    try:
+        inspect.signature(head_class).bind(in_channels, num_classes, **rates)
+    except TypeError as error:
+        raise InputError(
+            f"{head_class.__name__}: {error}; a head is constructed with (in_channels, num_classes)"
+        ) from None
+    return head_class(in_channels, num_classes, **rates)
 
 
 def _check(cls: type[SegmentationModel], arguments: Mapping[str, Any]) -> None:

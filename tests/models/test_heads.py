@@ -119,3 +119,13 @@ def test_a_config_cannot_name_other_classes_or_arguments() -> None:
 
 def count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def test_a_head_of_another_signature_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneArgument(nn.Conv2d):
+        def __init__(self, in_channels: int) -> None:
+            super().__init__(in_channels, 2, 1)
+
+    monkeypatch.setattr(FCN, "head_class", OneArgument)
+    with pytest.raises(InputError, match=r"OneArgument: .*constructed with \(in_channels, num_classes\)"):
+        FCN(TINY, 2)
