@@ -5,9 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-DISTRIBUTION = (
-    "segkit-torch"  # the name to install; `segkit` on PyPI is another's, the import and the command are segkit
-)
+DISTRIBUTION = "segkit-torch"  # what is installed: `segkit` on PyPI is another's; import and command are segkit
 
 _STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, ends of lines and paragraphs
 _TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # right to left
@@ -27,6 +25,11 @@ def printable(text: str) -> str:
         char.encode("unicode_escape").decode() if unicodedata.category(char) in _STEERING or char in _TURNING else char
         for char in text
     )
+
+
+def one_line(error: BaseException, longest: int = 120) -> str:
+    """The message of an exception in one line of at most `longest` characters, or its kind if it has none."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
 class InputError(ValueError):

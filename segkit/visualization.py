@@ -86,7 +86,11 @@ def hatch(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def occurring(labels: np.ndarray) -> list[int]:
     """Train ids (and 255) that occur in a label map of any shape, the largest area first, ties by id."""
-    counts = np.bincount(labels.ravel())
+    return by_area(np.bincount(labels.ravel()))
+
+
+def by_area(counts: np.ndarray) -> list[int]:
+    """The ids that have pixels, of the pixels of each id: the largest area first, ties by id."""
     return [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
 
 

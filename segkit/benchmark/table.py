@@ -193,11 +193,11 @@ def _read(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         rows = parse_json(path.read_text(encoding="utf-8"))["rows"]
-        if all(row["key"] and row["model"] and row["metric"] and len(row["size"]) == 2 for row in rows):
-            return list(rows)
+        if not all(row["key"] and row["model"] and row["metric"] and len(row["size"]) == 2 for row in rows):
+            raise ValueError("a row without a key, model, metric or size")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a table of this version of segkit; give another --output") from error
-    raise InputError(f"{path}: not a table of this version of segkit; give another --output")
+    return list(rows)
 
 
 def _value(row: Values, column: str) -> Any:

@@ -22,6 +22,7 @@ from segkit.inference.inputs import find_images
 from segkit.io import read_header
 from segkit.machine import parse_bytes
 from segkit.paths import check_regular
+from segkit.text import counted
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.inference.segmenter import Segmenter
@@ -205,10 +206,9 @@ def _alpha(text: str) -> float:
 
 
 def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Segmenter") -> None:
-    images = f"{done} image{'' if done == 1 else 's'}"
     failures = f", {failed} failed" if failed else ""
     how = f"protocol {segmenter.protocol.name}, {segmenter.precision}, {segmenter.device}"
-    say_above_bar(f"{images} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)
+    say_above_bar(f"{counted(done, 'image')} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)
 
 
 def _say_losses(path: Path, is_large: bool) -> None:
@@ -224,7 +224,7 @@ def _say_losses(path: Path, is_large: bool) -> None:
 
 
 def _note(text: str) -> None:
-    Bar.write(f"segkit infer: note: {text}", file=sys.stderr)
+    say_above_bar(f"segkit infer: note: {text}")
 
 
 def _complain(error: Exception) -> None:

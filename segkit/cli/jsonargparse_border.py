@@ -27,7 +27,6 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
-from segkit.cli.given import with_recipes
 from segkit.errors import InputError, did_you_mean
 from segkit.plain_data import check_size, parse_yaml
 
@@ -77,7 +76,7 @@ class SegmentationParser(LightningArgumentParser):
 
         given = sys.argv[1:] if args is None else list(args)
         if namespace is None:  # that of a subcommand, whose arguments have been seen to
-            whole = _with_whole_lists(with_recipes(given), options)
+            whole = _with_whole_lists(given, options)
             args = args if whole == given else whole
         return super().parse_args(args, namespace, **kwargs)
 
@@ -168,7 +167,7 @@ def _arguments(owner: type) -> set[str]:
         names |= {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD}
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return names - {"layout"}  # which a data module makes of its root
+    return names
 
 
 def _unknown_option(unknown: str, keys: Iterable[str]) -> str:

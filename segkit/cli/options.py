@@ -16,10 +16,9 @@ from pytorch_lightning.cli import LightningArgumentParser
 from segkit.cli import COMMANDS
 from segkit.cli.parser import option_names
 from segkit.errors import InputError
-from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
+from segkit.evaluation.conventions import ALL_METRICS, CONVENTIONS, DEFAULT
 from segkit.models.inference_form import Precision
 from segkit.training.preflight import check_work
-from segkit.training.results import ALL_METRICS
 
 _ALL, _FIT, _SCORED = ("fit", "validate", "test", "predict"), ("fit",), ("test", "validate")
 

@@ -16,6 +16,7 @@ from segkit.visualization import (
     INK,
     PAPER,
     Palette,
+    by_area,
     fit,
     fitted_size,
     font,
@@ -88,8 +89,7 @@ def shares(samples: Sequence[Tile], class_names: Sequence[str]) -> list[Share]:
     """The classes that occur in any of the samples, the largest first; ignored pixels, if there are any, last."""
     counts = sum((np.bincount(sample.mask.ravel(), minlength=256) for sample in samples), np.zeros(256, np.int64))
     total = int(counts.sum())
-    ids = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
-    ids.sort(key=lambda i: i == IGNORED)
+    ids = sorted(by_area(counts), key=lambda i: i == IGNORED)
     return [Share(i, "ignored" if i == IGNORED else class_names[i], int(counts[i]) / total) for i in ids]
 
 

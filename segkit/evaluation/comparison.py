@@ -103,7 +103,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a result file."""
         return {
-            "rule": "B - A; percentile bootstrap over images; permutation test by swapping the predictions of a "
+            "rule": "B - A; percentile bootstrap over images; permutation test by swapping the predictions of an "
             f"image, two-sided, Holm-corrected over classes; real if p < {SIGNIFICANCE}",
             "level": self.level,
             "samples": self.num_samples,

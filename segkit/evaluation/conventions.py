@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # it takes seconds to import, and the names of the convention
     from torch import Tensor
 
 DEFAULT = "segkit"
+ALL_METRICS = "all"  # what an option takes for the table of all conventions
 
 
 @dataclass(frozen=True)

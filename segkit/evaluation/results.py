@@ -157,6 +157,11 @@ def _absences(scores: Scores, class_names: Sequence[str]) -> list[str]:
     return lines
 
 
+def images_scored(count: int, expected: int, partial: bool) -> str:
+    """`500 images`, or `20 of 500 images (partial)`."""
+    return f"{count} of {expected} images (partial)" if partial else f"{count} images"
+
+
 def command_line() -> str:
     """The command that started this process, as a user would type it."""
     return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])

@@ -11,7 +11,7 @@ from segkit.files import replacing, write_json
 from segkit.inference.segmenter import Segmenter
 from segkit.inference.stream import Labelled
 from segkit.io import write_png
-from segkit.visualization import colorize, overlay, with_legend
+from segkit.visualization import by_area, colorize, overlay, with_legend
 
 if TYPE_CHECKING:  # it imports rasterio, which few images need
     from segkit.inference.tiling.geotiff import LargeFile
@@ -69,9 +69,8 @@ def _write_areas(segmenter: Segmenter, path: Path, stem: Path, counts: np.ndarra
     height, width = size
     total = height * width
     classes = [
-        {"id": int(i), "name": segmenter.class_names[i], "pixels": int(counts[i]), "share": int(counts[i]) / total}
-        for i in np.argsort(-counts, kind="stable")
-        if counts[i]
+        {"id": i, "name": segmenter.class_names[i], "pixels": int(counts[i]), "share": int(counts[i]) / total}
+        for i in by_area(counts)
     ]
     how = {"protocol": segmenter.protocol.to_dict(), "precision": segmenter.precision}
     found: dict[str, Any] = {"image": str(path), "height": height, "width": width, **how, "classes": classes}

@@ -21,7 +21,7 @@ from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.io import read_image
 from segkit.io.decoding import rgb_from_array, rgb_from_pillow
 from segkit.metadata.label_space import LabelSpace, numbered_space
-from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form
+from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form, precision_of
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 
@@ -78,7 +78,7 @@ class Segmenter:
     @property
     def precision(self) -> str:
         """The network's precision: "exact" as trained, or "float32" or "bfloat16" in its inference form."""
-        return str(self.network.dtype).removeprefix("torch.") if isinstance(self.network, InferenceForm) else "exact"
+        return precision_of(self.network)
 
     def optimize(self, precision: Precision = "auto", compiled: bool = False) -> "Segmenter":
         """Make a segmenter with the network's inference form: norms in the convolutions, channels-last, bfloat16.

@@ -22,7 +22,7 @@ from PIL import Image
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError
 from segkit.files import write_bytes
-from segkit.io.decoding import decode_rgb, one_line, turn
+from segkit.io.decoding import decode_rgb, decoder_words, turn
 from segkit.io.header import DECODER_ERRORS, JPEG_START, PNG_START, Header, check_pixels, parse_header
 from segkit.io.tiff import TIFF_STARTS, upright_tiff
 from segkit.paths import check_regular, read_file
@@ -88,7 +88,9 @@ def read_label(path: File) -> UInt8Array:
             values = np.array(image, np.uint8) if is_readable else None
             held = "" if is_readable else _describe_values(image)
     except DECODER_ERRORS as error:
-        raise InputError(f"{path}: unreadable label map ({one_line(error)}); write it again as an 8-bit PNG") from error
+        raise InputError(
+            f"{path}: unreadable label map ({decoder_words(error)}); write it again as an 8-bit PNG"
+        ) from error
     if kind == "JPEG":
         raise InputError(
             f"{path}: label map is a JPEG, which changes label values ({held}); export the labels as 8-bit PNG"
@@ -113,7 +115,7 @@ def read_header(path: File) -> Header:
         with Path(path).open("rb") as file:
             return _header(file, path)
     except OSError as error:
-        raise InputError(f"{path}: unreadable image ({one_line(error)}); copy it again") from error
+        raise InputError(f"{path}: unreadable image ({decoder_words(error)}); copy it again") from error
 
 
 def image_size(path: File, apply_exif: bool = False) -> tuple[int, int]:
@@ -180,8 +182,8 @@ def _header(file: BinaryIO, path: File) -> Header:
         return parse_header(file)
     except DECODER_ERRORS as error:
         raise InputError(
-            f"{path}: not an image that can be decoded, or damaged ({one_line(error)}); allowed are JPEG, PNG, TIFF, "
-            "WebP and BMP"
+            f"{path}: not an image that can be decoded, or damaged ({decoder_words(error)}); allowed are JPEG, PNG, "
+            "TIFF, WebP and BMP"
         ) from error
 
 
@@ -209,7 +211,7 @@ def _decode_label_png(data: bytes, path: File) -> UInt8Array | None:
     try:
         values = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise InputError(f"{path}: OpenCV cannot decode this label map ({one_line(error)})") from error
+        raise InputError(f"{path}: OpenCV cannot decode this label map ({decoder_words(error)})") from error
     if values is None or values.ndim != 2:
         raise InputError(f"{path}: damaged label map (its compressed data is wrong); write or copy it again")
     return np.asarray(values, np.uint8)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segkit.arrays import UInt8Array
-from segkit.errors import InputError
+from segkit.errors import InputError, one_line
 from segkit.io.header import DECODER_ERRORS, JPEG_START, PNG_START, Header
 from segkit.io.tiff import TIFF_STARTS, upright_tiff
 
@@ -149,21 +149,21 @@ def check_complete(data: bytes, header: Header, path: object) -> None:
         if header.samples == "unsigned" and header.bits <= 16:  # OpenCV makes white of an unknown compression
             raise InputError(f"{path}: an image of a kind that is not read; save it as RGB with 8 bits") from error
     except DECODER_ERRORS as error:
-        raise InputError(f"{path}: truncated or damaged image ({one_line(error)}); copy it again") from error
+        raise InputError(f"{path}: truncated or damaged image ({decoder_words(error)}); copy it again") from error
 
 
-def one_line(error: BaseException) -> str:
+def decoder_words(error: BaseException) -> str:
     """A decoder's error as one line for a message."""
     if isinstance(error, UnidentifiedImageError):  # its text names an object in memory
         return "no image format"
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return one_line(error)
 
 
 def _decode(data: bytes, flags: int, path: object) -> npt.NDArray[np.generic] | None:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise InputError(f"{path}: OpenCV cannot decode this image ({one_line(error)}); save it again") from error
+        raise InputError(f"{path}: OpenCV cannot decode this image ({decoder_words(error)}); save it again") from error
 
 
 def _decode_by_pillow(data: bytes) -> UInt8Array | None:

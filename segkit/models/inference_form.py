@@ -119,6 +119,11 @@ def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compi
     return InferenceForm(plain, dtype, compiled).eval()
 
 
+def precision_of(network: nn.Module) -> str:
+    """The precision in which a network runs: "exact" as trained, or "float32" or "bfloat16" in its inference form."""
+    return str(network.dtype).removeprefix("torch.") if isinstance(network, InferenceForm) else "exact"
+
+
 def convolution_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """Return the dtype in which convolutions run; None for "exact", the network as it was trained.
 

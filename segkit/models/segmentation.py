@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from segkit.errors import InputError
+from segkit.errors import InputError, one_line
 from segkit.models.encoders import build_encoder
 from segkit.models.heads import (
     ASPP_RATES,
@@ -155,8 +155,9 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:  # raised by PyTorch for impossible sizes
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"network {path}: {reason}; was it written by another version of segkit?") from error
+        raise InputError(
+            f"network {path}: {one_line(error, 160)}; was it written by another version of segkit?"
+        ) from error
 
 
 def unknown_network(path: object) -> str:

@@ -13,10 +13,7 @@ from segkit.bars import Bar
 from segkit.errors import InputError, printable
 from segkit.evaluation.confusion import ConfusionMatrix, true_ids
 from segkit.evaluation.results import result_dict
-from segkit.evaluation.statistics import (
-    ImageAreas,
-    image_areas,
-)
+from segkit.evaluation.statistics import ImageAreas, image_areas
 from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.label_files import Ids
 from segkit.predictions.manifest import Manifest, read_manifest

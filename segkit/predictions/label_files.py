@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from segkit.errors import InputError
+from segkit.errors import InputError, one_line
 from segkit.io import png_chunks, read_label, write_png
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES, LABELS
@@ -141,7 +141,7 @@ def inspect_label_png(read: Callable[[], bytes], size: tuple[int, int] | None) -
         with Image.open(io.BytesIO(data)) as image:
             counts = image.histogram()
     except (*_READ_ERRORS, Image.DecompressionBombError) as error:
-        return LabelPng(problem=("unreadable", " ".join(str(error).split())[:120] or type(error).__name__))
+        return LabelPng(problem=("unreadable", one_line(error)))
     return LabelPng(pixels={value: count for value, count in enumerate(counts) if count})
 
 

@@ -22,7 +22,7 @@ from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
-from segkit.models.inference_form import InferenceForm
+from segkit.models.inference_form import precision_of
 from segkit.models.norms import freeze_stages, norms_to_eval
 from segkit.models.segmentation import SegmentationModel, require_rgb
 from segkit.models.weights import read_checkpoint
@@ -267,8 +267,7 @@ class SegmentationModule(pl.LightningModule):
     @property
     def ran_in(self) -> str:
         """The form and type in which `test`, `validate` and `predict` run: "exact", "float32" or "bfloat16"."""
-        form = self.evaluated
-        return str(form.dtype).removeprefix("torch.") if isinstance(form, InferenceForm) else "exact"
+        return precision_of(self.evaluated)
 
     def _evaluate(self, batch: Batch, protocol: Protocol) -> Tensor:
         assert self.confusion is not None

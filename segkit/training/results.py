@@ -10,9 +10,9 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
-from segkit.evaluation.conventions import DEFAULT, comparison_table, convention
+from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table, convention
 from segkit.evaluation.plots import reliability_figure, save_figure
-from segkit.evaluation.results import format_table, result_dict
+from segkit.evaluation.results import format_table, images_scored, result_dict
 from segkit.files import free_path, write_json
 from segkit.inference.engine import resolve
 from segkit.models.checkpoint import weights_sha256
@@ -20,8 +20,6 @@ from segkit.text import percent
 from segkit.training.lightning_border import hide_score_tables
 from segkit.training.module import SegmentationModule
 from segkit.training.preflight import is_whole
-
-ALL_METRICS = "all"
 
 
 class ResultWriter(Callback):
@@ -103,10 +101,9 @@ class ResultWriter(Callback):
         if self.compares:
             rank_zero_info(f"\n{comparison_table(module.confusion.counts)}")
         note = f"note: in the truth {module.note}\n" if module.note else ""
-        of_all = f" of {expected} images (partial)" if partial else " images"
         rank_zero_info(
             f"\n{format_table(module.confusion.scores(metric), names)}\n{note}metric {metric}: {self.convention.rule}\n"
-            f"{module.confusion.num_images}{of_all}, "
+            f"{images_scored(module.confusion.num_images, expected, partial)}, "
             f"protocol {module.protocol.name}, {module.ran_in}{f'; {path}' if path.exists() else ''}"
         )
 

@@ -84,7 +84,7 @@ def run_lock(run: Path) -> Iterator[None]:
         if not os.access(run, os.W_OK):  # the next write says this better
             raise
         rank_zero_warn(f"{run}: this file system has no locks ({error}); see to it that no other fit writes here")
-    for folder in (run, run / "checkpoints", run / "validation"):
+    for folder in (run, run / CHECKPOINTS, run / "validation"):
         remove_left_behind(folder, all_of_them=lock.is_locked)
     try:
         yield

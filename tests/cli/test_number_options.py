@@ -35,7 +35,7 @@ def options(owner: type, prefix: str) -> Iterator[tuple[str, Any]]:
         for name, hint in typing.get_type_hints(base.__init__).items():
             if dataclasses.is_dataclass(hint):
                 yield from ((f"{prefix}.{name}.{field}", kind) for field, kind in typing.get_type_hints(hint).items())
-            elif name not in ("self", "return", "layout"):
+            elif name not in ("self", "return"):
                 yield f"{prefix}.{name}", hint
         if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base.__init__).parameters.values()):
             return

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from segkit.cli.given import with_recipes
 from segkit.cli.lightning import SegmentationCLI
 
 
@@ -16,5 +17,5 @@ class Parsed(SegmentationCLI):
 
 def parse(*arguments: str, command: str = "fit") -> Any:
     with pytest.raises(StopIteration) as stopped:
-        Parsed(None, [command, *arguments], typed=[command])
+        Parsed(None, with_recipes([command, *arguments]), typed=[command])  # as `segkit.cli.lightning.main` does
     return stopped.value.value

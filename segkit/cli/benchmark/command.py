@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segkit.cli.parser import Parser, Switch, add_data_options, whole_number
-from segkit.evaluation.conventions import CONVENTIONS, DEFAULT
-
-ALL_METRICS = "all"
+from segkit.evaluation.conventions import ALL_METRICS, CONVENTIONS, DEFAULT
 
 _TABLE = """\
 Score several models under several protocols on one data set, or the rows of a plan file, in one table:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from segkit import __version__
-from segkit.cli.benchmark.command import ALL_METRICS, compare_parser, score_parser
+from segkit.cli.benchmark.command import compare_parser, score_parser
 from segkit.cli.words import say
 from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import Comparison, paired_comparison
-from segkit.evaluation.conventions import DEFAULT, comparison_table, convention, convention_scores
-from segkit.evaluation.results import confused_both_ways, format_table, pairs_table
+from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table, convention, convention_scores
+from segkit.evaluation.results import confused_both_ways, format_table, images_scored, pairs_table
 from segkit.files import check_writable, free_path, write_json
 from segkit.predictions.extra_scores import ExtraScores, extra_scores
 from segkit.predictions.folders import FolderScores, Reading, areas_of_folder, score_folders
@@ -111,8 +111,8 @@ def _report(options: argparse.Namespace, scored: FolderScores, manifest: Manifes
         if extras is not None:
             _print_extras(options, scored, extras)
         _print_notes(scored)
-        of_all = f" of {scored.pairing.expected} images (partial)" if scored.partial else " images"
-        done = f"{scored.confusion.num_images}{of_all}, {scored.pixels / 1e6:.0f} Mpx in {scored.seconds:.1f} s"
+        images = images_scored(scored.confusion.num_images, scored.pairing.expected, scored.partial)
+        done = f"{images}, {scored.pixels / 1e6:.0f} Mpx in {scored.seconds:.1f} s"
         say("; ".join(filter(None, (done, ", ".join(map(str, written))))))
 
 

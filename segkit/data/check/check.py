@@ -75,7 +75,7 @@ def _require_images(layout: Layout, splits: Sequence[Split]) -> None:
 
 def _note_label_space(report: Report) -> None:
     try:
-        assert report.layout.label_space
+        _ = report.layout.label_space  # raises, and says what is wrong with it
     except InputError as error:
         report.findings.add("data set", str(error))
 

@@ -76,17 +76,13 @@ class FolderDataModule(SegmentationDataModule):
         self.classes = self.root / "classes.txt" if classes is None else Path(classes)
         self.exif = exif
 
-    @property
+    @cached_property
     def label_space(self) -> LabelSpace:
         """Classes and colours of classes.txt and palette.csv, the table of table.csv; read at first use.
 
         Raises:
             InputError: classes.txt is absent or wrong, or another of the files does not fit it.
         """
-        return self._label_space
-
-    @cached_property
-    def _label_space(self) -> LabelSpace:
         names = read_classes(self.classes)
         table_file = self.classes.with_name("table.csv")
         palette = read_palette(self._palette, names) if self._palette.is_file() else distinct_palette(len(names))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import InputError
+from segkit.errors import InputError, one_line
 from segkit.ops.dispatch import plain_ops
 from segkit.ops.meta import meta_image, on_meta
 from segkit.ops.torch_private import TorchDispatchMode
@@ -91,10 +91,9 @@ def meta_forward(
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, NotImplementedError, TypeError) as error:
-            reason = " ".join(str(error).split())[:120]
             raise InputError(
-                f"memory: {type(network).__name__} cannot be measured without values ({reason}); its control flow must "
-                "not depend on them"
+                f"memory: {type(network).__name__} cannot be measured without values ({one_line(error)}); its control "
+                "flow must not depend on them"
             ) from error
     return out
 

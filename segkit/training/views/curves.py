@@ -25,6 +25,7 @@ from pytorch_lightning.loggers import CSVLogger
 from segkit.errors import InputError
 from segkit.evaluation.plots import save_figure
 from segkit.text import percent, shorten
+from segkit.training.run_folder import METRICS
 
 CLASS_IOU = "val/IoU/"  # and the name of a class: a column of `metrics.csv`
 
@@ -60,7 +61,7 @@ class CurvePlotter(Callback):
         if logger is None or not trainer.is_global_zero:
             return
         logger.save()
-        metrics = Path(logger.log_dir) / "metrics.csv"
+        metrics = Path(logger.log_dir) / METRICS
         if metrics.is_file():
             for plot, name in ((plot_curves, "curves.png"), (plot_class_iou, "class_iou.png")):
                 with suppress(InputError):  # nothing to draw before the first loss or score is logged

@@ -18,11 +18,12 @@ from segkit.files import write_json
 from segkit.models.weight_files import read_torch_file
 from segkit.ops.processor import peak_memory
 from segkit.text import aligned, counted, percent
+from segkit.training.run_folder import CONFIG, METRICS
 
 NAME = "summary.json"
 SCORE = "val/mIoU"
 
-_FILES = ("curves.png", "class_iou.png", "metrics.csv", "config.yaml")  # beside the two checkpoints
+_FILES = ("curves.png", "class_iou.png", METRICS, CONFIG)  # beside the two checkpoints
 
 
 class RunSummary(Callback):
@@ -152,9 +153,9 @@ def _score_text(best: float | None, epoch: int | None, last: float | None) -> st
 
 
 def _next_command(files: dict[str, Path]) -> str | None:
-    if "config.yaml" not in files or "best" not in files:
+    if CONFIG not in files or "best" not in files:
         return None
-    return shlex.join(["segkit", "test", "--config", str(files["config.yaml"]), "--ckpt_path", str(files["best"])])
+    return shlex.join(["segkit", "test", "--config", str(files[CONFIG]), "--ckpt_path", str(files["best"])])
 
 
 def _listed(paths: Sequence[Path]) -> str:
