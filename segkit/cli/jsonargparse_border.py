@@ -134,6 +134,8 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
 
 def _choices(key: str, classes: Sequence[type]) -> list[type]:
     """The classes that this key may name: data modules for the data, networks for the model."""
+    if key not in ("data", "model.network"):
+        return []
     return [c for c in classes if ("DataModule" in c.__name__) == key.startswith("data")]
 
 
@@ -146,11 +148,18 @@ def _unknown_argument(key: str, option: str, message: str, classes: Sequence[typ
         owners = _choices(key, classes)
     names = {name for owner in owners for name in _arguments(owner)}
     whose = owners[0].__name__ if len(owners) == 1 else key
-    return f"{key}: {option!r} is no argument of {whose}; {_suggest(option, names)}"
+    hint = _suggest(option, names) if names else "see the arguments of its class"
+    return f"{key}: {option!r} is no argument of {whose}; {hint}"
 
 
 def _absent_class(message: str) -> str | None:
-    """A class path whose module has no such class."""
+    """A class path that cannot be imported, or whose class is of another kind."""
+    found = re.search(r"given class_path '([^']+)':\s+No module named '([^']+)'", message)
+    if found is not None:
+        return f"{found[1]}: there is no module {found[2]!r}, neither in the folder of this command nor installed"
+    found = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)
+    if found is not None:
+        return f"{found[1]} is no subclass of {found[2]}"
     found = re.search(r"given class_path '([^']+)':\s+module '([^']+)' has no attribute '([^']+)'", message)
     if found is None:
         return None

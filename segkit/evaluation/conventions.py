@@ -148,8 +148,10 @@ def _own(path: str) -> Convention | None:
         return None
     try:
         found = getattr(import_module(module), name, None)
-    except ModuleNotFoundError:
-        return None
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"metric: {path}: there is no module {error.name!r}, neither in the folder of this command nor installed"
+        ) from error
     if not isinstance(found, Convention):
         raise InputError(f'metric: {path} is no Convention; see docs/extending.md, "A new metric"')
     return replace(found, name=path)

@@ -267,5 +267,5 @@ def _cure(mode: str) -> str:
         return "save it with 8 bits per pixel, class numbers 0..255"
     return (
         "replace each colour by its class number and save one channel, or in a folder of your own set "
-        "--data.masks colors and write the colours into palette.csv"
+        "--data.masks colors (before the path of the masks, if you give one) and write the colours into palette.csv"
     )

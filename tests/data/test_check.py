@@ -170,6 +170,12 @@ def test_absent_classes_are_a_note(root):
     assert found(report) == {"absent class": ["val (2 masks): b"]} and not report.findings.count(PROBLEMS | WARNINGS)
 
 
+def test_masks_that_cannot_be_read_are_not_said_to_lack_classes(root):
+    for path in (root / "labels/val").iterdir():
+        image(path)
+    assert set(found(checked(FolderDataModule(root)))) == {"mask format"}
+
+
 def test_undeclared_values_are_in_the_table(root):
     mask(root / "labels/train/1.png", (0, 9))
     rows = rows_of(checked(FolderDataModule(root)).splits[0], FolderDataModule(root).label_space)

@@ -139,4 +139,6 @@ def test_wrong_metric_is_one_line(command, tmp_path, capsys):
         "metric: no such convention 'miou'" in line
         and "torchmetrics, void-class, all, or my_module.MY_CONVENTION" in line
     )
+    assert main(["test", *command, "--metric", "no_such.RULE", "--run_dir", str(tmp_path)]) == 2
+    assert "metric: no_such.RULE: there is no module 'no_such', neither" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -168,7 +168,7 @@ def _note_absences(report: Report, found: SplitReport, space: LabelSpace) -> Non
     note = space.note_of_absence(ids) if ids and UNDECLARED not in ids else None
     if note is not None:
         report.findings.add("0/255 masks" if space.looks_binary(ids) else "one class", where + note)
-    elif names:
+    elif names and ids:  # where no mask could be read, that is what is wrong
         report.findings.add("absent class", where + ", ".join(names))
 
 

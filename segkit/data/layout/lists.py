@@ -50,7 +50,10 @@ def _name(line: str, where: str, folders: Sequence[str], mask_ending: str) -> st
     if leads_outside(name) or not name.strip("./"):
         raise InputError(f"{where} is {shown(line)!r}, which leads out of the folder of the images; {NEEDED}")
     if mask and not _agree(image, mask, mask_ending):
-        raise InputError(f"{where} is {shown(line)!r}: the mask is named like another image; {NEEDED}")
+        raise InputError(
+            f"{where} is {shown(line)!r}: the mask is not named like its image; an ending that all masks have is given "
+            f"by --data.masks 'labels/{{name}}_mask.png'; {NEEDED}"
+        )
     return name
 
 

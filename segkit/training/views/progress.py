@@ -18,12 +18,14 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from segkit.bars import Bar
 from segkit.errors import InputError
+from segkit.evaluation.conventions import DEFAULT
 from segkit.inference.engine import default_pixels, forwards
 from segkit.inference.protocols import Protocol
 from segkit.inference.views import network_inputs
 from segkit.models.norms import eval_mode
 from segkit.text import counted, percent
 from segkit.training.module import SegmentationModule
+from segkit.training.results import ResultWriter
 from segkit.training.views.summary import rate_text
 
 PEEKED = 5  # images that are read to learn their sizes
@@ -114,14 +116,14 @@ class RunProgress(ProgressBar):
             self._forwards[height, width] = forwards(pl_module.protocol, (height, width))
         self._done += count * self._forwards[height, width]
         if time.perf_counter() - self._looked > REFRESH:
-            self._look(self._bar, pl_module)
+            self._look(self._bar, trainer, pl_module)
         self._bar.update(count)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the last line of the bar."""
         assert isinstance(pl_module, SegmentationModule)
         if self._bar is not None and trainer.state.fn != "fit":
-            self._look(self._bar, pl_module)
+            self._look(self._bar, trainer, pl_module)
             self._close()
 
     on_validation_start = on_predict_start = on_test_start
@@ -132,11 +134,11 @@ class RunProgress(ProgressBar):
         """Leave the bar where it stopped."""
         self._close()
 
-    def _look(self, bar: Bar, module: SegmentationModule) -> None:
-        """Show the speed, and the mIoU of this process so far, behind the bar."""
+    def _look(self, bar: Bar, trainer: Trainer, module: SegmentationModule) -> None:
+        """Show the speed, and the mIoU of this process so far by the metric asked for, behind the bar."""
         self._looked = time.perf_counter()
         rate = f"{rate_text(self._done / (self._looked - self._started))} forwards/s"
-        bar.set_postfix_str(", ".join([rate, *_running_miou(module)]), refresh=False)
+        bar.set_postfix_str(", ".join([rate, *_running_miou(module, _metric(trainer))]), refresh=False)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -241,11 +243,17 @@ def _share(loader: Any, batches: Sequence[int | float]) -> int:
     return int(min(mine, sum(batches) * (loader.batch_size or 1)))
 
 
-def _running_miou(module: SegmentationModule) -> list[str]:
+def _metric(trainer: Trainer) -> str:
+    """The convention that the table after the bar has."""
+    writers = [callback for callback in trainer.callbacks if isinstance(callback, ResultWriter)]  # type: ignore[attr-defined]
+    return writers[0].convention.name if writers else DEFAULT
+
+
+def _running_miou(module: SegmentationModule, metric: str) -> list[str]:
     """The mIoU in percent; none while predicting, before the first label, or where undeclared ids spoil the matrix."""
-    with suppress(InputError):
+    with suppress(Exception):  # a rule of the user's own may need all images; the bar must not end the run
         if module.confusion is not None and module.confusion.num_images:
-            return [f"mIoU {percent(module.confusion.scores().miou)}"]
+            return [f"mIoU {percent(module.confusion.scores(metric).miou)}"]
     return []
 
 

@@ -179,7 +179,10 @@ def test_lists_whose_meaning_is_plain(listed: Path, plant: Any, kind: str) -> No
         ("C:\\data\\a.jpg\n", ("line 1", "leads out")),
         ("images\\a.jpg\n", ("line 1", "leads out")),
         ("images/../../a.jpg\n", ("line 1", "leads out")),
-        ("images/a.jpg labels/other.png\n", ("line 1", "named like another image")),
+        (
+            "images/a.jpg labels/other.png\n",
+            ("line 1", "not named like its image", "--data.masks 'labels/{name}_mask.png'"),
+        ),
         ("a 1\n", ("no image for a 1 (1 names)", "images, which has 2024-01-01 12:30")),
         ("x,y,label\n", ("no image for x,y,label", "a line is an image's path below its folder, without suffix")),
         ("a\nmy b\nimages/a.jpg\n", ("names a twice, in lines 1 and 3",)),
