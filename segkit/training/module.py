@@ -4,15 +4,12 @@ The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/t
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Self, TypedDict
 
-import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, true_ids
@@ -22,19 +19,14 @@ from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
-from segkit.models.inference_form import precision_of
-from segkit.models.norms import freeze_stages, norms_to_eval
 from segkit.models.segmentation import SegmentationModel, require_rgb
 from segkit.models.weights import read_checkpoint
-from segkit.ops.normalize import IMAGENET, Normalization, normalize
+from segkit.ops.normalize import IMAGENET, Normalization
+from segkit.training.base import NetworkModule
 from segkit.training.losses import LossConfig, check_class_weights, loss_terms
-from segkit.training.optim import OptimConfig, build_optimizer, groups_table, lr_factors, parameter_groups
+from segkit.training.optim import OptimConfig
 from segkit.training.preflight import (
-    batch_size,
-    check_monitors,
-    check_norms,
     check_settings,
-    learning_rate,
     training_arguments,
 )
 from segkit.training.validation_loss import ValidationLoss
@@ -51,7 +43,7 @@ class Batch(TypedDict, total=False):
     name: list[str]
 
 
-class SegmentationModule(pl.LightningModule):
+class SegmentationModule(NetworkModule):
     """Trains and evaluates a network. What it is made of is what a checkpoint keeps (but for `checkpoint_stages`).
 
     Args:
@@ -69,6 +61,8 @@ class SegmentationModule(pl.LightningModule):
         validation_protocol: How `fit` validates: single-scale, without flip, on the whole image, at its label's size.
     """
 
+    network: SegmentationModel
+
     def __init__(
         self,
         network: SegmentationModel,
@@ -80,25 +74,19 @@ class SegmentationModule(pl.LightningModule):
         checkpoint_stages: tuple[int, ...] = (),
         label_space: LabelSpace | None = None,
     ) -> None:
-        super().__init__()
         require_rgb(network.config.get("init_args", {}))
         check_settings(network, loss, norm_eval)
-        # channels_last is the layout in which convolutions are fastest, on the CPU (oneDNN) and on tensor cores.
-        self.network = network.to(memory_format=torch.channels_last)
-        self.optim, self.loss, self.normalization = optim, loss, normalization
-        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
+        super().__init__(network, optim, normalization, frozen_stages, norm_eval)
+        self.loss = loss
         if checkpoint_stages:
             recompute_stages(network.encoder, checkpoint_stages)
         self.protocol = self.validation_protocol = get_protocol("whole")
-        self._form: list[nn.Module] = []  # at most one; in a list, for it is no part of the module's state
         self.label_space = label_space
         self.confusion: ConfusionMatrix | None = None
         self.validation_loss: ValidationLoss | None = None  # of `fit`
         self.calibration: Calibration | None = None  # set by who wants it measured
         self.scores: Scores | None = None
         self.note: str | None = None  # on the scores: of a truth that holds one class, or none
-        self._group_options: list[dict[str, Any]] = []
-        self._lr_factors: list[Callable[[int], float]] = []
         self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
         self.train()  # Lightning leaves the modes as they are, and those of frozen parts are not the others'
 
@@ -107,15 +95,6 @@ class SegmentationModule(pl.LightningModule):
         """The label space, or where none is known one of numbered classes."""
         return self.label_space or numbered_space(self.network.num_classes)
 
-    def train(self, mode: bool = True) -> Self:
-        """Training mode, in which frozen stages and norms stay in eval mode."""
-        super().train(mode)
-        if mode:
-            freeze_stages(self.network, self.frozen_stages)
-            if self.norm_eval:
-                norms_to_eval(self.network.encoder)
-        return self
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits of a normalised float image `(B, 3, H, W)` at the network's stride."""
         outputs: dict[str, Tensor] = self.network(x)
@@ -123,25 +102,21 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch of crops."""
-        outputs = self(self._normalized(batch))
+        outputs = self(self.normalized(batch))
         terms = loss_terms(outputs, batch["mask"], self.loss, self.network.align_corners, self._mean_count)
         loss = torch.stack(list(terms.values())).sum()
-        groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
-        # Of the encoder; with layer decay that of its last block.
-        lr = max([g["lr"] for g in groups if g["name"].startswith("encoder")] or [groups[0]["lr"]])
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("lr", lr, prog_bar=True)
+        self.log_step(loss)
         if len(terms) > 1:
             self.log_dict({f"train/loss_{name}": term for name, term in terms.items()})
         return loss
 
     @property
     def logged(self) -> list[str]:
-        """Names of all values that `fit` logs, those of segkit's callbacks too: what a callback may monitor."""
+        """With the terms of the loss, and the scores of a validation."""
         terms = [*self.loss.terms(), *(["aux"] if self.network.aux_head is not None else [])]
         scores = ["loss", "mIoU", "pixel_accuracy", "mean_accuracy", *(f"IoU/{n}" for n in self.classes.class_names)]
-        trained = ["train/loss", *(f"train/loss_{name}" for name in terms if len(terms) > 1)]
-        return [*trained, "lr", "samples/s", "data_wait", *(f"val/{name}" for name in scores)]
+        trained = [f"train/loss_{name}" for name in terms if len(terms) > 1]
+        return [*super().logged, *trained, *(f"val/{name}" for name in scores)]
 
     def on_validation_epoch_start(self) -> None:
         """Start an empty confusion matrix, and in `fit` an empty loss."""
@@ -187,31 +162,12 @@ class SegmentationModule(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return train ids, uint8 `(B, H, W)`, of images at their own size."""
-        return predict(self.evaluated, self._normalized(batch), self.protocol, normalization=self.normalization)
+        return predict(self.evaluated, self.normalized(batch), self.protocol, normalization=self.normalization)
 
     def configure_optimizers(self) -> Any:
-        """Parameter groups and a schedule by optimiser step, the learning rate scaled to the real batch."""
-        total_steps = self.trainer.estimated_stepping_batches  # also sets up the train loader
-        check_norms(self.network, batch_size(self.trainer))
+        """As for every task, once the class weights are known to fit."""
         check_class_weights(self.loss, self.network.num_classes)
-        check_monitors(self.trainer, self.logged)
-        lr = learning_rate(self.trainer, self.optim, total_steps)
-        groups = parameter_groups(self.network, lr, self.optim)
-        rank_zero_info(groups_table(groups, self.network))
-        optimizer = build_optimizer(self.optim, groups)
-        self._group_options = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        self._lr_factors = lr_factors(self.optim, int(total_steps), groups)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factors)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_start(self) -> None:
-        """Train with this run's learning rate, decay and momentum, also where a checkpoint has restored its own."""
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        schedule: Any = self.lr_schedulers()
-        schedule.base_lrs = [options["lr"] for options in self._group_options]
-        factors = [factor(schedule.last_epoch) for factor in self._lr_factors]
-        for group, options, factor in zip(optimizer.param_groups, self._group_options, factors, strict=True):
-            group.update(options, initial_lr=options["lr"], lr=options["lr"] * factor)
+        return super().configure_optimizers()
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
@@ -241,12 +197,6 @@ class SegmentationModule(pl.LightningModule):
             "label_space": None if self.label_space is None else self.label_space.to_dict(),
         }
 
-    def _normalized(self, batch: Batch) -> Tensor:
-        # uint8 to float, on the device; then to the type of the weights where the trainer's precision is a "true" one
-        dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        image = normalize(batch["image"], self.normalization, dtype).to(self.dtype)
-        return image.contiguous(memory_format=torch.channels_last)
-
     def _mean_count(self, count: Tensor) -> Tensor:
         """The mean over all processes: with it averaged gradients are those of one process with the joined batch."""
         if self.trainer.world_size == 1:
@@ -255,23 +205,9 @@ class SegmentationModule(pl.LightningModule):
         dist.all_reduce(total)
         return total / self.trainer.world_size
 
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network that `test`, `validate` and `predict` run: itself, or the form of it that was set."""
-        return self._form[0] if self._form else self.network
-
-    def evaluate_in(self, form: nn.Module | None) -> None:
-        """Set the form of the network that `test`, `validate` and `predict` run; None sets the network itself."""
-        self._form = [] if form is None else [form]
-
-    @property
-    def ran_in(self) -> str:
-        """The form and type in which `test`, `validate` and `predict` run: "exact", "float32" or "bfloat16"."""
-        return precision_of(self.evaluated)
-
     def _evaluate(self, batch: Batch, protocol: Protocol) -> Tensor:
         assert self.confusion is not None
-        image, normalization = self._normalized(batch), self.normalization
+        image, normalization = self.normalized(batch), self.normalization
         if self.calibration is None:
             labels = predict(self.evaluated, image, protocol, normalization=normalization)
         else:

@@ -13,6 +13,7 @@ from segkit.models.pretrained import imagenet_repository, imagenet_weights_path
 from segkit.models.weights import load_encoder_weights
 from segkit.ops.sync_batch_norm import SYNCHRONISED, to_batch_norm, to_sync_batch_norm
 from segkit.ops.torch_private import BatchNormBase
+from segkit.training.base import NetworkModule
 from segkit.training.module import SegmentationModule
 
 
@@ -31,7 +32,7 @@ class InitialWeights(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Load the weights, and say so."""
-        assert isinstance(pl_module, SegmentationModule)
+        assert isinstance(pl_module, NetworkModule)
         if stage != "fit":
             return
         network, path = pl_module.network, self.encoder_weights
@@ -41,6 +42,7 @@ class InitialWeights(Callback):
             few = f"{len(left_out)} tensors behind the last feature left out ({', '.join(left_out[:3])}, ...)"
             rank_zero_info(f"encoder weights: {path}{f'; {few}' if left_out else ''}")
         if self.init_from is not None:
+            assert isinstance(pl_module, SegmentationModule)
             names = None if pl_module.label_space is None else pl_module.label_space.class_names
             rank_zero_info(str(load_matching(network, self.init_from, names)))
 
@@ -58,7 +60,7 @@ class EvaluationForm(Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make the form, but not within `fit`, where weights change."""
-        assert isinstance(pl_module, SegmentationModule)
+        assert isinstance(pl_module, NetworkModule)
         dtype = convolution_dtype(self.precision, pl_module.device)
         if dtype is not None and trainer.state.fn != "fit":
             pl_module.evaluate_in(inference_form(pl_module.network, dtype))
@@ -67,7 +69,7 @@ class EvaluationForm(Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Free the memory of the form."""
-        assert isinstance(pl_module, SegmentationModule)
+        assert isinstance(pl_module, NetworkModule)
         pl_module.evaluate_in(None)
 
 
