@@ -1,4 +1,4 @@
-"""Reads untrusted zip files: the directory is believed only where it is consistent, and members are read by position.
+"""Reads untrusted zip and tar files: what they claim is believed only where it fits, and members are read by position.
 
 Reading a member takes two reads and a decompression, without the archive's directory, so that a loader worker opens
 nothing that it would have to share. Stored members are as fast as files; deflated ones also have to be inflated.
@@ -6,11 +6,13 @@ nothing that it would have to share. Stored members are as fast as files; deflat
 
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from segkit.errors import InputError
 from segkit.paths import leads_outside, shown
@@ -155,3 +157,82 @@ def _check_places(members: list[ZipMember], size: int) -> None:
 
 def _name_length(header: bytes) -> int:
     return int(_LOCAL_HEADER.unpack(header)[2])
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """A file inside an uncompressed tar, or inside a tar that lies in one.
+
+    Attributes:
+        archive: The outer tar's path.
+        name: Path inside it, with '/'.
+        offset: Byte at which the content begins.
+        size: Of the content, in bytes.
+    """
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        """Archive and name, as an error shows them."""
+        return shown(self.archive / self.name)
+
+    def read_bytes(self) -> bytes:
+        """The content.
+
+        Raises:
+            InputError: The archive is shorter than it was.
+            OSError: The archive cannot be read.
+        """
+        with self.archive.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise InputError(f"{self}: {self.archive.name} ends within it; download it again")
+        return data
+
+
+def read_tar(archive: Path) -> list[TarMember]:
+    """All files of an uncompressed tar, in its order; a tar `a.tar` inside it is a folder `a`.
+
+    Only headers are read, from one to the next.
+
+    Raises:
+        InputError: It is no uncompressed tar, is cut off, or a name leads out of the folder it would be unpacked to.
+    """
+    members: list[TarMember] = []
+    try:
+        with archive.open("rb") as file:
+            for name, offset, size in _tar_files(file, 0):
+                if name.endswith(".tar"):
+                    folder = name.removesuffix(".tar")
+                    inner = [(f"{folder}/{n}", o, s) for n, o, s in _tar_files(file, offset)]
+                    if not inner:
+                        raise InputError(f"{shown(archive / name)}: is empty; download {archive.name} again")
+                    members += [TarMember(archive, *one) for one in inner]
+                else:
+                    members.append(TarMember(archive, name, offset, size))
+            length = file.seek(0, 2)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{archive}: cannot be read as an uncompressed tar ({error}); download it again") from error
+    last = max(members, key=lambda member: member.offset, default=None)
+    if last is not None and last.offset + last.size > length:
+        raise InputError(f"{last}: lies beyond the end of the tar; the download was cut off, continue it")
+    return members
+
+
+def _tar_files(file: BinaryIO, start: int) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of each file of the tar that begins at this byte."""
+    file.seek(start)
+    with tarfile.open(fileobj=file, mode="r:") as opened:
+        for entry in opened:
+            if entry.isdir():
+                continue
+            if not entry.isreg() or leads_outside(entry.name):
+                raise InputError(f"{shown(entry.name)}: a link, or leads out of the folder; get another archive")
+            yield PurePosixPath(entry.name).as_posix(), entry.offset_data, entry.size
+            opened.members = []  # type: ignore[attr-defined]  # of a million none is kept

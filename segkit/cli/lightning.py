@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+from pytorch_lightning import LightningDataModule
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins import CheckpointIO
@@ -22,7 +23,7 @@ from segkit.cli.given import named, with_recipes, with_run
 from segkit.cli.jsonargparse_border import SegmentationParser, explain
 from segkit.cli.lightning_messages import input_error, quiet
 from segkit.cli.options import add_options, check_typed
-from segkit.cli.restore import differences, parser_defaults, read_named_checkpoint
+from segkit.cli.restore import differences, is_of_classification, parser_defaults, read_named_checkpoint
 from segkit.cli.words import say
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.names import data_sets
@@ -34,6 +35,7 @@ from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS
 from segkit.ops.processor import is_out_of_memory
 from segkit.plain_data import flatten
+from segkit.training.base import NetworkModule
 from segkit.training.fit import FitConfig, as_list, fit_callbacks, fit_loggers
 from segkit.training.guards.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from segkit.training.guards.preemption import Preempted
@@ -56,11 +58,13 @@ def main(args: Sequence[str]) -> int:
     """Run one of Lightning's subcommands; `args[0]` is its name."""
     quiet()
     given, args = list(args), with_run(with_recipes(args))
-    checkpoint = read_named_checkpoint(args)
+    classifies = is_of_classification(args)
+    checkpoint = read_named_checkpoint(args, foreign=classifies)
     if given == sys.argv[1:]:
         sys.argv[1:] = args  # Lightning's launcher starts the other processes with the real command line
     try:
-        SegmentationCLI(checkpoint, args=None if args == sys.argv[1:] else args, typed=given)
+        of_args = None if args == sys.argv[1:] else args
+        (_classification() if classifies else SegmentationCLI)(checkpoint, args=of_args, typed=given)
     except Preempted as stopped:
         if stopped.signum == signal.SIGINT:
             raise KeyboardInterrupt from stopped
@@ -77,8 +81,17 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
+def _classification() -> "type[SegmentationCLI]":
+    from segkit.cli.classification import ClassificationCLI  # which imports torchvision and timm
+
+    return ClassificationCLI
+
+
 class SegmentationCLI(UserFirstCLI):
     """LightningCLI with segkit's module, data modules, loggers and callbacks."""
+
+    module_class: ClassVar[type[NetworkModule]] = SegmentationModule
+    data_class: ClassVar[type[LightningDataModule]] = SegmentationDataModule
 
     def __init__(self, checkpoint: Checkpoint | None, args: list[str] | None = None, typed: Sequence[str] = ()) -> None:
         self.typed, self.command = typed, next(iter(typed), "fit")
@@ -86,8 +99,8 @@ class SegmentationCLI(UserFirstCLI):
         self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty where Lightning restores them
         self.known_keys: list[str] = []
         super().__init__(
-            SegmentationModule,
-            SegmentationDataModule,
+            self.module_class,
+            self.data_class,
             subclass_mode_data=True,
             args=args,
             parser_class=SegmentationParser,
@@ -108,9 +121,13 @@ class SegmentationCLI(UserFirstCLI):
         """Add segkit's options, link the data to the model, and put the checkpoint's values below what is typed."""
         add_options(parser, self.command)
         self.known_keys = list(flatten(parser.get_defaults().as_dict()))
-        parser.link_arguments("data.label_space", "model.label_space", apply_on="instantiate")
+        self.link_data(parser)
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
         parser.set_defaults(parser_defaults(self.checkpoint))
+
+    def link_data(self, parser: LightningArgumentParser) -> None:
+        """Have the model told of the data's classes."""
+        parser.link_arguments("data.label_space", "model.label_space", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; what is wrong is said in one line."""
@@ -123,12 +140,15 @@ class SegmentationCLI(UserFirstCLI):
         """Refuse an unknown metric and options without effect, and print what differs from the checkpoint."""
         check_typed(str(self.subcommand), self.typed, self.config[self.subcommand].as_dict())
         self.result_writer = ResultWriter(self.value(self.config, "metric"))
-        given = self.value(self.config, "protocol")
-        self.protocol = protocols.get(given) if isinstance(given, str) else protocols.from_fields(given)
+        self.protocol = self.read_protocol(self.value(self.config, "protocol"))
         model = self.config[self.subcommand].model.as_dict()
         for key, (stored, typed) in differences(self.checkpoint, model).items():
             self._check_restorable(key, stored, typed)
             rank_zero_info(f"model.{key}: {stored} (checkpoint) -> {typed} (given)")
+
+    def read_protocol(self, given: Any) -> Any:
+        """The protocol of a name, a file, or fields."""
+        return protocols.get(given) if isinstance(given, str) else protocols.from_fields(given)
 
     def _check_restorable(self, key: str, stored: Any, typed: Any) -> None:
         if key.startswith("network.") or (key == "optim.name" and self.subcommand == "fit"):
@@ -169,7 +189,9 @@ class SegmentationCLI(UserFirstCLI):
         given = config.get("callbacks") or []
         callbacks = [*given, self.result_writer, EvaluationForm(self.value(self.config, "test_precision"))]
         if self.subcommand == "fit":
-            callbacks += fit_callbacks(self.config[self.subcommand].as_dict(), run, self.datamodule.faster_loading)
+            callbacks += fit_callbacks(
+                self.config[self.subcommand].as_dict(), run, self.datamodule.faster_loading, self.module_class
+            )
         callbacks.append(Watchdog(self.value(self.config, "rank_timeout")))
         if self.subcommand == "predict":
             callbacks.append(self._prediction_writer())
@@ -211,18 +233,27 @@ class SegmentationCLI(UserFirstCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse weights of other classes than the data's before anything runs, and load what Lightning cannot."""
-        self.model.protocol = self.protocol
-        scale = self.value(self.config, "validation_scale")
-        self.model.validation_protocol = replace(self.model.validation_protocol, scales=(scale,))
+        self.set_protocol()
         if not self.checkpoint:
             return
-        path, space = str(self.value(self.config, "ckpt_path")), self.checkpoint.get("label_space")
-        stored = numbered_space(self.checkpoint["network"]["init_args"]["num_classes"]).class_names
-        names = stored if space is None else space["class_names"]
-        check_same_classes(names, self.datamodule.class_names, path, type(self.datamodule).__name__)
+        path = str(self.value(self.config, "ckpt_path"))
+        check_same_classes(self.stored_names(), self.datamodule.class_names, path, type(self.datamodule).__name__)
         if self.weights:
             load_strict(self.model.network, self.weights, path)
             self.config_init[self.subcommand]["ckpt_path"] = None
+
+    def set_protocol(self) -> None:
+        """Tell the model how images are scored."""
+        self.model.protocol = self.protocol
+        scale = self.value(self.config, "validation_scale")
+        self.model.validation_protocol = replace(self.model.validation_protocol, scales=(scale,))
+
+    def stored_names(self) -> Sequence[str]:
+        """The classes of the checkpoint."""
+        space = self.checkpoint.get("label_space")
+        if space is not None:
+            return [str(name) for name in space["class_names"]]
+        return numbered_space(self.checkpoint["network"]["init_args"]["num_classes"]).class_names
 
     def before_fit(self) -> None:
         """Put numbers in the place of a word for class weights; the checkpoint keeps the word."""

@@ -12,7 +12,8 @@ from typing import Any
 from segkit.cli.given import named
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
-from segkit.models.weights import read_checkpoint
+from segkit.models.classifier import Classifier
+from segkit.models.weights import is_own, read_checkpoint
 from segkit.plain_data import flatten
 from segkit.training.preflight import training_arguments
 
@@ -23,14 +24,18 @@ RESTORED = (
     "normalization",
     "frozen_stages",
     "norm_eval",
+    "mixup",
+    "label_smoothing",
+    "lighting",
 )  # of a checkpoint's hyper-parameters, where it has them
 
 
-def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
+def read_named_checkpoint(args: Sequence[str], foreign: bool = False) -> Checkpoint | None:
     """Read the checkpoint, of any toolkit, that the command line or its config files name; None without one.
 
     Args:
         args: The command and its options.
+        foreign: Whether, but for `fit`, a file of another toolkit is left to be read when the network is known.
 
     Returns:
         For `fit` without weights: Lightning restores those itself, with its own state beside them. What it says of
@@ -44,6 +49,8 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
     if path is None or path in ("best", "last", "hpc", "registry"):  # Lightning's own words
         return None
     _import_network(args)
+    if foreign and args[0] != "fit" and not is_own(path):
+        return None
     checkpoint = read_checkpoint(path)
     training_arguments(checkpoint.hyper_parameters, path)
     if args[0] != "fit":
@@ -54,6 +61,15 @@ def read_named_checkpoint(args: Sequence[str]) -> Checkpoint | None:
             f"wrote, or start a new training from its encoder: --encoder_weights {path}"
         )
     return replace(checkpoint, state_dict={})
+
+
+def is_of_classification(args: Sequence[str]) -> bool:
+    """Whether the network that a command line or its config files name is a classifier; if none is, by the data."""
+    network = named(args[1:], "model.network.class_path") or named(args[1:], "model.network")
+    if network is not None:
+        return network.rsplit(".", 1)[-1] == Classifier.__name__
+    data = named(args[1:], "data.class_path") or named(args[1:], "data")
+    return isinstance(data, str) and data.rsplit(".", 1)[-1] == "ImageNetDataModule"
 
 
 def _import_network(args: Sequence[str]) -> None:

@@ -4,32 +4,29 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from segkit.data.cache import writing
 from segkit.data.cache.cache import find_cache
 from segkit.data.crops import RandomLongSideCrop
-from segkit.data.dataset import Item, Reader, SegmentationDataset, collate
+from segkit.data.dataset import Item, Reader, SegmentationDataset
 from segkit.data.layout.base import Layout, Sample, Split
 from segkit.data.layout.files import size_of
-from segkit.data.loader import TrainLoader, init_worker
-from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, replicas_and_rank
+from segkit.data.loader import LoaderOptions, TrainLoader
+from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, check_one_batch
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform
 from segkit.errors import InputError
-from segkit.machine import cores
 
 _FITTED: tuple[Split, ...] = ("train", "val")  # splits that `fit` reads
 
 PREFETCH = 4  # batches that each worker keeps ready in training
 
 
-class SegmentationDataModule(Layout, LightningDataModule):
+class SegmentationDataModule(Layout, LoaderOptions):
     """Base of all data sets: training crops, whole images for evaluation, uint8 batches.
 
     A batch is `image` uint8 (B, 3, H, W) RGB, channels last in memory, `mask` uint8 (B, H, W) train ids with 255 =
@@ -89,7 +86,7 @@ class SegmentationDataModule(Layout, LightningDataModule):
         seed: int = 0,
         predict_split: Split = "test",
     ) -> None:
-        LightningDataModule.__init__(self)
+        LoaderOptions.__init__(self, num_workers)
         Layout.__init__(self, root)
         base_size = self.own_base_size if base_size is None else base_size
         crop_size = self.own_crop_size if crop_size is None else crop_size
@@ -103,9 +100,8 @@ class SegmentationDataModule(Layout, LightningDataModule):
         self.batch_size = batch_size
         self.sampling = sampling
         self.sampling_temperature = sampling_temperature
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
-        self.num_workers = num_workers
         self.seed = seed
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.predict_split: Split = predict_split
         self.crop_size = _pair(crop_size)
         base = base_size if isinstance(base_size, int) else _pair(base_size)
@@ -174,12 +170,7 @@ class SegmentationDataModule(Layout, LightningDataModule):
             InputError: There are fewer images than one batch over all processes.
         """
         dataset = self.datasets["train"]
-        world, _ = replicas_and_rank()
-        if len(dataset) < self.batch_size * world:
-            raise InputError(
-                f"{self.root}: {len(dataset)} training images are fewer than one batch "
-                f"(batch_size {self.batch_size} x {world} processes); lower --data.batch_size"
-            )
+        check_one_batch(self.root, len(dataset), self.batch_size)
         sampler = self._train_sampler(dataset)
         options = self._worker_options(PREFETCH)
         return TrainLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **options)
@@ -201,15 +192,12 @@ class SegmentationDataModule(Layout, LightningDataModule):
         """Name and bytes of each image that `predict` is for, the ones that `is_predicted` too; after `setup`."""
         return {sample.name: size_of(sample.image) for sample in self.datasets["predict"].samples}
 
-    def faster_loading(self) -> str:
-        """What would make the loaders of this run faster, in words for a warning."""
-        have, workers, processes = cores(), self._workers(), self._local_processes()
-        cures = []
-        if self.cache_dir is None:
-            cures.append("set --data.cache_dir to a folder on a fast disk (images are then decoded once)")
-        if workers * processes < have:
-            cures.append(f"raise --data.num_workers (now {workers}; {have} cores, {processes} training processes)")
-        return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
+    def _cures(self) -> list[str]:
+        return (
+            ["set --data.cache_dir to a folder on a fast disk (images are then decoded once)"]
+            if self.cache_dir is None
+            else []
+        )
 
     def _reader(self, samples: Sequence[Sample], split: Split, make_cache: bool) -> Reader:
         """The reader of these samples: their cache, or the files if there is no cache."""
@@ -230,24 +218,6 @@ class SegmentationDataModule(Layout, LightningDataModule):
         dataset = self.datasets[key]
         sampler = EvalSampler(dataset, skip=skip)
         return DataLoader(dataset, batch_size=1, sampler=sampler, **self._worker_options())
-
-    def _worker_options(self, prefetch: int | None = None) -> dict[str, Any]:
-        workers = self._workers()
-        return {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "prefetch_factor": prefetch if workers > 0 else None,
-            "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": init_worker,
-            "collate_fn": collate,
-        }
-
-    def _workers(self) -> int:
-        given = self.num_workers
-        return max(1, min(8, cores() // self._local_processes())) if given is None else given
-
-    def _local_processes(self) -> int:
-        return int(self.trainer.num_devices) if self.trainer is not None else 1
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

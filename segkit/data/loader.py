@@ -3,13 +3,16 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 import torch
+from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from segkit.data.dataset import Item
+from segkit.data.dataset import Item, collate
 from segkit.data.samplers import TrainSampler
+from segkit.machine import cores
 
 
 class TimedLoader(DataLoader[Item]):
@@ -65,3 +68,45 @@ def init_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)
     cv2.ocl.setUseOpenCL(False)
     torch.set_num_threads(1)
+
+
+class LoaderOptions(LightningDataModule):
+    """What the data modules of all tasks share: worker processes, and advice where they are too slow.
+
+    Args:
+        num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
+    """
+
+    def __init__(self, num_workers: int | None) -> None:
+        super().__init__()
+        self.num_workers = num_workers
+
+    def faster_loading(self) -> str:
+        """What would make the loaders of this run faster, in words for a warning."""
+        have, workers, processes = cores(), self._workers(), self._local_processes()
+        cures = self._cures()
+        if workers * processes < have:
+            cures.append(f"raise --data.num_workers (now {workers}; {have} cores, {processes} training processes)")
+        return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
+
+    def _cures(self) -> list[str]:
+        """Those of a data set alone."""
+        return []
+
+    def _worker_options(self, prefetch: int | None = None) -> dict[str, Any]:
+        workers = self._workers()
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "prefetch_factor": prefetch if workers > 0 else None,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": init_worker,
+            "collate_fn": collate,
+        }
+
+    def _workers(self) -> int:
+        given = self.num_workers
+        return max(1, min(8, cores() // self._local_processes())) if given is None else given
+
+    def _local_processes(self) -> int:
+        return int(self.trainer.num_devices) if self.trainer is not None else 1

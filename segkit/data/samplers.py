@@ -7,6 +7,7 @@ a sampler that repeats samples until all ranks have the same number, which would
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,28 @@ import numpy.typing as npt
 import torch.distributed as dist
 from torch.utils.data import DistributedSampler
 
+from segkit.errors import InputError
+
 
 def replicas_and_rank(num_replicas: int | None = None, rank: int | None = None) -> tuple[int, int]:
     """World size and rank of this process; (1, 0) without torch.distributed."""
     running = dist.is_available() and dist.is_initialized()
     replicas = num_replicas if num_replicas is not None else dist.get_world_size() if running else 1
     return replicas, rank if rank is not None else dist.get_rank() if running else 0
+
+
+def check_one_batch(root: Path, images: int, batch_size: int) -> None:
+    """Refuse a training of which not one batch can be made.
+
+    Raises:
+        InputError: There are fewer images than one batch over all processes.
+    """
+    world, _ = replicas_and_rank()
+    if images < batch_size * world:
+        raise InputError(
+            f"{root}: {images} training images are fewer than one batch "
+            f"(batch_size {batch_size} x {world} processes); lower --data.batch_size"
+        )
 
 
 @dataclass(frozen=True, slots=True)

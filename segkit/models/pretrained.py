@@ -67,6 +67,11 @@ def imagenet_repository(network: SegmentationModel) -> str:
     return repository
 
 
+def timm_name(encoder: str) -> str:
+    """timm's name of an encoder, with that of its weights."""
+    return REPOSITORIES.get(encoder, encoder.removeprefix("tu-")).removeprefix("timm/")
+
+
 def imagenet_weights_path(repository: str) -> Path:
     """Return the local path of a repository's weights, downloading them if they are not there yet.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.models.card import checked
 from segkit.models.checkpoint import Checkpoint, load_strict, require_match, require_usable, unusable
+from segkit.models.classifier import Classifier
 from segkit.models.norms import without_absent_statistics
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.toolkits.foreign import TIMM_PREFIX, Choices, Inspection, encoder_names, inspect_foreign
@@ -120,6 +121,57 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> tuple[str, ...
     require_usable(given, str(path))
     load_strict(encoder, given, str(path))
     return tuple(name.removeprefix(TIMM_PREFIX) for name in found if name in left_out)
+
+
+def is_own(path: str | Path) -> bool:
+    """Whether this is one of segkit's own files of a whole network.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    return isinstance(_read(Path(path)), _Own)
+
+
+def read_classifier(path: str | Path, encoder: str, encoder_args: dict[str, Any] | None = None) -> Classifier:
+    """The classifier of a whole ImageNet network's file, in eval mode; it has as many classes as the file.
+
+    Args:
+        path: A file of the authors, timm or torchvision, or segkit's own.
+        encoder: Its encoder's name.
+        encoder_args: Those of `Classifier`.
+
+    Raises:
+        InputError: See `load_classifier_weights`.
+    """
+    content = _read(Path(path))
+    if isinstance(content, _Own):
+        classes = content.checkpoint.num_classes
+    else:
+        classes = len(content.tensors.get("fc.weight", ())) or 1  # 1: the next line says what is missing
+    network = Classifier(encoder, classes, encoder_args=encoder_args)
+    load_classifier_weights(network, path)
+    return network.eval()
+
+
+def load_classifier_weights(network: Classifier, path: str | Path) -> None:
+    """Load a whole ImageNet network: a file of the authors, timm or torchvision.
+
+    Raises:
+        InputError: The file cannot be read, has no classifier or one of another number of classes, or holds an encoder
+            that is not the network's, or layers that it does not have.
+    """
+    content = _read(Path(path))
+    if isinstance(content, _Own):
+        load_strict(network, content.checkpoint.state_dict, str(path))
+        return
+    found = {name: t for name, t in content.tensors.items() if name in ("fc.weight", "fc.bias")}
+    if len(found) < 2:
+        raise InputError(f"{path}: no classifier fc in it; give a file with that of ImageNet, or an encoder's to `fit`")
+    left_out = set(load_encoder_weights(network.encoder, path)) - found.keys()
+    if left_out:
+        raise InputError(f"{path}: holds {min(left_out)}, ..., which a Classifier lacks; test it by its toolkit")
+    require_usable(found, str(path))
+    load_strict(network.fc, {name.removeprefix("fc."): tensor for name, tensor in found.items()}, str(path))
 
 
 def _known_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

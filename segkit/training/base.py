@@ -1,7 +1,7 @@
 """What the Lightning modules of all tasks share: a network, its optimiser and schedule, what of it is frozen."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
@@ -27,6 +27,7 @@ class NetworkModule(pl.LightningModule):
     """
 
     network: Any  # a task knows more of it
+    score: ClassVar[str] = "val/mIoU"  # by which the best checkpoint is chosen
 
     def __init__(
         self,
@@ -104,6 +105,38 @@ class NetworkModule(pl.LightningModule):
     def ran_in(self) -> str:
         """The form and type in which `test`, `validate` and `predict` run: "exact", "float32" or "bfloat16"."""
         return precision_of(self.evaluated)
+
+    @property
+    def num_scored(self) -> int:
+        """Images that were scored so far."""
+        raise NotImplementedError
+
+    @property
+    def protocol_name(self) -> str:
+        """Of the protocol by which images are scored."""
+        raise NotImplementedError
+
+    def running(self, metric: str) -> str:
+        """The score of the images seen so far, for a progress bar."""
+        raise NotImplementedError
+
+    def result(self, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
+        """The scores as plain data, for the result file.
+
+        Args:
+            metric: The convention of the scores.
+            about: "dataset", plain data that names data set and split, and "partial", whether images are missing.
+        """
+        raise NotImplementedError
+
+    def report(self, metric: str) -> str:
+        """The scores as a text."""
+        raise NotImplementedError
+
+    @property
+    def loss_config(self) -> dict[str, Any]:
+        """What repeating a step needs of the loss, as plain data."""
+        raise NotImplementedError
 
     def normalized(self, batch: Mapping[str, Any]) -> Tensor:
         """The images of a batch, uint8 to float, on the device; of the weights' type where all is of a "true" one."""

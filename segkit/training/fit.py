@@ -10,10 +10,12 @@ from pytorch_lightning.cli import SaveConfigCallback
 from segkit.files import free_path
 from segkit.models.weight_files import read_torch_file
 from segkit.plain_data import flatten
+from segkit.training.base import NetworkModule
 from segkit.training.guards.checkpoints import LastCheckpoint, checked_training
 from segkit.training.guards.nonfinite import NonFiniteGuard
 from segkit.training.guards.preemption import Preemption
 from segkit.training.guards.resume import ExactResume, StepSeeds
+from segkit.training.module import SegmentationModule
 from segkit.training.network import InitialWeights
 from segkit.training.run_folder import CHECKPOINTS, csv_logger, goes_on, tensorboard_loggers
 from segkit.training.views.curves import CurvePlotter
@@ -24,32 +26,41 @@ from segkit.training.views.summary import RunSummary
 # What decides on batches, loss and steps: a run is not resumed where one of these has changed.
 _OF_THE_RUN = ("max_epochs", "max_steps", "accumulate_grad_batches", "precision", "gradient_clip_val",
                "gradient_clip_algorithm", "limit_train_batches", "sync_batchnorm")  # fmt: skip
+_OF_THE_MODEL = ("optim", "loss", "frozen_stages", "norm_eval")
+_OF_A_CLASSIFIER = ("mixup", "label_smoothing", "lighting")
 _OF_THE_MACHINE = {"root", "cache_dir", "num_workers", "predict_split", "batch_size"}  # the total batch is compared
 
 
-def fit_callbacks(config: Mapping[str, Any], run: Path, faster_loading: Callable[[], str]) -> list[pl.Callback]:
+def fit_callbacks(
+    config: Mapping[str, Any],
+    run: Path,
+    faster_loading: Callable[[], str],
+    module: type[NetworkModule] = SegmentationModule,
+) -> list[pl.Callback]:
     """The callbacks of a training, in the order in which they must run.
 
     Args:
         config: The parsed options of `fit`, as plain data.
         run: The run's folder.
         faster_loading: Says how the data could be loaded faster.
+        module: Class of what is trained.
 
     Raises:
         InputError: An option is out of range.
     """
     beginning = () if config["ckpt_path"] else (config["encoder_weights"], config["init_from"])
     seed, last = config["seed_everything"], LastCheckpoint(run / CHECKPOINTS, config["save_every"])
+    of_pixels = issubclass(module, SegmentationModule)
     return [
         InitialWeights(*beginning),
         StepSeeds(seed if isinstance(seed, int) and not isinstance(seed, bool) else None),
         ExactResume(_record(config), config["reschedule"]),
         NonFiniteGuard(config["skip_nonfinite"]),
-        SeenClasses(),
+        *([SeenClasses()] if of_pixels else []),
         Throughput(faster_loading),
-        ValidationOverlays(config["overlays"]),
+        *([ValidationOverlays(config["overlays"])] if of_pixels else []),
         CurvePlotter(),
-        RunSummary(),
+        RunSummary(module.score),
         Preemption(last),
         last,
     ]
@@ -97,7 +108,7 @@ def as_list(value: Any) -> list[Any]:
 
 def _record(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides on batches, loss and steps, as plain values by dotted name; nothing of this machine."""
-    model = {f"model.{name}": config["model"].get(name) for name in ("optim", "loss", "frozen_stages", "norm_eval")}
+    model = {f"model.{name}": config["model"].get(name) for name in (*_OF_THE_MODEL, *_OF_A_CLASSIFIER)}
     data = config["data"].get("init_args", {})
     return flatten(
         {f"trainer.{name}": config["trainer"].get(name) for name in _OF_THE_RUN}

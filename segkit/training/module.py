@@ -4,6 +4,7 @@ The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/t
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Self, TypedDict
 
@@ -13,15 +14,19 @@ from torch import Tensor
 
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, true_ids
+from segkit.evaluation.conventions import convention
+from segkit.evaluation.results import format_table, result_dict
 from segkit.evaluation.scores import Scores
-from segkit.inference.engine import predict, predict_with_confidence
+from segkit.inference.engine import predict, predict_with_confidence, resolve
 from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace, numbered_space
+from segkit.models.checkpoint import weights_sha256
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
 from segkit.models.segmentation import SegmentationModel, require_rgb
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import IMAGENET, Normalization
+from segkit.text import percent
 from segkit.training.base import NetworkModule
 from segkit.training.losses import LossConfig, check_class_weights, loss_terms
 from segkit.training.optim import OptimConfig
@@ -184,6 +189,46 @@ class SegmentationModule(NetworkModule):
             "label_space": None if space is None else LabelSpace.from_dict(space),
         }
         return cls(network=checkpoint.build_network(), **(stored | kwargs))
+
+    @property
+    def num_scored(self) -> int:
+        """Images that were scored so far."""
+        return 0 if self.confusion is None else self.confusion.num_images
+
+    @property
+    def protocol_name(self) -> str:
+        """Of the protocol by which images are scored."""
+        return self.protocol.name
+
+    def running(self, metric: str) -> str:
+        """The mIoU in percent so far."""
+        assert self.confusion is not None
+        return f"mIoU {percent(self.confusion.scores(metric).miou)}"
+
+    def result(self, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
+        """All scores; see `result_dict`."""
+        assert self.confusion is not None
+        protocol = resolve(self.protocol, self.network).to_dict()  # what depends on the network filled in
+        weights, names = {"sha256": weights_sha256(self.network.state_dict())}, self.classes.class_names
+        result = result_dict(
+            self.confusion, names, protocol, weights=weights, metric=metric, note=self.note, **dict(about)
+        )
+        result["precision"] = self.ran_in
+        if self.calibration is not None:
+            result["calibration"] = self.calibration.result().to_dict()
+        return result
+
+    def report(self, metric: str) -> str:
+        """The table of all classes, and the rule of the metric."""
+        assert self.confusion is not None
+        note = f"note: in the truth {self.note}\n" if self.note else ""
+        table = format_table(self.confusion.scores(metric), self.classes.class_names)
+        return f"{table}\n{note}metric {metric}: {convention(metric).rule}"
+
+    @property
+    def loss_config(self) -> dict[str, Any]:
+        """All of the loss."""
+        return self.loss.to_dict()
 
     def _plain_hyper_parameters(self) -> dict[str, Any]:
         """What a checkpoint keeps: plain data only, and nothing of how one tests."""

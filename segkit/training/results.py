@@ -12,11 +12,10 @@ from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table, convention
 from segkit.evaluation.plots import reliability_figure, save_figure
-from segkit.evaluation.results import format_table, images_scored, result_dict
+from segkit.evaluation.results import images_scored
 from segkit.files import free_path, write_json
-from segkit.inference.engine import resolve
-from segkit.models.checkpoint import weights_sha256
 from segkit.text import percent
+from segkit.training.base import NetworkModule
 from segkit.training.lightning_border import hide_score_tables
 from segkit.training.module import SegmentationModule
 from segkit.training.preflight import is_whole
@@ -53,8 +52,7 @@ class ResultWriter(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keep the scores of this process's images so far when `test` or `validate` stops early."""
         loader = {"test": trainer.test_dataloaders, "validate": trainer.val_dataloaders}.get(trainer.state.fn or "")
-        confusion = pl_module.confusion if isinstance(pl_module, SegmentationModule) else None
-        if loader is None or confusion is None or confusion.num_images == 0 or self._reported:
+        if loader is None or self._reported or not isinstance(pl_module, NetworkModule) or not pl_module.num_scored:
             return
         name = f"result-partial-rank{trainer.global_rank}.json" if trainer.global_rank else "result-partial.json"
         with suppress(InputError):  # of ids that cannot be scored; the exception itself tells more
@@ -62,8 +60,8 @@ class ResultWriter(Callback):
             self._write(Path(trainer.default_root_dir), pl_module, _dataset(trainer, loader), name)
 
     def _report(self, trainer: Trainer, module: LightningModule, loader: Any, limit: float | int | None) -> None:
-        assert isinstance(module, SegmentationModule) and module.confusion is not None and module.scores is not None
-        count, expected = module.confusion.num_images, len(loader.dataset)
+        assert isinstance(module, NetworkModule)
+        count, expected = module.num_scored, len(loader.dataset)
         partial = not is_whole(limit)
         if not partial and count != expected:
             raise RuntimeError(f"{count} images were scored, the split has {expected}: a sampler repeats or drops some")
@@ -73,38 +71,21 @@ class ResultWriter(Callback):
             self._write(Path(folder or "."), module, _dataset(trainer, loader), "result.json", partial)
 
     def _write(
-        self, folder: Path, module: LightningModule, dataset: dict[str, Any], name: str, partial: bool = True
+        self, folder: Path, module: NetworkModule, dataset: dict[str, Any], name: str, partial: bool = True
     ) -> None:
-        assert isinstance(module, SegmentationModule) and module.confusion is not None
-        result = result_dict(
-            module.confusion,
-            module.classes.class_names,
-            resolve(module.protocol, module.network).to_dict(),  # what depends on the network filled in
-            dataset=dataset,
-            weights={"sha256": weights_sha256(module.network.state_dict())},
-            partial=partial,
-            metric=self.convention.name,
-            note=module.note,
-        )
-        result["precision"] = module.ran_in
-        if module.calibration is not None:
-            result["calibration"] = module.calibration.result().to_dict()
+        result = module.result(self.convention.name, {"dataset": dataset, "partial": partial})
         path = free_path(folder / name)
         try:
             write_json(path, result)
         finally:  # hours of work are shown also where the disk does not take them
             self._print(module, dataset["num_images"], partial, path)
 
-    def _print(self, module: SegmentationModule, expected: int, partial: bool, path: Path) -> None:
-        assert module.confusion is not None
-        metric, names = self.convention.name, module.classes.class_names
-        if self.compares:
+    def _print(self, module: NetworkModule, expected: int, partial: bool, path: Path) -> None:
+        if self.compares and isinstance(module, SegmentationModule) and module.confusion is not None:
             rank_zero_info(f"\n{comparison_table(module.confusion.counts)}")
-        note = f"note: in the truth {module.note}\n" if module.note else ""
         rank_zero_info(
-            f"\n{format_table(module.confusion.scores(metric), names)}\n{note}metric {metric}: {self.convention.rule}\n"
-            f"{images_scored(module.confusion.num_images, expected, partial)}, "
-            f"protocol {module.protocol.name}, {module.ran_in}{f'; {path}' if path.exists() else ''}"
+            f"\n{module.report(self.convention.name)}\n{images_scored(module.num_scored, expected, partial)}, "
+            f"protocol {module.protocol_name}, {module.ran_in}{f'; {path}' if path.exists() else ''}"
         )
 
 

@@ -1,6 +1,6 @@
 """A loss that is not finite: stop before it spoils the weights, say where it came from, and keep what repeats it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
 
 from segkit.errors import InputError
@@ -21,8 +22,8 @@ from segkit.models.weight_files import read_torch_file
 from segkit.models.weights import NETWORK_PREFIX
 from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.torch_private import BatchNormBase
+from segkit.training.base import NetworkModule
 from segkit.training.losses import LossConfig, segmentation_loss
-from segkit.training.module import SegmentationModule
 
 _SHOWN = 4  # images that a message names
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -136,12 +137,12 @@ def _stop(trainer: Trainer, replayable: dict[str, Any], cause: str, kept_elsewhe
 
 def _replayable(trainer: Trainer, module: LightningModule, batch: dict[str, Any], loss: float) -> dict[str, Any]:
     """What repeats the step; every process makes it, as each may hold a part of the weights."""
-    assert isinstance(module, SegmentationModule)
+    assert isinstance(module, NetworkModule)
     return {
         "batch": {name: value.cpu() if isinstance(value, Tensor) else value for name, value in batch.items()},
         "state_dict": {name: value.cpu() for name, value in module.state_dict().items()},
         "hyper_parameters": dict(module.hparams),
-        "loss_config": module.loss.to_dict(),
+        "loss_config": module.loss_config,
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "lr": [float(group["lr"]) for group in trainer.optimizers[0].param_groups],
@@ -203,13 +204,19 @@ def replay(path: str | Path, device: str = "cpu") -> Replay:
     checkpoint = Checkpoint(kept["hyper_parameters"], weights)
     network = checkpoint.build_network()
     network.to(device).train()
-    batch, config = kept["batch"], LossConfig(**kept["loss_config"])
-    image = normalize(batch["image"].to(device), Normalization.from_dict(checkpoint.normalization))
+    batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in kept["batch"].items()}
+    image = normalize(batch["image"], Normalization.from_dict(checkpoint.normalization))
     precision = _AUTOCAST.get(kept["precision"])
     with _first_not_finite(network) as found, torch.autocast(device, precision, enabled=precision is not None):
-        loss = segmentation_loss(network(image), batch["mask"].to(device), config, network.align_corners)
+        loss = _loss(network, network(image), batch, kept["loss_config"])
     spoilt = tuple(name for name, value in weights.items() if not bool(value.isfinite().all()))
     return Replay(kept["step"], tuple(batch["name"]), float(loss), found[0] if found else None, spoilt)
+
+
+def _loss(network: nn.Module, outputs: Any, batch: Mapping[str, Any], config: dict[str, Any]) -> Tensor:
+    if "label" in batch:  # of classification; mixup and lighting are redrawn, and so left out
+        return F.cross_entropy(outputs, batch["label"], **config)
+    return segmentation_loss(outputs, batch["mask"], LossConfig(**config), bool(network.align_corners))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a run says while it runs: how much there is to do, how fast, how good so far.
 
 `test`, `validate` and `predict` begin with a line (images, forwards per image, about how long); then a bar counts
-images and shows forwards per second and the running mIoU. Nothing here touches the result or the random numbers.
+images and shows forwards per second and the running score. Nothing here touches the result or the random numbers.
 """
 
 import math
@@ -23,7 +23,8 @@ from segkit.inference.engine import default_pixels, forwards
 from segkit.inference.protocols import Protocol
 from segkit.inference.views import network_inputs
 from segkit.models.norms import eval_mode
-from segkit.text import counted, percent
+from segkit.text import counted
+from segkit.training.base import NetworkModule
 from segkit.training.module import SegmentationModule
 from segkit.training.results import ResultWriter
 from segkit.training.views.summary import rate_text
@@ -83,15 +84,15 @@ class RunProgress(ProgressBar):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how much there is to do, and begin the bar."""
-        assert isinstance(pl_module, SegmentationModule)
         if self._silent or trainer.state.fn == "fit":
             return
         loader, batches = _stage(trainer)
         share, images = _share(loader, batches), len(loader.dataset)
-        job = Job(pl_module.protocol, min(share * trainer.world_size, images), image_sizes(loader.dataset))
-        seconds = None if job.forwards < FEW else job.seconds(seconds_per_pixel(trainer, pl_module, job))
-        if job.sizes:
-            rank_zero_info(job.describe(None if seconds is None else seconds / trainer.world_size))
+        if isinstance(pl_module, SegmentationModule):
+            job = Job(pl_module.protocol, min(share * trainer.world_size, images), image_sizes(loader.dataset))
+            seconds = None if job.forwards < FEW else job.seconds(seconds_per_pixel(trainer, pl_module, job))
+            if job.sizes:
+                rank_zero_info(job.describe(None if seconds is None else seconds / trainer.world_size))
         assert trainer.state.fn is not None
         process = f", process 1 of {trainer.world_size}" if trainer.world_size > 1 else ""
         self._bar = Bar(total=share, desc=trainer.state.fn.value + process, unit="image", dynamic_ncols=True)
@@ -108,12 +109,15 @@ class RunProgress(ProgressBar):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the images."""
-        assert isinstance(pl_module, SegmentationModule)
+        assert isinstance(pl_module, NetworkModule)
         if self._bar is None or trainer.state.fn == "fit":
             return
         count, _, height, width = batch["image"].shape
         if (height, width) not in self._forwards:
-            self._forwards[height, width] = forwards(pl_module.protocol, (height, width))
+            once = 1  # of a classifier
+            if isinstance(pl_module, SegmentationModule):
+                once = forwards(pl_module.protocol, (height, width))
+            self._forwards[height, width] = once
         self._done += count * self._forwards[height, width]
         if time.perf_counter() - self._looked > REFRESH:
             self._look(self._bar, trainer, pl_module)
@@ -121,7 +125,7 @@ class RunProgress(ProgressBar):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the last line of the bar."""
-        assert isinstance(pl_module, SegmentationModule)
+        assert isinstance(pl_module, NetworkModule)
         if self._bar is not None and trainer.state.fn != "fit":
             self._look(self._bar, trainer, pl_module)
             self._close()
@@ -134,11 +138,11 @@ class RunProgress(ProgressBar):
         """Leave the bar where it stopped."""
         self._close()
 
-    def _look(self, bar: Bar, trainer: Trainer, module: SegmentationModule) -> None:
-        """Show the speed, and the mIoU of this process so far by the metric asked for, behind the bar."""
+    def _look(self, bar: Bar, trainer: Trainer, module: NetworkModule) -> None:
+        """Show the speed, and the score of this process so far by the metric asked for, behind the bar."""
         self._looked = time.perf_counter()
         rate = f"{rate_text(self._done / (self._looked - self._started))} forwards/s"
-        bar.set_postfix_str(", ".join([rate, *_running_miou(module, _metric(trainer))]), refresh=False)
+        bar.set_postfix_str(", ".join([rate, *_running_score(module, _metric(trainer))]), refresh=False)
 
     def _close(self) -> None:
         if self._bar is not None:
@@ -249,11 +253,11 @@ def _metric(trainer: Trainer) -> str:
     return writers[0].convention.name if writers else DEFAULT
 
 
-def _running_miou(module: SegmentationModule, metric: str) -> list[str]:
-    """The mIoU in percent; none while predicting, before the first label, or where undeclared ids spoil the matrix."""
+def _running_score(module: NetworkModule, metric: str) -> list[str]:
+    """None while predicting, before the first image, or where undeclared ids spoil the matrix."""
     with suppress(Exception):  # a rule of the user's own may need all images; the bar must not end the run
-        if module.confusion is not None and module.confusion.num_images:
-            return [f"mIoU {percent(module.confusion.scores(metric).miou)}"]
+        if module.num_scored:
+            return [module.running(metric)]
     return []
 
 

@@ -18,11 +18,10 @@ from segkit.files import write_json
 from segkit.models.weight_files import read_torch_file
 from segkit.ops.processor import peak_memory
 from segkit.text import aligned, counted, percent
+from segkit.training.base import NetworkModule
 from segkit.training.run_folder import CONFIG, METRICS
 
 NAME = "summary.json"
-SCORE = "val/mIoU"
-
 _FILES = ("curves.png", "class_iou.png", METRICS, CONFIG)  # beside the two checkpoints
 
 
@@ -30,9 +29,13 @@ class RunSummary(Callback):
     """Tells at the end of `fit` the scores, the speed, where the files are and what to run next; or how to resume.
 
     It must come after the callbacks that draw and log, so that it finds their files.
+
+    Args:
+        score: The name under which the score is logged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, score: str = NetworkModule.score) -> None:
+        self.name, self.monitor = score.removeprefix("val/"), score
         self._begin: float | None = None  # of `fit`; None: not yet
         self._mark = 0.0  # what follows it is training
         self._seconds, self._samples = 0.0, 0  # of training, without validation; samples of this process
@@ -60,8 +63,8 @@ class RunSummary(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave out the time of the validation, and keep its score."""
         self._mark = time.perf_counter()
-        if not trainer.sanity_checking and SCORE in trainer.callback_metrics:
-            self._score = _plain(trainer.callback_metrics[SCORE])
+        if not trainer.sanity_checking and self.monitor in trainer.callback_metrics:
+            self._score = _plain(trainer.callback_metrics[self.monitor])
             self._note = getattr(pl_module, "note", None)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +80,7 @@ class RunSummary(Callback):
         """Say how far the run came, and how to resume it."""
         if self._begin is None or trainer.state.fn != "fit":
             return
-        score = "" if self._score is None else f", last mIoU {percent(self._score)} %"
+        score = "" if self._score is None else f", last {self.name} {percent(self._score)} %"
         lines = [
             f"stopped by {type(exception).__name__} in epoch {trainer.current_epoch} after {trainer.global_step} steps"
             f" and {clock(time.perf_counter() - self._begin)}{score}"
@@ -91,7 +94,7 @@ class RunSummary(Callback):
         """Plain data: scores 0..1, `files` relative to the run's folder where they are inside it."""
         seconds = time.perf_counter() - (self._begin or time.perf_counter())
         rate = trainer.world_size * self._samples / self._seconds if self._seconds else None
-        best = next((c for c in _checkpoints(trainer) if c.monitor == SCORE), None)
+        best = next((c for c in _checkpoints(trainer) if c.monitor == self.monitor), None)
         files = _files(trainer, best)
         return {
             "epochs": trainer.current_epoch,
@@ -100,9 +103,9 @@ class RunSummary(Callback):
             "samples_per_second": rate and float(f"{rate:.4g}"),
             "device": trainer.strategy.root_device.type,
             "peak_memory_GB": round(peak_memory(trainer.strategy.root_device) / 1e9, 3) or None,
-            "best_mIoU": None if best is None else _plain(best.best_model_score),
+            f"best_{self.name}": None if best is None else _plain(best.best_model_score),
             "best_epoch": _epoch(files["best"]) if "best" in files else None,
-            "last_mIoU": _plain(self._score),
+            f"last_{self.name}": _plain(self._score),
             "note": self._note,
             "files": {what: _relative(path, Path(trainer.default_root_dir)) for what, path in files.items()},
         }
@@ -116,6 +119,7 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
         folder: The run's folder.
     """
     files = {what: folder / path for what, path in summary["files"].items()}
+    name = next(key for key in summary if key.startswith("last_")).removeprefix("last_")
     rate, memory, epoch = (summary[key] for key in ("samples_per_second", "peak_memory_GB", "best_epoch"))
     drawn = [files[name] for name in _FILES if name in files]
     done = f"{counted(summary['epochs'], 'epoch')}, {counted(summary['steps'], 'step')}"
@@ -123,7 +127,8 @@ def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
         "run": f"{folder}: {done} in {summary['wall_time']}",
         "speed": f"{rate_text(rate)} samples/s in training" if rate else None,
         "peak memory": f"{memory:.2f} GB ({summary['device']})" if memory else None,
-        "best mIoU": _score_text(summary["best_mIoU"], epoch, summary["last_mIoU"]) or (summary["note"] and "none"),
+        f"best {name}": _score_text(summary[f"best_{name}"], epoch, summary[f"last_{name}"])
+        or (summary["note"] and "none"),
         "note": summary["note"] and f"in the validation masks {summary['note']}",
         "best": files.get("best"),
         "last": files.get("last"),

@@ -1,0 +1,80 @@
+"""`segkit fit | validate | test` of a classifier: the same command line over another module and other data."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.cli import LightningArgumentParser
+
+from segkit.cli.lightning import SegmentationCLI
+from segkit.cli.parser import option_names
+from segkit.data.imagenet.crops import CentreCrop
+from segkit.data.imagenet.datamodule import ImageNetDataModule
+from segkit.errors import InputError
+from segkit.models.pretrained import timm_name
+from segkit.models.weights import load_classifier_weights
+from segkit.training.base import NetworkModule
+from segkit.training.classification import ClassificationModule
+
+_OF_PIXELS = (
+    "metric",
+    "test_precision",
+    "official",
+    "calibration",
+    "probe",
+    "init_from",
+    "validation_scale",
+    "overlays",
+)
+
+
+class ClassificationCLI(SegmentationCLI):
+    """The command line of a classifier; the protocol is a centre crop."""
+
+    module_class: ClassVar[type[NetworkModule]] = ClassificationModule
+    data_class: ClassVar[type[LightningDataModule]] = ImageNetDataModule
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """With a crop for a protocol, and top-1 for the best checkpoint."""
+        super().add_arguments_to_parser(parser)
+        parser.set_defaults(
+            {
+                "protocol": "resnest",
+                "checkpoint.monitor": "val/top1",
+                "checkpoint.filename": "epoch{epoch:03d}-top1{val/top1:.4f}",
+            }
+        )
+
+    def link_data(self, parser: LightningArgumentParser) -> None:
+        """Have the model told of the data's classes."""
+        parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse what has no effect on a classifier."""
+        if self.subcommand == "predict":
+            raise InputError("predict writes label maps, and a classifier makes none; use `segkit test`")
+        for name in option_names(self.typed):
+            if name.removeprefix("--") in _OF_PIXELS:
+                raise InputError(f"{name}: has no effect on a classifier, only on segmentation; leave it out")
+        super().before_instantiate_classes()
+
+    def read_protocol(self, given: Any) -> CentreCrop:
+        """The crop of a name, or of fields."""
+        return CentreCrop.of(given)
+
+    def set_protocol(self) -> None:
+        """Tell the data how to crop, and the model for its result file."""
+        encoder = self.model.network.config["init_args"]["encoder"]
+        crop = self.protocol.resolved(self.datamodule.crop_size[0], timm_name(encoder))
+        self.datamodule.protocol, self.model.protocol = crop, crop.to_dict()
+        path = self.value(self.config, "ckpt_path")
+        if path and not self.checkpoint and self.subcommand != "fit":
+            load_classifier_weights(self.model.network, path)
+            self.config_init[self.subcommand]["ckpt_path"] = None
+
+    def stored_names(self) -> Sequence[str]:
+        """The classes of the checkpoint; those of a run whose data was never there are the data's."""
+        return [str(name) for name in self.checkpoint.get("class_names") or self.datamodule.class_names]
+
+    def before_fit(self) -> None:
+        """Nothing has to be counted before."""

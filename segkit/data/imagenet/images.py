@@ -1,0 +1,124 @@
+"""The images of ImageNet and their classes: folders, the tar files as they are published, or a zip of the folders."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypeAlias
+
+from segkit.archives import TarMember, read_tar
+from segkit.data.imagenet.truth import read_truth
+from segkit.data.layout.files import Files, Source
+from segkit.errors import InputError
+from segkit.paths import IMAGE_SUFFIXES, is_left_out, looked_for
+
+Part: TypeAlias = Literal["train", "val"]
+HOMES = ("", "ILSVRC/Data/CLS-LOC", "ILSVRC2012", "imagenet")  # where train/ and val/ may lie, in a zip too
+
+
+@dataclass(frozen=True, slots=True)
+class ClassImage:
+    """An image, its class 0..K-1, and its name: the path below the split, without suffix."""
+
+    file: Source | TarMember
+    label: int
+    name: str
+
+
+class ImageFolders:
+    """Images below `train` and `val`, a folder for each class; or ILSVRC2012_img_{train,val}.tar in their place.
+
+    Validation images may lie side by side; their classes are then read from the official list (`read_truth`). Classes
+    are numbered in the order of their names, as everybody does.
+
+    Args:
+        root: The folder, or a zip of it.
+        num_classes: How many classes there must be.
+    """
+
+    def __init__(self, root: Path, num_classes: int) -> None:
+        self.root, self.num_classes = root, num_classes
+        self.files = Files(root, homes=HOMES)
+        self._classes: tuple[str, ...] = ()
+
+    def find(self, part: Part) -> list[ClassImage]:
+        """The images of a part, in the order of their paths.
+
+        Raises:
+            InputError: There are none, a class has none, or their classes are not known.
+        """
+        found = self._below(part)
+        names = [path.with_suffix("").as_posix() for path, _ in found]
+        words = [path.parts[0] if len(path.parts) > 1 else "" for path, _ in found]
+        if "" in words:  # images that lie side by side, not in folders
+            if part == "train" or any(words):
+                first = names[words.index("")]
+                raise InputError(f"{self.root}/{part}: {first} lies in no class's folder; put it into one")
+            words = read_truth(self.files, names)
+        classes = self._known(words, part)
+        places = {name: place for place, name in enumerate(classes)}
+        self._check(part, words, classes)
+        return [ClassImage(file, places[word], name) for (_, file), word, name in zip(found, words, names, strict=True)]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names, sorted."""
+        return self._classes or self._known((), "train" if self._has("train") else "val")
+
+    def _known(self, words: Sequence[str], part: Part) -> tuple[str, ...]:
+        """The classes of the first part that was asked for; with both there, those of the training."""
+        if not self._classes:
+            if part == "val" and not words:
+                self.find("val")
+                return self._classes
+            found = words or [path.parts[0] for path, _ in self._below("train")]
+            self._classes = tuple(sorted({*found}))
+        return self._classes
+
+    def _check(self, part: Part, words: Sequence[str], classes: Sequence[str]) -> None:
+        where, counts = f"{self.root}/{part}", Counter(words)
+        empty = sorted(self._folders(part) - counts.keys())
+        if empty:
+            raise InputError(f"{where}/{empty[0]}: no images of this class ({len(empty)} classes have none); copy them")
+        strange = sorted(counts.keys() - {*classes})
+        if strange:
+            raise InputError(
+                f"{where}: class {strange[0]} ({len(strange)} such) is none of the {len(classes)} of the other split, "
+                f"from {classes[0]} to {classes[-1]}; both splits need the same names of folders"
+            )
+        if len(classes) != self.num_classes:
+            raise InputError(
+                f"{where}: {len(classes)} classes, from {classes[0]} to {classes[-1]}, where {self.num_classes} are "
+                "expected; copy those that are missing, or, if this is other data, set --data.num_classes "
+                f"{len(classes)}"
+            )
+
+    def _below(self, part: Part) -> list[tuple[PurePosixPath, Source | TarMember]]:
+        if not self.root.exists():
+            raise InputError(f"{self.root}: no such data folder{looked_for(self.root)}; correct --data.root")
+        tar = self._tar(part)
+        found: list[tuple[PurePosixPath, Source | TarMember]]
+        if tar.is_file():
+            found = sorted(((PurePosixPath(member.name), member) for member in read_tar(tar)), key=lambda one: one[0])
+        elif not self.files.has(part):
+            raise InputError(
+                f"{self.root}: neither a folder {part} nor {tar.name}; see datasets/README.md, and check --data.root"
+            )
+        else:
+            found = [*self.files.below(part, IMAGE_SUFFIXES)]
+        if not found:
+            raise InputError(f"{self.root}/{part}: no images here; allowed endings are {', '.join(IMAGE_SUFFIXES)}")
+        return found
+
+    def _has(self, part: Part) -> bool:
+        return self._tar(part).is_file() or self.files.has(part)
+
+    def _tar(self, part: Part) -> Path:
+        return self.root / f"ILSVRC2012_img_{part}.tar"
+
+    def _folders(self, part: Part) -> set[str]:
+        """Names of the folders on the disk, empty ones too."""
+        folder = next((p for home in HOMES if (p := self.root / home / part).is_dir()), None)
+        if folder is None or self._tar(part).is_file():
+            return set()
+        return {path.name for path in folder.iterdir() if path.is_dir() and not is_left_out(path.name)}
