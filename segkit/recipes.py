@@ -18,7 +18,7 @@ SUFFIXES = (".yaml", ".yml")
 _INSTALLED, _CLONE = Path(__file__).parent / "configs", Path(__file__).parents[1] / "configs"
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else _CLONE  # a wheel holds them; a clone and an editable install do not
 
-_KEYS = {"mIoU", "pixel_accuracy", "protocol", "images", "source"}
+_KEYS = {"mIoU", "top1", "pixel_accuracy", "protocol", "images", "source"}
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,20 @@ class Published:
     """A number that others published, and what it is a property of.
 
     Attributes:
-        miou: 0..1; in the file `mIoU`, in per cent.
+        miou: 0..1; in the file `mIoU`, in per cent; None of a classifier.
         pixel_accuracy: 0..1 (in the file in per cent); None where none was published.
         protocol: Name of the protocol that it was made with.
         images: Size of the split that it was made on.
         source: Where it stands.
+        top1: Of a classifier, 0..1 (in the file in per cent).
     """
 
-    miou: float
+    miou: float | None
     pixel_accuracy: float | None
     protocol: str
     images: int
     source: str
+    top1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,18 +121,21 @@ def _mapping(path: Path) -> Mapping[str, Any]:
 
 def _published(given: Any, path: Path) -> Published:
     try:
-        accuracy = given.get("pixel_accuracy")
+        numbers = {name: float(given[name]) / 100 for name in ("mIoU", "pixel_accuracy", "top1") if name in given}
+        if "top1" not in numbers:
+            numbers["mIoU"]
         if given.keys() - _KEYS:
             raise KeyError(*given.keys() - _KEYS)
         return Published(
-            miou=float(given["mIoU"]) / 100,
-            pixel_accuracy=None if accuracy is None else float(accuracy) / 100,
+            miou=numbers.get("mIoU"),
+            pixel_accuracy=numbers.get("pixel_accuracy"),
             protocol=str(given["protocol"]),
             images=int(given["images"]),
             source=str(given["source"]),
+            top1=numbers.get("top1"),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: published: {error}; expected are mIoU (per cent), protocol, images and source, allowed is "
-            "pixel_accuracy (per cent)"
+            f"{path}: published: {error}; expected are mIoU or top1 (per cent), protocol, images and source, allowed "
+            "is pixel_accuracy (per cent)"
         ) from error

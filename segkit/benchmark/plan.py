@@ -19,19 +19,24 @@ from typing import Any
 import torch
 
 from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.imagenet.crops import CentreCrop
+from segkit.data.imagenet.datamodule import ImageNetDataModule
 from segkit.errors import InputError, did_you_mean
 from segkit.evaluation.conventions import convention
 from segkit.inference import protocols
 from segkit.inference.engine import resolve
 from segkit.inference.protocols import Protocol
+from segkit.models.classifier import is_classifier
 from segkit.models.segmentation import NETWORKS, SegmentationModel, build_network
 from segkit.plain_data import read_yaml
 from segkit.recipes import Published, Recipe, is_recipe, read_recipe
 
+Data = SegmentationDataModule | ImageNetDataModule
+
 KEYS = ("name", "model", "config", "data", "protocol", "metric")  # of a plan's row
 
 # Makes the data module of a class path with its arguments, or of a config's path; of None, what the command line names.
-MakeData = Callable[[Mapping[str, Any] | str | None], SegmentationDataModule | None]
+MakeData = Callable[[Mapping[str, Any] | str | None], Data | None]
 
 # Where two networks of one name would still be two networks.
 _IDENTITY = ("encoder", "output_stride", "dilation_convention")
@@ -54,7 +59,7 @@ class Experiment:
     network: dict[str, Any]
     data: Mapping[str, Any] | None
     data_class: str
-    protocol: Protocol
+    protocol: Protocol | CentreCrop
     recipe: Recipe
 
     def build(self, num_classes: int) -> SegmentationModel:
@@ -108,8 +113,8 @@ class PlannedRow:
     name: str
     model: str | None
     experiment: Experiment | None
-    data: SegmentationDataModule | None
-    protocol: Protocol
+    data: Data | None
+    protocol: Protocol | CentreCrop
     metric: str
 
     @property
@@ -134,16 +139,19 @@ def read_experiment(name: str | Path) -> Experiment:
             "with data and model.network.class_path"
         ) from error
     data_class = "" if recipe.data is None else str(recipe.data["class_path"]).rsplit(".", 1)[-1]
-    protocol = read_protocol(recipe.content.get("protocol", "whole"), str(recipe.path))
+    given = recipe.content.get("protocol", "resnest" if is_classifier(network) else "whole")
+    protocol = read_protocol(given, str(recipe.path), is_classifier(network))
     return Experiment(recipe.path, network, recipe.data, data_class, protocol, recipe)
 
 
-def read_protocol(value: Any, where: str) -> Protocol:
-    """A protocol as it is, by its name, by its YAML file, or from its fields.
+def read_protocol(value: Any, where: str, of_classifier: bool = False) -> Protocol | CentreCrop:
+    """A protocol as it is, by its name, by its YAML file, or from its fields; of a classifier a centre crop.
 
     Raises:
         InputError: It is none of these.
     """
+    if of_classifier or isinstance(value, CentreCrop):
+        return CentreCrop.of(value)
     if isinstance(value, Protocol):
         return value
     return protocols.get(value) if isinstance(value, str) else protocols.from_fields(value, where=f"{where}: protocol")
@@ -172,7 +180,7 @@ def rows_of_models(
         file = None if is_recipe(model) else model
         own: list[Any] = [recipe.protocol if recipe else "whole"]
         for name in names or own:
-            row = PlannedRow(model, file, recipe, data, read_protocol(name, model), metric)
+            row = PlannedRow(model, file, recipe, data, read_protocol(name, model, _classifies(recipe)), metric)
             rows.append(_checked(row, model, "--data or --config"))
     return rows
 
@@ -207,9 +215,15 @@ def _rows_of_item(item: Any, where: str, metric: str, make_data: MakeData) -> li
     model = str(item["model"]) if "model" in item else None
     rows = []
     for one in wanted if isinstance(wanted, list) else [wanted]:
-        row = PlannedRow(name, model, recipe, data, read_protocol(one, where), str(item.get("metric", metric)))
+        row = PlannedRow(
+            name, model, recipe, data, read_protocol(one, where, _classifies(recipe)), str(item.get("metric", metric))
+        )
         rows.append(_checked(row, where, "the key data, or config"))
     return rows
+
+
+def _classifies(recipe: Experiment | None) -> bool:
+    return recipe is not None and is_classifier(recipe.network)
 
 
 def _checked(row: PlannedRow, where: str, how: str) -> PlannedRow:

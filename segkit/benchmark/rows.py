@@ -11,10 +11,12 @@ from torch import Tensor
 
 from segkit.bars import Bar
 from segkit.benchmark.cost import PeakMemory, Stopwatch, flops, flops_of, parameters, recorded_forwards
+from segkit.benchmark.encoders import encoder_values
 from segkit.benchmark.plan import PlannedRow
 from segkit.benchmark.progress import Progress, Settings, asked_of, key_of, num_classes
 from segkit.benchmark.table import Table
 from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.imagenet.crops import CentreCrop
 from segkit.data.samplers import EvalSampler
 from segkit.errors import InputError, printable
 from segkit.evaluation.confusion import confusion_counts, true_ids
@@ -22,6 +24,7 @@ from segkit.evaluation.conventions import convention_scores
 from segkit.evaluation.results import number_or_null, row_names, versions
 from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict
+from segkit.inference.protocols import Protocol
 from segkit.inference.segmenter import Segmenter, load
 from segkit.metadata.label_space import check_same_classes
 from segkit.ops.normalize import IMAGENET, normalize
@@ -76,12 +79,15 @@ def compute(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[st
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "versions": versions(),
     }
+    if isinstance(row.protocol, CentreCrop):
+        return shared | encoder_values(row, settings)
     values = _cost_only(row, settings) if row.model is None else _scored(row, key, settings)
     return shared | values
 
 
 def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    assert row.data is not None and row.model is not None
+    assert isinstance(row.data, SegmentationDataModule) and row.model is not None
+    assert isinstance(row.protocol, Protocol)
     total = len(row.data.datasets["test"])
     count = min(settings.limit or total, total)
     progress = Progress.read(settings.output / "counts", key)
@@ -160,7 +166,7 @@ def _show(bar: Bar, progress: Progress, metric: str) -> None:
 
 def _cost_only(row: PlannedRow, settings: Settings) -> dict[str, Any]:
     """A recipe's network with random weights, on a random image: what it costs is known, what it is worth is not."""
-    assert row.experiment is not None
+    assert row.experiment is not None and isinstance(row.protocol, Protocol)
     image = torch.randint(0, 256, (1, 3, *settings.size), dtype=torch.uint8, generator=torch.Generator())
     watch = Stopwatch(settings.device)
     with PeakMemory(settings.device) as memory:
@@ -200,7 +206,7 @@ def data_name(data: SegmentationDataModule) -> str:
 
 
 def _check_classes(row: PlannedRow, segmenter: Segmenter) -> None:
-    assert row.data is not None
+    assert isinstance(row.data, SegmentationDataModule)
     data = f"{data_name(row.data)} ({row.data.root})"
     check_same_classes(segmenter.class_names, row.data.class_names, str(row.model), data)
 
@@ -224,6 +230,7 @@ def _comparison(row: PlannedRow, segmenter: Segmenter, scores: Scores, images: i
     reason = row.experiment.why_not_comparable(published, network, segmenter.protocol, type(row.data).__name__, images)
     if reason is not None:
         return {"published": asdict(published), "not comparable": reason}
+    assert published.miou is not None
     difference = number_or_null(scores.miou - published.miou)
     return {"published": asdict(published), "published mIoU": published.miou, "difference": difference}
 

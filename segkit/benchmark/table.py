@@ -32,6 +32,10 @@ def _size(value: Sequence[int]) -> str:
     return "x".join(map(str, value))
 
 
+def _range(value: Sequence[float]) -> str:
+    return f"{percent(value[0])} to {percent(value[1])}"
+
+
 # column            how a value is shown; in JSON and CSV it stays as it is
 COLUMNS: dict[str, Callable[[Any], str]] = {
     "model":          _text,
@@ -41,7 +45,11 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "mIoU":           percent,
     "pixel accuracy": percent,
     "mean accuracy":  percent,
+    "top-1":          percent,
+    "top-1 interval": _range,
+    "top-5":          percent,
     "published mIoU": percent,
+    "published top-1": percent,
     "difference":     points,
     "M params":       _number,
     "GFLOPs":         _number,
@@ -56,7 +64,7 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
 _WORDS = ("model", "data", "protocol", "metric", "device")  # aligned left; numbers right
 
 _RULES = (
-    "mIoU and accuracies in percent, differences in points; (partial): not of the whole split.",
+    "mIoU and accuracies in percent, differences in points; (partial): not of the whole split. Intervals: 95 %.",
     "M params: without the auxiliary head, which does not run at test time.",
     f"{FLOPS_RULE}. GFLOPs: one whole image of height x width as in the column size; "
     "GFLOPs/image: all forwards of the protocol on the first image.",
@@ -219,7 +227,7 @@ def _published_notes(rows: Sequence[Values]) -> list[str]:
         published = row.get("published")
         if published is None:
             continue
-        numbers = f"mIoU {percent(published['miou'])}"
+        numbers = f"mIoU {percent(published['miou'])}" if published["miou"] else f"top-1 {percent(published['top1'])}"
         if published["pixel_accuracy"] is not None:
             numbers += f", pixel accuracy {percent(published['pixel_accuracy'])}"
         reason = row.get("not comparable")

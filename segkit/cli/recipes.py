@@ -29,6 +29,7 @@ def _lines(name: str) -> Iterator[str]:
     """What was published, or else the title that the file begins with."""
     recipe = read_recipe(name)
     for number in recipe.published:
-        yield f"{name:<{_NAME}} {100 * number.miou:.2f} mIoU by {number.protocol} ({number.source})"
+        value = f"{100 * number.top1:.2f} top-1" if number.top1 else f"{100 * (number.miou or 0):.2f} mIoU"
+        yield f"{name:<{_NAME}} {value} by {number.protocol} ({number.source})"
     if not recipe.published:
         yield f"{name:<{_NAME}} {read_text(recipe.path).split(chr(10))[0].removeprefix('# ')}"

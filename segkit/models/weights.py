@@ -1,6 +1,6 @@
 """Reads weights from segkit's own files and those of every toolkit in `formats.py`, without running any code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segkit.errors import InputError
+from segkit.metadata.label_space import check_same_classes
 from segkit.models.card import checked
 from segkit.models.checkpoint import Checkpoint, load_strict, require_match, require_usable, unusable
 from segkit.models.classifier import Classifier
@@ -132,20 +133,28 @@ def is_own(path: str | Path) -> bool:
     return isinstance(_read(Path(path)), _Own)
 
 
-def read_classifier(path: str | Path, encoder: str, encoder_args: dict[str, Any] | None = None) -> Classifier:
+def read_classifier(
+    path: str | Path,
+    encoder: str,
+    encoder_args: dict[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Classifier:
     """The classifier of a whole ImageNet network's file, in eval mode; it has as many classes as the file.
 
     Args:
         path: A file of the authors, timm or torchvision, or segkit's own.
         encoder: Its encoder's name.
         encoder_args: Those of `Classifier`.
+        class_names: Of the data, if known.
 
     Raises:
-        InputError: See `load_classifier_weights`.
+        InputError: The file's classes are others; or see `load_classifier_weights`.
     """
     content = _read(Path(path))
     if isinstance(content, _Own):
-        classes = content.checkpoint.num_classes
+        classes, stored = content.checkpoint.num_classes, content.checkpoint.hyper_parameters.get("class_names")
+        if stored and class_names is not None:
+            check_same_classes([str(name) for name in stored], class_names, str(path), "the data")
     else:
         classes = len(content.tensors.get("fc.weight", ())) or 1  # 1: the next line says what is missing
     network = Classifier(encoder, classes, encoder_args=encoder_args)

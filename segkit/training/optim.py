@@ -43,7 +43,10 @@ class OptimConfig:
             head; in (0, 1], and 1 is none (BEiT, Bao et al. 2021, section 3.2; timm's `param_groups_layer_decay`).
         momentum: Momentum of SGD.
         weight_decay: On every parameter, norms and biases included, as the authors have it.
-        decay_norm_bias: False exempts biases and the norms' parameters, as recipes with AdamW do.
+        decay_norm_bias: False exempts biases and the norms' parameters, as recipes with AdamW do. "not_by_name" is the
+            ResNeSt authors' rule on ImageNet (zhanghang1989/ResNeSt, scripts/torch/train.py): exempt is what has "bn"
+            or "bias" in its name, so the weights of the norms in a deep stem (conv1.1, conv1.4) and behind a shortcut
+            (downsample.2) are still decayed.
         schedule: "poly", "cosine", "step" or "constant", by optimiser step after the warm-up.
         power: Exponent of the polynomial.
         min_lr: Where poly and cosine end, for every group alike, not in units of its learning rate, and not scaled to
@@ -60,7 +63,7 @@ class OptimConfig:
     layer_decay: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    decay_norm_bias: bool = True
+    decay_norm_bias: bool | Literal["not_by_name"] = True
     schedule: Schedule = "poly"
     power: float = 0.9
     min_lr: float = 0.0
@@ -124,7 +127,7 @@ def parameter_groups(network: nn.Module, lr: float, config: OptimConfig) -> list
     """
     parameters = {_WRAPPERS.sub("", name): (name, parameter) for name, parameter in network.named_parameters()}
     parts = _parts([name for name in parameters if name.startswith("encoder.")], config.layer_decay)
-    exempt = set() if config.decay_norm_bias else _norms_and_biases(network)
+    exempt = _exempt(network, config.decay_norm_bias)
     groups: dict[str, dict[str, Any]] = {}
     for name, (wrapped_name, parameter) in parameters.items():
         if not parameter.requires_grad:
@@ -237,6 +240,13 @@ def _layers(names: Sequence[str]) -> list[int]:
             block = found["block"]
         layers.append(layer)
     return layers
+
+
+def _exempt(network: nn.Module, decay: bool | str) -> set[str]:
+    """Names of the parameters without weight decay."""
+    if decay == "not_by_name":
+        return {name for name, _ in network.named_parameters() if "bn" in name or "bias" in name}
+    return set() if decay else _norms_and_biases(network)
 
 
 def _norms_and_biases(network: nn.Module) -> set[str]:

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from resnest.torch import resnest as authors
 from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR
 
 from segkit.errors import InputError
+from segkit.models.classifier import Classifier
 from segkit.models.segmentation import FCN, DeepLabV3
 from segkit.training.optim import (
     OptimConfig,
@@ -331,3 +333,18 @@ def test_an_option_that_changes_nothing_is_refused(options: dict, words: str) ->
 def test_options_at_their_defaults_may_be_written_out() -> None:
     """As a run's config.yaml does."""
     OptimConfig(name="adamw", momentum=0.9, schedule="constant", power=0.9, min_lr=0.0, milestones=(), gamma=0.1)
+
+
+def test_the_authors_exempt_by_name_on_imagenet() -> None:
+    """The groups of scripts/torch/train.py, of the authors' own network; norms that no "bn" names are decayed."""
+    theirs = authors.resnest50(pretrained=False)
+    network = Classifier("resnest50")
+    exempt = {n for n, _ in theirs.named_parameters() if "bn" in n or "bias" in n}
+    groups = parameter_groups(network, 0.1, OptimConfig(decay_norm_bias="not_by_name"))
+    found = {name.removeprefix("encoder."): decay for name, (_, decay) in learning_rates(network, groups).items()}
+    assert found == {n: 0 if n in exempt else 1e-4 for n, _ in theirs.named_parameters()}
+    norms = {n for n, m in network.encoder.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    decayed = {n for n in norms if found[f"{n}.weight"]}
+    assert decayed == {"conv1.1", "conv1.4", *(f"layer{i}.0.downsample.2" for i in (1, 2, 3, 4))}
+    others = learning_rates(network, parameter_groups(network, 0.1, OptimConfig(decay_norm_bias=False)))
+    assert all(others[f"encoder.{n}.weight"][1] == 0 for n in norms)

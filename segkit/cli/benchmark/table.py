@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 
-from segkit.benchmark.plan import PlannedRow, rows_of_models, rows_of_plan
+from segkit.benchmark.plan import Data, PlannedRow, rows_of_models, rows_of_plan
 from segkit.benchmark.progress import Settings
 from segkit.benchmark.rows import fill_table
 from segkit.benchmark.table import Table
 from segkit.cli.benchmark.command import table_parser
-from segkit.cli.data.source import open_data
+from segkit.cli.data.source import open_any
 from segkit.cli.parser import split_options
 from segkit.cli.words import say, say_above_bar
-from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.files import check_writable
 
@@ -56,9 +55,9 @@ class _Reader:
     def __init__(self, args: Sequence[str]) -> None:
         own, self.of_data = split_options(args)
         self.typed = vars(table_parser().parse_args(own))
-        self._made: dict[str, SegmentationDataModule] = {}
+        self._made: dict[str, Data] = {}
 
-    def data(self, given: Mapping[str, Any] | str | None) -> SegmentationDataModule | None:
+    def data(self, given: Mapping[str, Any] | str | None) -> Data | None:
         """The data module of a config or a recipe, and of what was typed, which wins, option by option."""
         named = [] if given is None else ["--data", given if isinstance(given, str) else json.dumps(given)]
         args = [*named, *self.of_data]
@@ -66,7 +65,7 @@ class _Reader:
             return None
         key = json.dumps(args)
         if key not in self._made:
-            self._made[key] = open_data(args, "segkit benchmark")
+            self._made[key] = open_any(args, "segkit benchmark")
         return self._made[key]
 
 

@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
 
 from segkit.cli.jsonargparse_border import SegmentationParser, explain
 from segkit.cli.lightning_messages import input_error
@@ -10,6 +13,8 @@ from segkit.data.names import data_sets
 from segkit.errors import InputError, did_you_mean
 from segkit.plain_data import flatten
 from segkit.recipes import find_recipe, is_recipe, read_recipe
+
+_IMAGENET = "ImageNetDataModule"
 
 
 def open_data(args: Sequence[str], program: str) -> SegmentationDataModule:
@@ -24,19 +29,33 @@ def open_data(args: Sequence[str], program: str) -> SegmentationDataModule:
     Raises:
         InputError: There is no such data set, module, file or option, a value is wrong, or the folder is not given.
     """
+    made = _open(_resolved(args, program), program, SegmentationDataModule)
+    assert isinstance(made, SegmentationDataModule)
+    return made
+
+
+def open_any(args: Sequence[str], program: str) -> Any:
+    """As `open_data`, for a command that also knows what to do with an `ImageNetDataModule`."""
+    resolved = _resolved(args, program)
+    if not any(_IMAGENET in arg for arg in resolved):
+        return _open(resolved, program, SegmentationDataModule)
+    from segkit.data.imagenet.datamodule import ImageNetDataModule  # and with it, torchvision and timm
+
+    return _open(resolved, program, ImageNetDataModule)
+
+
+def _open(args: Sequence[str], program: str, kind: type[LightningDataModule]) -> Any:
     parser = SegmentationParser(program)
-    parser.add_lightning_class_args(SegmentationDataModule, "data", subclass_mode=True, required=True)
+    parser.add_lightning_class_args(kind, "data", subclass_mode=True, required=True)
     data_sets()  # imported, they are known by their names
     try:
-        made = parser.build(parser.parse_args(_resolved(args, program)))["data"]
+        return parser.build(parser.parse_args(args))["data"]
     except ValueError as error:
         known = flatten(parser.get_defaults().as_dict())
         message = str(input_error(error) or error)
         if "root" in message and "required" in message:
             raise InputError("where is the data? give its folder or zip: --data.root ROOT") from error
-        raise InputError(explain(message, known, tuple(data_sets().values()))) from error
-    assert isinstance(made, SegmentationDataModule)
-    return made
+        raise InputError(explain(message, known, (*data_sets().values(), kind))) from error
 
 
 def named(name: str | None, root: str | None) -> list[str]:
@@ -76,6 +95,8 @@ def data_value(name: str) -> str:
     if name.lstrip().startswith("{") or "." in name:  # JSON, or an import path
         return name
     known = {cls.__name__ for cls in SegmentationDataModule.__subclasses__()}
+    if name in ("imagenet", _IMAGENET):
+        return _IMAGENET
     if name in data_sets():
         return data_sets()[name].__name__
     if name in known:

@@ -59,7 +59,7 @@ OPERATIONS: dict[str, tuple[float, float, Operation]] = {
     "equalize":      (0.0, 1.0,   lambda image, v, rng: ImageOps.equalize(image)),
     "invert":        (0.0, 1.0,   lambda image, v, rng: ImageOps.invert(image)),
     "rotate":        (0.0, 30.0,  lambda image, v, rng: image.rotate(_signed(v, rng))),
-    "posterize":     (0.0, 4.0,   lambda image, v, rng: ImageOps.posterize(image, int(v))),
+    "posterize":     (0.0, 4.0,   lambda image, v, rng: ImageOps.posterize(image, max(1, int(v)))),
     "solarize":      (0.0, 256.0, lambda image, v, rng: ImageOps.solarize(image, v)),  # type: ignore[arg-type]
     "solarize_add":  (0.0, 110.0, _brighter_below),
     "color":         (0.1, 1.9,   _enhance(ImageEnhance.Color)),

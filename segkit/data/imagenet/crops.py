@@ -58,10 +58,13 @@ class CentreCrop:
 
     @classmethod
     def of(cls, value: "str | Mapping[str, Any] | CentreCrop") -> "CentreCrop":
-        """A crop as it is, by its name, or from its fields."""
+        """A crop as it is, by its name with or without a size ("resnest@320"), or from its fields."""
         if isinstance(value, CentreCrop):
             return value
-        fields = {"name": value} if isinstance(value, str) else dict(value)
+        name, _, size = value.partition("@") if isinstance(value, str) else ("", "", "")
+        fields: dict[str, Any] = {"name": name} if isinstance(value, str) else dict(value)
+        if size:
+            fields["size"] = int(size) if size.isdecimal() else -1
         try:
             return cls(**fields)
         except TypeError as error:
