@@ -21,6 +21,7 @@ from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.io import read_image
 from segkit.io.decoding import rgb_from_array, rgb_from_pillow
 from segkit.metadata.label_space import LabelSpace, numbered_space
+from segkit.models.classifier import is_classifier
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form, precision_of
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
@@ -208,6 +209,11 @@ def load(
         protocol = protocols.get(protocol)
     usable = _usable_device(device)
     checkpoint = read_checkpoint(path)
+    if is_classifier(checkpoint.network):
+        raise InputError(
+            f"{path}: a classifier of whole images, which labels no pixels; `segkit test` scores it, and its encoder "
+            "begins a training of segmentation: `segkit fit --encoder_weights`"
+        )
     space = checkpoint.label_space
     try:
         network = checkpoint.build_network()

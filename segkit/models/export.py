@@ -17,6 +17,8 @@ from segkit.models.weight_files import file_sha256, write_model_file
 def without_aux(checkpoint: Checkpoint) -> Checkpoint:
     """Remove the auxiliary head, which only training needs; the logits do not change."""
     network = checkpoint.network
+    if "aux" not in network["init_args"]:
+        return checkpoint
     network = {**network, "init_args": {**network["init_args"], "aux": False}}
     return replace(
         checkpoint,

@@ -257,6 +257,9 @@ def test_the_configs_of_this_repository(path):
     if path.parent.name in ("overlays", "protocols"):
         with pytest.raises(InputError, match="data"):
             opened("--data", str(path))
+    elif "imagenet" in (path.parent.name, path.stem):
+        with pytest.raises(InputError, match="a class for each image and no masks"):
+            opened("--data", str(path))
     else:
         assert type(opened("--data", str(path), "--data.root", "here")) in data_sets().values()
 

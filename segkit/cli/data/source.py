@@ -29,7 +29,12 @@ def open_data(args: Sequence[str], program: str) -> SegmentationDataModule:
     Raises:
         InputError: There is no such data set, module, file or option, a value is wrong, or the folder is not given.
     """
-    made = _open(_resolved(args, program), program, SegmentationDataModule)
+    resolved = _resolved(args, program)
+    if any(_IMAGENET in arg for arg in resolved):
+        raise InputError(
+            f"{_IMAGENET} has a class for each image and no masks; it is for `segkit fit | test | benchmark`"
+        )
+    made = _open(resolved, program, SegmentationDataModule)
     assert isinstance(made, SegmentationDataModule)
     return made
 

@@ -1,8 +1,8 @@
 """The images of ImageNet and their classes: folders, the tar files as they are published, or a zip of the folders."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
@@ -29,7 +29,7 @@ class ImageFolders:
     """Images below `train` and `val`, a folder for each class; or ILSVRC2012_img_{train,val}.tar in their place.
 
     Validation images may lie side by side; their classes are then read from the official list (`read_truth`). Classes
-    are numbered in the order of their names, as everybody does.
+    are those of the validation images, numbered in the order of their names, as everybody does.
 
     Args:
         root: The folder, or a zip of it.
@@ -39,7 +39,6 @@ class ImageFolders:
     def __init__(self, root: Path, num_classes: int) -> None:
         self.root, self.num_classes = root, num_classes
         self.files = Files(root, homes=HOMES)
-        self._classes: tuple[str, ...] = ()
 
     def find(self, part: Part) -> list[ClassImage]:
         """The images of a part, in the order of their paths.
@@ -47,50 +46,49 @@ class ImageFolders:
         Raises:
             InputError: There are none, a class has none, or their classes are not known.
         """
+        found, words = self._listed(part)
+        places = {name: place for place, name in enumerate(self.class_names)}
+        self._check(part, words)
+        return [
+            ClassImage(file, places[word], path.with_suffix("").as_posix())
+            for (path, file), word in zip(found, words, strict=True)
+        ]
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """K names, sorted.
+
+        Raises:
+            InputError: There are not as many as there must be.
+        """
+        names = sorted({*self._listed("val")[1]})
+        if len(names) != self.num_classes:
+            raise InputError(
+                f"{self.root}/val: {len(names)} classes, from {names[0]} to {names[-1]}, where {self.num_classes} are "
+                f"expected; copy those that are missing, or, if this is other data, set --data.num_classes {len(names)}"
+            )
+        return tuple(names)
+
+    def _listed(self, part: Part) -> tuple[list[tuple[PurePosixPath, Source | TarMember]], list[str]]:
+        """Paths and files of a part, and the name of each one's class."""
         found = self._below(part)
-        names = [path.with_suffix("").as_posix() for path, _ in found]
         words = [path.parts[0] if len(path.parts) > 1 else "" for path, _ in found]
         if "" in words:  # images that lie side by side, not in folders
             if part == "train" or any(words):
-                first = names[words.index("")]
+                first = found[words.index("")][0]
                 raise InputError(f"{self.root}/{part}: {first} lies in no class's folder; put it into one")
-            words = read_truth(self.files, names)
-        classes = self._known(words, part)
-        places = {name: place for place, name in enumerate(classes)}
-        self._check(part, words, classes)
-        return [ClassImage(file, places[word], name) for (_, file), word, name in zip(found, words, names, strict=True)]
+            words = read_truth(self.files, [path.with_suffix("").as_posix() for path, _ in found])
+        return found, words
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """K names, sorted."""
-        return self._classes or self._known((), "train" if self._has("train") else "val")
-
-    def _known(self, words: Sequence[str], part: Part) -> tuple[str, ...]:
-        """The classes of the first part that was asked for; with both there, those of the training."""
-        if not self._classes:
-            if part == "val" and not words:
-                self.find("val")
-                return self._classes
-            found = words or [path.parts[0] for path, _ in self._below("train")]
-            self._classes = tuple(sorted({*found}))
-        return self._classes
-
-    def _check(self, part: Part, words: Sequence[str], classes: Sequence[str]) -> None:
-        where, counts = f"{self.root}/{part}", Counter(words)
-        empty = sorted(self._folders(part) - counts.keys())
+    def _check(self, part: Part, words: Sequence[str]) -> None:
+        where, there = f"{self.root}/{part}", {*words}
+        empty = sorted(({*self.class_names} | self._folders(part)) - there)
         if empty:
             raise InputError(f"{where}/{empty[0]}: no images of this class ({len(empty)} classes have none); copy them")
-        strange = sorted(counts.keys() - {*classes})
+        strange = sorted(there - {*self.class_names})
         if strange:
             raise InputError(
-                f"{where}: class {strange[0]} ({len(strange)} such) is none of the {len(classes)} of the other split, "
-                f"from {classes[0]} to {classes[-1]}; both splits need the same names of folders"
-            )
-        if len(classes) != self.num_classes:
-            raise InputError(
-                f"{where}: {len(classes)} classes, from {classes[0]} to {classes[-1]}, where {self.num_classes} are "
-                "expected; copy those that are missing, or, if this is other data, set --data.num_classes "
-                f"{len(classes)}"
+                f"{where}: class {strange[0]} ({len(strange)} such) has no images in val; both need the same classes"
             )
 
     def _below(self, part: Part) -> list[tuple[PurePosixPath, Source | TarMember]]:
@@ -109,9 +107,6 @@ class ImageFolders:
         if not found:
             raise InputError(f"{self.root}/{part}: no images here; allowed endings are {', '.join(IMAGE_SUFFIXES)}")
         return found
-
-    def _has(self, part: Part) -> bool:
-        return self._tar(part).is_file() or self.files.has(part)
 
     def _tar(self, part: Part) -> Path:
         return self.root / f"ILSVRC2012_img_{part}.tar"

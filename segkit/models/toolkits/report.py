@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from segkit.models.classifier import is_classifier
 from segkit.models.toolkits.foreign import Inspection
 from segkit.models.toolkits.formats import TOOLKITS
 from segkit.models.toolkits.keys import KeyReport
@@ -37,6 +38,13 @@ def _encoder_rows(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _network_rows(inspection: Inspection) -> list[tuple[str, str]]:
     arguments, name = inspection.config["init_args"], inspection.config["class_path"].rsplit(".", 1)[1]
+    if is_classifier(inspection.config):
+        encoder = _encoder(arguments["encoder"], arguments["encoder_args"])
+        return [
+            ("network", f"{name} of whole images"),
+            ("encoder", encoder),
+            ("classes", str(arguments["num_classes"])),
+        ]
     resnest, own = "resnest" in arguments["encoder"], inspection.toolkit.startswith("segkit")
     implied = None if own else TOOLKITS[inspection.toolkit].convention
     whose = "" if own else f" (implied: {inspection.toolkit} dilates so)"
