@@ -35,7 +35,7 @@ class RunSummary(Callback):
     """
 
     def __init__(self, score: str = NetworkModule.score) -> None:
-        self.name, self.monitor = score.removeprefix("val/"), score
+        self.name, self.logged_as = score.removeprefix("val/"), score
         self._begin: float | None = None  # of `fit`; None: not yet
         self._mark = 0.0  # what follows it is training
         self._seconds, self._samples = 0.0, 0  # of training, without validation; samples of this process
@@ -63,8 +63,8 @@ class RunSummary(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave out the time of the validation, and keep its score."""
         self._mark = time.perf_counter()
-        if not trainer.sanity_checking and self.monitor in trainer.callback_metrics:
-            self._score = _plain(trainer.callback_metrics[self.monitor])
+        if not trainer.sanity_checking and self.logged_as in trainer.callback_metrics:
+            self._score = _plain(trainer.callback_metrics[self.logged_as])
             self._note = getattr(pl_module, "note", None)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -94,7 +94,7 @@ class RunSummary(Callback):
         """Plain data: scores 0..1, `files` relative to the run's folder where they are inside it."""
         seconds = time.perf_counter() - (self._begin or time.perf_counter())
         rate = trainer.world_size * self._samples / self._seconds if self._seconds else None
-        best = next((c for c in _checkpoints(trainer) if c.monitor == self.monitor), None)
+        best = next((c for c in _checkpoints(trainer) if c.monitor == self.logged_as), None)
         files = _files(trainer, best)
         return {
             "epochs": trainer.current_epoch,
