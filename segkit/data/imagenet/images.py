@@ -1,16 +1,22 @@
 """The images of ImageNet and their classes: folders, the tar files as they are published, or a zip of the folders."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
+from pytorch_lightning.utilities import rank_zero_info
+
 from segkit.archives import TarMember, read_tar
 from segkit.data.imagenet.truth import read_truth
 from segkit.data.layout.files import Files, Source
 from segkit.errors import InputError
-from segkit.paths import IMAGE_SUFFIXES, is_left_out, looked_for
+from segkit.files import write_text
+from segkit.paths import IMAGE_SUFFIXES, cache_folder, is_left_out, looked_for
 
 Part: TypeAlias = Literal["train", "val"]
 HOMES = ("", "ILSVRC/Data/CLS-LOC", "ILSVRC2012", "imagenet")  # where train/ and val/ may lie, in a zip too
@@ -97,7 +103,7 @@ class ImageFolders:
         tar = self._tar(part)
         found: list[tuple[PurePosixPath, Source | TarMember]]
         if tar.is_file():
-            found = sorted(((PurePosixPath(member.name), member) for member in read_tar(tar)), key=lambda one: one[0])
+            found = sorted(((PurePosixPath(member.name), member) for member in indexed(tar)), key=lambda one: one[0])
         elif not self.files.has(part):
             raise InputError(
                 f"{self.root}: neither a folder {part} nor {tar.name}; see datasets/README.md, and check --data.root"
@@ -117,3 +123,21 @@ class ImageFolders:
         if folder is None or self._tar(part).is_file():
             return set()
         return {path.name for path in folder.iterdir() if path.is_dir() and not is_left_out(path.name)}
+
+
+def indexed(tar: Path) -> list[TarMember]:
+    """The files of a tar; from the index in the cache folder, where one of this very tar was kept there.
+
+    Raises:
+        InputError: See `read_tar`.
+    """
+    stat = tar.stat()
+    key = hashlib.sha256(f"{tar.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+    index = cache_folder() / "tars" / f"{key[:32]}.json"
+    with suppress(OSError, ValueError, TypeError):  # none yet, or a damaged one
+        return [TarMember(tar, *row) for row in json.loads(index.read_text(encoding="utf-8"))]
+    rank_zero_info(f"{tar}: finding its images, once; a million takes minutes")
+    members = read_tar(tar)
+    with suppress(OSError):  # a folder that cannot be written to only costs the time
+        write_text(index, json.dumps([[member.name, member.offset, member.size] for member in members]))
+    return members

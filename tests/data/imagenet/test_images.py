@@ -10,12 +10,18 @@ import torch
 from class_images import CLASSES, files, jpeg, tar_of, write_folders, write_tars, write_zip
 from scipy.io import savemat
 
+from segkit.data.imagenet import images
 from segkit.data.imagenet.datamodule import ImageNetDataModule
 from segkit.data.imagenet.images import ImageFolders
 from segkit.errors import InputError
 
 NUMBERS = {"n02119789": 1, "n01440764": 2, "n01443537": 3}  # of the kit: in another order than the names
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def contents(found) -> list[tuple[int, bytes]]:
@@ -154,6 +160,19 @@ def test_what_is_wrong_with_tars_is_one_line(kind: str, tmp_path: Path) -> None:
 def test_a_class_too_few_is_one_line(tmp_path: Path) -> None:
     message = r"val: 3 classes, from n01440764 to n02119789, where 4 are expected; .*num_classes 3"
     assert_one_line(write_folders(tmp_path), message, classes=4)
+
+
+def test_a_tar_is_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    write_kit(tmp_path, write_tars(tmp_path))
+    first = contents(ImageFolders(tmp_path, 3).find("train"))
+    (index,) = [p for p in (tmp_path / "cache" / "tars").iterdir() if "n01440764/" in p.read_text()]
+    monkeypatch.setattr(images, "read_tar", None)
+    assert contents(ImageFolders(tmp_path, 3).find("train")) == first
+    monkeypatch.undo()
+    monkeypatch.setenv("SEGKIT_CACHE", str(tmp_path / "cache"))
+    index.write_text("[[")
+    assert contents(ImageFolders(tmp_path, 3).find("train")) == first
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
