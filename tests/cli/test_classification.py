@@ -11,9 +11,14 @@ from interrupt import Killed
 from noise import write_noise
 from tiny_fit import assert_equal, result
 
+from segkit.benchmark.encoders import classify
 from segkit.cli import main
+from segkit.data.imagenet.crops import CentreCrop
+from segkit.data.imagenet.datamodule import ImageNetDataModule
 from segkit.files import parse_json
 from segkit.models.classifier import Classifier
+from segkit.models.weights import read_classifier
+from segkit.training.guards.nonfinite import replay
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +191,74 @@ def test_a_damaged_image_ends_a_run_in_one_line(
         capsys, "fit", "--config", recipe, "--data.root", data, "--data.batch_size", 13, "--run_dir", tmp_path
     )
     assert f"{CLASSES[0]}/broken.JPEG" in line
+
+
+def test_a_benchmark_has_the_score_of_the_test_beside_the_published(run: Path, recipe: Path, tmp_path: Path) -> None:
+    published = {"top1": 50.0, "protocol": "encoding@32", "images": 6, "source": "a paper"}
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"published": published}))
+    last = str(run / "checkpoints" / "last.ckpt")
+    options = ["--config", str(own), "--device", "cpu"]
+    names = ["--protocol", "encoding", "resnest@40", "--output", str(tmp_path / "table")]
+    assert main(["benchmark", last, *options, *names]) == 0
+    rows = parse_json((tmp_path / "table" / "benchmark.json").read_text())["rows"]
+    test = [
+        "test",
+        "--config",
+        str(own),
+        "--ckpt_path",
+        last,
+        "--protocol",
+        "encoding",
+        "--run_dir",
+        str(tmp_path / "t"),
+    ]
+    assert main(test) == 0
+    scores = parse_json((tmp_path / "t" / "result.json").read_text())["scores"]
+    assert [row["protocol"] for row in rows] == ["encoding@32", "resnest@40"]
+    assert rows[0]["top-1"] == scores["top1"]["value"] and rows[0]["top-5"] == scores["top5"]["value"] == 1
+    assert rows[0]["top-1 interval"] == [scores["top1"]["low"], scores["top1"]["high"]]
+    assert rows[0]["difference"] == pytest.approx(rows[0]["top-1"] - 0.5) and rows[0]["published top-1"] == 0.5
+    assert "published for encoding@32, 6 images" in rows[1]["not comparable"] and "difference" not in rows[1]
+    assert (rows[1]["GFLOPs"] > rows[0]["GFLOPs"]) and rows[0]["images"] == 6 and not rows[0]["partial"]
+    text = (tmp_path / "table" / "benchmark.md").read_text()
+    assert "| top-1 " in text and "| mIoU " not in text and "published top-1 50.00 (a paper); not compared" in text
+
+
+def test_some_images_of_every_class_are_classified(run: Path, root: Path) -> None:
+    data = ImageNetDataModule(root, 3, batch_size=2, crop_size=32, num_workers=0)
+    network = read_classifier(run / "checkpoints" / "last.ckpt", "resnest14_tiny", class_names=data.class_names)
+    seen: list[int] = []
+
+    def spy(image: torch.Tensor) -> torch.Tensor:
+        seen.append(len(image))
+        return network(image)
+
+    found = classify(spy, data, CentreCrop("resnest", 32), limit=3)
+    assert found.images == 3 == sum(seen)
+    labels = [int(item["label"]) for item in (data.datasets["test"][i] for i in (0, 2, 4))]
+    assert labels == [0, 1, 2]
+
+
+def test_a_network_without_weights_has_its_cost(
+    capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump([{"config": str(recipe)}]))
+    assert main(["benchmark", "--plan", str(plan), "--device", "cpu", "--output", str(tmp_path / "table")]) == 0
+    (row,) = parse_json((tmp_path / "table" / "benchmark.json").read_text())["rows"]
+    assert row["M params"] == pytest.approx(sum(p.numel() for p in Classifier("resnest14_tiny", 3).parameters()) / 1e6)
+    assert "top-1" not in row and row["GFLOPs"] > 0
+
+
+def test_a_loss_that_is_no_number_is_kept_and_repeated(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Classifier.forward
+    monkeypatch.setattr(Classifier, "forward", lambda self, x: forward(self, x) * float("nan"))
+    line = refused(capsys, "fit", "--config", recipe, "--run_dir", tmp_path / "run")
+    assert "step 0" in line and "the loss is nan" in line
+    (kept,) = (tmp_path / "run").glob("nonfinite-step000000.pt")
+    assert replay(kept).loss != replay(kept).loss  # NaN again
+    monkeypatch.undo()
+    assert replay(kept).loss < 10 and replay(kept).first is None
