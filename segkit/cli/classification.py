@@ -16,7 +16,8 @@ from segkit.models.weights import load_classifier_weights
 from segkit.training.base import NetworkModule
 from segkit.training.classification import ClassificationModule
 
-_OF_PIXELS = (
+# Options that change nothing of a classifier.
+_OF_PIXELS = [
     "metric",
     "test_precision",
     "official",
@@ -25,7 +26,7 @@ _OF_PIXELS = (
     "init_from",
     "validation_scale",
     "overlays",
-)
+]
 
 
 class ClassificationCLI(SegmentationCLI):
@@ -53,9 +54,12 @@ class ClassificationCLI(SegmentationCLI):
         """Refuse what has no effect on a classifier."""
         if self.subcommand == "predict":
             raise InputError("predict writes label maps, and a classifier makes none; use `segkit test`")
-        for name in option_names(self.typed):
-            if name.removeprefix("--") in _OF_PIXELS:
-                raise InputError(f"{name}: has no effect on a classifier, only on segmentation; leave it out")
+        typed = {name.removeprefix("--") for name in option_names(self.typed)}
+        if self.value(self.config, "test_precision") != "exact":  # typed or not: there is no such form
+            typed.add("test_precision")
+        for name in _OF_PIXELS:
+            if name in typed:
+                raise InputError(f"--{name}: has no effect on a classifier, only on segmentation; leave it out")
         super().before_instantiate_classes()
 
     def read_protocol(self, given: Any) -> CentreCrop:
@@ -78,3 +82,12 @@ class ClassificationCLI(SegmentationCLI):
 
     def before_fit(self) -> None:
         """Nothing has to be counted before."""
+
+    def out_of_memory(self) -> str:
+        """What would fit."""
+        batch, accumulated = self.datamodule.batch_size, self.trainer.accumulate_grad_batches
+        return (
+            f"out of memory with data.batch_size {batch}: take --data.batch_size {max(1, batch // 2)} "
+            f"--trainer.accumulate_grad_batches {2 * accumulated} (as many images a step), or --trainer.precision "
+            "bf16-mixed"
+        )

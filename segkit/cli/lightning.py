@@ -282,10 +282,12 @@ class SegmentationCLI(UserFirstCLI):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            accumulated = self.trainer.accumulate_grad_batches
-            raise InputError(
-                smaller_batch(self.datamodule.batch_size, accumulated, self.datamodule.crop_size)
-            ) from error
+            raise InputError(self.out_of_memory()) from error
+
+    def out_of_memory(self) -> str:
+        """What would fit."""
+        accumulated = self.trainer.accumulate_grad_batches
+        return smaller_batch(self.datamodule.batch_size, accumulated, self.datamodule.crop_size)
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the predictions in memory: they are on the disk."""

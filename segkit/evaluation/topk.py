@@ -1,7 +1,6 @@
 """Top-1 and top-5 accuracy, counted exactly over several processes, with the interval of Wilson."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +35,17 @@ class Accuracy:
         return wilson(self.among_five, self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a result file."""
-        return {"top1": self.top1.to_dict(), "top5": self.top5.to_dict(), "rule": "Wilson interval, 95 %"}
+        """Plain data for a result file, with the versions that it was made with."""
+        scores = {"top1": self.top1.to_dict(), "top5": self.top5.to_dict(), "rule": "Wilson interval, 95 %"}
+        made = {"segkit": __version__, "date": now(), "command": command_line(), "versions": versions()}
+        return made | {"num_images": self.images, "scores": scores}
+
+    def table(self) -> str:
+        """Top-1 and top-5 in percent, each with its interval."""
+        rows = [("", "%", "95 % interval")]
+        for name, found in (("top-1", self.top1), ("top-5", self.top5)):
+            rows.append((name, percent(found.value), f"{percent(found.low)} to {percent(found.high)}"))
+        return aligned(rows)
 
 
 class TopK:
@@ -84,35 +92,3 @@ def wilson(successes: int, trials: int) -> Interval:
     middle = (share + z2 / 2) / (1 + z2)
     half = math.sqrt(share * (1 - share) * z2 + z2**2 / 4) / (1 + z2)
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
-
-
-def accuracy_result(
-    accuracy: Accuracy, protocol: Mapping[str, Any], weights: Mapping[str, Any], about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Everything about one evaluation, as plain data.
-
-    Args:
-        accuracy: Of all processes.
-        protocol: Fields of the crop that really ran.
-        weights: Plain data that tells which weights, "sha256" above all.
-        about: "dataset", "partial", "precision".
-    """
-    return {
-        "segkit": __version__,
-        "date": now(),
-        "command": command_line(),
-        "protocol": dict(protocol),
-        "weights": dict(weights),
-        **about,
-        "num_images": accuracy.images,
-        "scores": accuracy.to_dict(),
-        "versions": versions(),
-    }
-
-
-def accuracy_table(accuracy: Accuracy) -> str:
-    """Top-1 and top-5 in percent, each with its interval."""
-    rows = [("", "%", "95 % interval")]
-    for name, found in (("top-1", accuracy.top1), ("top-5", accuracy.top5)):
-        rows.append((name, percent(found.value), f"{percent(found.low)} to {percent(found.high)}"))
-    return aligned(rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segkit.errors import InputError
-from segkit.evaluation.topk import Accuracy, TopK, accuracy_result, accuracy_table
+from segkit.evaluation.topk import Accuracy, TopK
 from segkit.models.checkpoint import weights_sha256
 from segkit.models.classifier import Classifier
 from segkit.ops.normalize import IMAGENET, Normalization
@@ -137,11 +137,12 @@ class ClassificationModule(NetworkModule):
     def result(self, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
         """What `test` and `validate` leave, as plain data; `about` has data set and whether a part of it was seen."""
         weights = {"sha256": weights_sha256(self.network.state_dict())}
-        return accuracy_result(self.counts.compute(), self.protocol, weights, {"precision": self.ran_in, **about})
+        ran = {"protocol": dict(self.protocol), "precision": self.ran_in, "weights": weights}
+        return self.counts.compute().to_dict() | ran | dict(about)
 
     def report(self, metric: str) -> str:
         """The scores as a text."""
-        return accuracy_table(self.counts.compute())
+        return self.counts.compute().table()
 
     @property
     def loss_config(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from segkit.data.imagenet.datamodule import ImageNetDataModule
 from segkit.files import parse_json
 from segkit.models.classifier import Classifier
 from segkit.models.weights import read_classifier
+from segkit.training.classification import ClassificationModule
 from segkit.training.guards.nonfinite import replay
 
 
@@ -262,3 +263,14 @@ def test_a_loss_that_is_no_number_is_kept_and_repeated(
     assert replay(kept).loss != replay(kept).loss  # NaN again
     monkeypatch.undo()
     assert replay(kept).loss < 10 and replay(kept).first is None
+
+
+def test_too_large_a_batch_is_told_what_fits(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(ClassificationModule, "training_step", full)
+    line = refused(capsys, "fit", "--config", recipe, "--run_dir", tmp_path / "run")
+    assert "take --data.batch_size 2 --trainer.accumulate_grad_batches 2" in line
