@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
+from segkit.models.decoders import EncoderDecoder  # noqa: F401  (a file may name it)
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import SegmentationModel, build_network
 from segkit.ops.meta import ShapesOnly

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention, ResNeSt
+from segkit.ops.normalize import IMAGENET, Normalization
 
 # Arguments of ResNeSt that a network sets itself, and those of the ImageNet classifier, which no network has.
 _OF_THE_NETWORK = {
@@ -37,6 +38,7 @@ def build_encoder(
     dilation_convention: DilationConvention = "authors",
     in_channels: int = 3,
     overrides: Mapping[str, Any] | None = None,
+    depth: int = 5,
 ) -> nn.Module:
     """Build an encoder with random weights; no file is read and nothing is downloaded.
 
@@ -47,12 +49,14 @@ def build_encoder(
         dilation_convention: How a ResNeSt is dilated; other encoders are always dilated as timm does.
         in_channels: Channels of the input.
         overrides: Arguments of `ResNeSt` that differ from the named variant's ("planes", "dropblock_prob", ...).
+        depth: Features behind the input, 3 to 5: stages after them are left out.
 
     Raises:
         InputError: A name or argument is unknown, or the encoder cannot be dilated to `output_stride`.
     """
     if name in RESNEST_VARIANTS:
-        return _build_resnest(name, output_stride, dilation_convention, in_channels, overrides or {})
+        resnest = _build_resnest(name, output_stride, dilation_convention, in_channels, overrides or {})
+        return resnest if depth == 5 else _shortened(resnest, depth)
     if "resnest" in name:
         raise InputError(_not_ours(name))
     if overrides:
@@ -60,7 +64,19 @@ def build_encoder(
     # smp and timm take seconds to import, and a ResNeSt needs neither.
     from segkit.models.timm_encoder import TimmEncoder
 
-    return TimmEncoder(name.removeprefix("tu-"), output_stride, in_channels)
+    return TimmEncoder(name.removeprefix("tu-"), output_stride, in_channels, depth)
+
+
+def encoder_normalization(name: str) -> Normalization:
+    """Mean and standard deviation with which an encoder's published weights were trained; ImageNet's for a ResNeSt."""
+    if name in RESNEST_VARIANTS or not name:
+        return IMAGENET
+    import timm  # takes seconds
+
+    known = timm.get_pretrained_cfg(name.removeprefix("tu-"))
+    if known is None or not known.mean or not known.std:
+        return IMAGENET
+    return Normalization(tuple(known.mean), tuple(known.std))
 
 
 def _build_resnest(
@@ -70,6 +86,15 @@ def _build_resnest(
     _check_overrides(name, overrides, arguments)
     arguments.update(output_stride=output_stride, dilation_convention=convention, in_channels=in_channels)
     return ResNeSt(**arguments)
+
+
+def _shortened(resnest: ResNeSt, depth: int) -> ResNeSt:
+    """Leave out the stages after the feature `depth`."""
+    for i in range(depth, 5):
+        setattr(resnest, f"layer{i}", nn.Identity())
+    resnest.channels = resnest.channels[: depth + 1]
+    resnest.output_stride = min(resnest.output_stride, 2**depth)
+    return resnest
 
 
 def _check_overrides(name: str, overrides: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:

@@ -108,7 +108,7 @@ class ResNeSt(nn.Module):
         _check_widths(planes, cardinality, width, stem_width)
         self.output_stride = output_stride
         self.dilation_convention = dilation_convention
-        self.channels = (in_channels, 2 * stem_width, *(EXPANSION * p for p in planes))
+        self.channels: tuple[int, ...] = (in_channels, 2 * stem_width, *(EXPANSION * p for p in planes))
         self.conv1 = _deep_stem(in_channels, stem_width)
         self.bn1 = nn.BatchNorm2d(2 * stem_width)
         self.relu = nn.ReLU(inplace=True)
@@ -148,7 +148,8 @@ class ResNeSt(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))  # (B, 2*stem_width, ceil(H/2), ceil(W/2))
         features.append(x)
         x = self.maxpool(x)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+        # Those that an encoder of less depth leaves out have no channels.
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[: len(self.channels) - 2]:
             x = stage(x)
             features.append(x)
         return features

@@ -82,16 +82,23 @@ class SegmentationModel(nn.Module):
         _check(type(self), arguments)
         if not has_rates(type(self)):
             del arguments["aspp_rates"]
+        built: Any = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
+        rates = {"rates": aspp_rates or ASPP_RATES[output_stride]} if has_rates(type(self)) else {}
+        head = _head(self.head_class, built.channels[-1], num_classes, **rates)
+        self._assemble(arguments, built, head, align_corners)
+
+    def _assemble(self, arguments: dict[str, Any], encoder: nn.Module, head: nn.Module, align_corners: bool) -> None:
+        """Set what every network has, and draw the auxiliary head's weights; `arguments` are the constructor's."""
         super().__init__()
         self.config: dict[str, Any] = {"class_path": class_path(type(self)), "init_args": arguments}
-        self.num_classes, self.output_stride, self.align_corners = num_classes, output_stride, align_corners
-        self.encoder = build_encoder(encoder, output_stride, dilation_convention, in_channels, encoder_args)
-        channels: tuple[int, ...] = self.encoder.channels  # type: ignore[assignment]
-        rates = {"rates": aspp_rates or ASPP_RATES[output_stride]} if has_rates(type(self)) else {}
-        self.head = _head(self.head_class, channels[-1], num_classes, **rates)
-        self.aux_head = _head(self.aux_head_class, channels[-2], num_classes) if aux else None
-        if pooled_norm != "batch":
-            set_pooled_norm(self, pooled_norm)
+        self.num_classes: int = arguments["num_classes"]
+        self.output_stride: int = encoder.output_stride  # type: ignore[assignment]
+        self.align_corners = align_corners
+        self.encoder, self.head = encoder, head
+        beside: int = encoder.channels[-2]  # type: ignore[index, assignment]
+        self.aux_head = _head(self.aux_head_class, beside, self.num_classes) if arguments["aux"] else None
+        if arguments["pooled_norm"] != "batch":
+            set_pooled_norm(self, arguments["pooled_norm"])
 
     def __init_subclass__(cls, **defaults: Any) -> None:
         """Register the class and give its constructor these defaults, which the help text shows, too."""

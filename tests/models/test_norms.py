@@ -18,9 +18,10 @@ from segkit.models.norms import (
     set_pooled_norm,
     without_absent_statistics,
 )
-from segkit.models.segmentation import FCN, NETWORKS, DeepLabV3, MMSegDeepLabV3, SegmentationModel, build_network
+from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN, SegmentationModel, build_network
 from segkit.models.weights import load_encoder_weights
 
+HEADED = (FCN, DeepLabV3, MMSegFCN, MMSegDeepLabV3)
 TINY = "resnest14_tiny"
 SPLIT_ATTENTION = [f"encoder.layer{stage}.0.conv2.bn1" for stage in (1, 2, 3, 4)]
 
@@ -64,7 +65,7 @@ def test_the_norms_of_selective_kernels_are_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network_class", NETWORKS.values())
+@pytest.mark.parametrize("network_class", HEADED)
 @pytest.mark.parametrize("kind", ["frozen", "group"])
 def test_one_image_trains(network_class: type[SegmentationModel], kind: str) -> None:
     network = network_class(TINY, 3, pooled_norm=kind)
@@ -127,7 +128,7 @@ def test_set_and_set_back() -> None:
 
 def test_config_has_it_and_older_configs_lack_it() -> None:
     assert list(DeepLabV3(TINY, 3, pooled_norm="group").config["init_args"])[-1] == "pooled_norm"
-    for cls in NETWORKS.values():
+    for cls in HEADED:
         config = cls(TINY, 3).config
         older = {name: value for name, value in config["init_args"].items() if name != "pooled_norm"}
         assert build_network({**config, "init_args": older}).config == config
