@@ -11,6 +11,7 @@ from segkit.cli.parser import option_names
 from segkit.data.imagenet.crops import CentreCrop
 from segkit.data.imagenet.datamodule import ImageNetDataModule
 from segkit.errors import InputError
+from segkit.models.classifier import Classifier
 from segkit.models.pretrained import timm_name
 from segkit.models.weights import load_classifier_weights
 from segkit.training.base import NetworkModule
@@ -34,6 +35,7 @@ class ClassificationCLI(SegmentationCLI):
 
     module_class: ClassVar[type[NetworkModule]] = ClassificationModule
     data_class: ClassVar[type[LightningDataModule]] = ImageNetDataModule
+    short_names: ClassVar[tuple[type, ...]] = (ImageNetDataModule, Classifier)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """With a crop for a protocol, and top-1 for the best checkpoint."""

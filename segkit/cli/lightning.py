@@ -32,7 +32,7 @@ from segkit.files import check_writable, write_refusal
 from segkit.inference import protocols
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
-from segkit.models.segmentation import NETWORKS
+from segkit.models.segmentation import NETWORKS, SegmentationModel
 from segkit.ops.processor import is_out_of_memory
 from segkit.plain_data import flatten
 from segkit.training.base import NetworkModule
@@ -51,7 +51,10 @@ from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock
 from segkit.training.views.progress import RunProgress
 
 # Classes that a config or the command line may name without their module.
-SHORT_NAMES: tuple[type, ...] = (*data_sets().values(), *NETWORKS.values())
+SHORT_NAMES: tuple[type, ...] = (
+    *data_sets().values(),
+    *(network for network in NETWORKS.values() if issubclass(network, SegmentationModel)),
+)
 
 
 def main(args: Sequence[str]) -> int:
@@ -92,6 +95,7 @@ class SegmentationCLI(UserFirstCLI):
 
     module_class: ClassVar[type[NetworkModule]] = SegmentationModule
     data_class: ClassVar[type[LightningDataModule]] = SegmentationDataModule
+    short_names: ClassVar[tuple[type, ...]] = SHORT_NAMES
 
     def __init__(self, checkpoint: Checkpoint | None, args: list[str] | None = None, typed: Sequence[str] = ()) -> None:
         self.typed, self.command = typed, next(iter(typed), "fit")
@@ -134,7 +138,9 @@ class SegmentationCLI(UserFirstCLI):
         try:
             super().parse_arguments(parser, args)
         except InputError as error:
-            raise InputError(explain(str(error), [*self.known_keys, "ckpt_path", "config"], SHORT_NAMES)) from error
+            raise InputError(
+                explain(str(error), [*self.known_keys, "ckpt_path", "config"], self.short_names)
+            ) from error
 
     def before_instantiate_classes(self) -> None:
         """Refuse an unknown metric and options without effect, and print what differs from the checkpoint."""

@@ -64,12 +64,10 @@ def read_named_checkpoint(args: Sequence[str], foreign: bool = False) -> Checkpo
 
 
 def is_of_classification(args: Sequence[str]) -> bool:
-    """Whether the network that a command line or its config files name is a classifier; if none is, by the data."""
-    network = named(args[1:], "model.network.class_path") or named(args[1:], "model.network")
-    if network is not None:
-        return network.rsplit(".", 1)[-1] == Classifier.__name__
-    data = named(args[1:], "data.class_path") or named(args[1:], "data")
-    return isinstance(data, str) and data.rsplit(".", 1)[-1] == "ImageNetDataModule"
+    """Whether a command line or its config files name a classifier, or data with a class for each image."""
+    options = ("model.network.class_path", "model.network", "data.class_path", "data")
+    names = {str(named(args[1:], option)).rsplit(".", 1)[-1] for option in options}
+    return not names.isdisjoint({Classifier.__name__, "ImageNetDataModule"})
 
 
 def _import_network(args: Sequence[str]) -> None:

@@ -157,7 +157,9 @@ def test_a_file_of_another_toolkit_is_scored(recipe: Path, tmp_path: Path) -> No
         (["--data.num_classes", "999"], "3 classes, from n01440764 to n02119789, where 999 are expected"),
         (["--data.batch_size", "13"], "12 training images are fewer than one batch"),
         (["--init_from", "x"], "--init_from: has no effect on a classifier"),
-        (["--data", "CamVidDataModule"], "CamVidDataModule"),
+        (["--data", "CamVidDataModule"], "data: no such class 'CamVidDataModule'; did you mean ImageNetDataModule"),
+        (["--model.network", "FCN"], "model.network: no such class 'FCN'; allowed: Classifier"),
+        (["--model.network", "Classifer"], "did you mean Classifier?"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

@@ -245,7 +245,7 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
         (["--model.network.encodr", "x"], "'encodr' is no argument of model.network; did you mean encoder?"),
         (
             ["--model.network", "DeepLabv3"],
-            "no such class 'DeepLabv3'; did you mean DeepLabV3? allowed: DeepLabV3, FCN",
+            "no such class 'DeepLabv3'; did you mean DeepLabV3? allowed: DeepLabV3, ",
         ),
         (["--data", "FoldrDataModule"], "no such class 'FoldrDataModule'; did you mean FolderDataModule?"),
         (["--data.rot", "x"], "'rot' is no argument of data; did you mean root?"),
