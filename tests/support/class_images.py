@@ -74,3 +74,24 @@ def write_zip(path: Path, home: str = "ILSVRC/Data/CLS-LOC/") -> Path:
         for name, data in files().items():
             archive.writestr(home + name, data)
     return path
+
+
+def write_shapes(root: Path, train: int, val: int, side: int = 48) -> Path:
+    """Discs, squares and stripes of any colour, size and place on noise: what can be learned without pretraining."""
+    rng = np.random.default_rng(0)
+    rows, cols = np.mgrid[:side, :side]
+    for part, count in (("train", train), ("val", val)):
+        for name in ("disc", "square", "stripes"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                radius = int(rng.integers(side // 5, side // 3))
+                y, x = rng.integers(radius, side - radius, 2)
+                inside = (abs(rows - y) <= radius) & (abs(cols - x) <= radius)
+                if name == "disc":
+                    inside = (rows - y) ** 2 + (cols - x) ** 2 <= radius**2
+                if name == "stripes":
+                    inside &= (rows - y) % 6 < 3
+                pixels = rng.integers(0, 80, (side, side, 3))
+                pixels[inside] = rng.integers(100, 256, 3)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / part / name / f"{i}.png")
+    return root

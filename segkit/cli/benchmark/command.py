@@ -13,7 +13,8 @@ from segkit.evaluation.conventions import ALL_METRICS, CONVENTIONS, DEFAULT
 _TABLE = """\
 Score several models under several protocols on one data set, or the rows of a plan file, in one table:
 benchmark.md, .csv, .json and .png in the output folder. Rows that are there are not computed again; a row that was
-stopped resumes with the next image.
+stopped resumes with the next image. With a recipe of configs/imagenet rows are encoders: top-1 and top-5 of a file with
+its classifier, by --protocol resnest, encoding or timm.
 
 segkit benchmark score PRED_DIR TRUTH_DIR ... scores label PNGs that any tool wrote; segkit benchmark compare ... tells
 whether two models really differ. Each has its own --help."""
