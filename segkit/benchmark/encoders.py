@@ -18,7 +18,7 @@ from segkit.errors import InputError
 from segkit.evaluation.topk import Accuracy, TopK
 from segkit.models.classifier import Classifier
 from segkit.models.pretrained import timm_name
-from segkit.models.weights import read_classifier
+from segkit.models.weights import is_own, read_checkpoint, read_classifier
 from segkit.ops.normalize import IMAGENET, Normalization, normalize
 
 COST_SECONDS = 3.0  # of timing; one image at least
@@ -71,8 +71,10 @@ def encoder_values(row: PlannedRow, settings: Settings) -> dict[str, Any]:
     """
     assert row.experiment is not None and isinstance(row.protocol, CentreCrop)
     recipe, arguments = row.experiment, row.experiment.network.get("init_args", {})
-    data_size = (recipe.data or {}).get("init_args", {}).get("crop_size", 224)
-    crop = row.protocol.resolved(int(data_size), timm_name(arguments["encoder"]))
+    size = (recipe.data or {}).get("init_args", {}).get("crop_size", 224)
+    if isinstance(row.data, ImageNetDataModule):
+        size = row.data.crop_size[0]
+    crop = row.protocol.resolved(int(size), timm_name(arguments["encoder"]))
     with PeakMemory(settings.device) as memory:
         if row.model is None:
             network: Any = recipe.build(num_classes(row))
@@ -99,12 +101,13 @@ def encoder_values(row: PlannedRow, settings: Settings) -> dict[str, Any]:
 
 def _scores(row: PlannedRow, network: Classifier, crop: CentreCrop, settings: Settings) -> dict[str, Any]:
     data = row.data
-    assert isinstance(data, ImageNetDataModule) and row.experiment is not None
+    assert isinstance(data, ImageNetDataModule) and row.experiment is not None and row.model is not None
     if network.num_classes != data.num_classes:
         raise InputError(
             f"{row.model}: {network.num_classes} classes, {data.root} has {data.num_classes}; give its data"
         )
-    found = classify(network, data, crop, settings.device, settings.limit, title=row.title)
+    input_ = Normalization.from_dict(read_checkpoint(row.model).normalization) if is_own(row.model) else IMAGENET
+    found = classify(network, data, crop, settings.device, settings.limit, input_, row.title)
     values = {
         "data": "ImageNet" if data.num_classes == 1000 else data.root.resolve().name,
         "images": found.images,

@@ -18,16 +18,8 @@ from segkit.training.base import NetworkModule
 from segkit.training.classification import ClassificationModule
 
 # Options that change nothing of a classifier.
-_OF_PIXELS = [
-    "metric",
-    "test_precision",
-    "official",
-    "calibration",
-    "probe",
-    "init_from",
-    "validation_scale",
-    "overlays",
-]
+_OF_PIXELS = ("metric", "test_precision", "official", "calibration", "probe", "init_from", "validation_scale",
+              "overlays")  # fmt: skip
 
 
 class ClassificationCLI(SegmentationCLI):
@@ -40,13 +32,8 @@ class ClassificationCLI(SegmentationCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """With a crop for a protocol, and top-1 for the best checkpoint."""
         super().add_arguments_to_parser(parser)
-        parser.set_defaults(
-            {
-                "protocol": "resnest",
-                "checkpoint.monitor": "val/top1",
-                "checkpoint.filename": "epoch{epoch:03d}-top1{val/top1:.4f}",
-            }
-        )
+        best = {"monitor": ClassificationModule.score, "filename": "epoch{epoch:03d}-top1{val/top1:.4f}"}
+        parser.set_defaults({"protocol": "resnest"} | {f"checkpoint.{name}": value for name, value in best.items()})
 
     def link_data(self, parser: LightningArgumentParser) -> None:
         """Have the model told of the data's classes."""
@@ -79,7 +66,7 @@ class ClassificationCLI(SegmentationCLI):
             self.config_init[self.subcommand]["ckpt_path"] = None
 
     def stored_names(self) -> Sequence[str]:
-        """The classes of the checkpoint; those of a run whose data was never there are the data's."""
+        """The classes of the checkpoint; where it has no names, the data's are taken for them."""
         return [str(name) for name in self.checkpoint.get("class_names") or self.datamodule.class_names]
 
     def before_fit(self) -> None:
