@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from segkit.cli.data.source import data_value
 from segkit.errors import InputError
 from segkit.plain_data import read_yaml
-from segkit.recipes import find_recipe, is_recipe
+from segkit.recipes import find_recipe
 from segkit.training.guards.checkpoints import newest_checkpoint
 from segkit.training.run_folder import CHECKPOINTS, CONFIG, has_not_begun, newest_run, next_run
 
@@ -36,10 +37,10 @@ def named(args: Sequence[str], name: str) -> str | None:
 
 
 def with_recipes(args: Sequence[str]) -> list[str]:
-    """The command line with paths in place of the names of recipes, in `--config` and `--data`.
+    """The command line with paths in place of the names of recipes, and data modules in place of those of data sets.
 
     Raises:
-        InputError: `--config` names neither a file nor a recipe, or nothing at all.
+        InputError: `--config` names neither a file nor a recipe, or nothing at all, or `--data` no data set.
     """
     found = list(args)
     for place, (option, following) in enumerate(zip(args, [*args[1:], ""], strict=False)):
@@ -47,9 +48,9 @@ def with_recipes(args: Sequence[str]) -> list[str]:
         value = rest if equals else following
         if name in ("-c", "--config") and (not value or value.startswith("--")):
             raise InputError(f"{name}: no recipe behind it; give a file or a name (`segkit recipes` lists them)")
-        if value and (name in ("-c", "--config") or (name == "--data" and is_recipe(value))):
-            path = str(find_recipe(value))
-            found[place if equals else place + 1] = f"{name}={path}" if equals else path
+        if value and name in ("-c", "--config", "--data"):
+            resolved = data_value(value) if name == "--data" else str(find_recipe(value))
+            found[place if equals else place + 1] = f"{name}={resolved}" if equals else resolved
     return found
 
 

@@ -38,12 +38,14 @@ class Convention:
         source: The project and its file that was read.
         rule: The whole rule in one line.
         score: The arithmetic.
+        heading: What the score of a class is called in a table.
     """
 
     name: str
     source: str
     rule: str
     score: Callable[[Areas], Scores] = field(repr=False)
+    heading: str = "IoU"
 
 
 _ROWS = (
@@ -154,7 +156,7 @@ def _own(path: str) -> Convention | None:
         ) from error
     if not isinstance(found, Convention):
         raise InputError(f'metric: {path} is no Convention; see docs/extending.md, "A new metric"')
-    return replace(found, name=path)
+    return replace(found, name=path, heading=found.name)
 
 
 def convention_scores(counts: Tensor | NDArray[Any], name: str = DEFAULT) -> Scores:

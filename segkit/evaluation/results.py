@@ -89,8 +89,13 @@ def result_dict(
     }
 
 
-def format_table(scores: Scores, class_names: Sequence[str]) -> str:
+def format_table(scores: Scores, class_names: Sequence[str], heading: str = "IoU") -> str:
     """An aligned text table: IoU and accuracy of each class in percent, then the means.
+
+    Args:
+        scores: The scores of a convention.
+        class_names: K names.
+        heading: What the convention calls the score of a class.
 
     Raises:
         InputError: There are not K names.
@@ -98,7 +103,7 @@ def format_table(scores: Scores, class_names: Sequence[str]) -> str:
     class_names = row_names(class_names, scores)
     classes = zip(class_names, map(percent, scores.class_iou), map(percent, scores.class_accuracy), strict=True)
     rows = [
-        ("class", "IoU", "accuracy"),
+        ("class", heading, "accuracy"),
         RULE,
         *classes,
         RULE,
@@ -106,7 +111,7 @@ def format_table(scores: Scores, class_names: Sequence[str]) -> str:
         ("pixel accuracy", "", percent(scores.pixel_accuracy)),
         ("frequency-weighted IoU", percent(scores.frequency_weighted_iou)),
     ]
-    return "\n".join([aligned(rows), *_absences(scores, class_names)])
+    return "\n".join([aligned(rows), *_absences(scores, class_names, heading)])
 
 
 def versions() -> dict[str, str]:
@@ -138,8 +143,8 @@ def _means(scores: Scores) -> dict[str, float | None]:
     }
 
 
-def _absences(scores: Scores, class_names: Sequence[str]) -> list[str]:
-    """Lines that name the classes whose absence the mean IoU depends on."""
+def _absences(scores: Scores, class_names: Sequence[str], heading: str) -> list[str]:
+    """Lines that name the classes whose absence the mean depends on."""
     left_out, counted = [], []
     for i, (name, iou) in enumerate(zip(class_names, scores.class_iou, strict=True)):
         if math.isnan(iou):
@@ -150,10 +155,12 @@ def _absences(scores: Scores, class_names: Sequence[str]) -> list[str]:
     if left_out:
         both = len(left_out) == len(scores.absent)  # else it is the truth alone that these classes are absent from
         where = "truth and prediction" if both else "the truth"
-        lines.append(f"left out of the mean IoU, absent from {where}: {', '.join(left_out)}")
+        lines.append(f"left out of the mean {heading}, absent from {where}: {', '.join(left_out)}")
     if counted:
         value = scores.class_iou[scores.absent[0]]
-        lines.append(f"counted as {value:.0f} in the mean IoU, absent from truth and prediction: {', '.join(counted)}")
+        lines.append(
+            f"counted as {value:.0f} in the mean {heading}, absent from truth and prediction: {', '.join(counted)}"
+        )
     return lines
 
 

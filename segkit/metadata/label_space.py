@@ -13,7 +13,8 @@ from segkit.errors import InputError, printable
 IGNORE_INDEX = 255
 UNDECLARED = -1
 
-MASKS_OPTION = "--data.masks binary"  # of a folder of your own, as each command takes it
+# Of a folder of your own, as each command takes it; whether it names a path, only the data module knows.
+MASKS_OPTION = "--data.masks binary (with a path: --data.masks 'binary PATH')"
 _LISTED = 5  # classes that a note names
 
 

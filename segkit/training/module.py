@@ -222,8 +222,9 @@ class SegmentationModule(NetworkModule):
         """The table of all classes, and the rule of the metric."""
         assert self.confusion is not None
         note = f"note: in the truth {self.note}\n" if self.note else ""
-        table = format_table(self.confusion.scores(metric), self.classes.class_names)
-        return f"{table}\n{note}metric {metric}: {convention(metric).rule}"
+        rule = convention(metric)
+        table = format_table(self.confusion.scores(metric), self.classes.class_names, rule.heading)
+        return f"{table}\n{note}metric {metric}: {rule.rule}"
 
     @property
     def loss_config(self) -> dict[str, Any]:

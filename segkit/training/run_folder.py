@@ -4,7 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ def goes_on(run: Path, checkpoint: str | None) -> bool:
 def run_lock(run: Path) -> Iterator[None]:
     """Hold `<run>/.lock`, which ends with the process in any case; then remove half-written files of a killed run.
 
-    Of several processes of a training the first one holds it. On a file system without locks a warning says so.
+    Of several processes of a training the first one holds it. On a file system without locks a warning says so. A
+    training that is refused before it writes anything leaves neither the lock nor a folder that was made for it.
 
     Raises:
         InputError: Another training holds it.
@@ -71,7 +72,7 @@ def run_lock(run: Path) -> Iterator[None]:
     if any(os.environ.get(name, "0") != "0" for name in _RANKS):
         yield
         return
-    lock = FileLock(run / ".lock", timeout=WAIT)
+    lock, made = FileLock(run / ".lock", timeout=WAIT), [path for path in (run, *run.parents) if not path.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -89,6 +90,13 @@ def run_lock(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            left = list(run.iterdir())
+            if all(path.name == ".lock" or path.name.startswith("events.out.tfevents") for path in left):
+                for path in left:  # TensorBoard makes its file before there is anything to log
+                    path.unlink()
+            for folder in made:  # which ends at the first that holds something
+                folder.rmdir()
         lock.release()
 
 

@@ -11,7 +11,7 @@ from segkit.cli import main
 from segkit.files import write_text
 from segkit.io import write_png
 
-CURE = "--data.masks binary"
+CURE = "--data.masks binary (with a path: --data.masks 'binary PATH')"
 
 
 def write_data(root: Path, values: tuple[int, int]) -> Path:

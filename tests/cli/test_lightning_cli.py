@@ -247,7 +247,8 @@ def test_data_of_other_classes_is_refused(run: Path, recipe: Path, root: Path, t
             ["--model.network", "DeepLabv3"],
             "no such class 'DeepLabv3'; did you mean DeepLabV3? allowed: DeepLabV3, ",
         ),
-        (["--data", "FoldrDataModule"], "no such class 'FoldrDataModule'; did you mean FolderDataModule?"),
+        (["--data", "FoldrDataModule"], "no such data set 'FoldrDataModule'; did you mean FolderDataModule?"),
+        (["--data", "camvit"], "no such data set 'camvit'; did you mean camvid?"),
         (["--data.rot", "x"], "'rot' is no argument of data; did you mean root?"),
         (
             ["--trainer.max_epoch", "1"],

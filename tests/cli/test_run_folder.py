@@ -53,6 +53,25 @@ def test_fit_is_refused_before_it_touches_anything(
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
+def test_a_training_that_is_refused_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", "camvid", "--data.root", str(tmp_path / "data")]  # a short name, as `segkit data` takes it
+    network = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny", "--trainer.accelerator", "cpu"]
+    assert main(["fit", *data, *network, "--run_dir", str(tmp_path / "runs/1")]) == 2
+    assert "data: no such data folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_goes_where_nothing_else_is_left_and_stays_where_something_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()  # the user's own
+    with run_folder.run_lock(run):
+        assert [path.name for path in run.iterdir()] == [".lock"]
+    assert list(run.iterdir()) == []
+    with run_folder.run_lock(tmp_path / "other/run"):
+        (tmp_path / "other/run/config.yaml").touch()
+    assert sorted(path.name for path in (tmp_path / "other/run").iterdir()) == [".lock", "config.yaml"]
+
+
 def test_a_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: FileLock) -> None:
         raise OSError(95, "Operation not supported")

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -23,7 +24,7 @@ SIZE = (6, 8)
 
 
 def image(path, size=SIZE):
-    write_png(path, np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    write_png(path, np.random.default_rng(zlib.crc32(os.fsencode(path))).integers(0, 256, (*size, 3), np.uint8))
 
 
 def mask(path, values=(0, 1, 2, 255), size=SIZE):
@@ -340,7 +341,7 @@ def test_masks_of_several_parts(tmp_path):
     class Two(FolderDataModule):
         def parts(self, split):
             own = Part(f"images/{split}/{{name}}", f"labels/{split}/{{name}}.png")
-            return [own, Part("extra/{name}_im", "extra_labels/{name}_ids.png")]
+            return [own, Part("extra/{name}_im", "extra_labels/{name}_ids.png")][: 2 if split == "train" else 1]
 
     for split in ("train", "val"):
         image(tmp_path / f"images/{split}/a.png")
@@ -377,3 +378,34 @@ def test_a_split_of_one_class_or_none(root, values, kind, words):
     assert text.startswith(f"train (4 masks): {words}")
     assert report.findings.count(PROBLEMS) == (kind == "0/255 masks")
     assert "absent class" not in found(report) and ("--data.masks binary" in text) == (kind == "0/255 masks")
+
+
+def test_images_of_two_splits_are_said_once_each_by_content(root):
+    """Also where a copy has another name; images that are twice in one split are that split's own affair."""
+    twin = root / "images/train/3.png"
+    twin.write_bytes((root / "images/train/0.png").read_bytes())
+    assert found(checked(FolderDataModule(root))) == {}
+    copy = root / "images/val/1.png"
+    copy.write_bytes(twin.read_bytes())
+    report = checked(FolderDataModule(root))
+    assert found(report) == {"two splits": [f"{copy} of val: the same as {root / 'images/train/0.png'} of train"]}
+    assert report.findings.count(PROBLEMS) == 0
+    for split in ("train", "val"):
+        (root / "splits").mkdir(exist_ok=True)
+        (root / f"splits/{split}.txt").write_text("0\n2\n")
+    same = checked(FolderDataModule(root, images="images/train/{name}", masks="labels/train/{name}"))
+    assert found(same)["two splits"] == [f"{root}/images/train/{i}.png of val: also in train" for i in (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("palette", "said"),
+    [
+        (None, "palette.csv: no such file; masks of colours need it"),
+        ("id,name,r,g,b\n0,a,1,1,1\n1,b,1,1,1\n2,c,2,2,2\n", "line 3 gives 1 the colour (1, 1, 1) of 0"),
+    ],
+)
+def test_what_is_wrong_with_a_palette_is_said_once(root, palette, said):
+    if palette is not None:
+        (root / "palette.csv").write_text(palette)
+    (problem,) = found(checked(FolderDataModule(root, masks="colors")))["data set"]
+    assert said in problem

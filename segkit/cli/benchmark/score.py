@@ -13,8 +13,9 @@ from segkit.cli.benchmark.command import compare_parser, score_parser
 from segkit.cli.words import say
 from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import Comparison, paired_comparison
-from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table, convention, convention_scores
+from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table, convention
 from segkit.evaluation.results import confused_both_ways, format_table, images_scored, pairs_table
+from segkit.evaluation.scores import areas_of
 from segkit.files import check_writable, free_path, write_json
 from segkit.predictions.extra_scores import ExtraScores, extra_scores
 from segkit.predictions.folders import FolderScores, Reading, areas_of_folder, score_folders
@@ -139,8 +140,9 @@ def _write(
 def _print_tables(metrics: Sequence[str], scored: FolderScores) -> None:
     counts = scored.confusion.counts
     for name in _tables(metrics):
-        table = format_table(convention_scores(counts, name), scored.reading.space.class_names)
-        say(f"\nmetric {name} ({convention(name).rule})\n{table}")
+        rule = convention(name)
+        table = format_table(rule.score(areas_of(counts)), scored.reading.space.class_names, rule.heading)
+        say(f"\nmetric {name} ({rule.rule})\n{table}")
     if ALL_METRICS in metrics:
         say(f"\n{comparison_table(counts)}")
 

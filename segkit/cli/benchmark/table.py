@@ -42,8 +42,8 @@ def main(args: Sequence[str]) -> int:
         raise
     if table.rows:
         say(f"\n{table.markdown()}\n\n{settings.output / 'benchmark'}.md, .csv, .json")
-    for message in table.failed:
-        say_above_bar(f"segkit benchmark: error: {message}")
+        for message in table.failed:  # said before, and now far above
+            say_above_bar(f"segkit benchmark: error: {message}")
     if table.failed:
         table.write()
     return 0 if not table.failed else 1 if len(table.failed) < len(rows) else 2

@@ -99,11 +99,11 @@ def data_value(name: str) -> str:
         return _of_recipe(name)
     if name.lstrip().startswith("{") or "." in name:  # JSON, or an import path
         return name
-    known = {cls.__name__ for cls in SegmentationDataModule.__subclasses__()}
     if name in ("imagenet", _IMAGENET):
         return _IMAGENET
     if name in data_sets():
         return data_sets()[name].__name__
+    known = {cls.__name__ for cls in SegmentationDataModule.__subclasses__()}
     if name in known:
         return name
     names = [*data_sets(), *sorted(known)]

@@ -11,9 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from segkit.arrays import Int64Array
 from segkit.bars import Bar
-from segkit.data.check.pair import Notes, Pair, inspect_pair
+from segkit.data.check.pair import Look, Pair, inspect_pair
 from segkit.data.check.report import Report, SplitReport, absent_classes
 from segkit.data.layout.base import SPLITS, Layout, Part, Split
 from segkit.data.layout.files import Source
@@ -58,9 +57,10 @@ def check(
         _note_label_space(report)
         return
     seen: set[str] = set()  # mask folders, which several splits may share
+    images: dict[bytes, tuple[Split, str]] = {}  # split and name of the first image of each content
     for split in splits:
         pairs = _list_files(report, split, seen)
-        _open_files(report, pairs if limit is None else _spread(pairs, limit), workers)
+        _open_files(report, pairs if limit is None else _spread(pairs, limit), workers, images)
 
 
 def _require_images(layout: Layout, splits: Sequence[Split]) -> None:
@@ -149,13 +149,16 @@ def _spread(pairs: Sequence[Pair], limit: int) -> list[Pair]:
     return [pairs[i * len(pairs) // count] for i in range(count)]
 
 
-def _open_files(report: Report, pairs: Sequence[Pair], workers: int | None) -> None:
+def _open_files(
+    report: Report, pairs: Sequence[Pair], workers: int | None, images: dict[bytes, tuple[Split, str]]
+) -> None:
     found, layout = report.splits[-1], report.layout
     found.wanted = len(pairs)
     bar = Bar(total=len(pairs), desc=f"check {layout.title} {found.split}", unit="image", disable=not pairs)
     with bar, closing(_in_threads(lambda pair: inspect_pair(layout, pair), pairs, workers)) as results:
-        for notes, counts in results:
-            _take_in(report, found, notes, counts)
+        for pair, look in zip(pairs, results, strict=True):
+            _take_in(report, found, look)
+            _note_twin(report, found.split, pair, look.digest, images)
             bar.update()
     if found.masks:
         _note_absences(report, found, layout.label_space)
@@ -172,18 +175,30 @@ def _note_absences(report: Report, found: SplitReport, space: LabelSpace) -> Non
         report.findings.add("absent class", where + ", ".join(names))
 
 
-def _take_in(report: Report, found: SplitReport, notes: Notes, counts: Int64Array | None) -> None:
-    for kind, text in notes:
+def _take_in(report: Report, found: SplitReport, look: Look) -> None:
+    for kind, text in look.notes:
         report.findings.add(kind, text)
-    if counts is not None:
-        found.pixels += counts
-        found.having += counts > 0
+    if look.counts is not None:
+        found.pixels += look.counts
+        found.having += look.counts > 0
     found.opened += 1
 
 
+def _note_twin(
+    report: Report, split: Split, pair: Pair, digest: bytes | None, images: dict[bytes, tuple[Split, str]]
+) -> None:
+    """Note an image that another split has, too, whatever it is called there."""
+    if digest is None:
+        return
+    other, name = images.setdefault(digest, (split, str(pair.image)))
+    if other != split:
+        twin = f"also in {other}" if name == str(pair.image) else f"the same as {name} of {other}"
+        report.findings.add("two splits", f"{pair.image} of {split}: {twin}")
+
+
 def _in_threads(
-    function: Callable[[Pair], tuple[Notes, Int64Array | None]], pairs: Sequence[Pair], workers: int | None
-) -> Generator[tuple[Notes, Int64Array | None], None, None]:
+    function: Callable[[Pair], Look], pairs: Sequence[Pair], workers: int | None
+) -> Generator[Look, None, None]:
     """Results in order; work not yet started when the caller stops is cancelled."""
     pool = ThreadPoolExecutor(workers or cores())
     try:

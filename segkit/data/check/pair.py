@@ -1,8 +1,9 @@
 """What is wrong with one image and its mask."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -26,16 +27,27 @@ class Pair:
     mask: Source | None
 
 
-def inspect_pair(layout: Layout, pair: Pair) -> tuple[Notes, Int64Array | None]:
-    """What is wrong, and the mask's pixels of each raw value, int64 (256); None where it cannot be read.
+class Look(NamedTuple):
+    """What a look at a pair has found.
 
-    No file stops the others, whatever a decoder makes of it.
+    Attributes:
+        notes: What is wrong.
+        counts: The mask's pixels of each raw value, int64 (256); None where it cannot be read.
+        digest: BLAKE2b of the image's file; None where it cannot be read.
     """
+
+    notes: Notes
+    counts: Int64Array | None = None
+    digest: bytes | None = None
+
+
+def inspect_pair(layout: Layout, pair: Pair) -> Look:
+    """Look at an image and its mask; no file stops the others, whatever a decoder makes of it."""
     try:
         return _inspect(layout, pair)
     except (OSError, ValueError, MemoryError, cv2.error) as error:
         words = " ".join(str(error).split())
-        return [("unreadable", f"{pair.image} or its mask: {type(error).__name__}: {words}")], None
+        return Look([("unreadable", f"{pair.image} or its mask: {type(error).__name__}: {words}")])
 
 
 class _Loaded:
@@ -55,22 +67,30 @@ class _Loaded:
             self._data = read_file(self.file) if isinstance(self.file, Path) else self.file.read_bytes()
         return self._data
 
+    @property
+    def digest(self) -> bytes | None:
+        """BLAKE2b of its content; None where it cannot be read."""
+        try:
+            return hashlib.blake2b(self.read_bytes(), digest_size=16).digest()
+        except (OSError, InputError):
+            return None
 
-def _inspect(layout: Layout, pair: Pair) -> tuple[Notes, Int64Array | None]:
+
+def _inspect(layout: Layout, pair: Pair) -> Look:
     image = _Loaded(pair.image)
     if pair.mask is None:
-        return _inspect_header(image, layout.reader.apply_exif), None
+        return Look(_inspect_header(image, layout.reader.apply_exif), digest=image.digest)
     notes, size = _inspect_image(image, layout.reader.apply_exif)
     try:
         raw = layout.read_mask(pair.mask)
     except InputError as error:
-        return [*notes, (_kind_of(pair.mask, str(error)), str(error))], None
+        return Look([*notes, (_kind_of(pair.mask, str(error)), str(error))], digest=image.digest)
     notes += _inspect_header(pair.mask, is_turned=True)  # masks never are, whatever they say
     counts = np.bincount(raw.ravel(), minlength=256)  # (256)
     if size is not None and size != raw.shape:
         text = f"{pair.image} is {size[1]}x{size[0]}, {pair.mask} is {raw.shape[1]}x{raw.shape[0]}"
         notes.append(("size", f"{text}: {layout.reader.size_cure(image, size, raw.shape)}"))
-    return notes + _inspect_values(layout, raw, counts, pair.mask), counts
+    return Look(notes + _inspect_values(layout, raw, counts, pair.mask), counts, image.digest)
 
 
 def _inspect_image(image: _Loaded, apply_exif: bool) -> tuple[Notes, tuple[int, ...] | None]:

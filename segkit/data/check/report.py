@@ -26,6 +26,7 @@ PROBLEMS = {
     "size":          "images and masks of different sizes; export both at the same size",
 }  # fmt: skip
 WARNINGS = {
+    "two splits":    "images that are in two splits; scores on images that were trained on say little",
     "exif":          "images with an EXIF orientation; masks must fit the stored image, else set --data.exif apply",
     "partly read":   "files with several pages or frames, or more than 8 bits",
     "empty mask":    "masks without a valid pixel; nothing is learned or scored there",

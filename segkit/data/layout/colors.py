@@ -10,7 +10,7 @@ import numpy.typing as npt
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError
 from segkit.io import File, read_colors
-from segkit.metadata.class_files import read_colour_table
+from segkit.metadata.class_files import Colour, read_colour_table
 
 _AT_ONCE = 1 << 20  # pixels of a mask that are looked up together: what they need stays small
 _UNKNOWN = 254  # a colour of no class, in the look-up table; so masks of colours have at most 254 classes
@@ -45,16 +45,25 @@ class ColorMasks:
         return ids
 
     @cached_property
-    def _ids_by_code(self) -> UInt8Array:
-        """Train id by 24-bit colour: 16 MB, of which the few colours of a mask touch a few cache lines."""
+    def ids(self) -> dict[Colour, int]:
+        """Train id, or 255 = ignore, of each colour.
+
+        Raises:
+            InputError: palette.csv is absent or wrong.
+        """
         if not self.palette.is_file():
             raise InputError(
                 f"{self.palette}: no such file; masks of colours need it (columns id,name,r,g,b; 255 = ignored)"
             )
         if len(self.class_names) > _UNKNOWN:
             raise InputError(f"{self.palette}: {len(self.class_names)} classes; masks of colours may have {_UNKNOWN}")
+        return read_colour_table(self.palette, self.class_names)
+
+    @cached_property
+    def _ids_by_code(self) -> UInt8Array:
+        """Train id by 24-bit colour: 16 MB, of which the few colours of a mask touch a few cache lines."""
         ids = np.full(1 << 24, _UNKNOWN, np.uint8)
-        for (red, green, blue), label in read_colour_table(self.palette, self.class_names).items():
+        for (red, green, blue), label in self.ids.items():
             ids[(red << 16) | (green << 8) | blue] = label
         return ids
 

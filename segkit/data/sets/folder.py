@@ -87,9 +87,11 @@ class FolderDataModule(SegmentationDataModule):
         table_file = self.classes.with_name("table.csv")
         palette = read_palette(self._palette, names) if self._palette.is_file() else distinct_palette(len(names))
         table = identity_table(len(names))
-        if self.masks == "binary":
+        if self.masks == "colors":
+            _ = ColorMasks(self._palette, names).ids  # what is wrong with palette.csv is wrong with every mask
+        elif self.masks == "binary":
             table = binary_table(len(names), str(self.classes))
-        elif table_file.is_file() and self.masks == "ids":
+        elif table_file.is_file():
             table = read_table(table_file, len(names))
         return LabelSpace(names, palette, table)
 
