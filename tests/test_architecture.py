@@ -38,6 +38,7 @@ ALLOWED = {
                       "ops", "plain_data", "recipes", "text"},
     "doctor":        {"__version__", "machine", "errors", "files", "io", "paths", "ops", "models", "inference", "data",
                       "text"},
+    "study":         {"errors", "evaluation", "files", "plain_data", "recipes", "text"},
     "training":      {"arrays", "bars", "errors", "plain_data", "files", "io", "ops", "metadata", "models",
                       "inference", "evaluation", "predictions", "text", "visualization"},
 }  # fmt: skip

@@ -19,7 +19,7 @@ parse = cache(parsed.parse)  # building the parser takes most of the time, and m
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(
-    p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("data", "overlays", "protocols", "imagenet")
+    p for p in CONFIGS.rglob("*.yaml") if p.parent.name not in ("data", "overlays", "protocols", "imagenet", "studies")
 )
 MMSEG = {  # mmsegmentation 1.2.2, configs/resnest/metafile.yaml: mIoU, mIoU(ms+flip), Memory (GB)
     "cityscapes/mmseg_fcn_resnest101_80k": (77.56, 78.98, 11.4),
@@ -61,7 +61,7 @@ each_of_mmseg = pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.st
 def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)  # where a reader runs it: data roots and protocol files are relative to it
     config = parse("--config", str(path))
-    head, encoder = re.match(r"((?:mmseg_)?[a-z]+[0-9]?)_(resnest\d+(?:_tiny)?)", path.stem).groups()
+    head, encoder = re.match(r"((?:mmseg_)?[a-z]+[0-9]?)_((?:res|se|sk)ne(?:s?t)\d+(?:_tiny)?)", path.stem).groups()
     assert config.model.network.class_path.lower().endswith(f".{head.replace('_', '')}")
     assert config.model.network.init_args.encoder == encoder
     header = header_of(path)

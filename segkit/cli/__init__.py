@@ -18,6 +18,7 @@ COMMANDS = {
     "test":       ("lightning", "score a checkpoint on the test split, by a named protocol"),
     "predict":    ("lightning", "write label maps of a split as PNGs"),
     "infer":      ("infer", "segment images or folders of images"),
+    "study":      ("study", "train variants of a recipe with several seeds, and tabulate what differs"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
     "recipes":    ("recipes", "list the recipes that come with segkit, with published numbers"),
     "weights":    ("weights.command", "inspect or convert a checkpoint of any toolkit; recalibrate its batch norms"),

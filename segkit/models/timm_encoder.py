@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segkit.errors import InputError, one_line
+from segkit.models import comparators as comparators  # registers them at timm
 from segkit.ops.meta import ShapesOnly
 
 _CURE = "use output_stride: 32, or EncoderDecoder with a decoder for stride 32, such as upernet"

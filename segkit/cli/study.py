@@ -1,0 +1,125 @@
+"""`segkit study`: trains and tests variants x seeds, each in a process of its own, and tabulates what came out."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from segkit.cli.parser import Parser, Switch
+from segkit.cli.words import say
+from segkit.errors import InputError
+from segkit.files import check_writable, write_json, write_text
+from segkit.recipes import find_recipe
+from segkit.study.plan import RESULT, Run, read_study, share
+
+DESCRIPTION = """\
+Train and test each variant of a study file with each of its seeds, by `segkit fit` and `segkit test` in processes of
+their own, and write the table: mean, range, and the difference to the baseline with an interval paired over seeds. The
+last checkpoint is tested. Finished runs are not run again; one that was stopped goes on where it was. On a cluster each
+job takes a share, `--shard 2/4`, of a folder that all can read; the last one to end, or `--table`, has the whole table.
+
+What differs between machines can be given here: --data.root, --data.cache_dir, --data.num_workers,
+--trainer.accelerator, --trainer.devices. All else belongs in the study file (docs/training.md)."""
+
+_OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "trainer.accelerator", "trainer.devices")
+_LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_")
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `segkit study`; see `--help`."""
+    parser = Parser("segkit study", description=DESCRIPTION)
+    parser.add_argument("study", metavar="STUDY.yaml", help="a study file, or the name of one that comes with segkit")
+    parser.add_argument("--output", type=Path, help="the study's folder (default: runs/<name of the study>)")
+    parser.add_argument("--shard", metavar="i/n", default="1/1", help="run only the i-th of n shares, i from 1")
+    parser.add_argument("--table", action=Switch, help="run nothing; tabulate what is finished")
+    for name in _OF_THE_MACHINE:
+        parser.add_argument(f"--{name}", help="as of `segkit fit`")
+    options = parser.parse_args(args)
+    study = read_study(find_recipe(options.study))
+    output = options.output or Path("runs") / study.name
+    mine, failed = [] if options.table else share(study.runs, options.shard), []
+    machine = [f"--{name}={value}" for name, value in vars(options).items() if name in _OF_THE_MACHINE and value]
+    check_writable(output)
+    for run in mine:
+        run.claim(output)
+    _check_options([run for run in mine if not (run.folder(output) / "config.yaml").is_file()], machine)
+    for number, run in enumerate(mine, 1):
+        start, name = time.perf_counter(), f"[{number}/{len(mine)}] {run.variant}, seed {run.seed}"
+        if (run.folder(output) / RESULT).is_file():
+            say(f"{name}: finished before")
+            continue
+        code, why = _fit_and_test(run, output, machine)
+        if code in (130, 143):
+            say(f"{name}: stopped; the same command goes on")
+            return code
+        say(f"{name}: {why or 'done'}, {time.perf_counter() - start:.0f} s")
+        failed += [run] if code else []
+    from segkit.evaluation.plots import save_figure  # and with it NumPy and Matplotlib
+    from segkit.study.table import RULE, figure, gather, table
+
+    rows = gather(study, output)
+    found = {row.name: row.to_dict() for row in rows}
+    write_json(
+        output / "table.json", {"study": study.name, "baseline": study.baseline, "rule": RULE, "variants": found}
+    )
+    write_text(output / "table.md", table(study, rows))
+    save_figure(figure(study, rows), output / "table.png")
+    say(f"\n{table(study, rows)}\n{output}/table.md, table.json, table.png")
+    return 1 if failed else 0
+
+
+def _fit_and_test(run: Run, output: Path, machine: list[str]) -> tuple[int, str]:
+    """Train, or go on, then test: an exit code, and of a failure the last line."""
+    folder = run.folder(output)
+    checkpoints, config = folder / "checkpoints", folder / "config.yaml"
+    shared = ["--run_dir", str(folder), *machine]
+    begun = ["--ckpt_path", "last"]
+    if not any(checkpoints.glob("*.ckpt")):  # killed before the first one, it begins anew
+        (folder / "metrics.csv").unlink(missing_ok=True)
+        begun = run.options()
+    code = 0 if (folder / "summary.json").is_file() else _run(["fit", *begun, *shared], folder / "fit.log")
+    if code:
+        return code, f"failed: {_last_line(folder / 'fit.log')} ({folder / 'fit.log'})"
+    test = ["test", "--config", str(config), "--ckpt_path", str(checkpoints / "last.ckpt"), *shared]
+    code = _run(test, folder / "test.log")
+    return code, f"failed: {_last_line(folder / 'test.log')} ({folder / 'test.log'})" if code else ""
+
+
+def _check_options(runs: list[Run], machine: list[str]) -> None:
+    """Have `segkit fit` read each variant's options once, so that a misspelt one is found before hours of training."""
+    for run in {run.variant: run for run in runs}.values():
+        command = _command(["fit", *run.options(), *machine, "--print_config"])
+        done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            line = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("segkit fit: error: ")
+            raise InputError(f"variant {run.variant}: {line}")
+
+
+def _run(arguments: list[str], log: Path) -> int:
+    """Run a command; its words go to the end of a file. On SIGTERM, and on Ctrl-C, it ends as it does by itself."""
+    with log.open("a", encoding="utf-8") as words:
+        child = subprocess.Popen(_command(arguments), env=_environment(), stdout=words, stderr=subprocess.STDOUT)
+        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.wait()  # it has received Ctrl-C, too, and writes its checkpoint
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _command(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "segkit", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """Without what a launcher tells its tasks: each run is a training of its own, not a rank of one."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
+
+
+def _last_line(log: Path) -> str:
+    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no message"])[-1]
