@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segkit.errors import InputError, printable
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 
 # What file servers and systems write into any folder, besides hidden files.
 _NO_DATA = {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "system volume information", "lost+found"}

@@ -146,7 +146,7 @@ class _Work:
                 self._complain(path, error)
                 continue
             is_put_aside = is_large(path, self._memory)
-            _say_losses(path, is_put_aside)
+            _say_losses(path, is_put_aside, self.segmenter.normalization.bands is not None)
             if is_put_aside:
                 self._large.append(path)
             else:
@@ -211,7 +211,7 @@ def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: 
     say_above_bar(f"{counted(done, 'image')} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)
 
 
-def _say_losses(path: Path, is_large: bool) -> None:
+def _say_losses(path: Path, is_large: bool, has_bands: bool) -> None:
     """What of an image is not segmented, or not seen as it is stored; of one that is damaged, its reader says more."""
     try:
         header = read_header(path)
@@ -219,7 +219,7 @@ def _say_losses(path: Path, is_large: bool) -> None:
         return
     turned = is_large and not header.is_upright
     ignored = [f"has the EXIF orientation {header.orientation}, which is not applied in tiles"] if turned else []
-    for note in [*header.losses(), *ignored]:
+    for note in [*([] if has_bands else header.losses()), *ignored]:
         _note(f"{path} {note}")
 
 

@@ -115,6 +115,8 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     unknown = _first(r"(?:does not accept option '|unrecognized arguments: -*)([^\s=']+)", message)
     if unknown is not None:
         return _unknown_option(unknown, keys)
+    if key == "model.normalization":
+        return f"{key}: allowed are encoder, data, or {key}.mean and {key}.std together, a number for each channel"
     if "arguments are required: " in message:
         return (
             "no data or no network given; needed is a recipe, --config RECIPE (`segkit recipes` lists them), or --data "

@@ -25,6 +25,7 @@ from segkit.cli.lightning_messages import input_error, quiet
 from segkit.cli.options import add_options, check_typed
 from segkit.cli.restore import differences, is_of_classification, parser_defaults, read_named_checkpoint
 from segkit.cli.words import say
+from segkit.data.band_statistics import band_statistics, band_table
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.names import data_sets
 from segkit.errors import InputError
@@ -33,6 +34,7 @@ from segkit.inference import protocols
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS, SegmentationModel
+from segkit.ops.normalize import IMAGENET, Normalization
 from segkit.ops.processor import is_out_of_memory
 from segkit.plain_data import flatten
 from segkit.training.base import NetworkModule
@@ -130,8 +132,9 @@ class SegmentationCLI(UserFirstCLI):
         parser.set_defaults(parser_defaults(self.checkpoint))
 
     def link_data(self, parser: LightningArgumentParser) -> None:
-        """Have the model told of the data's classes."""
+        """Have the model told of the data's classes and channels."""
         parser.link_arguments("data.label_space", "model.label_space", apply_on="instantiate")
+        parser.link_arguments("data.num_channels", "model.network.init_args.in_channels", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; what is wrong is said in one line."""
@@ -240,6 +243,7 @@ class SegmentationCLI(UserFirstCLI):
     def after_instantiate_classes(self) -> None:
         """Refuse weights of other classes than the data's before anything runs, and load what Lightning cannot."""
         self.set_protocol()
+        self.set_normalization()
         if not self.checkpoint:
             return
         path = str(self.value(self.config, "ckpt_path"))
@@ -247,6 +251,26 @@ class SegmentationCLI(UserFirstCLI):
         if self.weights:
             load_strict(self.model.network, self.weights, path)
             self.config_init[self.subcommand]["ckpt_path"] = None
+
+    def set_normalization(self) -> None:
+        """Tell the model which values are 0 and 1, and where it asks for them the mean and std of the data.
+
+        Raises:
+            InputError: The checkpoint is of other bands than the data.
+        """
+        data, stored = self.datamodule, self.checkpoint.get("normalization")
+        if stored is not None:
+            data.take_bands(Normalization.from_dict(stored).bands, str(self.value(self.config, "ckpt_path")))
+        found = self.model.normalization
+        if self.value(self.config, "model.normalization") == "data":
+            if stored is None:
+                counted = band_statistics(data, data.bands, data.bands, say=rank_zero_info)
+                rank_zero_info(f"normalization of the data\n{band_table(counted)}")
+                stored = {"mean": counted[1], "std": counted[2]}
+            found = Normalization.from_dict(stored)
+        elif found.mean != IMAGENET.adapted(len(found.mean)).mean and stored is None:
+            rank_zero_info(f"normalization: mean {list(found.mean)}, std {list(found.std)}, by model.normalization")
+        self.model.normalize_by(replace(found, bands=data.bands))
 
     def set_protocol(self) -> None:
         """Tell the model how images are scored."""

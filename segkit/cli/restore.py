@@ -84,7 +84,7 @@ def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name in RESTORED:
         if name in hyper_parameters:
             value = hyper_parameters[name]
-            whole = name == "network" or not isinstance(value, Mapping)
+            whole = name in ("network", "normalization") or not isinstance(value, Mapping)
             nested = {"": value} if whole else {f".{key}": v for key, v in value.items()}
             defaults.update({f"model.{name}{key}": v for key, v in nested.items()})
     return defaults

@@ -12,6 +12,7 @@ outside of it, which in the enlarged image they would.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ import torch
 from torch.nn import functional as F
 
 from segkit.arrays import UInt8Array
+from segkit.bands import BandArray
 from segkit.data.albumentations import A
 from segkit.metadata.label_space import IGNORE_INDEX
 
@@ -83,12 +85,12 @@ class Window:
     cols: Lattice
     flipped: bool = False
 
-    def image(self, image: UInt8Array, antialias: bool = True) -> UInt8Array:
-        """Resample these pixels of uint8 (H, W, 3), bilinear: antialiased as by Pillow, or plain as by OpenCV."""
+    def image(self, image: BandArray, antialias: bool = True) -> BandArray:
+        """Resample these pixels of (H, W, C), bilinear: antialiased as by Pillow, or plain as by OpenCV."""
         rows, cols = self.rows, self.cols
         region = image[rows.start : rows.end]
         if self.flipped:
-            region = np.asarray(cv2.flip(region[:, cols.source - cols.end : cols.source - cols.start], 1), np.uint8)
+            region = _with_channels(cv2.flip(region[:, cols.source - cols.end : cols.source - cols.start], 1))
         else:
             region = region[:, cols.start : cols.end]
         steps = rows.step, cols.step
@@ -114,7 +116,8 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
     the other side follows as int(other * long / longside + 0.5). With two base sizes it is mmsegmentation's
     RandomResize(keep_ratio=True): a uniform factor, and the largest image that fits into both, scaled by it. The
     image is resampled by bilinear interpolation, the mask by nearest. Where the scaled image is smaller
-    than the crop, right and bottom are filled with black and the mask with 255. uint8 (H, W, 3) and (H, W) in.
+    than the crop, right and bottom are filled with black and the mask with 255. Images are (H, W, C), uint8, uint16 or
+    float32, masks uint8 (H, W).
 
     A key `wanted_class` in the data (a train id; -1: none) asks for crops of which at least 1 % are of that class.
 
@@ -127,6 +130,9 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
             OpenCV's users (mmsegmentation, albumentations) do without.
         cat_max_ratio: Largest share of the valid pixels that one class may have, and at least two must occur; below 1
             another place is drawn, 10 times at most (mmsegmentation's RandomCrop, 0.75 in its recipes). 1: any crop.
+
+    Attributes:
+        fill: What black is, a value for all bands or one for each.
     """
 
     _targets = (A.core.transforms_interface.Targets.IMAGE, A.core.transforms_interface.Targets.MASK)
@@ -147,6 +153,7 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
         self.flip = flip
         self.antialias = antialias
         self.cat_max_ratio = cat_max_ratio
+        self.fill: float | Sequence[float] = 0
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw mirroring, scale and place; the place again where the mask says so."""
@@ -168,12 +175,12 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
             window = self._draw_window(source, size, flipped)
         return {"window": window if wanted < 0 else best}
 
-    def apply(self, img: UInt8Array, window: Window, **params: Any) -> UInt8Array:
+    def apply(self, img: BandArray, window: Window, **params: Any) -> BandArray:
         """Cut the image."""
         inside = window.image(img, self.antialias)
         if inside.shape[:2] == self.crop_size:
             return inside
-        return _padded(inside, self.crop_size, 0)
+        return _padded(inside, self.crop_size, self.fill)
 
     def apply_to_mask(self, mask: UInt8Array, window: Window, **params: Any) -> UInt8Array:
         """Cut the mask."""
@@ -216,20 +223,31 @@ def bounded_size(size: Size, long: int, short: int) -> Size:
     return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
 
 
-def _resize(region: UInt8Array, steps: tuple[float, float], antialias: bool) -> UInt8Array:
+def _resize(region: BandArray, steps: tuple[float, float], antialias: bool) -> BandArray:
     """Pillow's BILINEAR: where nothing shrinks OpenCV's is the same, but for rounding; else PyTorch's, antialiased."""
     if max(steps) <= 1 or not antialias:
-        return np.asarray(cv2.resize(region, None, fx=1 / steps[1], fy=1 / steps[0], interpolation=cv2.INTER_LINEAR))
+        resized = cv2.resize(region, None, fx=1 / steps[1], fy=1 / steps[0], interpolation=cv2.INTER_LINEAR)
+        return _with_channels(resized)
     factors = tuple((1 + 1e-9) / step for step in steps)  # the size is rounded down: not from 479.999...
-    batch = torch.from_numpy(np.array(region, order="C"))[None].permute(0, 3, 1, 2)  # (H, W, 3) -> (1, 3, H, W)
-    resized = F.interpolate(batch, scale_factor=factors, mode="bilinear", antialias=True, recompute_scale_factor=False)
-    return np.asarray(resized[0].permute(1, 2, 0).numpy())
+    batch = torch.from_numpy(np.array(region, order="C"))[None].permute(0, 3, 1, 2)  # (H, W, C) -> (1, C, H, W)
+    is_deep = batch.dtype == torch.uint16  # which PyTorch does not resample
+    values = batch.float() if is_deep else batch
+    small = F.interpolate(values, scale_factor=factors, mode="bilinear", antialias=True, recompute_scale_factor=False)
+    small = small.round_().to(torch.uint16) if is_deep else small
+    made: BandArray = small[0].permute(1, 2, 0).numpy()
+    return made
 
 
-def _padded(inside: UInt8Array, size: Size, fill: int) -> UInt8Array:
+def _with_channels(image: Any) -> BandArray:
+    """What OpenCV made of (H, W, C); it drops a single channel's axis."""
+    made: BandArray = image if image.ndim == 3 else image[..., None]
+    return made
+
+
+def _padded(inside: BandArray, size: Size, fill: float | Sequence[float]) -> BandArray:
     """`inside` with `fill` at the right and below; no pixel is written twice."""
     rows, cols = inside.shape[:2]
-    out = np.empty((*size, *inside.shape[2:]), np.uint8)
+    out = np.empty((*size, *inside.shape[2:]), inside.dtype)
     out[:rows, :cols] = inside
     out[:rows, cols:] = fill
     out[rows:] = fill

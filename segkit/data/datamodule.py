@@ -29,9 +29,10 @@ PREFETCH = 4  # batches that each worker keeps ready in training
 class SegmentationDataModule(Layout, LoaderOptions):
     """Base of all data sets: training crops, whole images for evaluation, uint8 batches.
 
-    A batch is `image` uint8 (B, 3, H, W) RGB, channels last in memory, `mask` uint8 (B, H, W) train ids with 255 =
-    ignore, `name` list of B strings. Training crops follow the authors' transform; validation, test and predict give
-    one whole image at its own size at a time, each exactly once over all processes. Predict batches lack masks.
+    A batch is `image` uint8 (B, 3, H, W) RGB, or of the data's `bands`, channels last in memory, `mask` uint8 (B, H, W)
+    train ids with 255 = ignore, `name` list of B strings. Training crops follow the authors' transform; validation,
+    test and predict give one whole image at its own size at a time, each exactly once over all processes. Predict
+    batches lack masks.
 
     A data set is a subclass with `label_space`, `parts`, and the class attributes of `Layout` and of this class that
     differ (docs/extending.md); it adds a constructor only for options of its own.
@@ -154,6 +155,8 @@ class SegmentationDataModule(Layout, LoaderOptions):
             "test": {"test": "test"},
             "predict": {"predict": self.predict_split},
         }
+        if stage == "fit" and self.bands is not None:
+            self.transform.take(self.bands)
         for key, split in splits[stage].items():
             samples = self.find_samples(split, with_masks=key != "predict")
             # A cache pays where images are read again; an existing one is always used.

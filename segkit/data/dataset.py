@@ -1,4 +1,4 @@
-"""Pairs of image and label map as a map-style dataset of uint8 tensors, and how they become a batch."""
+"""Pairs of image and label map as a map-style dataset of tensors, integers as stored, and how they become a batch."""
 
 from collections.abc import Callable, Sequence
 from typing import NotRequired, TypeAlias, TypedDict
@@ -9,19 +9,21 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from segkit.arrays import UInt8Array
+from segkit.bands import BandArray
 from segkit.data.layout.base import Sample
 from segkit.data.samplers import Draw
 from segkit.data.transforms import TrainTransform
 from segkit.errors import InputError
 
-Reader: TypeAlias = Callable[[Sample], tuple[UInt8Array, UInt8Array | None]]
+Reader: TypeAlias = Callable[[Sample], tuple[BandArray, UInt8Array | None]]
 
 
 class Item(TypedDict):
     """What the dataset yields; collated, it is the batch.
 
-    `image` uint8 (3, H, W) RGB, not normalised; `mask` uint8 (H, W) train ids, 255 = ignore, absent where the sample
-    has none; `name` the sample's. Images lie in memory as they were decoded, channels last, and so do batches.
+    `image` uint8 (3, H, W) RGB, or the data's bands (C, H, W), uint8, uint16 or float32, not normalised; `mask` uint8
+    (H, W) train ids, 255 = ignore, absent where the sample has none; `name` the sample's. Images lie in memory as they
+    were decoded, channels last, and so do batches.
     """
 
     image: Tensor
@@ -80,7 +82,7 @@ class SegmentationDataset(Dataset[Item]):
         if self.transform is not None and mask is not None:
             key = (self.seed, draw.epoch, draw.index, draw.repeat)
             image, mask = self.transform(image, mask, key, draw.wanted_class)
-        item: Item = {"image": _tensor(image).permute(2, 0, 1), "name": sample.name}  # (H, W, 3) -> (3, H, W)
+        item: Item = {"image": _tensor(image).permute(2, 0, 1), "name": sample.name}  # (H, W, C) -> (C, H, W)
         if mask is not None:
             item["mask"] = _tensor(mask)
         return item
@@ -92,11 +94,11 @@ def collate(items: Sequence[Item]) -> dict[str, object]:
     batch: dict[str, object] = default_collate(rows)
     image = batch["image"]
     assert isinstance(image, Tensor)
-    batch["image"] = image.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
+    batch["image"] = image.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
     return batch
 
 
-def _tensor(array: UInt8Array) -> Tensor:
+def _tensor(array: BandArray) -> Tensor:
     """Without a copy, unless the array is a view of a cache, which nobody may write to."""
     own = array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
     return torch.from_numpy(own)

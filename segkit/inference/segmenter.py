@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
+from segkit.bands import Bands
 from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.engine import predict, resolve
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.io import read_image
+from segkit.io.bands import read_bands
 from segkit.io.decoding import rgb_from_array, rgb_from_pillow
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.classifier import is_classifier
@@ -120,13 +122,23 @@ class Segmenter:
         """K RGB colours, by train id."""
         return self.label_space.palette
 
+    def read(self, image: ImageLike) -> np.ndarray:
+        """An image as `predict_batch` needs it: uint8 RGB `(H, W, 3)`, or the bands of the weights.
+
+        Raises:
+            InputError: See `predict`.
+        """
+        bands = self.normalization.bands
+        return as_rgb(image) if bands is None else as_bands(image, bands)
+
     def predict(self, image: ImageLike) -> np.ndarray:
         """Label each pixel of an image.
 
         Args:
             image: A path (EXIF orientation is applied), a Pillow image (likewise), or an array: `(H, W)` grey,
                 `(H, W, 3)` RGB or `(H, W, 4)` with alpha, which is dropped; uint8, or uint16, of which the high byte
-                is taken.
+                is taken. Weights that were trained on other bands take a path or an array `(H, W, C)` of these, with
+                the values that the training images had.
 
         Returns:
             uint8 `(H, W)` train ids.
@@ -141,7 +153,7 @@ class Segmenter:
         """Label images of one size in one go.
 
         Args:
-            images: One or more images of the kinds that `predict` accepts; results of `as_rgb` are not copied.
+            images: One or more images of the kinds that `predict` accepts; results of `read` are not copied.
 
         Returns:
             uint8 `(B, H, W)` train ids on the segmenter's device, which may still be computing them.
@@ -152,7 +164,7 @@ class Segmenter:
         """
         if not isinstance(images, Iterable) or isinstance(images, str) or getattr(images, "ndim", 4) != 4:
             raise InputError("a batch is a list of images, or an array (B, H, W, 3): for one image call `predict`")
-        arrays = [as_rgb(image) for image in images]
+        arrays = [self.read(image) for image in images]
         sizes = sorted({array.shape[:2] for array in arrays})
         if len(sizes) != 1:
             found = " and ".join(f"{height} x {width}" for height, width in sizes[:2])
@@ -160,12 +172,12 @@ class Segmenter:
                 f"a batch of {len(arrays)} images with {len(sizes)} sizes ({found or 'none'}): give one or more images "
                 "of one size, or `predict` them one by one"
             )
-        rgb = torch.from_numpy(np.stack(arrays))  # (B, H, W, 3)
+        rgb = torch.from_numpy(np.stack(arrays))  # (B, H, W, C)
         if self.device.type == "cuda":
             rgb = rgb.pin_memory()  # otherwise the copy would wait for the GPU
         try:
             with torch.inference_mode():
-                image = rgb.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W)
+                image = rgb.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
                 return predict(
                     self.network,
                     normalize(image, self.normalization),
@@ -247,6 +259,23 @@ def as_rgb(image: ImageLike) -> np.ndarray:
         kind = "path with a null byte" if isinstance(image, str | Path) else type(image).__name__
         raise InputError(f"an image cannot be a {kind}: give a path, a Pillow image or a uint8 array (H, W, 3)")
     return np.require(array, np.uint8, ["C", "W"])
+
+
+def as_bands(image: ImageLike, bands: Bands) -> np.ndarray:
+    """An image `(H, W, C)` of these bands, with the values that it stores.
+
+    Raises:
+        InputError: See `Segmenter.predict`.
+    """
+    if isinstance(image, str | Path) and "\0" not in str(image):
+        return read_bands(Path(image), bands, apply_exif=True)
+    array = np.asarray(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else image
+    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or not array.size:
+        raise InputError(f"an image must be a path or an array (H, W, C) of {bands}, the channels last")
+    array = array if array.ndim == 3 else array[..., None]  # (H, W) -> (H, W, 1)
+    if bands.dtype == "float32" and array.dtype.kind in "if":
+        array = array.astype(np.float32)
+    return np.require(bands.checked(array, "array"), requirements=["C", "W"])
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:

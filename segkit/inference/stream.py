@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segkit.bands import Bands
 from segkit.errors import InputError
-from segkit.inference.segmenter import Segmenter, as_rgb
+from segkit.inference.segmenter import Segmenter
 
 READERS = 2  # threads; decoding and resizing release Python's lock
 AHEAD = 8  # images read before they are wanted
@@ -27,7 +28,7 @@ class Labelled(NamedTuple):
     """One image and what was found in it."""
 
     path: Path
-    image: np.ndarray  # uint8 (H, W, 3)
+    image: np.ndarray  # uint8 (H, W, 3); of other bands three, scaled by their range
     labels: np.ndarray  # uint8 (H, W)
 
 
@@ -47,7 +48,7 @@ def predict_files(
     """
     waiting: deque[_Batch] = deque()
     most_pixels = BATCH_PIXELS.get(segmenter.device.type, BATCH_PIXELS["cuda"])
-    for group in _groups(_read_ahead(paths, failed, ahead), most_pixels):
+    for group in _groups(_read_ahead(segmenter.read, paths, failed, ahead), most_pixels):
         waiting += _started(segmenter, group, failed)
         while len(waiting) > 1:
             yield from waiting.popleft().finish()
@@ -58,8 +59,8 @@ def predict_files(
 class _Batch:
     """Images of one size whose labels are on their way to host memory."""
 
-    def __init__(self, group: Sequence[tuple[Path, np.ndarray]], labels: Tensor) -> None:
-        self._group, self._event = group, None
+    def __init__(self, group: Sequence[tuple[Path, np.ndarray]], labels: Tensor, bands: Bands | None) -> None:
+        self._group, self._event, self._bands = group, None, bands
         self._labels = labels
         if labels.is_cuda:
             self._labels = torch.empty_like(labels, device="cpu", pin_memory=True)
@@ -71,7 +72,7 @@ class _Batch:
         if self._event is not None:
             self._event.synchronize()
         for (path, image), labels in zip(self._group, self._labels.numpy(), strict=True):
-            yield Labelled(path, image, labels)
+            yield Labelled(path, image if self._bands is None else self._bands.as_rgb(image), labels)
 
 
 def _started(
@@ -79,7 +80,8 @@ def _started(
 ) -> list[_Batch]:
     """Label images of one size together, or one by one if they do not fit into memory."""
     try:
-        return [_Batch(group, segmenter.predict_batch([image for _, image in group]))]
+        labels = segmenter.predict_batch([image for _, image in group])
+        return [_Batch(group, labels, segmenter.normalization.bands)]
     except InputError as error:
         if len(group) == 1:
             failed(group[0][0], error)
@@ -88,7 +90,7 @@ def _started(
 
 
 def _read_ahead(
-    paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int
+    read: Callable[[Path], np.ndarray], paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Read images by threads, in order; those that cannot be read are reported and left out."""
     with ThreadPoolExecutor(READERS) as pool:
@@ -103,7 +105,7 @@ def _read_ahead(
 
         try:
             for path in paths:
-                reading.append((path, pool.submit(as_rgb, path)))
+                reading.append((path, pool.submit(read, path)))
                 if len(reading) > ahead:
                     yield from next_read()
             while reading:

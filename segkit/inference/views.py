@@ -15,7 +15,7 @@ Sizes are (height, width) in pixels; no side is ever less than 1.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -111,11 +111,11 @@ class ImageResizer:
             self._bytes = denormalize(self.image, self.normalization).permute(0, 2, 3, 1).cpu().numpy()
         resized = np.stack([_resized(pixels, size, self.resample) for pixels in self._bytes])  # (B, h, w, 3)
         batch = torch.from_numpy(resized).to(self.image.device).permute(0, 3, 1, 2)  # (B, 3, h, w)
-        return normalize(batch, self.normalization, self.image.dtype)
+        return normalize(batch, replace(self.normalization, bands=None), self.image.dtype)
 
 
 def denormalize(image: Tensor, normalization: Normalization) -> Tensor:
-    """The 8-bit image behind a normalised one: round((x * std + mean) * 255), uint8 (B, 3, H, W).
+    """The 8-bit image behind a normalised one: round((x * std + mean) * 255), uint8 (B, C, H, W).
 
     With ImageNet's statistics it is exactly the input of `segkit.ops.normalize` in float32, float16 and bfloat16.
     Images that were never 8-bit are rounded to whole grey levels and clipped to 0 and 255.

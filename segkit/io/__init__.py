@@ -62,8 +62,8 @@ def read_image(path: File, apply_exif: bool = False) -> UInt8Array:
             Damage that leaves the file decodable is not found: changed bytes of a JPEG, which has no checksum, or
             bytes missing from the middle of a progressive JPEG or one with restart markers.
     """
-    data = _read_bytes(path, "image")
-    header = _header(io.BytesIO(data), path)
+    data = read_bytes(path, "image")
+    header = header_of(io.BytesIO(data), path)
     check_pixels(header.width, header.height, path)
     image = decode_rgb(data, header, path)
     return turn(image, header.orientation) if apply_exif else image
@@ -75,11 +75,11 @@ def read_label(path: File) -> UInt8Array:
     Raises:
         InputError: The file is unreadable, a JPEG, or not of one 8-bit channel (RGB, 16-bit, ...).
     """
-    data = _read_bytes(path, "label map")
+    data = read_bytes(path, "label map")
     fast = _decode_label_png(data, path)
     if fast is not None:
         return fast
-    header = _header(io.BytesIO(data), path)
+    header = header_of(io.BytesIO(data), path)
     check_pixels(header.width, header.height, path)
     try:
         with Image.open(io.BytesIO(upright_tiff(data) if data.startswith(TIFF_STARTS) else data)) as image:
@@ -109,11 +109,11 @@ def read_header(path: File) -> Header:
         InputError: The file is not an image, or cannot be read.
     """
     if not isinstance(path, (str, os.PathLike)):
-        return _header(io.BytesIO(_read_bytes(path, "image")), path)
+        return header_of(io.BytesIO(read_bytes(path, "image")), path)
     check_regular(Path(path))
     try:
         with Path(path).open("rb") as file:
-            return _header(file, path)
+            return header_of(file, path)
     except OSError as error:
         raise InputError(f"{path}: unreadable image ({decoder_words(error)}); copy it again") from error
 
@@ -139,7 +139,7 @@ def read_colors(path: File) -> UInt8Array:
     Raises:
         InputError: The file is unreadable, or a JPEG, which changes colours.
     """
-    if _read_bytes(path, "mask").startswith(JPEG_START):
+    if read_bytes(path, "mask").startswith(JPEG_START):
         raise InputError(f"{path}: mask is a JPEG, which changes its colours; export the masks as PNG")
     return read_image(path)
 
@@ -163,7 +163,12 @@ def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence
     write_bytes(path, buffer.getvalue())
 
 
-def _read_bytes(path: File, what: str) -> bytes:
+def read_bytes(path: File, what: str) -> bytes:
+    """The content of a file; `what` it is, for a message.
+
+    Raises:
+        InputError: It is missing, a folder, empty, or cannot be read.
+    """
     try:
         data = read_file(Path(path)) if isinstance(path, (str, os.PathLike)) else path.read_bytes()
     except FileNotFoundError:
@@ -177,13 +182,18 @@ def _read_bytes(path: File, what: str) -> bytes:
     return data
 
 
-def _header(file: BinaryIO, path: File) -> Header:
+def header_of(file: BinaryIO, path: File) -> Header:
+    """The header of an open image file; `path` names it in the message.
+
+    Raises:
+        InputError: The file is not an image, or damaged.
+    """
     try:
         return parse_header(file)
     except DECODER_ERRORS as error:
         raise InputError(
             f"{path}: not an image that can be decoded, or damaged ({decoder_words(error)}); allowed are JPEG, PNG, "
-            "TIFF, WebP and BMP"
+            "TIFF, WebP, BMP and .npy"
         ) from error
 
 

@@ -5,7 +5,7 @@ stored in 16 as almost black.
 """
 
 import io
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -14,12 +14,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError, one_line
-from segkit.io.header import DECODER_ERRORS, JPEG_START, PNG_START, Header
+from segkit.io.header import DECODER_ERRORS, JPEG_START, NPY_START, PNG_START, Header
 from segkit.io.tiff import TIFF_STARTS, upright_tiff
 
 # OpenCV prints several lines for each damaged file, but the exception or the missing result says enough.
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # OpenCV 4, OpenCV 5
 _set_log_level(0)
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 JPEG_END, PNG_END = b"\xff\xd9", b"IEND\xaeB`\x82"
 _COLOR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -51,6 +53,11 @@ def decode_rgb(data: bytes, header: Header, path: object) -> UInt8Array:
     Raises:
         InputError: The file is detectably truncated or damaged, or of a kind that is not read.
     """
+    if data.startswith(NPY_START):
+        try:
+            return np.ascontiguousarray(rgb_from_array(read_npy(data, path)))
+        except InputError as error:
+            raise InputError(f"{path}: {error}; or declare its bands and range: --data.range") from error
     data = upright_tiff(data) if data.startswith(TIFF_STARTS) else data
     check_complete(data, header, path)
     if header.bits > 8 or header.samples != "unsigned":
@@ -65,9 +72,27 @@ def decode_rgb(data: bytes, header: Header, path: object) -> UInt8Array:
     return np.asarray(image, np.uint8)
 
 
-def turn(image: UInt8Array, orientation: int) -> UInt8Array:
-    """Turn an image (H, W, 3) as its EXIF orientation 1..8 says."""
-    return np.asarray(_TURNS[orientation](image), np.uint8) if orientation in _TURNS else image
+def turn(image: npt.NDArray[Scalar], orientation: int) -> npt.NDArray[Scalar]:
+    """Turn an image (H, W, C) as its EXIF orientation 1..8 says."""
+    if orientation not in _TURNS:
+        return image
+    turned = np.asarray(_TURNS[orientation](image), image.dtype)
+    return turned if turned.ndim == 3 else turned[..., None]  # OpenCV drops a single channel's axis
+
+
+def read_npy(data: bytes, path: object) -> npt.NDArray[Any]:
+    """The array of an `.npy` file, (H, W) or (H, W, C), in the machine's byte order.
+
+    Raises:
+        InputError: It is damaged, has another number of axes, or holds objects, which nothing here unpickles.
+    """
+    try:
+        array: npt.NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except DECODER_ERRORS as error:
+        raise InputError(f"{path}: damaged .npy file ({one_line(error)}); write it again by numpy.save") from error
+    if array.ndim not in (2, 3) or not array.size:
+        raise InputError(f"{path}: has the shape {array.shape}; needed is (H, W) or (H, W, C), the channels last")
+    return np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def high_byte(values: npt.NDArray[np.uint16], path: object) -> UInt8Array:

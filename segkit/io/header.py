@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, TypeAlias
 
+import numpy as np
 from PIL import Image
 
 from segkit.errors import InputError
@@ -29,7 +30,7 @@ MAX_PIXELS = 500_000_000  # 1.5 GB as RGB: a 20,000 x 20,000 image is read, 109 
 MAX_PIXELS_VARIABLE = "SEGKIT_MAX_PIXELS"
 MAX_SIDE = 2**20  # pixels, of an image that is read in tiles too; OpenCV's own limit
 
-JPEG_START, PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+JPEG_START, PNG_START, NPY_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS = 254, 256, 257, 258  # TIFF's tags
 _STRIPS, _CHANNELS, _STRIP_ROWS, _PLANES = 273, 277, 278, 284
@@ -52,7 +53,7 @@ class Header:
         height: Height in pixels as stored.
         bits: Bits of one sample of one channel, 1..64.
         samples: What these bits represent.
-        channels: Channels of a TIFF; 0 for other files.
+        channels: Channels of a TIFF or an `.npy` file; 0 for other files.
         planes: Whether a TIFF stores its channels one after another.
         frames: Number of pages of a TIFF or frames of an animation.
         orientation: The EXIF orientation 1..8; 1 is upright.
@@ -94,6 +95,9 @@ def parse_header(file: BinaryIO) -> Header:
         header = _parse_jpeg(file)
     elif start == PNG_START:
         header = _parse_png(file)
+    elif start.startswith(NPY_START):
+        file.seek(0)
+        header = _parse_npy(file)
     else:
         file.seek(0)
         header = _parse_tiff(file) if start.startswith(TIFF_STARTS) else _parse_other(file)
@@ -196,6 +200,17 @@ def _parse_tiff(file: BinaryIO) -> Header:
     kinds: dict[int, Samples] = {2: "signed", 3: "float"}
     samples = kinds.get(value(_FORMAT, 1), "unsigned")
     return Header(width, height, value(_BITS, 1), samples, channels, planes, frames, orientation_of(first))
+
+
+def _parse_npy(file: BinaryIO) -> Header:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if len(shape) not in (2, 3) or 0 in shape or dtype.kind not in "uif":
+        raise ValueError(f"an array {shape} of {dtype}, not numbers (H, W) or (H, W, C)")
+    samples: dict[str, Samples] = {"u": "unsigned", "i": "signed", "f": "float"}
+    channels = shape[2] if len(shape) == 3 else 1
+    return Header(shape[1], shape[0], 8 * dtype.itemsize, samples[dtype.kind], channels)
 
 
 def _parse_other(file: BinaryIO) -> Header:

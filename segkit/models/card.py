@@ -16,11 +16,9 @@ from segkit.metadata.label_space import LabelSpace
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import (
-    IMAGE_CHANNELS,
     NETWORKS,
     SegmentationModel,
     build_network,
-    require_rgb,
     unknown_network,
 )
 from segkit.models.signatures import check_arguments, fits
@@ -37,6 +35,7 @@ _CARD = {
     "versions": _Part,
 }  # fmt: skip
 _LABEL_SPACE = {"class_names": list[str], "palette": list[list[int]], "table": list[int]}
+_BANDS = {"names": list[str], "dtype": str, "low": list[float], "high": list[float]}
 _PROTOCOL = {"name": str}
 _SCORE = {"mIoU": float | None, "protocol": str, "dataset": dict[str, Any], "num_images": int, "partial": bool}
 _SOURCE = {"file": str, "sha256": str, "recalibrated": _Part}
@@ -59,7 +58,7 @@ def checked(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, Segmentatio
     parts = checkpoint.hyper_parameters
     try:
         network = _shapes(parts.get("network"), checkpoint.state_dict)
-        _check_normalization(parts.get("normalization"))
+        _check_normalization(parts.get("normalization"), network.config["init_args"].get("in_channels", 3))
         _check_label_space(parts.get("label_space"), network.num_classes)
         _check_card(checkpoint.card)
     except InputError as error:
@@ -82,18 +81,26 @@ def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
     check_arguments(ResNeSt, overrides, "encoder_args")
     if sum(overrides.get("layers", ())) > len(tensors):  # building them is what would take long
         raise InputError(f"encoder_args.layers: {sum(overrides['layers'])} blocks, but only {len(tensors)} tensors")
-    require_rgb(arguments)
     with ShapesOnly():
         return build_network(config)
 
 
-def _check_normalization(values: Any) -> None:
-    if not fits(values, dict[str, Any]) or values.keys() != {"mean", "std"}:
-        raise InputError("normalization must consist of mean and std")
-    check_arguments(Normalization, values, "normalization")
-    channels = len(Normalization.from_dict(values).mean)
-    if channels != IMAGE_CHANNELS:
-        raise InputError(f"normalization has {channels} channels, but images have {IMAGE_CHANNELS}")
+def _check_normalization(values: Any, channels: int) -> None:
+    if not fits(values, dict[str, Any]) or values.keys() - {"bands"} != {"mean", "std"}:
+        raise InputError("normalization must consist of mean and std, and bands where they are declared")
+    check_arguments(Normalization, {name: value for name, value in values.items() if name != "bands"}, "normalization")
+    bands = values.get("bands")
+    if bands is not None:
+        if not fits(bands, dict[str, Any]) or bands.keys() != _BANDS.keys():
+            raise InputError(f"normalization.bands must consist of {', '.join(_BANDS)}")
+        _check_types("normalization's bands", bands, _BANDS)
+    given = len(Normalization.from_dict(values).mean)
+    if given != channels:
+        raise InputError(f"normalization has {given} channels, but the network has {channels}")
+    if bands is None and channels != 3:
+        raise InputError(
+            f"the network has {channels} channels, but the normalization does not say which bands they are"
+        )
 
 
 def _check_label_space(values: Any, num_classes: int) -> None:

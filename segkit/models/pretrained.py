@@ -47,16 +47,10 @@ def imagenet_repository(network: SegmentationModel) -> str:
     """Name the hub repository with the ImageNet weights of a network's encoder; nothing is downloaded.
 
     Raises:
-        InputError: There are no weights for this encoder, its arguments or its number of input channels.
+        InputError: There are no weights for this encoder or its arguments.
     """
     arguments: dict[str, Any] = dict(network.config.get("init_args", {}))
     name = str(arguments.get("encoder"))
-    channels = arguments.get("in_channels", 3)
-    if channels != 3:
-        raise InputError(
-            f"encoder_weights: imagenet is for 3 input channels, but the encoder has {channels}; leave it out, or "
-            "give a file with weights of that shape"
-        )
     repository = REPOSITORIES.get(name) if name in RESNEST_VARIANTS else _timm_repository(network.encoder)
     if repository is None:
         raise InputError(

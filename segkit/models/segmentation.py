@@ -20,8 +20,6 @@ from segkit.models.norms import PooledNorm, set_pooled_norm
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention
 from segkit.models.signatures import check_arguments, with_defaults
 
-IMAGE_CHANNELS = 3  # images are read as RGB
-
 
 def class_path(cls: type["SegmentationModel"]) -> str:
     """The dotted path by which configs and checkpoints name a network."""
@@ -46,7 +44,7 @@ class SegmentationModel(nn.Module):
         num_classes: The number of classes, K.
         output_stride: 8, 16 or 32.
         dilation_convention: "authors", "timm" or "mmseg"; see `ResNeSt`.
-        in_channels: Channels of the input; training and inference read RGB images, 3 channels.
+        in_channels: Channels of the input; the command line takes them from the data.
         aux: Whether an auxiliary head on stage 3 helps the training (it costs nothing at test time).
         encoder_args: Arguments of `ResNeSt` that differ from the named variant's.
         align_corners: How the logits are upsampled, in training and at test time: True in PyTorch-Encoding and smp,
@@ -173,23 +171,6 @@ def unknown_network(path: object) -> str:
         f"network class {path!r:.60} is not one of {', '.join(NETWORKS)}; if it is a class of your own, import its "
         "module first, as a file of weights imports nothing"
     )
-
-
-def require_rgb(arguments: Mapping[str, Any]) -> None:
-    """Refuse a network for images that segkit does not read.
-
-    Args:
-        arguments: The `init_args` of its `config`.
-
-    Raises:
-        InputError: The network's input does not have three channels.
-    """
-    channels = arguments.get("in_channels", IMAGE_CHANNELS)
-    if channels != IMAGE_CHANNELS:
-        raise InputError(
-            f"model.network.init_args.in_channels is {channels}, but images are read as RGB, {IMAGE_CHANNELS} "
-            "channels; leave it out"
-        )
 
 
 def _head(head_class: type[nn.Module], in_channels: int, num_classes: int, **rates: Any) -> nn.Module:

@@ -1,6 +1,6 @@
 """Reads weights from segkit's own files and those of every toolkit in `formats.py`, without running any code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,18 @@ def _refuse_choices(path: str | Path, choices: Choices) -> None:
             )
 
 
-def load_encoder_weights(encoder: nn.Module, path: str | Path) -> tuple[str, ...]:
+def load_encoder_weights(
+    encoder: nn.Module, path: str | Path, say: Callable[[str], None] = lambda line: None
+) -> tuple[str, ...]:
     """Load an encoder's weights: its own, ImageNet files of the authors, timm and torchvision, or a whole network's.
 
     Segmentation heads, ImageNet classifiers and whatever else timm's whole network has after the encoder's last
-    feature are left out; counters of batch norms may be missing.
+    feature are left out; counters of batch norms may be missing. RGB weights are adapted to an encoder of other bands.
+
+    Args:
+        encoder: The encoder.
+        path: The file.
+        say: Told in a line of weights that are adapted.
 
     Returns:
         timm's names of the layers after the last feature that were left out.
@@ -120,8 +127,34 @@ def load_encoder_weights(encoder: nn.Module, path: str | Path) -> tuple[str, ...
         left_out &= _whole_names(encoder) if left_out else set()
     given = without_absent_statistics(encoder, {name: t for name, t in found.items() if name not in left_out})
     require_usable(given, str(path))
+    given = adapt_input(given, own, say)
     load_strict(encoder, given, str(path))
     return tuple(name.removeprefix(TIMM_PREFIX) for name in found if name in left_out)
+
+
+def adapt_input(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], say: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """Adapt the first convolution of RGB weights to other channels, by timm's rule (timm.models.adapt_input_conv).
+
+    One channel has the sum of the three; N have them in the order of RGB, repeated and scaled by 3 / N.
+
+    Args:
+        given: The weights.
+        own: Those of the network, under the same names.
+        say: Told of it in a line.
+    """
+    adapted = dict(given)
+    for name in given.keys() & own.keys():
+        old, new = given[name].shape, own[name].shape
+        if len(old) == len(new) == 4 and old[1] == 3 != new[1] and (old[0], *old[2:]) == (new[0], *new[2:]):
+            weight, count = given[name].float(), new[1]
+            order = [i % 3 for i in range(count)]
+            made = weight.sum(dim=1, keepdim=True) if count == 1 else weight[:, order] * (3 / count)
+            adapted[name] = made.to(given[name].dtype)
+            how = "their sum" if count == 1 else f"red, green, blue, red, ... times 3/{count}"
+            say(f"weights of RGB adapted to {count} band{'s'[: count > 1]}, as timm does: {how} ({name})")
+    return adapted
 
 
 def is_own(path: str | Path) -> bool:

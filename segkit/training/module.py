@@ -6,7 +6,7 @@ The recipe is the ResNeSt authors' (PyTorch-Encoding, experiments/segmentation/t
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -22,10 +22,11 @@ from segkit.inference.protocols import Protocol
 from segkit.inference.protocols import get as get_protocol
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.checkpoint import weights_sha256
+from segkit.models.encoders import encoder_normalization
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
-from segkit.models.segmentation import SegmentationModel, require_rgb
+from segkit.models.segmentation import SegmentationModel
 from segkit.models.weights import read_checkpoint
-from segkit.ops.normalize import IMAGENET, Normalization
+from segkit.ops.normalize import Normalization
 from segkit.text import percent
 from segkit.training.base import NetworkModule
 from segkit.training.losses import LossConfig, check_class_weights, loss_terms
@@ -40,7 +41,8 @@ from segkit.training.validation_loss import ValidationLoss
 class Batch(TypedDict, total=False):
     """What the data modules hand over.
 
-    image: uint8 `(B, 3, H, W)` RGB. mask: uint8 `(B, H, W)` train ids, 255 = ignore. name: B strings.
+    image: uint8 `(B, 3, H, W)` RGB, or the data's bands, uint8, uint16 or float32.
+    mask: uint8 `(B, H, W)` train ids, 255 = ignore. name: B strings.
     """
 
     image: Tensor
@@ -55,7 +57,9 @@ class SegmentationModule(NetworkModule):
         network: `FCN`, `DeepLabV3`, or any `SegmentationModel`.
         optim: Optimiser and schedule.
         loss: Weights of the loss.
-        normalization: Mean and standard deviation of the input, on the 0..1 scale.
+        normalization: Mean and standard deviation of the input, on the 0..1 scale. "encoder": those that its
+            published weights were trained with, for other channels than RGB repeated. "data": those of the training
+            images, which the command line counts and hands to `normalize_by`.
         frozen_stages: Encoder stages that are not trained: -1 none, 0 the stem, n the stem and stages 1 to n.
         norm_eval: Whether the encoder's batch norms also use their running statistics in training.
         checkpoint_stages: Encoder stages whose activations are computed again in the backward pass instead of kept.
@@ -73,15 +77,17 @@ class SegmentationModule(NetworkModule):
         network: SegmentationModel,
         optim: OptimConfig = OptimConfig(),  # noqa: B008  (frozen)
         loss: LossConfig = LossConfig(),  # noqa: B008  (frozen)
-        normalization: Normalization = IMAGENET,
+        normalization: Normalization | Literal["encoder", "data"] = "encoder",
         frozen_stages: int = -1,
         norm_eval: bool = False,
         checkpoint_stages: tuple[int, ...] = (),
         label_space: LabelSpace | None = None,
     ) -> None:
-        require_rgb(network.config.get("init_args", {}))
         check_settings(network, loss, norm_eval)
-        super().__init__(network, optim, normalization, frozen_stages, norm_eval)
+        channels = network.config.get("init_args", {}).get("in_channels", 3)
+        own = encoder_normalization(network.config.get("init_args", {}).get("encoder", ""))
+        stated = normalization if isinstance(normalization, Normalization) else own
+        super().__init__(network, optim, stated.adapted(channels), frozen_stages, norm_eval)
         self.loss = loss
         if checkpoint_stages:
             recompute_stages(network.encoder, checkpoint_stages)
@@ -94,6 +100,11 @@ class SegmentationModule(NetworkModule):
         self.note: str | None = None  # on the scores: of a truth that holds one class, or none
         self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
         self.train()  # Lightning leaves the modes as they are, and those of frozen parts are not the others'
+
+    def normalize_by(self, normalization: Normalization) -> None:
+        """Take another normalization, which a checkpoint then keeps."""
+        self.normalization = normalization
+        self.hparams["normalization"] = normalization.to_dict()
 
     @property
     def classes(self) -> LabelSpace:

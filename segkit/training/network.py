@@ -38,7 +38,7 @@ class InitialWeights(Callback):
         network, path = pl_module.network, self.encoder_weights
         if path is not None:
             path = str(imagenet_weights_path(imagenet_repository(network))) if path == "imagenet" else path
-            left_out = load_encoder_weights(network.encoder, path)
+            left_out = load_encoder_weights(network.encoder, path, rank_zero_info)
             few = f"{len(left_out)} tensors behind the last feature left out ({', '.join(left_out[:3])}, ...)"
             rank_zero_info(f"encoder weights: {path}{f'; {few}' if left_out else ''}")
         if self.init_from is not None:

@@ -39,6 +39,7 @@ def run(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "7"
     model = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny"]
     model += ["--model.network.dilation_convention", "mmseg", "--model.normalization.mean", "[0.5,0.4,0.3]"]
+    model += ["--model.normalization.std", "[0.2,0.2,0.2]"]
     assert main(["fit", *data, *model, *TRAINER, "--trainer.max_epochs", "1", "--run_dir", str(run)]) == 0
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     test = ["test", *data, *TRAINER, "--ckpt_path", checkpoint, "--run_dir", str(run)]

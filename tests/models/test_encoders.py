@@ -90,7 +90,6 @@ def test_the_convention_that_a_timm_encoder_has_anyway_may_be_named() -> None:
 @pytest.mark.parametrize(
     "network, options, words",
     [
-        (lambda: FCN("resnest14_tiny", 2, in_channels=4), {}, "in_channels is 4, but images are read as RGB"),
         (lambda: FCN("resnest14_tiny", 2, aux=False), {"loss": LossConfig(aux_weight=0.4)}, "aux_weight=0.4 has no"),
         (
             lambda: FCN("resnest14_tiny", 2, aux=False),

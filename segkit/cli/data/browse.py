@@ -48,6 +48,10 @@ def check_options(options: argparse.Namespace) -> None:
 
 def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[list["Tile"], str]:
     """The samples, and a line that says what they are."""
+    if data.bands is not None:
+        data.bands.index(options.bands)
+    elif options.bands:
+        raise InputError("--bands: these images are RGB of 8 bits; declare their bands to choose: --data.bands")
     data.setup({"train": "fit", "val": "validate", "test": "test"}[options.split])
     loader: Any = getattr(data, f"{options.split}_dataloader")()
     loader.sampler.set_epoch(options.epoch)
@@ -55,18 +59,19 @@ def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[
     count = min(options.count, len(keys))
     is_train = options.split == "train"
     chosen = keys[:count] if is_train else [keys[i * len(keys) // count] for i in range(count)]
-    samples = [_sample(loader.dataset[key], getattr(key, "wanted_class", -1), data.class_names) for key in chosen]
+    samples = [_sample(loader.dataset[key], getattr(key, "wanted_class", -1), data, options.bands) for key in chosen]
     of_epoch = f"epoch {options.epoch}, seed {data.seed}, " if is_train else ""
     of_split = f"{count} of {len(keys)} {options.split} {'crops' if is_train else 'images'}"
     return samples, f"{type(data).__name__.removesuffix('DataModule')}, {of_epoch}{of_split}"
 
 
-def _sample(item: Any, wanted: int, class_names: Sequence[str]) -> "Tile":
+def _sample(item: Any, wanted: int, data: "SegmentationDataModule", shown: Sequence[str]) -> "Tile":
     from segkit.contact_sheet.sheet import Tile
 
-    image = item["image"].permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
+    image = item["image"].permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
+    image = image if data.bands is None else data.bands.as_rgb(image, shown)
     height, width = item["mask"].shape
-    drawn_for = f", for {class_names[wanted]}" if wanted >= 0 else ""
+    drawn_for = f", for {data.class_names[wanted]}" if wanted >= 0 else ""
     return Tile(image, item["mask"].numpy(), f"{item['name']}, {width}x{height}{drawn_for}")
 
 

@@ -9,7 +9,7 @@ from segkit.cli.parser import Parser, Switch, add_data_options, split_options, w
 
 _DESCRIPTION = """\
 check   list everything that is wrong with a data set, and what its label values become
-stats   pixels of each class, and the class weights that follow from them
+stats   pixels of each class, and the class weights that follow from them; range, mean and std of bands
 cache   decode a data set once, into files that training maps into memory; go on, verify or list
 browse  look at images and masks"""
 
@@ -22,6 +22,10 @@ _CHECK = """\
 List everything that is wrong with a data set: images without mask and masks without image, sizes that differ,
 damaged files, masks that are JPEG or RGB, values that the label table does not declare, numbers of images.
 Exit code: 0 nothing wrong (warnings allowed), 1 problems, 2 wrong command or nothing there."""
+
+_STATS = """\
+Count the pixels of each class. Of declared bands (--data.bands, --data.range) also range, mean and standard deviation,
+over the training images."""
 
 _CACHE = """\
 Decode a data set once. A run that was stopped goes on; a cache that is there and right is left as it is. Caches that
@@ -68,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     check = _add(actions, "check", "list what is wrong", _CHECK)
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the full report")
     check.add_argument("--limit", type=whole_number(1), metavar="N", help="open N images of each split, evenly spread")
-    stats = _add(actions, "stats", "pixels of each class, and class weights", "Count the pixels of each class.")
+    stats = _add(actions, "stats", "pixels of each class, and class weights", _STATS)
+    stats.add_argument("--images", action=Switch, help="mean and std of RGB, too; of declared bands they always are")
     stats.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep them here (default: beside the data)")
     cache = _add(actions, "cache", "decode once, for fast training", _CACHE)
     cache.add_argument("--cache_dir", type=Path, required=True, metavar="DIR", help="as --data.cache_dir of training")
@@ -87,6 +92,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=whole_number(1), default=12, metavar="N", help="samples; default: 12")
     add("--split", choices=_SPLITS, default="train", help="default: train")
     add("--epoch", type=int, default=0, metavar="N", help="of the training, from 0; default: 0")
+    add(
+        "--bands",
+        nargs="+",
+        default=(),
+        metavar="BAND",
+        help="one, or three shown as red, green and blue: names, or numbers from 1 (4 3 2); default: those of these "
+        "names, or the first",
+    )
     add("--overwrite", action=Switch, help="write over the output if it exists")
     return parser
 

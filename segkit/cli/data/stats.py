@@ -3,6 +3,7 @@
 import argparse
 
 from segkit.cli.words import say
+from segkit.data.band_statistics import band_statistics, band_table
 from segkit.data.layout.base import Layout
 from segkit.data.statistics import statistics, statistics_path, statistics_table
 from segkit.errors import InputError
@@ -39,4 +40,7 @@ def run(options: argparse.Namespace, layout: Layout) -> int:
         if note is not None:
             say(f"warning: {note}")
         say(said[-1] if said else f"kept from an earlier count: {path}")
+    if options.images or layout.bands is not None:
+        say(f"bands of {layout.title} train, by which `--model.normalization data` normalises")
+        say(band_table(band_statistics(layout, layout.bands, layout.bands, options.workers)))
     return 0

@@ -1,9 +1,9 @@
-"""A split decoded once: images and train ids as flat uint8 files that are mapped into memory.
+"""A split decoded once: images and train ids as flat files that are mapped into memory.
 
-A folder `NAME-SPLIT-KEY` below `cache_dir` holds `images.u8` (each image's rows, RGB), `masks.u8` (train ids) and
-`index.json`. The key is a hash of the sources (path, size, time of change), the label table and the format's version:
-changed data have another key, so that a cache is either right or not found. Workers and processes map the same files,
-of which the operating system keeps one copy; a crop reads its own rows and no others.
+A folder `NAME-SPLIT-KEY` below `cache_dir` holds `images.u8` (each image's rows, RGB or the data's bands), `masks.u8`
+(train ids) and `index.json`. The key is a hash of the sources (path, size, time of change), the label table and the
+format's version: changed data have another key, so that a cache is either right or not found. Workers and processes map
+the same files, of which the operating system keeps one copy; a crop reads its own rows and no others.
 
 `segkit.data.cache.writing` makes them.
 """
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segkit.arrays import UInt8Array
+from segkit.bands import BandArray
 from segkit.data.layout.base import Layout, Sample, samples_key
 from segkit.errors import InputError
 from segkit.files import parse_json
@@ -41,6 +42,8 @@ class Index:
         names: Names of the samples.
         sizes: (height, width) of each.
         checksums: CRC-32 of each image and mask; empty until all are written.
+        channels: Of the images.
+        dtype: Of the images.
     """
 
     key: str
@@ -48,6 +51,8 @@ class Index:
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     checksums: tuple[tuple[int, int], ...] = ()
+    channels: int = 3
+    dtype: str = "uint8"
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -55,9 +60,14 @@ class Index:
         return np.concatenate([[0], np.cumsum([height * width for height, width in self.sizes], dtype=np.int64)])
 
     @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a pixel of an image."""
+        return self.channels * np.dtype(self.dtype).itemsize
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of both files."""
-        return 4 * int(self.offsets[-1])
+        return (self.pixel_bytes + 1) * int(self.offsets[-1])
 
 
 class Cache:
@@ -73,15 +83,16 @@ class Cache:
         self.index = index
         self._positions = {name: i for i, name in enumerate(index.names)}
 
-    def read(self, sample: Sample) -> tuple[UInt8Array, UInt8Array]:
-        """Image uint8 (H, W, 3) and train ids uint8 (H, W) of a sample: read-only views; no byte is read yet."""
+    def read(self, sample: Sample) -> tuple[BandArray, UInt8Array]:
+        """Image (H, W, C) and train ids uint8 (H, W) of a sample: read-only views; no byte is read yet."""
         return self.view(self._positions[sample.name])
 
-    def view(self, i: int) -> tuple[UInt8Array, UInt8Array]:
+    def view(self, i: int) -> tuple[BandArray, UInt8Array]:
         """Image and train ids of the sample at a position."""
         (height, width), (start, end) = self.index.sizes[i], self.index.offsets[i : i + 2]
-        image = self._images[3 * start : 3 * end].reshape(height, width, 3)
-        return image, self._masks[start:end].reshape(height, width)
+        size = self.index.pixel_bytes
+        image: BandArray = self._images[size * start : size * end].view(self.index.dtype)
+        return image.reshape(height, width, self.index.channels), self._masks[start:end].reshape(height, width)
 
     def verify(self, positions: Iterable[int]) -> None:
         """Compare check sums.
@@ -128,7 +139,7 @@ def open_cache(folder: Path, key: str) -> Cache | None:
     index = read_index(folder, key)
     if len(index.checksums) != len(index.names):
         raise InputError(f"{folder / INDEX}: no index of a complete cache; remove {folder}, it is rebuilt")
-    for name, size in ((IMAGES, index.num_bytes // 4 * 3), (MASKS, index.num_bytes // 4)):
+    for name, size in ((IMAGES, index.num_bytes - int(index.offsets[-1])), (MASKS, int(index.offsets[-1]))):
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if found != size:
             raise InputError(f"{folder / name}: has {found} bytes, {size} were written; remove {folder}, it is rebuilt")
@@ -202,6 +213,8 @@ def read_index(folder: Path, key: str | None = None) -> Index:
             tuple(plain["names"]),
             tuple((int(height), int(width)) for height, width in plain["sizes"]),
             tuple((int(image), int(mask)) for image, mask in plain["checksums"]),
+            int(plain.get("channels", 3)),
+            str(np.dtype(plain.get("dtype", "uint8"))),
         )
         if len(index.names) != len(index.sizes):
             raise ValueError(f"{len(index.names)} names, {len(index.sizes)} sizes")
@@ -219,6 +232,6 @@ def _mapped(path: Path) -> UInt8Array:
     return np.asarray(np.memmap(path, np.uint8, "r"))
 
 
-def checksums_of(image: UInt8Array, mask: UInt8Array) -> tuple[int, int]:
+def checksums_of(image: BandArray, mask: UInt8Array) -> tuple[int, int]:
     """CRC-32 of image and mask."""
     return zlib.crc32(np.ascontiguousarray(image).data), zlib.crc32(np.ascontiguousarray(mask).data)

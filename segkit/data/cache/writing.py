@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from segkit.arrays import UInt8Array
+from segkit.bands import BandArray
 from segkit.bars import Bar
 from segkit.data.cache.cache import (
     IMAGES,
@@ -113,8 +113,8 @@ class _Writer:
 
     def run(self) -> Cache:
         index = self._begin()
-        for name, channels in ((IMAGES, 3), (MASKS, 1)):
-            _lengthen(self.part / name, channels * int(index.offsets[-1]))
+        for name, size in ((IMAGES, index.pixel_bytes), (MASKS, 1)):
+            _lengthen(self.part / name, size * int(index.offsets[-1]))
         done = self._done(index)
         self._check_disk(index, done)
         self._write(index, done)
@@ -148,7 +148,7 @@ class _Writer:
             raise InputError(f"{self.samples[i].image}: changed while the cache was written; run again")
         start = int(index.offsets[i])
         try:
-            _write_at(self.part / IMAGES, 3 * start, image)
+            _write_at(self.part / IMAGES, index.pixel_bytes * start, image)
             _write_at(self.part / MASKS, start, mask)
         except OSError as error:
             raise InputError(
@@ -167,7 +167,9 @@ class _Writer:
             for width, height in self.pool.map(lambda sample: image_size(sample.image, apply_exif), self.samples):
                 sizes.append((height, width))
                 bar.update()
-        index = Index(self.key, root_of(self.layout), tuple(sample.name for sample in self.samples), tuple(sizes))
+        names, bands = tuple(sample.name for sample in self.samples), self.layout.bands
+        kind = {} if bands is None else {"channels": len(bands.names), "dtype": bands.dtype}
+        index = Index(self.key, root_of(self.layout), names, tuple(sizes), **kind)  # type: ignore[arg-type]
         self._take_over(index)
         self.part.mkdir(parents=True, exist_ok=True)
         write_json(self.part / INDEX, asdict(index))
@@ -180,7 +182,7 @@ class _Writer:
                 other = read_index(folder)
             except InputError:
                 continue
-            if (other.source, other.names, other.sizes) == (index.source, index.names, index.sizes):
+            if replace(other, key=index.key, checksums=()) == index:
                 os.replace(folder, self.part)
                 return
 
@@ -204,7 +206,7 @@ class _Writer:
         return np.array([(i, self.sample_keys[i], *sums)], _RECORD).tobytes()
 
     def _check_disk(self, index: Index, done: dict[int, tuple[int, int]]) -> None:
-        needed = index.num_bytes - 4 * sum(index.sizes[i][0] * index.sizes[i][1] for i in done)
+        needed = index.num_bytes - (index.pixel_bytes + 1) * sum(index.sizes[i][0] * index.sizes[i][1] for i in done)
         free = shutil.disk_usage(self.part).free
         gigabytes = f"{needed / 1e9:.2f} GB for {len(self.samples) - len(done)} images, {free / 1e9:.2f} GB are free"
         self.say(f"{self.title}: the cache needs {gigabytes}: {self.folder.parent}")
@@ -221,7 +223,7 @@ def _lengthen(path: Path, length: int) -> None:
         file.truncate(length)
 
 
-def _write_at(path: Path, start: int, array: UInt8Array) -> None:
+def _write_at(path: Path, start: int, array: BandArray) -> None:
     with path.open("r+b", buffering=0) as file:
         file.seek(start)
         left = np.ascontiguousarray(array).data.cast("B")

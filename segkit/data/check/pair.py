@@ -15,6 +15,7 @@ from segkit.errors import InputError
 from segkit.io import File, read_header, read_image
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
 from segkit.paths import read_file
+from segkit.text import percent
 
 Notes: TypeAlias = list[tuple[str, str]]  # kind, of those in `check_report.KINDS`, and text
 
@@ -80,7 +81,7 @@ def _inspect(layout: Layout, pair: Pair) -> Look:
     image = _Loaded(pair.image)
     if pair.mask is None:
         return Look(_inspect_header(image, layout.reader.apply_exif), digest=image.digest)
-    notes, size = _inspect_image(image, layout.reader.apply_exif)
+    notes, size = _inspect_image(image, layout)
     try:
         raw = layout.read_mask(pair.mask)
     except InputError as error:
@@ -93,13 +94,18 @@ def _inspect(layout: Layout, pair: Pair) -> Look:
     return Look(notes + _inspect_values(layout, raw, counts, pair.mask), counts, image.digest)
 
 
-def _inspect_image(image: _Loaded, apply_exif: bool) -> tuple[Notes, tuple[int, ...] | None]:
+def _inspect_image(image: _Loaded, layout: Layout) -> tuple[Notes, tuple[int, ...] | None]:
     """Also its (height, width), as it is read."""
     try:
-        shape = read_image(image, apply_exif).shape
+        values = layout.reader.image(image)
     except InputError as error:
         return [("unreadable", str(error))], None
-    return _inspect_header(image, apply_exif), shape[:2]
+    bands, shape = layout.bands, values.shape[:2]
+    if bands is None:
+        return _inspect_header(image, layout.reader.apply_exif), shape
+    outside = bands.clipped(values)
+    notes = [("clipped", f"{image}: {percent(outside / values.size, 2)}% of its values")] if outside else []
+    return notes, shape
 
 
 def _inspect_header(file: File, is_turned: bool) -> Notes:

@@ -12,11 +12,13 @@ from types import MappingProxyType
 from typing import ClassVar, Literal, TypeAlias
 
 from segkit.arrays import UInt8Array
+from segkit.bands import RGB, BandArray, Bands
 from segkit.data.layout.files import Files, Source, fingerprint
 from segkit.data.layout.lists import NEEDED, read_names
 from segkit.data.layout.masks import find_masks, what_is_there
 from segkit.errors import InputError
 from segkit.io import File, read_header, read_image, read_label
+from segkit.io.bands import read_bands
 from segkit.metadata.label_space import LabelSpace
 from segkit.paths import IMAGE_SUFFIXES, leads_outside, looked_for
 
@@ -148,19 +150,29 @@ class PairReader:
         label_space: Classes and label table.
         read_mask: Gives a mask's raw values, uint8 (H, W), for the label table.
         apply_exif: Whether images are turned as their EXIF orientation says; masks never are.
+        bands: What the images must have; None: they are read as uint8 RGB.
     """
 
     label_space: LabelSpace
     read_mask: Callable[[File], UInt8Array] = read_label
     apply_exif: bool = False
+    bands: Bands | None = None
 
-    def __call__(self, sample: Sample) -> tuple[UInt8Array, UInt8Array | None]:
-        """Image uint8 (H, W, 3) RGB, and train ids uint8 (H, W), 255 = ignore; None where the sample has no mask.
+    def image(self, file: File) -> BandArray:
+        """An image as `__call__` gives it."""
+        if self.bands is None:
+            return read_image(file, self.apply_exif)
+        return read_bands(file, self.bands, self.apply_exif)
+
+    def __call__(self, sample: Sample) -> tuple[BandArray, UInt8Array | None]:
+        """Image uint8 (H, W, 3) RGB, or (H, W, C) of the bands, and train ids uint8 (H, W), 255 = ignore.
+
+        The mask is None where the sample has none.
 
         Raises:
-            InputError: A file is unreadable, sizes disagree, or a raw label value is undeclared.
+            InputError: A file is unreadable or has other bands, sizes disagree, or a raw label value is undeclared.
         """
-        image = read_image(sample.image, self.apply_exif)
+        image = self.image(sample.image)
         if sample.mask is None:
             return image, None
         mask = self.label_space.map_labels(self.read_mask(sample.mask), str(sample.mask))
@@ -300,7 +312,40 @@ class Layout(ABC):
         """What reads the samples."""
         return PairReader(self.label_space)
 
-    def read(self, sample: Sample) -> tuple[UInt8Array, UInt8Array | None]:
+    @cached_property
+    def bands(self) -> Bands | None:
+        """What the channels of the images are; None: they are read as uint8 RGB. It may be set to a checkpoint's."""
+        return None
+
+    def take_bands(self, bands: Bands | None, source: str) -> None:
+        """Read images by the range of a checkpoint, if they are of its bands.
+
+        Args:
+            bands: Those of the checkpoint.
+            source: Its name in the message.
+
+        Raises:
+            InputError: The data's bands are others.
+        """
+        own = self.kind_of_bands
+        if not (own is bands if own is None else own.same_kind(bands)):
+            raise InputError(
+                f"{source}: is of {bands or 'RGB of 8 bits'}, but {self.title} has {own or 'RGB of 8 bits'}; declare "
+                "the same: --data.bands and --data.range, or train anew without --ckpt_path"
+            )
+        self.bands = bands
+
+    @property
+    def kind_of_bands(self) -> Bands | None:
+        """The bands with no meaning in their range; None: uint8 RGB."""
+        return None
+
+    @property
+    def num_channels(self) -> int:
+        """C."""
+        return len(RGB if self.kind_of_bands is None else self.kind_of_bands.names)
+
+    def read(self, sample: Sample) -> tuple[BandArray, UInt8Array | None]:
         """Image and train ids of a sample, as `PairReader` gives them."""
         return self.reader(sample)
 

@@ -8,6 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from pytorch_lightning.utilities import rank_zero_info
+
+from segkit.bands import Bands, bands_of
+from segkit.data.band_statistics import band_statistics
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.layout.base import SPLITS, PairReader, Part, PathTemplate, Split
 from segkit.data.layout.colors import ColorMasks
@@ -15,6 +19,7 @@ from segkit.data.layout.files import Source
 from segkit.data.layout.guess import guess_paths
 from segkit.errors import InputError
 from segkit.io import read_label
+from segkit.io.bands import read_bands
 from segkit.metadata.class_files import read_classes, read_palette, read_table, read_text
 from segkit.metadata.label_space import LabelSpace, binary_table, distinct_palette, identity_table
 
@@ -48,6 +53,10 @@ class FolderDataModule(SegmentationDataModule):
         classes: The file of class names; None: classes.txt in the folder. palette.csv and table.csv lie beside it.
         exif: What to do with the images' EXIF orientation. "ignore": the masks fit the images as they are stored.
             "apply": they were drawn on the images as they are shown, by a tool that turns them.
+        bands: Names of the images' channels, or their number; what a file stores is kept, up to float32. None: RGB of
+            8 bits, or with a `range` the channels that the first image has.
+        range: The values that become 0 and 1, two numbers for all bands or for each; others are clipped. 8 bits need
+            none. "percentile": the 2nd and 98th of each band over the training split, counted once.
         **options: The arguments of `SegmentationDataModule`.
 
     Raises:
@@ -63,9 +72,14 @@ class FolderDataModule(SegmentationDataModule):
         images: str | None = None,
         classes: str | os.PathLike[str] | None = None,
         exif: Exif = "ignore",
+        bands: int | list[str] | None = None,
+        range: Literal["percentile"] | tuple[float, float] | list[tuple[float, float]] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(root, **options)
+        if bands is not None and not (bands if isinstance(bands, list) else bands > 0):
+            raise InputError(f"bands is {bands}; give the names of the images' channels, or their number, from 1")
+        self.declared_bands, self.range = bands, range
         if exif not in get_args(Exif):
             raise InputError(f"exif is {exif!r}; allowed are ignore and apply")
         self.masks, self.mask_paths = _kind_and_paths(masks)
@@ -99,7 +113,32 @@ class FolderDataModule(SegmentationDataModule):
     def reader(self) -> PairReader:
         """See base class; colours become train ids."""
         read_mask = self._color_masks if self.masks == "colors" else read_label
-        return PairReader(self.label_space, read_mask, self.exif == "apply")
+        return PairReader(self.label_space, read_mask, self.exif == "apply", self.bands)
+
+    @cached_property
+    def bands(self) -> Bands | None:
+        """See base class; with "percentile" counted at first use.
+
+        Raises:
+            InputError: The images have other bands than declared, or their range is missing or wrong.
+        """
+        kind = self.kind_of_bands
+        if kind is None:
+            return None
+        if self.range != "percentile":
+            return bands_of(kind.names, kind.dtype, self.range)
+        return band_statistics(self, kind, None, say=rank_zero_info)[0]
+
+    @cached_property
+    def kind_of_bands(self) -> Bands | None:
+        """See base class; the type, and without names the number, are those of the first image."""
+        if self.declared_bands is None and self.range is None:
+            return None
+        first = self.find_samples("train" if self.has_split("train") else "val", with_masks=False)[0].image
+        image = read_bands(first)
+        kind = bands_of(self.declared_bands or image.shape[2], image.dtype.name, (0, 1))
+        kind.checked(image, first)
+        return kind
 
     @cached_property
     def _color_masks(self) -> ColorMasks:
@@ -129,7 +168,8 @@ class FolderDataModule(SegmentationDataModule):
     def mask_key(self) -> str:
         """See base class."""
         colours = read_text(self._palette) if self.masks == "colors" and self._palette.is_file() else ""
-        return self.masks + colours + ("exif" if self.exif == "apply" else "")
+        bands = "" if self.kind_of_bands is None else str(self.kind_of_bands)
+        return self.masks + colours + ("exif" if self.exif == "apply" else "") + bands
 
     def images_of(self, part: Part) -> dict[str, Source]:
         """See base class; if they are not found, the error names the options that would find them.

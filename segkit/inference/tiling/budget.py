@@ -28,8 +28,8 @@ from segkit.ops.processor import free_bytes
 from segkit.ops.upsample_argmax import argmax_bytes
 from segkit.ops.winograd import gave_up_filters
 
-_IMAGE = 18  # bytes a pixel: its uint8 values twice, and float32
-_RESIZED = 24  # bytes a pixel of a view: resized, and flipped
+_IMAGE = 18  # bytes a pixel of RGB: its uint8 values twice, and float32; of other bands three times float32
+_RESIZED = 8  # bytes a value of a view: resized, and flipped
 _STRIPS = 8  # tensors of `strip_bytes` at once
 _SURELY = 10_000  # bytes a pixel: ten times what the networks of this package take
 _RESULT = 6  # bytes a pixel: labels and confidence
@@ -113,14 +113,14 @@ def default_budget(device: torch.device) -> int:
 
 def held_bytes(measured: Footprint, task: Task) -> int:
     """Bytes that are held during the whole call."""
-    image = _image_size(task)
+    image, channels = _image_size(task), task.batch[1]
     views = [view_size(task.protocol, scale, image) for scale in task.protocol.scales]
     resized = max((h * w for h, w in views if task.protocol.flip or (h, w) != image), default=0)
     logits = [count * height * width for count, (height, width) in network_inputs(task.protocol, image)]
     result = 4 * measured.num_classes if task.all_classes else _RESULT
     one = (
-        _IMAGE * image[0] * image[1]
-        + _RESIZED * resized
+        (_IMAGE if channels == 3 else 12 * channels) * image[0] * image[1]
+        + _RESIZED * channels * resized
         + result * task.size[0] * task.size[1]
         + measured.logits_per_pixel * (sum(logits) + max(logits))
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from segkit.arrays import Int64Array, UInt8Array
+from segkit.bands import DTYPES, BandArray, Bands
 from segkit.errors import InputError, install_extra
 from segkit.inference.segmenter import Segmenter
 from segkit.inference.tiling.large_image import LargeImage, plan_large
@@ -72,7 +73,9 @@ class LargeFile:
 
     def preview(self, size: tuple[int, int]) -> UInt8Array:
         """The image as uint8 RGB (h, w, 3) of another size."""
-        return _as_rgb(self.source, _read(self.source, self.path, out_shape=size))
+        bands = self.segmenter.normalization.bands
+        small = _read(self.source, self.path, bands, out_shape=size)
+        return _as_rgb(self.source, small) if bands is None else bands.as_rgb(np.moveaxis(small, 0, -1))
 
 
 @contextmanager
@@ -81,17 +84,19 @@ def open_large(segmenter: Segmenter, path: Path, memory: int) -> Iterator[LargeF
 
     Args:
         segmenter: The network; its protocol must have scale 1 and no windows.
-        path: The image: one, three or four bands of 8 or 16 bits, or indices of a palette.
+        path: The image: one, three or four bands of 8 or 16 bits, or indices of a palette; or the weights' bands.
         memory: Bytes that network and tiles may take.
 
     Raises:
         InputError: Rasterio is missing, the image cannot be read, or the budget or the protocol does not fit.
     """
-    with _opened(path) as source:
-        _check_range(source, path)
+    bands = segmenter.normalization.bands
+    with _opened(path, bands) as source:
+        if bands is None:
+            _check_range(source, path)
         image = plan_large(
             segmenter.network,
-            lambda first, last: read_rows(source, path, first, last),
+            lambda first, last: read_rows(source, path, first, last, bands),
             (source.height, source.width),
             segmenter.protocol,
             segmenter.normalization,
@@ -101,22 +106,28 @@ def open_large(segmenter: Segmenter, path: Path, memory: int) -> Iterator[LargeF
         yield LargeFile(segmenter, path, source, image)
 
 
-def read_rows(source: Any, path: Path, first: int, last: int) -> UInt8Array:
+def read_rows(source: Any, path: Path, first: int, last: int, bands: Bands | None = None) -> BandArray:
     """Rows [first, last) of a rasterio dataset as uint8 RGB (last - first, W, 3), as `segkit.io.read_image` has them.
+
+    Of `bands` they are (last - first, W, C), as `segkit.io.bands.read_bands` has them.
 
     Raises:
         InputError: The file is damaged.
     """
-    return _as_rgb(source, _read(source, path, window=FileWindow(0, first, source.width, last - first)))
+    rows = _read(source, path, bands, window=FileWindow(0, first, source.width, last - first))
+    if bands is None:
+        return _as_rgb(source, rows)
+    return np.ascontiguousarray(bands.checked(np.moveaxis(rows, 0, -1), path))
 
 
-def _read(source: Any, path: Path, **where: Any) -> np.ndarray:
-    """Some of the first three bands, (bands, h, w)."""
+def _read(source: Any, path: Path, bands: Bands | None = None, **where: Any) -> np.ndarray:
+    """Some of the first three bands, or all of the weights', (C, h, w)."""
+    indexes = None if bands is not None else [1, 2, 3] if source.count > 2 else [1]
     try:
-        bands: np.ndarray = source.read(indexes=[1, 2, 3] if source.count > 2 else [1], **where)
+        values: np.ndarray = source.read(indexes=indexes, **where)
     except RasterioError as error:
         raise InputError(f"{path}: truncated or damaged image ({error}); copy it again") from error
-    return bands
+    return values if bands is None or values.dtype.name in DTYPES else values.astype(np.float32)
 
 
 def _check_range(source: Any, path: Path) -> None:
@@ -143,7 +154,7 @@ def _as_rgb(source: Any, bands: np.ndarray) -> UInt8Array:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, bands: Bands | None) -> Iterator[Any]:
     """The image as a rasterio dataset, with a bounded cache.
 
     Raises:
@@ -160,7 +171,9 @@ def _opened(path: Path) -> Iterator[Any]:
             raise InputError(f"{path}: GDAL cannot read this image ({error}); save it as a GeoTIFF") from error
         with source:
             kinds = set(source.dtypes)
-            if source.count not in (1, 3, 4) or not kinds <= {"uint8", "uint16"}:
+            if bands is not None:
+                bands.checked(_read(source, path, bands, window=FileWindow(0, 0, 1, 1)).T, path)
+            elif source.count not in (1, 3, 4) or not kinds <= {"uint8", "uint16"}:
                 raise InputError(
                     f"{path}: has {source.count} bands of {', '.join(sorted(kinds))}; allowed are 1, 3 or 4 bands of "
                     "uint8 or uint16: convert it, for example with gdal_translate -b 1 -b 2 -b 3 -ot Byte"

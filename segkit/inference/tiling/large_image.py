@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segkit.bands import BandArray
 from segkit.errors import InputError
 from segkit.inference.engine import default_strip
 from segkit.inference.protocols import Protocol
@@ -35,9 +36,10 @@ from segkit.ops.winograd import gave_up_filters
 _READ = 12  # bytes a pixel: four bands of 16 bits, RGB of 8, and what lies between
 _HELD = 0.5  # of the budget: an image that takes more, besides the forwards, is read in tiles
 _WHOLE = 40  # bytes per pixel held for an image that is read whole: it, its labels, colours and overlay
+_BANDS = 4  # times the bytes that a pixel takes in the file beyond those of RGB: decoded, stacked and as floats
 _SMALL = 8  # the share of the budget is 1 / this: transformed filters that take less hardly shrink the tiles
 
-ReadRows = Callable[[int, int], NDArray[np.uint8]]  # (first, last) rows of the image -> (last - first, W, 3) RGB
+ReadRows = Callable[[int, int], BandArray]  # (first, last) rows of the image -> (last - first, W, C)
 
 
 def is_large(path: Path, memory: int) -> bool:
@@ -47,7 +49,8 @@ def is_large(path: Path, memory: int) -> bool:
     except InputError:
         return False  # whoever reads it says what is wrong
     pixels = header.width * header.height
-    return pixels > max_pixels() or pixels * _WHOLE > _HELD * memory
+    more = _BANDS * max(0, header.channels * header.bits // 8 - 3)
+    return pixels > max_pixels() or pixels * (_WHOLE + more) > _HELD * memory
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class LargeImage:
 
     def _row_logits(self, row: Stretch, seen: Callable[[], object]) -> list[Tensor]:
         """Logits (K, n, w) of a row's own cells; two for softmax_mean with flip, otherwise their sum."""
-        rows = torch.from_numpy(self.read(row.start, row.stop))  # (n, W, 3)
+        rows = torch.from_numpy(self.read(row.start, row.stop))  # (n, W, C)
         views = [self._view_logits(rows, row, seen)]
         if self.protocol.flip:
             views.append(self._view_logits(rows.flip(1), row, seen).flip(-1))
@@ -117,7 +120,7 @@ class LargeImage:
     def _view_logits(self, rows: Tensor, row: Stretch, seen: Callable[[], object]) -> Tensor:
         parts = []
         for column in self.tiles.columns:
-            block = rows[:, column.start : column.stop].to(self.device).permute(2, 0, 1)[None]  # (1, 3, n, .)
+            block = rows[:, column.start : column.stop].to(self.device).permute(2, 0, 1)[None]  # (1, C, n, .)
             logits = self.network(normalize(block, self.normalization))["out"][0].float()
             parts.append(self.tiles.own_cells(logits, row, column).clone())
             seen()
@@ -165,11 +168,12 @@ def plan_large(
         )
     no_room = f"an image of {size[0]} x {size[1]} does not fit into {format_bytes(memory)}"
     gave_up_filters(network, no_room, more_than=memory // _SMALL)
-    measured = footprint(network)
+    channels = len(normalization.mean)
+    measured = footprint(network, channels)
     room = memory - measured.parameters
     strip = min(default_strip(device), room // 16)
     views = 2 if protocol.flip else 1
-    of_row = size[1] * (_READ + measured.logits_per_pixel * (views + 1))
+    of_row = size[1] * (_READ * max(1, channels / 3) + measured.logits_per_pixel * (views + 1))
     most_pixels, most_rows = int(room / 2 / measured.per_pixel), int((room / 2 - 3 * strip) / of_row)
     try:
         tiles = plan_tiles(network, size, max(0, most_pixels), most_rows=max(0, most_rows))

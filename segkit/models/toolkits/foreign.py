@@ -17,7 +17,7 @@ from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_t
 from segkit.models.checkpoint import Checkpoint, refuse_unusable, unusable
 from segkit.models.encoders import build_encoder
 from segkit.models.resnest import DilationConvention
-from segkit.models.segmentation import IMAGE_CHANNELS, build_network
+from segkit.models.segmentation import build_network
 from segkit.models.signatures import fits
 from segkit.models.toolkits.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
 from segkit.models.toolkits.keys import KeyReport, place
@@ -200,7 +200,7 @@ def _config(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices)
     classifier = CLASSIFIERS[form.network or ""]
     if classifier not in shapes:
         raise InputError(f"the number of classes is unknown without the head's last convolution ({classifier})")
-    if guess.in_channels != IMAGE_CHANNELS:
+    if guess.in_channels != len(IMAGENET.mean):
         raise InputError(f"a network for {guess.in_channels} input channels, whose normalisation is unknown")
     arguments: dict[str, Any] = {
         "encoder": guess.name,

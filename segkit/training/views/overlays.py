@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from segkit.arrays import UInt8Array
+from segkit.bands import Bands
 from segkit.errors import InputError
 from segkit.io import write_png
 from segkit.metadata.label_space import LabelSpace
@@ -87,7 +88,8 @@ class ValidationOverlays(Callback):
             batches = trainer.num_val_batches[0]
             due = self.count if math.isinf(batches) else math.ceil((batch_idx + 1) * self.count / batches)
             if due > len(self._examples):
-                self._examples += _examples(batch, outputs, due - len(self._examples))
+                bands = pl_module.normalization.bands if isinstance(pl_module, SegmentationModule) else None
+                self._examples += _examples(batch, outputs, due - len(self._examples), bands)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw them."""
@@ -126,13 +128,14 @@ def draw_examples(examples: Sequence[Example], space: LabelSpace) -> UInt8Array:
     return np.vstack([*(padded(row, width, len(row) + _GAP) for row in rows), legend(names, colours, width, _TEXT)])
 
 
-def _examples(batch: Any, labels: Tensor, most: int) -> list[Example]:
-    """The first `most` of a batch; `image` (B, 3, H, W), `mask` and `labels` (B, H, W)."""
+def _examples(batch: Any, labels: Tensor, most: int, bands: Bands | None) -> list[Example]:
+    """The first `most` of a batch; `image` (B, C, H, W), `mask` and `labels` (B, H, W)."""
     count = min(most, len(labels))
     names = batch.get("name") or [""] * count
     found = []
     for i in range(count):
-        image = batch["image"][i].permute(1, 2, 0).cpu().numpy()  # (3, H, W) -> (H, W, 3)
+        image = batch["image"][i].permute(1, 2, 0).cpu().numpy()  # (C, H, W) -> (H, W, C)
+        image = image if bands is None else bands.as_rgb(image)
         truth, prediction = (ids[i].cpu().numpy().astype(np.uint8) for ids in (batch["mask"], labels))
         small, small_truth = fit(image, truth, _LONGEST)
         # Copies: none may keep a batch in memory.
