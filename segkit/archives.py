@@ -202,22 +202,13 @@ def read_tar(archive: Path) -> list[TarMember]:
     Raises:
         InputError: It is no uncompressed tar, is cut off, or a name leads out of the folder it would be unpacked to.
     """
-    members: list[TarMember] = []
     try:
         with archive.open("rb") as file:
-            for name, offset, size in _tar_files(file, 0):
-                if name.endswith(".tar"):
-                    folder = name.removesuffix(".tar")
-                    inner = [(f"{folder}/{n}", o, s) for n, o, s in _tar_files(file, offset)]
-                    if not inner:
-                        raise InputError(f"{shown(archive / name)}: is empty; download {archive.name} again")
-                    members += [TarMember(archive, *one) for one in inner]
-                else:
-                    members.append(TarMember(archive, name, offset, size))
+            members = [TarMember(archive, *found) for found in _tar_files(file)]
             length = file.seek(0, 2)
+    except InputError as error:
+        raise InputError(f"{archive}: {error}; download it again") from error
     except (tarfile.TarError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{archive}: cannot be read as an uncompressed tar ({error}); download it again") from error
     last = max(members, key=lambda member: member.offset, default=None)
     if last is not None and last.offset + last.size > length:
@@ -225,14 +216,20 @@ def read_tar(archive: Path) -> list[TarMember]:
     return members
 
 
-def _tar_files(file: BinaryIO, start: int) -> Iterator[tuple[str, int, int]]:
+def _tar_files(file: BinaryIO, start: int = 0, folder: str = "") -> Iterator[tuple[str, int, int]]:
     """Name, offset and size of each file of the tar that begins at this byte."""
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:") as opened:
         for entry in opened:
+            name = folder + PurePosixPath(entry.name).as_posix()
             if entry.isdir():
                 continue
             if not entry.isreg() or leads_outside(entry.name):
-                raise InputError(f"{shown(entry.name)}: a link, or leads out of the folder; get another archive")
-            yield PurePosixPath(entry.name).as_posix(), entry.offset_data, entry.size
+                raise InputError(f"{shown(entry.name)} in it is a link, or leads out of the folder")
+            if not name.endswith(".tar"):
+                yield name, entry.offset_data, entry.size
+            elif folder or not (inner := list(_tar_files(file, entry.offset_data, f"{name.removesuffix('.tar')}/"))):
+                raise InputError(f"{shown(name)} in it is empty, or lies too deep")
+            else:
+                yield from inner
             opened.members = []  # type: ignore[attr-defined]  # of a million none is kept
