@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> int:
             say(f"{name}: finished before")
             continue
         code, why = _fit_and_test(run, output, machine)
-        if code in (130, 143):
+        if code in (130, 143, -signal.SIGTERM):  # the last: before it listened
             say(f"{name}: stopped; the same command goes on")
             return code
         say(f"{name}: {why or 'done'}, {time.perf_counter() - start:.0f} s")
@@ -99,17 +99,26 @@ def _check_options(runs: list[Run], machine: list[str]) -> None:
 
 
 def _run(arguments: list[str], log: Path) -> int:
-    """Run a command; its words go to the end of a file. On SIGTERM, and on Ctrl-C, it ends as it does by itself."""
-    with log.open("a", encoding="utf-8") as words:
-        child = subprocess.Popen(_command(arguments), env=_environment(), stdout=words, stderr=subprocess.STDOUT)
-        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
+    """Run a command; its words go to the end of a file. On SIGTERM, SIGUSR1 and Ctrl-C it ends as it does by itself."""
+    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    children: list[subprocess.Popen[bytes]] = []
+
+    def hand_on(*_: object) -> None:
+        for child in children:
+            child.terminate()
+
+    before = {stop: signal.signal(stop, hand_on) for stop in stops}
+    try:
+        with log.open("a", encoding="utf-8") as words:
+            children += [subprocess.Popen(_command(arguments), env=_environment(), stdout=words, stderr=words)]
+        return children[0].wait()
+    except KeyboardInterrupt:
+        for child in children:
             child.wait()  # it has received Ctrl-C, too, and writes its checkpoint
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        raise
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
 
 
 def _command(arguments: list[str]) -> list[str]:

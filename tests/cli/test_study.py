@@ -2,6 +2,8 @@
 
 import json
 import re
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +187,26 @@ def test_a_wrong_study_is_one_line(
 def test_a_wrong_shard_is_one_line(shard: str, study: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(study(), f"--shard={shard}") == 2
     assert re.fullmatch(rf"segkit study: error: --shard {shard}: not i/n .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_is_handed_on_and_the_command_awaited(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import os, signal, sys
+def stop(*_):
+    print("saved")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+os.kill(os.getppid(), int(sys.argv[1]))
+signal.pause()
+"""
+    monkeypatch.setattr(command, "_command", lambda arguments: [sys.executable, "-c", code, *arguments])
+    before = signal.getsignal(signal.SIGTERM)
+    assert command._run([str(int(signal.Signals[name]))], tmp_path / "log") == 143
+    assert (tmp_path / "log").read_text() == "saved\n" and signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.slow
