@@ -47,7 +47,7 @@ def read_bands(path: File, bands: Bands | None = None, apply_exif: bool = False)
     if image.dtype.name not in DTYPES:
         if image.dtype.kind not in "iuf":
             raise InputError(f"{path}: has values of {image.dtype}; allowed are whole numbers and floats")
-        image = image.astype(np.float32)
+        image = image.astype(np.float32, order="C")
     image = turn(image, header.orientation) if apply_exif else image
     return image if bands is None else bands.checked(image, path)
 

@@ -176,7 +176,7 @@ def plan_large(
     of_row = size[1] * (_READ * max(1, channels / 3) + measured.logits_per_pixel * (views + 1))
     most_pixels, most_rows = int(room / 2 / measured.per_pixel), int((room / 2 - 3 * strip) / of_row)
     try:
-        tiles = plan_tiles(network, size, max(0, most_pixels), most_rows=max(0, most_rows))
+        tiles = plan_tiles(network, size, max(0, most_pixels), channels, max(0, most_rows))
     except InputError as error:
         if gave_up_filters(network, no_room):
             return plan_large(network, read, size, protocol, normalization, device, memory)
