@@ -26,12 +26,14 @@ class Settings:
         limit: Most images that are scored; None = all.
         size: Height and width of the image whose FLOPs are counted.
         output: The table's folder.
+        without: Names of the classes that all means leave out.
     """
 
     device: str
     limit: int | None
     size: tuple[int, int]
     output: Path
+    without: tuple[str, ...] = ()
 
 
 @dataclass
@@ -107,6 +109,7 @@ def key_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
         row.data.setup("test")
     stat = Path(row.model).stat()
     names = "\n".join(sample.name for sample in row.data.datasets["test"].samples)
+    names += "" if row.data.label_space is None else f"\n{row.data.label_space.to_dict()}"  # by what classes are joined
     return {
         "model": [row.model, stat.st_size, stat.st_mtime_ns],
         "data": [type(row.data).__name__, str(row.data.root), hashlib.sha256(names.encode()).hexdigest()],
@@ -118,7 +121,8 @@ def key_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
 def asked_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
     """What else shapes the row, and costs little to change: it is computed again from the counts."""
     published = row.experiment.recipe.published_for(row.protocol.name) if row.experiment else None
-    return {"size": list(settings.size), "published": asdict(published) if published else None}
+    left_out = {"without": list(settings.without)} if settings.without else {}
+    return {"size": list(settings.size), "published": asdict(published) if published else None, **left_out}
 
 
 def num_classes(row: PlannedRow) -> int:

@@ -21,12 +21,13 @@ from segkit.data.samplers import EvalSampler
 from segkit.errors import InputError, printable
 from segkit.evaluation.confusion import confusion_counts, true_ids
 from segkit.evaluation.conventions import convention_scores
-from segkit.evaluation.results import number_or_null, row_names, versions
+from segkit.evaluation.results import number_or_null, row_names, versions, without_words
 from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict
 from segkit.inference.protocols import Protocol
 from segkit.inference.segmenter import Segmenter, load
 from segkit.metadata.label_space import check_same_classes
+from segkit.metadata.regroup import left_out_ids
 from segkit.ops.normalize import IMAGENET, normalize
 from segkit.text import percent
 
@@ -80,6 +81,8 @@ def compute(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[st
         "versions": versions(),
     }
     if isinstance(row.protocol, CentreCrop):
+        if settings.without:
+            raise InputError("--without: is for a mean over classes of pixels; leave it out for encoders")
         return shared | encoder_values(row, settings)
     values = _cost_only(row, settings) if row.model is None else _scored(row, key, settings)
     return shared | values
@@ -88,6 +91,7 @@ def compute(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[st
 def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[str, Any]:
     assert isinstance(row.data, SegmentationDataModule) and row.model is not None
     assert isinstance(row.protocol, Protocol)
+    left_out = left_out_ids(settings.without, row.data.class_names)  # wrong names are said before hours of work
     total = len(row.data.datasets["test"])
     count = min(settings.limit or total, total)
     progress = Progress.read(settings.output / "counts", key)
@@ -96,19 +100,20 @@ def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[st
         with memory:
             segmenter = load(row.model, settings.device, row.protocol, precision="exact")
             _check_classes(row, segmenter)
-            _count_images(segmenter, row, progress, count)
+            _count_images(segmenter, row, progress, count, left_out)
     finally:
         if memory.bytes is not None and progress.seen[0]:
             progress.peak_memory = max(progress.peak_memory or 0, memory.bytes)
         progress.write()
     counts = progress.seen[1]
     assert counts is not None
-    scores = convention_scores(counts.cpu(), row.metric)
+    scores = convention_scores(counts.cpu(), row.metric, left_out)
     forwards = {(height, width): images for height, width, images in progress.forwards}
     return {
         "data": data_name(row.data),
         **_plain_scores(scores, row.data),
         "note": row.data.label_space.note_of_absence(true_ids(counts)),
+        "without": [row.data.class_names[i] for i in left_out] or None,
         **_comparison(row, segmenter, scores, count),
         **_network_cost(segmenter, settings, forwards),
         "protocol fields": segmenter.protocol.to_dict(),
@@ -119,7 +124,9 @@ def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings) -> dict[st
     }
 
 
-def _count_images(segmenter: Segmenter, row: PlannedRow, progress: Progress, count: int) -> None:
+def _count_images(
+    segmenter: Segmenter, row: PlannedRow, progress: Progress, count: int, left_out: Sequence[int]
+) -> None:
     """Score the images that `progress` does not hold yet."""
     assert row.data is not None
     if progress.seen[0] >= count:
@@ -144,7 +151,7 @@ def _count_images(segmenter: Segmenter, row: PlannedRow, progress: Progress, cou
             now = time.monotonic()
             if now - scored > SCORE_SECONDS or bar.n + 1 == count:
                 scored = now
-                _show(bar, progress, row.metric)
+                _show(bar, progress, row, left_out)
             bar.update()
             if now - saved > SAVE_SECONDS:
                 saved = now
@@ -158,10 +165,11 @@ def _label(segmenter: Segmenter, image: Tensor) -> Tensor:
         return predict(segmenter.network, normalized, segmenter.protocol, normalization=segmenter.normalization)
 
 
-def _show(bar: Bar, progress: Progress, metric: str) -> None:
+def _show(bar: Bar, progress: Progress, row: PlannedRow, left_out: Sequence[int]) -> None:
     counts = progress.seen[1]
-    assert counts is not None
-    bar.set_postfix_str(f"mIoU {percent(convention_scores(counts.cpu(), metric).miou)}", refresh=False)
+    assert counts is not None and isinstance(row.data, SegmentationDataModule)
+    miou = convention_scores(counts.cpu(), row.metric, left_out).miou
+    bar.set_postfix_str(f"mIoU{without_words(row.data.class_names, left_out)} {percent(miou)}", refresh=False)
 
 
 def _cost_only(row: PlannedRow, settings: Settings) -> dict[str, Any]:
@@ -228,6 +236,8 @@ def _comparison(row: PlannedRow, segmenter: Segmenter, scores: Scores, images: i
     assert row.data is not None
     network: Any = segmenter.network
     reason = row.experiment.why_not_comparable(published, network, segmenter.protocol, type(row.data).__name__, images)
+    if scores.left_out:
+        reason = "the mean leaves out classes, the published one has all"
     if reason is not None:
         return {"published": asdict(published), "not comparable": reason}
     assert published.miou is not None

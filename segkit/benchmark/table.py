@@ -42,6 +42,7 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "data":           _text,
     "protocol":       _text,
     "metric":         _text,
+    "without":        ", ".join,
     "mIoU":           percent,
     "pixel accuracy": percent,
     "mean accuracy":  percent,
@@ -61,7 +62,7 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "device":         _text,
 }  # fmt: skip
 
-_WORDS = ("model", "data", "protocol", "metric", "device")  # aligned left; numbers right
+_WORDS = ("model", "data", "protocol", "metric", "without", "device")  # aligned left; numbers right
 
 _RULES = (
     "mIoU and accuracies in percent, differences in points; (partial): not of the whole split. Intervals: 95 %.",
@@ -95,12 +96,12 @@ class Table:
 
     def has(self, key: Values, name: str, metric: str, asked: Values) -> bool:
         """Whether the table holds exactly this row."""
-        place = self._place(key, name, metric)
+        place = self._place(key, name, metric, asked.get("without"))
         return place is not None and self.rows[place].get("asked") == asked
 
     def put(self, row: dict[str, Any]) -> None:
-        """Add a row, or put it in the place of the one with its key, name and metric, and write all files."""
-        place = self._place(row["key"], row["model"], row["metric"])
+        """Add a row, or put it in the place of the one of its key, name, metric and classes, and write all files."""
+        place = self._place(row["key"], row["model"], row["metric"], row["asked"].get("without"))
         if place is None:
             self.rows.append(row)
         else:
@@ -132,10 +133,10 @@ class Table:
         ]
         return "\n".join([table, "", *(f"- {note}" for note in notes)])
 
-    def _place(self, key: Values, name: str, metric: str) -> int | None:
-        wanted = (key, name, metric)
-        same = (i for i, row in enumerate(self.rows) if (row["key"], row["model"], row["metric"]) == wanted)
-        return next(same, None)
+    def _place(self, key: Values, name: str, metric: str, without: Sequence[str] | None) -> int | None:
+        wanted = (key, name, metric, without)
+        found = ((row["key"], row["model"], row["metric"], row["asked"].get("without")) for row in self.rows)
+        return next((i for i, row in enumerate(found) if row == wanted), None)
 
     def _csv(self) -> str:
         text = io.StringIO()

@@ -32,6 +32,7 @@ from segkit.errors import InputError
 from segkit.files import check_writable, write_refusal
 from segkit.inference import protocols
 from segkit.metadata.label_space import check_same_classes, numbered_space
+from segkit.metadata.regroup import left_out_ids
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.segmentation import NETWORKS, SegmentationModel
 from segkit.ops.normalize import IMAGENET, Normalization
@@ -242,6 +243,12 @@ class SegmentationCLI(UserFirstCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse weights of other classes than the data's before anything runs, and load what Lightning cannot."""
+        without = self.value(self.config, "without") or []
+        names = [without] if isinstance(without, str) else without
+        if isinstance(self.model, SegmentationModule):
+            self.model.without = left_out_ids(names, self.model.classes.class_names)
+        elif names:
+            raise InputError("--without: is for a mean over classes, which images of one class each have none of")
         self.set_protocol()
         self.set_normalization()
         if not self.checkpoint:

@@ -43,6 +43,9 @@ OPTIONS = {
     "metric": Option(
         str, DEFAULT, _SCORED, f"The convention of the scores: {', '.join(CONVENTIONS)}, or {ALL_METRICS}."
     ),
+    "without": Option(
+        list[str] | str | None, None, _SCORED, "Leave a class, or a list of them, out of the means: background."
+    ),
     "test_precision": Option(
         Precision,
         "exact",

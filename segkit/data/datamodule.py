@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
@@ -20,6 +20,8 @@ from segkit.data.samplers import EvalSampler, RareClassSampler, TrainSampler, ch
 from segkit.data.statistics import Statistics, class_weights, statistics
 from segkit.data.transforms import Augmentation, TrainTransform
 from segkit.errors import InputError
+from segkit.metadata.label_space import LabelSpace
+from segkit.metadata.regroup import regrouped
 
 _FITTED: tuple[Split, ...] = ("train", "val")  # splits that `fit` reads
 
@@ -56,6 +58,8 @@ class SegmentationDataModule(Layout, LoaderOptions):
         num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
         seed: Seed of shuffling and transforms.
         predict_split: Whose images `predict` reads; masks are not needed.
+        merge: Classes to join, and the names that they get together: `{vehicle: [car, truck]}`.
+        ignore: Classes to drop: their pixels are neither trained on nor scored.
 
     Attributes:
         own_base_size: `base_size` where none is given.
@@ -86,6 +90,8 @@ class SegmentationDataModule(Layout, LoaderOptions):
         num_workers: int | None = None,
         seed: int = 0,
         predict_split: Split = "test",
+        merge: dict[str, list[str]] | None = None,
+        ignore: list[str] | None = None,
     ) -> None:
         LoaderOptions.__init__(self, num_workers)
         Layout.__init__(self, root)
@@ -104,6 +110,7 @@ class SegmentationDataModule(Layout, LoaderOptions):
         self.seed = seed
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.predict_split: Split = predict_split
+        self.merge, self.ignore = merge or {}, ignore or []
         self.crop_size = _pair(crop_size)
         base = base_size if isinstance(base_size, int) else _pair(base_size)
         crop = RandomLongSideCrop(
@@ -112,6 +119,12 @@ class SegmentationDataModule(Layout, LoaderOptions):
         self.transform = TrainTransform(crop, augmentations or ())
         self.datasets: dict[str, SegmentationDataset] = {}
         self.is_predicted: Callable[[str], bool] | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Have what a data set declares as its `label_space` regrouped by `merge` and `ignore` wherever it is asked."""
+        super().__init_subclass__()
+        if "label_space" in vars(cls):
+            setattr(cls, "label_space", _Regrouped(vars(cls)["label_space"]))  # noqa: B010  (mypy knows the declared)
 
     @property
     def num_classes(self) -> int:
@@ -221,6 +234,28 @@ class SegmentationDataModule(Layout, LoaderOptions):
         dataset = self.datasets[key]
         sampler = EvalSampler(dataset, skip=skip)
         return DataLoader(dataset, batch_size=1, sampler=sampler, **self._worker_options())
+
+
+class _Regrouped:
+    """The label space that a class declares, as an attribute or a property, with classes joined and dropped."""
+
+    def __init__(self, declared: Any) -> None:
+        self.declared = declared
+
+    def __get__(self, module: SegmentationDataModule | None, owner: type) -> Any:
+        """That of the class itself where there is no module."""
+        bind = getattr(type(self.declared), "__get__", None)
+        space = self.declared if bind is None else bind(self.declared, module, owner)
+        if module is None or not (module.merge or module.ignore):
+            return space
+        try:
+            return regrouped(space, module.merge, module.ignore)
+        except InputError as error:
+            raise InputError(f"--data.{error}") from error
+
+    def __set__(self, module: SegmentationDataModule, value: LabelSpace) -> None:
+        """Refuse: a cached property would else stand before this one."""
+        raise AttributeError("label_space is declared by the class of the data set")
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from segkit.arrays import Float64Array
 from segkit.errors import InputError
-from segkit.evaluation.results import number_or_null
+from segkit.evaluation.results import number_or_null, without_words
 from segkit.evaluation.statistics import (
     ImageAreas,
     Interval,
@@ -69,7 +69,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences of mIoU and of K classes, and what they were computed with."""
+    """The differences of mIoU and of K classes, what they were computed with, and the classes that were left out."""
 
     miou: Difference
     classes: tuple[Difference, ...]
@@ -78,6 +78,12 @@ class Comparison:
     num_permutations: int
     seed: int
     num_images: int
+    without: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> str:
+        """What the mean is called: "mIoU without background"."""
+        return f"mIoU{without_words(self.without, range(len(self.without)))}"
 
     def sentence(self, a: str = "A", b: str = "B") -> str:
         """The conclusion in words, in points of mIoU, with the names of the models."""
@@ -89,15 +95,15 @@ class Comparison:
         proof = f"({100 * self.level:g} % CI {low} to {high}, {p_value(self.miou.p)}, {self.num_images} images)"
         apart = points(abs(d.value))
         if self.miou.verdict == "=":
-            return f"{a} and {b} are not distinguishable: {better} - {worse} = {apart} mIoU {proof}"
-        return f"{better} is better than {worse} by {apart} mIoU {proof}"
+            return f"{a} and {b} are not distinguishable: {better} - {worse} = {apart} {self.mean} {proof}"
+        return f"{better} is better than {worse} by {apart} {self.mean} {proof}"
 
     def table(self, class_names: Sequence[str], a: str = "A", b: str = "B") -> str:
         """Each class and the mIoU in points, aligned; the last column names which model is really better."""
         head = ("class", a, b, "difference", f"{100 * self.level:g} % CI", "p", "better")
         classes = [_cells(name, row, a, b) for name, row in zip(class_names, self.classes, strict=True)]
         note = f"better: p < {SIGNIFICANCE}, over the classes corrected by Holm; points of IoU"
-        rows = [head, RULE, *classes, RULE, _cells("mIoU", self.miou, a, b)]
+        rows = [head, RULE, *classes, RULE, _cells(self.mean, self.miou, a, b)]
         return f"{aligned(rows, left=(0, len(head) - 1))}\n{note}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,6 +116,7 @@ class Comparison:
             "permutations": self.num_permutations,
             "seed": self.seed,
             "images": self.num_images,
+            "without": list(self.without),
             "mIoU": self.miou.to_dict(),
             "classes": [difference.to_dict() for difference in self.classes],
         }

@@ -6,7 +6,7 @@ images or batches. How it becomes a score is a convention: `segkit.evaluation.co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
 from typing import Any, TypeVar
@@ -136,9 +136,9 @@ class ConfusionMatrix:
         """Pixels that count: those of a true class."""
         return int(self._counts[: self.num_classes].sum())
 
-    def scores(self, convention: str = DEFAULT) -> Scores:
+    def scores(self, convention: str = DEFAULT, without: Sequence[int] = ()) -> Scores:
         """Scores by a named convention, see `segkit.evaluation.conventions.convention_scores`."""
-        return convention_scores(self.counts, convention)
+        return convention_scores(self.counts, convention, without)
 
 
 def byte_pairs(true: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.int64]:

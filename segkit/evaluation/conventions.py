@@ -9,7 +9,7 @@ the arithmetic is in `segkit.evaluation.scores`.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -159,28 +159,33 @@ def _own(path: str) -> Convention | None:
     return replace(found, name=path, heading=found.name)
 
 
-def convention_scores(counts: Tensor | NDArray[Any], name: str = DEFAULT) -> Scores:
+def convention_scores(counts: Tensor | NDArray[Any], name: str = DEFAULT, without: Sequence[int] = ()) -> Scores:
     """Scores of one count matrix by a named convention.
 
     Args:
         counts: Integer (K + 2, K + 1) of `segkit.evaluation.confusion.confusion_counts`, of the whole data set.
         name: As of `convention`.
+        without: Classes that the means leave out.
 
     Raises:
         InputError: No such convention, another shape, or true ids that were not declared.
     """
-    return convention(name).score(areas_of(counts))
+    return scores.without(convention(name).score(areas_of(counts)), without)
 
 
-def comparison_table(counts: Tensor | NDArray[Any]) -> str:
+def comparison_table(counts: Tensor | NDArray[Any], without: Sequence[int] = (), heading: str = "mIoU") -> str:
     """How far the conventions differ on the same counts (see `convention_scores`): an aligned table, then the rules.
 
-    Percents, and the difference to segkit's mIoU in points; `classes` is how many the mean IoU is over.
+    Percents, and the difference to segkit's mIoU in points; `classes` is how many the mean IoU is over. `without` are
+    classes that the means leave out, which `heading` then says.
     """
-    found = {name: convention_scores(counts, name) for name in CONVENTIONS}
-    rows: list[tuple[str, ...]] = [("metric", "mIoU", "vs segkit", "pixel acc.", "mean acc.", "classes"), RULE]
+    found = {name: convention_scores(counts, name, without) for name in CONVENTIONS}
+    rows: list[tuple[str, ...]] = [("metric", heading, "vs segkit", "pixel acc.", "mean acc.", "classes"), RULE]
     for name, score in found.items():
-        apart, classes = score.miou - found[DEFAULT].miou, np.count_nonzero(~np.isnan(score.class_iou))
+        apart, classes = (
+            score.miou - found[DEFAULT].miou,
+            np.count_nonzero(~np.isnan(np.delete(score.class_iou, without))),
+        )
         accuracies = percent(score.pixel_accuracy, 3), percent(score.mean_accuracy, 3)
         rows.append((name, percent(score.miou, 3), points(apart, 3), *accuracies, str(classes)))
     lines = [aligned(rows), ""]

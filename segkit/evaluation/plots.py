@@ -116,15 +116,15 @@ def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str
     kept = [i for i, d in enumerate(comparison.classes) if not np.isnan(d.difference.value)]
     kept.sort(key=lambda i: comparison.classes[i].difference.value)
     rows = [(_label(class_names[i]), comparison.classes[i]) for i in kept]
-    rows.append(("mIoU", comparison.miou))
+    rows.append((comparison.mean, comparison.miou))
     figure = Figure(figsize=(8, 0.2 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
     for y, (name, row) in enumerate(rows):
         low, value, high = (100 * x for x in (row.difference.low, row.difference.value, row.difference.high))
         colour = {"A": VERMILION, "B": BLUE}.get(row.verdict, GREY)
-        thick = 2.2 if name == "mIoU" else 1.4
+        thick = 2.2 if name == comparison.mean else 1.4
         axes.plot([low, high], [y, y], color=colour, linewidth=thick, solid_capstyle="butt")
-        axes.plot([value], [y], marker="D" if name == "mIoU" else "o", color=colour, markersize=3 + thick)
+        axes.plot([value], [y], marker="D" if name == comparison.mean else "o", color=colour, markersize=3 + thick)
         text = f"{points(row.difference.value):>6}  {p_value(row.p)}"
         axes.text(1.01, y, text, transform=axes.get_yaxis_transform(), va="center", size=7, family="monospace")
     axes.axvline(0, color="black", linewidth=0.8)

@@ -44,6 +44,7 @@ def result_dict(
     partial: bool = False,
     metric: str = DEFAULT,
     note: str | None = None,
+    without: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Everything about one evaluation, as plain data whose NaNs are None.
 
@@ -57,11 +58,12 @@ def result_dict(
         partial: Only a part of the split was seen, so that the scores are not those of the split.
         metric: The convention of "scores" and "classes"; "conventions" has the means by all of them.
         note: What whoever reads the scores must know, such as `LabelSpace.note_of_absence` of the truth.
+        without: Classes that all means leave out.
 
     Raises:
         InputError: There are not K names, the masks held undeclared ids, or there is no such convention.
     """
-    scores, matrix = confusion.scores(metric), confusion.matrix.cpu()
+    scores, matrix = confusion.scores(metric, without), confusion.matrix.cpu()
     names, missed = row_names(class_names, scores), confusion.missed.cpu()
     pixels = confusion.counts.sum(dim=1)[: len(names)].tolist()  # of void, too, where that is a row
     return {
@@ -78,10 +80,11 @@ def result_dict(
         "num_pixels": confusion.num_pixels,
         "metric": metric,
         "rule": convention(metric).rule,
+        "without": [names[i] for i in scores.left_out],
         "scores": _means(scores) | {"frequency_weighted_IoU": number_or_null(scores.frequency_weighted_iou)},
         "classes": _class_rows(names, scores, pixels),
         "absent_classes": [names[i] for i in scores.absent],
-        "conventions": {name: _means(confusion.scores(name)) for name in CONVENTIONS},
+        "conventions": {name: _means(confusion.scores(name, without)) for name in CONVENTIONS},
         "confusion_matrix": matrix.tolist(),
         "missed": missed.tolist(),
         "void": confusion.counts[confusion.num_classes].tolist(),
@@ -107,11 +110,16 @@ def format_table(scores: Scores, class_names: Sequence[str], heading: str = "IoU
         RULE,
         *classes,
         RULE,
-        ("mean", percent(scores.miou), percent(scores.mean_accuracy)),
+        (f"mean{without_words(class_names, scores.left_out)}", percent(scores.miou), percent(scores.mean_accuracy)),
         ("pixel accuracy", "", percent(scores.pixel_accuracy)),
         ("frequency-weighted IoU", percent(scores.frequency_weighted_iou)),
     ]
     return "\n".join([aligned(rows), *_absences(scores, class_names, heading)])
+
+
+def without_words(class_names: Sequence[str], left_out: Sequence[int]) -> str:
+    """What the heading of a mean adds where classes are left out: " without background"; "" where none is."""
+    return f" without {', '.join(class_names[i] for i in left_out)}" if left_out else ""
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,8 @@ float64. A score that a toolkit does not have is NaN.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ class Scores:
         frequency_weighted_iou: Mean of `class_iou` weighted by true pixels.
         absent: Classes absent from truth and prediction.
         counts_void: Whether void is a class, the last one.
+        left_out: Classes that `miou` and `mean_accuracy` leave out because the user says so.
     """
 
     class_iou: NDArray[np.float64]
@@ -47,6 +50,7 @@ class Scores:
     frequency_weighted_iou: float
     absent: tuple[int, ...]
     counts_void: bool = False
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,15 @@ def void_class(areas: Areas) -> Scores:
     pixel = float(right.sum() / (true.sum() + 1e-8))
     found = means(whole, right / (whole.union + 1e-8), right / (true + 1e-8), pixel=pixel)
     return replace(found, counts_void=True)
+
+
+def without(scores: Scores, left_out: Sequence[int]) -> Scores:
+    """The scores with means over the other classes; those of each class and of all pixels stay as they are."""
+    if not left_out:
+        return scores
+    kept = np.setdiff1d(np.arange(len(scores.class_iou)), left_out)
+    accuracy = scores.mean_accuracy if math.isnan(scores.mean_accuracy) else _mean(scores.class_accuracy[kept])
+    return replace(scores, miou=_mean(scores.class_iou[kept]), mean_accuracy=accuracy, left_out=tuple(left_out))
 
 
 def _areas(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,10 @@ class ImageAreas:
         """
         wanted = set(names)
         return self._picked([i for i, name in enumerate(self.names) if name in wanted])
+
+    def without(self, classes: Sequence[int]) -> ImageAreas:
+        """The areas of all but these classes."""
+        return ImageAreas(np.delete(self.areas, list(classes), axis=2), self.names)
 
     def _picked(self, indices: list[int]) -> ImageAreas:
         return ImageAreas(self.areas[indices], tuple(self.names[i] for i in indices))

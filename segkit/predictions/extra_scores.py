@@ -7,7 +7,7 @@ from typing import Any
 
 from segkit.bars import Bar
 from segkit.evaluation.boundary import BOUNDARY_RULE, DILATION_RATIO
-from segkit.evaluation.results import number_or_null
+from segkit.evaluation.results import number_or_null, without_words
 from segkit.evaluation.statistics import (
     Bootstrap,
     ImageAreas,
@@ -31,16 +31,21 @@ class ExtraScores:
         boundary: Those of the boundaries; None = not asked for.
         interval: Interval of the IoU; None = not asked for, or there is one image only.
         boundary_interval: Interval of the boundary IoU.
+        class_names: Names of the classes that these scores are of.
+        heading: What their mean is called.
     """
 
     areas: ImageAreas
     boundary: ImageAreas | None
     interval: Bootstrap | None
     boundary_interval: Bootstrap | None
+    class_names: tuple[str, ...]
+    heading: str
 
     def to_dict(self) -> dict[str, Any]:
         """Keys for a result file."""
-        found: dict[str, Any] = {} if self.interval is None else {"bootstrap": self.interval.to_dict()}
+        names = {"class_names": list(self.class_names)}
+        found: dict[str, Any] = {} if self.interval is None else {"bootstrap": self.interval.to_dict() | names}
         if self.boundary is not None:
             *iou, mean = map(number_or_null, _iou(self.boundary))
             found["boundary"] = {
@@ -48,39 +53,45 @@ class ExtraScores:
                 "dilation_ratio": DILATION_RATIO,
                 "mIoU": mean,
                 "classes": iou,
-            }
+            } | names
             if self.boundary_interval is not None:
                 found["boundary"]["bootstrap"] = self.boundary_interval.to_dict()
         return found
 
-    def table(self, class_names: Sequence[str]) -> str:
+    def table(self) -> str:
         """Class, IoU with its interval, boundary IoU with its own; in points."""
         columns = [_column("IoU", self.areas, self.interval)]
         if self.boundary is not None:
             columns.append(_column("boundary IoU", self.boundary, self.boundary_interval))
-        head, *classes, mean = zip(["class", *class_names, "mean"], *columns, strict=True)
+        head, *classes, mean = zip(["class", *self.class_names, self.heading], *columns, strict=True)
         return aligned([head, RULE, *classes, RULE, mean])
 
 
-def extra_scores(scored: FolderScores, boundary: bool = False, bootstrap: int | None = None) -> ExtraScores:
+def extra_scores(
+    scored: FolderScores, boundary: bool = False, bootstrap: int | None = None, without: Sequence[int] = ()
+) -> ExtraScores:
     """Compute intervals and boundary IoU of the images that were scored.
 
     Args:
         scored: What `score_folders` returned.
         boundary: Read the images once more, for their boundary IoU (Cheng et al. 2021).
         bootstrap: Resampled data sets for the 95 % intervals; None = no intervals.
+        without: Classes to leave out, of the means and of these scores as a whole.
 
     Raises:
         InputError: No image was scored, or there are fewer than 1 resampled sets.
     """
-    areas = ImageAreas.from_areas(scored.areas)
+    areas, all_names = ImageAreas.from_areas(scored.areas).without(without), scored.reading.space.class_names
+    heading = f"mean{without_words(all_names, without)}"
+    called = tuple(name for i, name in enumerate(all_names) if i not in without), heading
     names, outlines = set(areas.names), None
     if boundary:
         outlines = _boundaries([pair for pair in scored.pairing.pairs if pair.name in names], scored.reading)
+        outlines = outlines.without(without)
     if bootstrap is None or len(names) < 2:
-        return ExtraScores(areas, outlines, None, None)
+        return ExtraScores(areas, outlines, None, None, *called)
     of_outlines = None if outlines is None else bootstrap_miou(outlines, bootstrap)
-    return ExtraScores(areas, outlines, bootstrap_miou(areas, bootstrap), of_outlines)
+    return ExtraScores(areas, outlines, bootstrap_miou(areas, bootstrap), of_outlines, *called)
 
 
 def _boundaries(pairs: Sequence[LabelPair], reading: Reading) -> ImageAreas:

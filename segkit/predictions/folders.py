@@ -4,6 +4,7 @@ One wrong image does not stop the others: all are read, what is wrong is listed,
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -88,13 +89,16 @@ class FolderScores:
         """What the absence of most classes from the truth may mean."""
         return self.reading.space.note_of_absence(true_ids(self.confusion.counts))
 
-    def result(self, manifest: Manifest | None, metric: str, data: str | None) -> dict[str, Any]:
+    def result(
+        self, manifest: Manifest | None, metric: str, data: str | None, without: Sequence[int] = ()
+    ) -> dict[str, Any]:
         """Plain data for a result file, as of `segkit.evaluation.results.result_dict`.
 
         Args:
             manifest: The manifest of the predictions, where `segkit predict` wrote them.
             metric: The convention of the scores.
             data: Name of the data set where there is no manifest.
+            without: Classes that the means leave out.
         """
         result = result_dict(
             self.confusion,
@@ -105,6 +109,7 @@ class FolderScores:
             partial=self.partial,
             metric=metric,
             note=self.note,
+            without=without,
         )
         result["problems"] = [vars(problem) for problem in self.problems]
         return result

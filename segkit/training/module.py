@@ -15,7 +15,7 @@ from torch import Tensor
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, true_ids
 from segkit.evaluation.conventions import convention
-from segkit.evaluation.results import format_table, result_dict
+from segkit.evaluation.results import format_table, result_dict, without_words
 from segkit.evaluation.scores import Scores
 from segkit.inference.engine import predict, predict_with_confidence, resolve
 from segkit.inference.protocols import Protocol
@@ -68,6 +68,7 @@ class SegmentationModule(NetworkModule):
     Attributes:
         protocol: How `test` and `predict` run, to be set before they do; by default "whole".
         validation_protocol: How `fit` validates: single-scale, without flip, on the whole image, at its label's size.
+        without: Train ids of the classes that the means of `test` and `validate` leave out; none by default.
     """
 
     network: SegmentationModel
@@ -97,6 +98,7 @@ class SegmentationModule(NetworkModule):
         self.validation_loss: ValidationLoss | None = None  # of `fit`
         self.calibration: Calibration | None = None  # set by who wants it measured
         self.scores: Scores | None = None
+        self.without: tuple[int, ...] = ()
         self.note: str | None = None  # on the scores: of a truth that holds one class, or none
         self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
         self.train()  # Lightning leaves the modes as they are, and those of frozen parts are not the others'
@@ -161,7 +163,7 @@ class SegmentationModule(NetworkModule):
         """Sum the matrices of all processes once, and log the scores."""
         assert self.confusion is not None
         self.confusion.all_reduce()
-        self.scores = self.confusion.scores()
+        self.scores = self.confusion.scores(without=self.without)
         self.note = self.classes.note_of_absence(true_ids(self.confusion.counts))
         prefix = "test" if self.trainer.state.fn == "test" else "val"
         # The matrix is already that of all processes, so each logs the same floats and none needs to synchronise.
@@ -214,16 +216,16 @@ class SegmentationModule(NetworkModule):
     def running(self, metric: str) -> str:
         """The mIoU in percent so far."""
         assert self.confusion is not None
-        return f"mIoU {percent(self.confusion.scores(metric).miou)}"
+        heading = f"mIoU{without_words(self.classes.class_names, self.without)}"
+        return f"{heading} {percent(self.confusion.scores(metric, self.without).miou)}"
 
     def result(self, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
         """All scores; see `result_dict`."""
         assert self.confusion is not None
         protocol = resolve(self.protocol, self.network).to_dict()  # what depends on the network filled in
         weights, names = {"sha256": weights_sha256(self.network.state_dict())}, self.classes.class_names
-        result = result_dict(
-            self.confusion, names, protocol, weights=weights, metric=metric, note=self.note, **dict(about)
-        )
+        about = {"weights": weights, "note": self.note, "without": self.without, **about}
+        result = result_dict(self.confusion, names, protocol, metric=metric, **dict(about))
         result["precision"] = self.ran_in
         if self.calibration is not None:
             result["calibration"] = self.calibration.result().to_dict()
@@ -234,7 +236,7 @@ class SegmentationModule(NetworkModule):
         assert self.confusion is not None
         note = f"note: in the truth {self.note}\n" if self.note else ""
         rule = convention(metric)
-        table = format_table(self.confusion.scores(metric), self.classes.class_names, rule.heading)
+        table = format_table(self.confusion.scores(metric, self.without), self.classes.class_names, rule.heading)
         return f"{table}\n{note}metric {metric}: {rule.rule}"
 
     @property

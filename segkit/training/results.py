@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table, convention
 from segkit.evaluation.plots import reliability_figure, save_figure
-from segkit.evaluation.results import images_scored
+from segkit.evaluation.results import images_scored, without_words
 from segkit.files import free_path, write_json
 from segkit.text import percent
 from segkit.training.base import NetworkModule
@@ -82,7 +82,8 @@ class ResultWriter(Callback):
 
     def _print(self, module: NetworkModule, expected: int, partial: bool, path: Path) -> None:
         if self.compares and isinstance(module, SegmentationModule) and module.confusion is not None:
-            rank_zero_info(f"\n{comparison_table(module.confusion.counts)}")
+            heading = f"mIoU{without_words(module.classes.class_names, module.without)}"
+            rank_zero_info(f"\n{comparison_table(module.confusion.counts, module.without, heading)}")
         rank_zero_info(
             f"\n{module.report(self.convention.name)}\n{images_scored(module.num_scored, expected, partial)}, "
             f"protocol {module.protocol_name}, {module.ran_in}{f'; {path}' if path.exists() else ''}"

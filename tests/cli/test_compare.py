@@ -118,6 +118,7 @@ def test_extra_scores(folder: Path, tmp_path: Path, capsys) -> None:
     assert result["boundary"]["mIoU"] == pytest.approx(iou.mean(), rel=1e-12)
     areas = ImageAreas.load(tmp_path / "r.npz")
     assert list(areas.names) == names and areas.areas[:, 1].sum() == result["num_pixels"]
+    assert result["bootstrap"].pop("class_names") == ["road", "tree", "sky", "boat"]
     assert result["bootstrap"] == bootstrap_miou(areas, 200).to_dict()
     interval = result["bootstrap"]["mIoU"]
     assert interval["low"] < result["scores"]["mIoU"] == interval["value"] < interval["high"]

@@ -69,6 +69,7 @@ def table_parser() -> Parser:
     add("--config", metavar="FILE", help="a recipe: gives data and published number of the models")
     add("--protocol", nargs="+", help="whole, ms-flip, ..., or YAML files; default: the recipe's, or whole")
     add("--metric", default=DEFAULT, help=f"convention of the scores: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
+    _add_without(parser)
     add("--output", metavar="DIR", default="benchmark", help="folder of the table; default: benchmark")
     add("--device", help="cpu, cuda, ...; default: the GPU where there is one")
     add("--limit", type=whole_number(1), help="images at most; the row is then marked partial")
@@ -120,6 +121,10 @@ def compare_parser() -> Parser:
     return parser
 
 
+def _add_without(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--without", nargs="+", default=[], metavar="CLASS", help="leave these out of all means")
+
+
 def _add_label_options(parser: argparse.ArgumentParser) -> None:
     """Add what tells which files count, and what their values mean."""
     add, ids = parser.add_argument, ("train", "raw")
@@ -136,5 +141,6 @@ def _add_label_options(parser: argparse.ArgumentParser) -> None:
     add("--truth_ids", choices=ids, default="raw", help="what the truth holds (default: the data set's raw ids)")
     add("--prediction_ending", default="", help="end of the file names that count, no part of the name: _labels.png")
     add("--truth_ending", default="", help="the same for the truth")
+    _add_without(parser)
     add("--allow_missing", action=Switch, help="score the images that have a prediction, and leave out the others")
     add("--workers", type=whole_number(1), help="threads; default: one a core")

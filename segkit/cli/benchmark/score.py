@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from segkit.cli.benchmark.command import compare_parser, score_parser
 from segkit.cli.words import say
 from segkit.errors import InputError, printable
 from segkit.evaluation.comparison import Comparison, paired_comparison
-from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table, convention
-from segkit.evaluation.results import confused_both_ways, format_table, images_scored, pairs_table
-from segkit.evaluation.scores import areas_of
+from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table, convention, convention_scores
+from segkit.evaluation.results import confused_both_ways, format_table, images_scored, pairs_table, without_words
+from segkit.evaluation.statistics import ImageAreas
 from segkit.files import check_writable, free_path, write_json
+from segkit.metadata.regroup import left_out_ids
 from segkit.predictions.extra_scores import ExtraScores, extra_scores
 from segkit.predictions.folders import FolderScores, Reading, areas_of_folder, score_folders
 from segkit.predictions.manifest import Manifest, check_manifest, named_space, read_manifest
@@ -40,6 +42,7 @@ def score(args: Sequence[str]) -> int:
     manifest = read_manifest(options.pred_dir)
     reading = _reading(options, manifest, options.pred_dir)
     _check(options, manifest, reading)
+    options.without = left_out_ids(options.without, reading.space.class_names)
     scored = score_folders(options.pred_dir, options.truth_dir, reading, options.limit)
     if not scored.confusion.num_images and not scored.interrupted:
         _complain(scored.problems)
@@ -65,13 +68,18 @@ def compare(args: Sequence[str]) -> int:
     a, b = (areas_of_folder(p, options.truth_dir, reading, n) for p, n in zip(options.predicted, names, strict=True))
     if options.allow_missing:
         a, b = a.only(b.names), b.only(a.names)
+    true = np.flatnonzero(a.areas[:, 1].sum(axis=0)).tolist()
+    left_out = left_out_ids(options.without, reading.space.class_names)
+    a, b = a.without(left_out), b.without(left_out)
+    names_of = [name for i, name in enumerate(reading.space.class_names) if i not in left_out]
     comparison = paired_comparison(a, b, options.samples, options.permutations, options.seed, options.level)
+    comparison = replace(comparison, without=tuple(reading.space.class_names[i] for i in left_out))
     written: list[Path] = []
     try:
-        written = _write_comparison(options, comparison, reading.space.class_names, names)
+        written = _write_comparison(options, comparison, names_of, names)
     finally:  # shown also where the disk does not take it, and kept where nobody reads on
-        say(f"\n{comparison.table(reading.space.class_names, *names)}\n\n{comparison.sentence(*names)}")
-        note = reading.space.note_of_absence(np.flatnonzero(a.areas[:, 1].sum(axis=0)).tolist())
+        say(f"\n{comparison.table(names_of, *names)}\n\n{comparison.sentence(*names)}")
+        note = reading.space.note_of_absence(true) if not left_out else None
         if note is not None:
             say(f"note: in the truth {note}")
     say(", ".join(map(str, written)))
@@ -95,10 +103,10 @@ def _check(options: argparse.Namespace, manifest: Manifest | None, reading: Read
 
 def _report(options: argparse.Namespace, scored: FolderScores, manifest: Manifest | None) -> None:
     """Write the result file; print tables, notes and problems."""
-    result = scored.result(manifest, _tables(options.metric)[0], options.labels)
+    result = scored.result(manifest, _tables(options.metric)[0], options.labels, options.without)
     folders = {"folder": str(options.pred_dir), "truth": str(options.truth_dir), "ids": options.prediction_ids}
     result["predictions"] = folders
-    extras = None if scored.interrupted else extra_scores(scored, options.boundary, options.bootstrap)
+    extras = None if scored.interrupted else extra_scores(scored, options.boundary, options.bootstrap, options.without)
     if extras is not None:
         result |= extras.to_dict()
         if options.plot:
@@ -108,7 +116,7 @@ def _report(options: argparse.Namespace, scored: FolderScores, manifest: Manifes
     try:
         written = _write(options, scored, result, extras)
     finally:  # the scores are shown also where the disk does not take them, and kept where nobody reads on
-        _print_tables(options.metric, scored)
+        _print_tables(options.metric, scored, options.without)
         if extras is not None:
             _print_extras(options, scored, extras)
         _print_notes(scored)
@@ -127,7 +135,7 @@ def _write(
     written = [path]
     if extras is not None and extras.interval is not None:
         written.append(free_path(path.with_suffix(".npz")))
-        extras.areas.save(written[-1])
+        ImageAreas.from_areas(scored.areas).save(written[-1])  # of all classes: `compare` has its own --without
     if extras is not None and options.plot:
         from segkit.evaluation.plots import confusion_figure, save_figure  # and with it, matplotlib
 
@@ -137,21 +145,22 @@ def _write(
     return written
 
 
-def _print_tables(metrics: Sequence[str], scored: FolderScores) -> None:
+def _print_tables(metrics: Sequence[str], scored: FolderScores, left_out: Sequence[int]) -> None:
     counts = scored.confusion.counts
     for name in _tables(metrics):
         rule = convention(name)
-        table = format_table(rule.score(areas_of(counts)), scored.reading.space.class_names, rule.heading)
+        table = format_table(convention_scores(counts, name, left_out), scored.reading.space.class_names, rule.heading)
         say(f"\nmetric {name} ({rule.rule})\n{table}")
     if ALL_METRICS in metrics:
-        say(f"\n{comparison_table(counts)}")
+        heading = f"mIoU{without_words(scored.reading.space.class_names, left_out)}"
+        say(f"\n{comparison_table(counts, left_out, heading)}")
 
 
 def _print_extras(options: argparse.Namespace, scored: FolderScores, extras: ExtraScores) -> None:
     if options.bootstrap is not None and extras.interval is None:
         say("\nno interval: one image cannot be resampled")
     if extras.interval is not None or extras.boundary is not None:
-        say(f"\n{extras.table(scored.reading.space.class_names)}")
+        say(f"\n{extras.table()}")
     if options.plot:
         pixels, share = map(pairs_table, _confused(scored).values())
         say(f"\nmost confused pairs, by pixels\n{pixels}\n\nand by share of the true class\n{share}")

@@ -28,7 +28,8 @@ def main(args: Sequence[str]) -> int:
     reader = _Reader(args)
     rows, typed = _rows(reader), reader.typed
     device = typed["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings = Settings(device, typed["limit"], (typed["size"][0], typed["size"][1]), Path(typed["output"]))
+    size, without = (typed["size"][0], typed["size"][1]), tuple(typed["without"])
+    settings = Settings(device, typed["limit"], size, Path(typed["output"]), without)
     check_writable(settings.output)
     table = Table(settings.output)
     try:

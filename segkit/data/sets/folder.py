@@ -142,7 +142,7 @@ class FolderDataModule(SegmentationDataModule):
 
     @cached_property
     def _color_masks(self) -> ColorMasks:
-        return ColorMasks(self._palette, self.label_space.class_names)
+        return ColorMasks(self._palette, read_classes(self.classes))  # as they are before any is joined or dropped
 
     @property
     def _palette(self) -> Path:
