@@ -1,6 +1,7 @@
 """Images of N bands and N bits, from the files to the labels: trained, tested, browsed, inferred, exported."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +305,21 @@ def test_another_network_is_refused(nir: Path, tmp_path: Path) -> None:
     kept = bands_of(4, "uint16", (5, 500))
     data.take_bands(kept, "x.ckpt")
     assert data.reader.bands == kept  # the checkpoint's range is used, not the declared one
+
+
+PAGE = (Path(__file__).parents[1] / "docs/own-data.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = PAGE.partition("## More than three channels")[2]
+    commands = section.partition("```sh\n")[2].partition("```")[0].splitlines()
+    assert len(commands) == 5
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "fields", 4, "uint16", 10000, ".tif")
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        small = ["--config", "overlays/smoke", "--data.crop_size", "32", "--data.base_size", "48"]
+        more = [*small, "--trainer.logger", "false"] if arguments[0] in ("fit", "test") else []
+        assert main([*arguments, *more]) == 0, command
+    assert len(list(Path("segmented").glob("*_labels.png"))) == 2
