@@ -65,6 +65,9 @@ class ClassificationCLI(SegmentationCLI):
             load_classifier_weights(self.model.network, path)
             self.config_init[self.subcommand]["ckpt_path"] = None
 
+    def set_normalization(self) -> None:
+        """Nothing is declared by the data: images are uint8 RGB."""
+
     def stored_names(self) -> Sequence[str]:
         """The classes of the checkpoint; where it has no names, the data's are taken for them."""
         return [str(name) for name in self.checkpoint.get("class_names") or self.datamodule.class_names]
