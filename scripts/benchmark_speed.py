@@ -12,6 +12,7 @@ tables `views` and `precision`.
 
   ceiling    best rates of matrix products and convolutions of this machine: what no network can pass
   image    one normalised image of 480 x 480 to labels: DeepLabV3, ResNeSt-50, stride 8, 150 classes
+  decoders   one normalised image of 512 x 512 to labels: smp's decoders over ResNeSt-50, the same weights in both
   views      a whole image by `encoding-ms`, against PyTorch-Encoding's evaluation, restated
   precision  labels and mIoU of a trained network by precision; needs --checkpoint, --images and --masks
   ops        segkit.ops against the PyTorch that it replaces
@@ -33,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from benchmark_common import header, measure, peak_memory, times_table
 from benchmark_score import disturbed, draw
-from speed_peers import has_mmseg, mmseg_areas, mmseg_network, multi_eval, smp_network, torchvision_network
+from speed_peers import has_mmseg, mmseg_areas, mmseg_network, multi_eval, smp_decoder, smp_network, torchvision_network
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -43,6 +44,7 @@ from segkit.inference.engine import predict
 from segkit.inference.protocols import get
 from segkit.inference.segmenter import load
 from segkit.io import read_image, read_label
+from segkit.models.decoders import EncoderDecoder
 from segkit.models.inference_form import convolution_dtype, inference_form
 from segkit.models.segmentation import DeepLabV3, MMSegDeepLabV3, SegmentationModel
 from segkit.ops.dispatch import plain_ops
@@ -104,7 +106,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """What is measured, on what."""
-    names = ("ceiling", "image", "views", "precision", "ops", "matrix", "training")
+    names = ("ceiling", "image", "decoders", "views", "precision", "ops", "matrix", "training")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=names, default=list(names))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -119,7 +121,14 @@ def parse() -> argparse.Namespace:
 
 def tables(options: argparse.Namespace) -> Iterator[Table]:
     """The tables that are wanted, each made when its turn comes."""
-    makers = {"image": one_image, "views": views, "ops": ops, "matrix": matrix, "training": training}
+    makers = {
+        "image": one_image,
+        "decoders": decoders,
+        "views": views,
+        "ops": ops,
+        "matrix": matrix,
+        "training": training,
+    }
     for name, make in makers.items():
         if name in options.only or options.peak_of:
             yield from make(options)
@@ -201,6 +210,41 @@ def one_image(options: argparse.Namespace) -> Iterator[Table]:
         memory=True,
         notes=[f"The first network is {GFLOP} GFLOP as counted, padding included; oneDNN does not multiply padding."],
     )
+
+
+def decoders(options: argparse.Namespace) -> Iterator[Table]:
+    """One normalised image of 512 x 512 to labels, by smp's decoders in smp and in segkit, float32."""
+    device = torch.device(options.device)
+    image = torch.randn(1, 3, 512, 512, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def both(decoder: str) -> tuple[nn.Module, SegmentationModel]:
+        torch.manual_seed(0)  # the same weights for all
+        network = EncoderDecoder("resnest50", CLASSES, decoder, dilation_convention="timm")  # type: ignore[arg-type]
+        ours, theirs = trained(network, device), smp_decoder(decoder, CLASSES).to(device)
+        encoder = {f"encoder.model.{name}": value for name, value in ours.encoder.state_dict().items()}
+        theirs.load_state_dict({**encoder, **ours.head.state_dict()})
+        return theirs, ours
+
+    def segkit(decoder: str) -> Callable[[], Tensor]:
+        form = inference_form(both(decoder)[1])
+        return lambda: predict(form, image, get("whole"))
+
+    def smp(decoder: str, memory_format: torch.memory_format) -> Callable[[], Tensor]:
+        network = both(decoder)[0].to(memory_format=memory_format)  # type: ignore[call-overload]
+        x = image.to(memory_format=memory_format)
+        return torch.inference_mode()(lambda: network(x).argmax(1))
+
+    for decoder in ("fpn", "upernet", "deeplabv3plus"):
+        yield Table(
+            f"One image of 512 x 512 to labels, {decoder}, ResNeSt-50, {CLASSES} classes, float32",
+            {
+                "segkit's inference form": lambda decoder=decoder: segkit(decoder),
+                "smp, contiguous": lambda decoder=decoder: smp(decoder, torch.contiguous_format),
+                "smp, channels-last": lambda decoder=decoder: smp(decoder, torch.channels_last),
+            },
+            agree=True,
+            reference="smp, contiguous",
+        )
 
 
 def views(options: argparse.Namespace) -> Iterator[Table]:

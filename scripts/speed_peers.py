@@ -25,6 +25,13 @@ def smp_network(num_classes: int) -> nn.Module:
     return network.eval()
 
 
+def smp_decoder(decoder: str, num_classes: int) -> nn.Module:
+    """segmentation_models_pytorch's network by the name of its decoder, over timm's ResNeSt-50; logits at full size."""
+    smp = importlib.import_module("segmentation_models_pytorch")
+    network: nn.Module = smp.create_model(decoder, "tu-resnest50d", encoder_weights=None, classes=num_classes)
+    return network.eval()
+
+
 def torchvision_network(num_classes: int) -> Callable[[Tensor], Tensor]:
     """torchvision's DeepLabV3 over its ResNet-50, an easier network; logits at full size."""
     segmentation = importlib.import_module("torchvision.models.segmentation")

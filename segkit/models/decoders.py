@@ -43,7 +43,6 @@ _STRIDES: Mapping[str, tuple[int, ...]] = MappingProxyType(
     }
 )
 _OF_DECODERS = ("decoder_", "psp_", "encoder_depth")  # beginnings of smp's arguments that are a decoder's
-_NEED_STRIDE_2 = ("linknet", "manet")  # they cannot do without a feature at stride 2
 _WHERE = "model.network.init_args"
 
 
@@ -230,6 +229,9 @@ def _arguments(decoder: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
             raise InputError(
                 f"{_WHERE}.decoder_args: {name!r} is no argument of {decoder}; {hint}allowed: {', '.join(known)}"
             )
+    # smp annotates its rates as an iterable of certain numbers, but takes others, too
+    typed = {name: value for name, value in (given or {}).items() if name != "decoder_atrous_rates"}
+    check_arguments(_smp_class(decoder), typed, f"{_WHERE}.decoder_args")
     return dict(given or {})
 
 

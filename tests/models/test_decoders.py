@@ -80,6 +80,7 @@ def test_a_side_that_is_no_multiple_is_padded_at_its_end() -> None:
         ({"decoder": "unett"}, "one of unet"),
         ({"decoder_args": {"decoder_chanels": [8]}}, "did you mean decoder_channels?"),
         ({"decoder_args": {"decoder_channels": [8, 8]}}, "correct decoder_args"),
+        ({"decoder_args": {"decoder_channels": "wide"}}, "decoder_args.decoder_channels is 'wide'; needed is"),
         ({"output_stride": 8}, "leave it out for 32"),
         ({"decoder": "deeplabv3", "output_stride": 32}, "output stride 8 or 16"),
         ({"encoder": VIT}, "decoder: dpt takes it"),
