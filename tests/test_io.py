@@ -245,3 +245,32 @@ def test_png_in_memory_size_is_unchanged(tmp_path):
     Image.fromarray(RGB).save(buffer, "PNG")
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
     assert np.array_equal(read_image(str(tmp_path / "a.png")), RGB)
+
+
+@pytest.mark.parametrize("kind", ["tif", "npy"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32])
+def test_labels_of_many_bits_are_read_where_no_value_changes(kind: str, dtype: type, tmp_path: Path) -> None:
+    values = np.array([[0, 1, 255], [7, 0, 2]])
+    assert (read_label(save_values(tmp_path / f"whole.{kind}", values.astype(dtype))) == values).all()
+    assert read_label(tmp_path / f"whole.{kind}").dtype == np.uint8
+    if dtype is not np.uint8:
+        values[1, 1] = 256
+        fails(read_label, save_values(tmp_path / f"a.{kind}", values.astype(dtype)), "the value 256", "row 1, column 1")
+    if dtype is np.float32:
+        for wrong in (0.5, np.nan, -1.0):
+            mixed = np.array([[1, wrong]], np.float32)
+            fails(read_label, save_values(tmp_path / f"b.{kind}", mixed), f"the value {wrong}", "whole numbers 0..255")
+
+
+def save_values(path: Path, values: np.ndarray) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, values)
+    else:
+        Image.fromarray(values).save(path)
+    return path
+
+
+def test_labels_of_several_channels_or_objects_are_refused(tmp_path: Path) -> None:
+    fails(read_label, save_values(tmp_path / "a.npy", np.zeros((2, 3, 3))), "(2, 3, 3)", "needed is (H, W)")
+    np.save(tmp_path / "b.npy", np.array([[{}]], object), allow_pickle=True)
+    fails(read_label, tmp_path / "b.npy", "b.npy")

@@ -13,17 +13,18 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError
 from segkit.files import write_bytes
-from segkit.io.decoding import decode_rgb, decoder_words, turn
-from segkit.io.header import DECODER_ERRORS, JPEG_START, PNG_START, Header, check_pixels, parse_header
+from segkit.io.decoding import decode_rgb, decoder_words, read_npy, turn
+from segkit.io.header import DECODER_ERRORS, JPEG_START, NPY_START, PNG_START, Header, check_pixels, parse_header
 from segkit.io.tiff import TIFF_STARTS, upright_tiff
 from segkit.paths import check_regular, read_file
 
@@ -42,6 +43,7 @@ File: TypeAlias = str | os.PathLike[str] | Stored
 _LABEL_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     _LABEL_PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+_DEEP = ("I", "I;16", "I;16B", "F")  # Pillow's modes of one channel of more than 8 bits
 _DESCRIBED = 1_000_000  # pixels of a refused label map that are looked at to say what is in it
 
 
@@ -72,8 +74,10 @@ def read_image(path: File, apply_exif: bool = False) -> UInt8Array:
 def read_label(path: File) -> UInt8Array:
     """Read a label map as its raw uint8 values, shape (H, W); a paletted PNG gives its indices.
 
+    A TIFF or an `.npy` file may store its values in more bits, or as floats, so long as they are whole numbers 0..255.
+
     Raises:
-        InputError: The file is unreadable, a JPEG, or not of one 8-bit channel (RGB, 16-bit, ...).
+        InputError: The file is unreadable, a JPEG, not of one channel, or has other values.
     """
     data = read_bytes(path, "label map")
     fast = _decode_label_png(data, path)
@@ -81,9 +85,12 @@ def read_label(path: File) -> UInt8Array:
         return fast
     header = header_of(io.BytesIO(data), path)
     check_pixels(header.width, header.height, path)
+    if data.startswith(NPY_START):
+        return _bytes_of(read_npy(data, path), path)
     try:
         with Image.open(io.BytesIO(upright_tiff(data) if data.startswith(TIFF_STARTS) else data)) as image:
             mode, kind = image.mode, image.format
+            deep = np.array(image) if kind == "TIFF" and mode in _DEEP else None
             is_readable = mode in ("L", "P", "1") and kind != "JPEG"
             values = np.array(image, np.uint8) if is_readable else None
             held = "" if is_readable else _describe_values(image)
@@ -91,6 +98,8 @@ def read_label(path: File) -> UInt8Array:
         raise InputError(
             f"{path}: unreadable label map ({decoder_words(error)}); write it again as an 8-bit PNG"
         ) from error
+    if deep is not None:
+        return _bytes_of(deep, path)
     if kind == "JPEG":
         raise InputError(
             f"{path}: label map is a JPEG, which changes label values ({held}); export the labels as 8-bit PNG"
@@ -100,6 +109,23 @@ def read_label(path: File) -> UInt8Array:
             f"{path}: label map has mode {mode} ({held}); allowed is one 8-bit channel (L or P): {_cure(mode)}"
         )
     return values // _grey_step(data)
+
+
+def _bytes_of(values: npt.NDArray[Any], path: File) -> UInt8Array:
+    """Values of any type as uint8 (H, W), so long as none is changed by it."""
+    values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.ndim != 2 or values.dtype.kind not in "biuf":
+        raise InputError(
+            f"{path}: label map has the shape {values.shape}, values of {values.dtype}; needed is (H, W), whole numbers"
+        )
+    wrong = ~((values >= 0) & (values <= 255) & (values == np.floor(values)))  # of a NaN, all three are false
+    if wrong.any():
+        row, column = divmod(int(wrong.argmax()), values.shape[1])
+        raise InputError(
+            f"{path}: label map has the value {values[row, column]} at row {row}, column {column} ({int(wrong.sum())} "
+            f"such pixels, of {values.dtype}); allowed are whole numbers 0..255: give each class such a number"
+        )
+    return values.astype(np.uint8)
 
 
 def read_header(path: File) -> Header:

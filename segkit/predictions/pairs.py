@@ -9,7 +9,15 @@ from segkit.errors import InputError, printable
 from segkit.paths import walk_files
 from segkit.predictions.label_files import SERVERS, Ids
 
-SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # JPEGs, so that the message can say what is wrong
+SUFFIXES = (
+    ".png",
+    ".tif",
+    ".tiff",
+    ".npy",
+    ".bmp",
+    ".jpg",
+    ".jpeg",
+)  # JPEGs, to say what is wrong
 _FRAME_ENDINGS: dict[Ids, str] = {"raw": "_labelIds.png", "train": "_labelTrainIds.png"}  # of Cityscapes' truth
 
 

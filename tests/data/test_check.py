@@ -409,3 +409,17 @@ def test_what_is_wrong_with_a_palette_is_said_once(root, palette, said):
         (root / "palette.csv").write_text(palette)
     (problem,) = found(checked(FolderDataModule(root, masks="colors")))["data set"]
     assert said in problem
+
+
+def test_masks_of_other_files_than_png(root):
+    """TIFF of 16 bits and .npy, found beside PNGs and checked without a warning."""
+    (root / "labels/train/0.png").unlink()
+    (root / "labels/train/1.png").unlink()
+    values = np.resize(np.array([0, 1, 2, 255]), SIZE)
+    Image.fromarray(values.astype(np.uint16)).save(root / "labels/train/0.tif")
+    np.save(root / "labels/train/1.npy", values.astype(np.int64))
+    report = checked(FolderDataModule(root))
+    assert found(report) == {} and report.splits[0].having[255] == 4
+    np.save(root / "labels/train/1.npy", values + 0.5)
+    (problem,) = found(checked(FolderDataModule(root)))["unreadable"]
+    assert "1.npy: label map has the value 0.5 at row 0, column 0 (48 such pixels, of float64)" in problem

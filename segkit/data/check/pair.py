@@ -86,7 +86,8 @@ def _inspect(layout: Layout, pair: Pair) -> Look:
         raw = layout.read_mask(pair.mask)
     except InputError as error:
         return Look([*notes, (_kind_of(pair.mask, str(error)), str(error))], digest=image.digest)
-    notes += _inspect_header(pair.mask, is_turned=True)  # masks never are, whatever they say
+    # Masks are never turned, whatever they say, and those of more than 8 bits are read whole or not at all.
+    notes += [note for note in _inspect_header(pair.mask, is_turned=True) if "bits per channel" not in note[1]]
     counts = np.bincount(raw.ravel(), minlength=256)  # (256)
     if size is not None and size != raw.shape:
         text = f"{pair.image} is {size[1]}x{size[0]}, {pair.mask} is {raw.shape[1]}x{raw.shape[0]}"

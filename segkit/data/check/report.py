@@ -20,7 +20,7 @@ PROBLEMS = {
     "no mask":       "images without a mask; add the masks or remove the images",
     "no image":    "masks without an image; add the images or remove the masks",
     "unreadable":    "files that are damaged, or of a kind that is not read; copy or export them again",
-    "mask format":   "masks that are no 8-bit PNG of class numbers (JPEG, RGB, 16 bits, ...)",
+    "mask format":   "masks that hold no class numbers 0..255 (JPEG, RGB, other numbers, PNGs of 16 bits, ...)",
     "undeclared":    "masks with values that the label table does not declare",
     "0/255 masks":   "splits whose masks hold 0 and 255 alone, and 255 is ignored; nothing is learned from one class",
     "size":          "images and masks of different sizes; export both at the same size",

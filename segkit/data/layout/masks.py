@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from segkit.data.layout.files import Files, Source
 from segkit.errors import InputError
 
-MASK_SUFFIXES = (".png", ".tif", ".tiff")  # in capitals, too; a mask is looked for as .png first
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy")  # in capitals, too; a mask is looked for as .png first
 CONVERTED = "_labelTrainIds"  # what mmsegmentation's converters append to a mask's name
 
 _SHOWN = 3  # names of files in a message

@@ -47,7 +47,7 @@ class FolderDataModule(SegmentationDataModule):
             numbers, also as the indices of a palette; line i of classes.txt (from 0) is class i and 255 is ignored,
             unless table.csv says otherwise. Or "binary": 0 and 255, the two lines of classes.txt. Or "colors": RGB
             colours, those of palette.csv. They lie, by default, in `labels/{name}.png`, or `labels/{split}/{name}.png`
-            where images have such folders; `{split}` is train, val or test, and the suffix may also be that of a TIFF.
+            where images have such folders; `{split}` is train, val or test, and `.tif` or `.npy` is found, too.
         images: Where the images lie: `img/{name}.jpg`. Without a suffix, any image will do. None:
             `images/{split}/{name}` or `images/{name}`, whichever is there.
         classes: The file of class names; None: classes.txt in the folder. palette.csv and table.csv lie beside it.
