@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
+import rasterio
 import torch
 from benchmark_common import header, measure, times_table
 from PIL import Image
@@ -43,6 +44,7 @@ from segkit.data.layout.base import Layout
 from segkit.data.samplers import Draw
 from segkit.data.sets.ade20k import ADE20KDataModule
 from segkit.data.sets.cityscapes import CityscapesDataModule
+from segkit.data.sets.folder import FolderDataModule
 from segkit.data.street.scene import draw_scene
 from segkit.data.transforms import TrainTransform
 from segkit.io import read_image, read_label, write_png
@@ -73,6 +75,11 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     print(header(PACKAGES))
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        title = "Reading bands, 8 MB an image: four of 8 bits, 2048 x 1024, or of 16 bits, 1024 x 1024; crop 512"
+        print(per_sample(title, bands(Path(folder), options.images), options.rounds, options.images))
+    if options.only_bands:
+        return
     if mmseg_pipeline(cases()[0]) is None:
         print(
             "mmsegmentation is not installed and is left out: `uv run --group mmseg python scripts/benchmark_data.py`"
@@ -97,6 +104,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed of the data path.")
     parser.add_argument("--crops", type=int, default=40, help="in a round of the transform tables")
     parser.add_argument("--images", type=int, default=16, help="in a round of the reading tables")
+    parser.add_argument("--only_bands", action="store_true", help="only the table of 8 and 16 bits")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--folder", type=Path, default=None, help="where temporary files go")
     return parser.parse_args()
@@ -224,6 +232,35 @@ def readers(folder: Path, count: int) -> dict[str, Callable[[], object]]:
         "of it: decoding masks": repeated(lambda i: read_label(samples[i].mask), count),
         "of it: decoding, and the label table": repeated(lambda i: layout.read(samples[i]), count),
     }
+
+
+def bands(folder: Path, count: int) -> dict[str, Callable[[], object]]:
+    """Crops from images of as many bytes in 8 and in 16 bits: the ratio is the one of the time for a byte."""
+    made: dict[str, Callable[[], object]] = {}
+    for suffix, deep in itertools.product((".tif", ".png"), (False, True)):
+        root = folder / f"{suffix[1:]}{deep}"
+        for i in range(count):
+            image, mask = scene(i, 1024, 1024 if deep else 2048)
+            four = image[..., [0, 1, 2, 1]]
+            if deep:  # 12 bits and a bit, as satellites' reflectances
+                four = four.astype(np.uint16) * 39 + np.random.default_rng(i).integers(0, 39, four.shape, np.uint16)
+            path = _made(root / f"images/train/{i}{suffix}")
+            if suffix == ".tif":
+                form = {"width": four.shape[1], "height": 1024, "count": 4, "dtype": four.dtype, "compress": "deflate"}
+                with rasterio.open(path, "w", driver="GTiff", **form) as file:
+                    file.write(np.moveaxis(four, -1, 0))
+            else:
+                cv2.imwrite(str(path), four)
+            Image.fromarray(mask % 2).save(_made(root / f"labels/train/{i}.png"))
+        (root / "classes.txt").write_text("a\nb\n")
+        layout = FolderDataModule(root, bands=4, range=(0, 10000) if deep else None)
+        files, cached = datasets(layout, folder / "cache", 2048, 512)
+        name = f"{suffix[1:].upper()} of {16 if deep else 8} bits"
+        made[f"{name}, decoded"] = repeated(lambda i, f=files, m=layout: m.reader.image(f.samples[i].image), count)
+        if suffix == ".tif":
+            made[f"{name}, crops from the files"] = crops_of(files)
+            made[f"{name}, crops from the cache"] = crops_of(cached)
+    return made
 
 
 def archives(folder: Path, count: int) -> dict[str, Callable[[], object]]:

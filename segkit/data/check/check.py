@@ -21,6 +21,7 @@ from segkit.errors import InputError
 from segkit.machine import cores
 from segkit.metadata.label_space import UNDECLARED, LabelSpace
 from segkit.paths import looked_for
+from segkit.text import percent
 
 
 def splits_of(layout: Layout) -> list[Split]:
@@ -155,11 +156,16 @@ def _open_files(
     found, layout = report.splits[-1], report.layout
     found.wanted = len(pairs)
     bar = Bar(total=len(pairs), desc=f"check {layout.title} {found.split}", unit="image", disable=not pairs)
+    outside: list[float] = []
     with bar, closing(_in_threads(lambda pair: inspect_pair(layout, pair), pairs, workers)) as results:
         for pair, look in zip(pairs, results, strict=True):
             _take_in(report, found, look)
             _note_twin(report, found.split, pair, look.digest, images)
+            outside += [] if look.outside is None else [look.outside]
             bar.update()
+    if any(outside):
+        text = f"{found.split}: {percent(sum(outside) / len(outside), 2)}% of the values of {len(outside)} images"
+        report.findings.add("clipped", f"{text}, at most {percent(max(outside), 2)}% of one's")
     if found.masks:
         _note_absences(report, found, layout.label_space)
 

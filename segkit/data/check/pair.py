@@ -15,7 +15,6 @@ from segkit.errors import InputError
 from segkit.io import File, read_header, read_image
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
 from segkit.paths import read_file
-from segkit.text import percent
 
 Notes: TypeAlias = list[tuple[str, str]]  # kind, of those in `check_report.KINDS`, and text
 
@@ -35,11 +34,13 @@ class Look(NamedTuple):
         notes: What is wrong.
         counts: The mask's pixels of each raw value, int64 (256); None where it cannot be read.
         digest: BLAKE2b of the image's file; None where it cannot be read.
+        outside: Share of the image's values that lie outside of the declared range; None where there is none.
     """
 
     notes: Notes
     counts: Int64Array | None = None
     digest: bytes | None = None
+    outside: float | None = None
 
 
 def inspect_pair(layout: Layout, pair: Pair) -> Look:
@@ -81,7 +82,7 @@ def _inspect(layout: Layout, pair: Pair) -> Look:
     image = _Loaded(pair.image)
     if pair.mask is None:
         return Look(_inspect_header(image, layout.reader.apply_exif), digest=image.digest)
-    notes, size = _inspect_image(image, layout)
+    notes, size, outside = _inspect_image(image, layout)
     try:
         raw = layout.read_mask(pair.mask)
     except InputError as error:
@@ -92,21 +93,19 @@ def _inspect(layout: Layout, pair: Pair) -> Look:
     if size is not None and size != raw.shape:
         text = f"{pair.image} is {size[1]}x{size[0]}, {pair.mask} is {raw.shape[1]}x{raw.shape[0]}"
         notes.append(("size", f"{text}: {layout.reader.size_cure(image, size, raw.shape)}"))
-    return Look(notes + _inspect_values(layout, raw, counts, pair.mask), counts, image.digest)
+    return Look(notes + _inspect_values(layout, raw, counts, pair.mask), counts, image.digest, outside)
 
 
-def _inspect_image(image: _Loaded, layout: Layout) -> tuple[Notes, tuple[int, ...] | None]:
-    """Also its (height, width), as it is read."""
+def _inspect_image(image: _Loaded, layout: Layout) -> tuple[Notes, tuple[int, ...] | None, float | None]:
+    """Also its (height, width), as it is read, and the share of its values outside of the range."""
     try:
         values = layout.reader.image(image)
     except InputError as error:
-        return [("unreadable", str(error))], None
+        return [("unreadable", str(error))], None, None
     bands, shape = layout.bands, values.shape[:2]
     if bands is None:
-        return _inspect_header(image, layout.reader.apply_exif), shape
-    outside = bands.clipped(values)
-    notes = [("clipped", f"{image}: {percent(outside / values.size, 2)}% of its values")] if outside else []
-    return notes, shape
+        return _inspect_header(image, layout.reader.apply_exif), shape, None
+    return [], shape, bands.clipped(values) / values.size
 
 
 def _inspect_header(file: File, is_turned: bool) -> Notes:

@@ -29,7 +29,7 @@ WARNINGS = {
     "two splits":    "images that are in two splits; scores on images that were trained on say little",
     "exif":          "images with an EXIF orientation; masks must fit the stored image, else set --data.exif apply",
     "partly read":   "files with several pages or frames, or more than 8 bits",
-    "clipped":       "images with values outside of the declared range, which become its ends",
+    "clipped":       "values outside of the range of their band, which become its ends",
     "empty mask":    "masks without a valid pixel; nothing is learned or scored there",
     "one class":     "splits whose masks hold at most one class; nothing is learned from it, and scores say little",
 }  # fmt: skip
