@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.cli.parser import Parser, Switch
+from segkit.cli.parser import Parser, Switch, add_network_option
 from segkit.cli.weights.command import check_output
 from segkit.cli.words import say
 
@@ -85,6 +85,7 @@ def _class_names(checkpoint: "Checkpoint") -> list[str] | None:
 def _parser() -> Parser:
     parser = Parser("segkit export", description=_DESCRIPTION)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of segkit, or of another toolkit")
+    add_network_option(parser)
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="default: beside CHECKPOINT, ending in .safetensors"
     )

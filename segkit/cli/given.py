@@ -1,6 +1,7 @@
 """What a Lightning command line names before it is parsed: recipes, the run's folder, and a checkpoint."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,11 +47,16 @@ def with_recipes(args: Sequence[str]) -> list[str]:
     for place, (option, following) in enumerate(zip(args, [*args[1:], ""], strict=False)):
         name, equals, rest = option.partition("=")
         value = rest if equals else following
+        if name == "--network":  # as the other commands have it
+            found[place] = f"--model.network{equals}{rest}"
         if name in ("-c", "--config") and (not value or value.startswith("--")):
             raise InputError(f"{name}: no recipe behind it; give a file or a name (`segkit recipes` lists them)")
         if value and name in ("-c", "--config", "--data"):
             resolved = data_value(value) if name == "--data" else str(find_recipe(value))
             found[place if equals else place + 1] = f"{name}={resolved}" if equals else resolved
+            folder = str(Path(resolved).resolve().parent)
+            if name != "--data" and folder not in sys.path:  # a recipe may name a module that lies beside it
+                sys.path.append(folder)
     return found
 
 

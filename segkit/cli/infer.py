@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segkit.bars import Bar
-from segkit.cli.parser import Parser, Switch
+from segkit.cli.parser import Parser, Switch, add_network_option
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError, install_extra, printable
 from segkit.files import check_writable
@@ -170,6 +170,7 @@ def _parser() -> Parser:
     parser = Parser("segkit infer", description=_DESCRIPTION)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="written by `segkit fit`")
+    add_network_option(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="made where it is absent")
     parser.add_argument("--protocol", default="whole", metavar="NAME", help="whole (default), window, ms-flip, ...")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; default: the GPU where there is one")

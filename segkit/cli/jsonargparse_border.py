@@ -25,9 +25,13 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
+from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LightningArgumentParser
+from torch import nn
 
 from segkit.errors import InputError, did_you_mean
+from segkit.models.own import build_module
+from segkit.models.segmentation import SegmentationModel
 from segkit.plain_data import check_size, parse_yaml
 
 _load_yaml = get_loader("yaml")  # jsonargparse's, which reads 1e-4 as a number
@@ -82,12 +86,23 @@ class SegmentationParser(LightningArgumentParser):
 
     def build(self, config: Namespace) -> Namespace:
         """The objects that a configuration describes."""
-        built: Namespace = self.instantiate(config)
+        built: Namespace = self.instantiate(config, instantiators=[(_build, nn.Module, True)])
         return built
+
+    def instantiate_classes(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
+        """What Lightning calls for it."""
+        return self.build(cfg)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Hand jsonargparse's message on; `explain` shortens it where the valid names are known."""
         raise _ReportError(message) from ex
+
+
+def _build(kind: Any, *args: Any, **kwargs: Any) -> Any:
+    """A module; one of the user's own keeps the arguments by which a checkpoint rebuilds it."""
+    if kind.__module__.startswith("segkit.") or not {LightningModule, SegmentationModel}.isdisjoint(kind.__mro__):
+        return kind(*args, **kwargs)
+    return build_module(kind, kwargs)
 
 
 class _ReportError(InputError):

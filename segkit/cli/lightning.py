@@ -34,6 +34,7 @@ from segkit.inference import protocols
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.metadata.regroup import left_out_ids
 from segkit.models.checkpoint import Checkpoint, load_strict
+from segkit.models.own import CLASS_COUNTS
 from segkit.models.segmentation import NETWORKS, SegmentationModel
 from segkit.ops.normalize import IMAGENET, Normalization
 from segkit.ops.processor import is_out_of_memory
@@ -129,7 +130,8 @@ class SegmentationCLI(UserFirstCLI):
         add_options(parser, self.command)
         self.known_keys = list(flatten(parser.get_defaults().as_dict()))
         self.link_data(parser)
-        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        for name in CLASS_COUNTS:
+            parser.link_arguments("data.num_classes", f"model.network.init_args.{name}", apply_on="instantiate")
         parser.set_defaults(parser_defaults(self.checkpoint))
 
     def link_data(self, parser: LightningArgumentParser) -> None:

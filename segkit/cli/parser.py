@@ -71,6 +71,22 @@ def option_names(args: Sequence[str]) -> list[str]:
     return [argument.split("=")[0] for argument in before if argument.startswith("--")]
 
 
+def add_network_option(parser: argparse.ArgumentParser) -> None:
+    """The option that names the class of a network of the user's own, which a file of weights may then name, too."""
+    parser.add_argument(
+        "--network",
+        type=_imported,
+        metavar="CLASS",
+        help="my_module.Net: a network of your own that FILE was made with",
+    )
+
+
+def _imported(path: str) -> object:
+    from segkit.models.own import own_network  # PyTorch takes seconds
+
+    return own_network(path)
+
+
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """For the help: the options that describe a data set, which `split_options` takes out before."""
     data = parser.add_argument_group("data")

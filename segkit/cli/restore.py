@@ -3,7 +3,6 @@
 Hyper-parameters become the parser's defaults: what the user typed beats the checkpoint, which beats the default.
 """
 
-import pydoc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +12,7 @@ from segkit.cli.given import named
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.classifier import Classifier
+from segkit.models.own import own_network
 from segkit.models.weights import is_own, read_checkpoint
 from segkit.plain_data import flatten
 from segkit.training.preflight import training_arguments
@@ -74,8 +74,8 @@ def _import_network(args: Sequence[str]) -> None:
     """Import the network that the user names, which his checkpoint may then name, too: itself it imports nothing."""
     name = named(args[1:], "model.network.class_path") or named(args[1:], "model.network")
     if isinstance(name, str) and "." in name:
-        with suppress(pydoc.ErrorDuringImport):  # the parser tells what is wrong with it
-            pydoc.locate(name)
+        with suppress(InputError):  # the parser tells what is wrong with it
+            own_network(name)
 
 
 def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from segkit.io.decoding import rgb_from_array, rgb_from_pillow
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.classifier import is_classifier
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form, precision_of
+from segkit.models.own import own_network
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 
@@ -200,6 +201,7 @@ def load(
     memory: int | None = None,
     precision: Precision = "auto",
     compiled: bool = False,
+    network: str | type[torch.nn.Module] | None = None,
 ) -> Segmenter:
     """Load a network from any file that segkit reads, without running any code in it.
 
@@ -212,6 +214,8 @@ def load(
         precision: "auto", "bfloat16", "float32", or "exact", the network as it was trained with no bit changed; see
             `Segmenter.optimize`.
         compiled: See `Segmenter.optimize`.
+        network: The class, or its path, of a network of your own that the file was made with (`OwnNetwork`): a file
+            imports nothing.
 
     Raises:
         InputError: The file is missing, truncated or of another kind, its weights do not fit its network, or device or
@@ -220,6 +224,8 @@ def load(
     if isinstance(protocol, str):
         protocol = protocols.get(protocol)
     usable = _usable_device(device)
+    if network is not None:
+        own_network(network)
     checkpoint = read_checkpoint(path)
     if is_classifier(checkpoint.network):
         raise InputError(
@@ -228,11 +234,11 @@ def load(
         )
     space = checkpoint.label_space
     try:
-        network = checkpoint.build_network()
+        built = checkpoint.build_network()
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     segmenter = Segmenter(
-        network=network,
+        network=built,
         label_space=None if space is None else LabelSpace.from_dict(space),
         normalization=Normalization.from_dict(checkpoint.normalization),
         protocol=protocol,

@@ -56,6 +56,10 @@ def checked(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, Segmentatio
         InputError: A part is missing, of the wrong type or out of range.
     """
     parts = checkpoint.hyper_parameters
+    named = parts.get("network")
+    path_of = named.get("class_path") if isinstance(named, dict) else None
+    if isinstance(path_of, str) and not path_of.startswith("segkit.") and path_of not in NETWORKS:
+        raise InputError(f"{path}: {unknown_network(path_of)}")  # which is no damage
     try:
         network = _shapes(parts.get("network"), checkpoint.state_dict)
         _check_normalization(parts.get("normalization"), network.config["init_args"].get("in_channels", 3))
@@ -76,7 +80,8 @@ def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
     if config.keys() != {"class_path", "init_args"} or config["class_path"] not in list(NETWORKS):  # it may be a list
         raise InputError(unknown_network(config.get("class_path")))
     arguments = config["init_args"]
-    check_arguments(NETWORKS[config["class_path"]], arguments, "network")
+    if not hasattr(NETWORKS[config["class_path"]], "own_class"):  # of one of the user's own, its constructor tells
+        check_arguments(NETWORKS[config["class_path"]], arguments, "network")
     overrides = arguments.get("encoder_args") or {}
     check_arguments(ResNeSt, overrides, "encoder_args")
     if sum(overrides.get("layers", ())) > len(tensors):  # building them is what would take long

@@ -39,7 +39,9 @@ class Checkpoint:
     @property
     def num_classes(self) -> int:
         """The number of classes, K."""
-        return int(self.network["init_args"]["num_classes"])
+        arguments, space = self.network["init_args"], self.label_space
+        known = arguments.get("num_classes", arguments.get("classes"))  # a network of the user's own may have neither
+        return int(known if known is not None or space is None else len(space["class_names"]))
 
     @property
     def label_space(self) -> dict[str, Any] | None:

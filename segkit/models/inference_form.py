@@ -160,7 +160,8 @@ def _without_training(network: nn.Module) -> nn.Module:
 def _fold_norms(network: nn.Module) -> bool:
     """Fold batch norms into convolutions, in place; return whether the logits changed by no more than rounding."""
     like = next(network.parameters())
-    channels = network.config.get("init_args", {}).get("in_channels", 3)  # type: ignore[union-attr, operator]
+    arguments: Mapping[str, Any] = network.config["init_args"]  # type: ignore[index, assignment]
+    channels = int(getattr(network, "in_channels", arguments.get("in_channels", 3)))
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, channels, _PROBE, _PROBE, generator=generator).to(like)
     pairs, expected = _pairs(network, probe)
@@ -219,8 +220,8 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
 
 
 def _classifiers(network: nn.Module) -> list[nn.Conv2d]:
-    """The head's convolution that makes the logits: the last one, if it has as many outputs as there are classes."""
-    found = [m for m in network.head.modules() if isinstance(m, nn.Conv2d)]  # type: ignore[union-attr]
+    """The convolution that makes the logits: the last one, if it has as many outputs as there are classes."""
+    found = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     return found[-1:] if found and found[-1].out_channels == network.num_classes else []
 
 

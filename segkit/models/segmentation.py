@@ -29,7 +29,20 @@ def class_path(cls: type["SegmentationModel"]) -> str:
 NETWORKS: dict[str, type["SegmentationModel"]] = {}  # by class path: all that have been imported
 
 
-class SegmentationModel(nn.Module):
+class _NetworkType(type):
+    """Lets a config name any module as a network: jsonargparse asks whether its class is a subclass."""
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        """Whether it is a network, or a module that `segkit.models.own` makes one."""
+        own = cls.__dict__.get("takes_any_module", False) and nn.Module in getattr(subclass, "__mro__", ())
+        return own or super().__subclasscheck__(subclass)
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        """Whether it is a network."""
+        return cls in type(instance).__mro__
+
+
+class SegmentationModel(nn.Module, metaclass=_NetworkType):
     """Encoder + head + optional auxiliary head on stage 3: the one constructor of all networks.
 
     It maps `(B, C, H, W)` normalised float, any H and W, to `{"out": (B, K, h, w)}` logits at the network's own
@@ -60,6 +73,7 @@ class SegmentationModel(nn.Module):
         InputError: The encoder or an argument is unknown, or an argument has no effect.
     """
 
+    takes_any_module: ClassVar[bool] = True  # of this class alone, not of its subclasses
     head_class: ClassVar[type[nn.Module]]
     aux_head_class: ClassVar[type[nn.Module]] = FCNHead
 
@@ -168,8 +182,8 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
 def unknown_network(path: object) -> str:
     """What to say of a class path in a file that names no network which has been imported."""
     return (
-        f"network class {path!r:.60} is not one of {', '.join(NETWORKS)}; if it is a class of your own, import its "
-        "module first, as a file of weights imports nothing"
+        f"network class {path!r:.60} is not one of {', '.join(NETWORKS)}; if it is a class of your own, name it, as a "
+        f"file of weights imports nothing: --network {path!s:.60}, or load(..., network=...)"
     )
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from segkit.errors import InputError
 from segkit.evaluation.calibration import Calibration
 from segkit.evaluation.confusion import ConfusionMatrix, true_ids
 from segkit.evaluation.conventions import convention
@@ -24,6 +25,7 @@ from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.checkpoint import weights_sha256
 from segkit.models.encoders import encoder_normalization
 from segkit.models.gradient_checkpointing import checkpoint_stages as recompute_stages
+from segkit.models.own import around
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization
@@ -84,6 +86,7 @@ class SegmentationModule(NetworkModule):
         checkpoint_stages: tuple[int, ...] = (),
         label_space: LabelSpace | None = None,
     ) -> None:
+        network = around(network)
         check_settings(network, loss, norm_eval)
         channels = network.config.get("init_args", {}).get("in_channels", 3)
         own = encoder_normalization(network.config.get("init_args", {}).get("encoder", ""))
@@ -94,6 +97,11 @@ class SegmentationModule(NetworkModule):
             recompute_stages(network.encoder, checkpoint_stages)
         self.protocol = self.validation_protocol = get_protocol("whole")
         self.label_space = label_space
+        if label_space is not None and label_space.num_classes != network.num_classes:
+            raise InputError(
+                f"the data has {label_space.num_classes} classes, but the network {network.config['class_path']} makes "
+                f"logits of {network.num_classes}: give its constructor num_classes, which is filled in from the data"
+            )
         self.confusion: ConfusionMatrix | None = None
         self.validation_loss: ValidationLoss | None = None  # of `fit`
         self.calibration: Calibration | None = None  # set by who wants it measured

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.cli.parser import Parser, Switch, add_data_options, whole_number
+from segkit.cli.parser import Parser, Switch, add_data_options, add_network_option, whole_number
 from segkit.evaluation.conventions import ALL_METRICS, CONVENTIONS, DEFAULT
 
 _TABLE = """\
@@ -54,6 +54,7 @@ def table_parser() -> Parser:
     """The parser of `segkit benchmark`, for what `split_options` leaves of the command line."""
     parser = Parser("segkit benchmark", description=_TABLE)
     add_data_options(parser)
+    add_network_option(parser)
     add = parser.add_argument
     add(
         "models",

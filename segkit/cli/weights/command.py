@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segkit.cli.parser import Parser, Switch, add_data_options, split_options, whole_number
+from segkit.cli.parser import Parser, Switch, add_data_options, add_network_option, split_options, whole_number
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file
@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_choices(action: argparse.ArgumentParser) -> None:
     action.add_argument("file", type=Path, help="weight file of any toolkit")
+    add_network_option(action)
     action.add_argument("--all", action=Switch, help="print all names, not the first 10 of each kind")
     action.add_argument("--encoder", help="resnest50_fast_2s1x64d, ...: in place of what the shapes suggest")
     action.add_argument("--output_stride", type=int, default=8, choices=(8, 16, 32), help="default: 8")

@@ -45,6 +45,11 @@ def _network_rows(inspection: Inspection) -> list[tuple[str, str]]:
             ("encoder", encoder),
             ("classes", str(arguments["num_classes"])),
         ]
+    if "encoder" not in arguments:  # a network of the user's own
+        return [
+            ("network", inspection.config["class_path"]),
+            *((name, str(value)) for name, value in arguments.items()),
+        ]
     resnest, own = "resnest" in arguments["encoder"], inspection.toolkit.startswith("segkit")
     implied = None if own else TOOLKITS[inspection.toolkit].convention
     whose = "" if own else f" (implied: {inspection.toolkit} dilates so)"
