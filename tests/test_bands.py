@@ -280,11 +280,7 @@ def test_check_names_nan_and_the_share_outside(nir: Path, tmp_path: Path, capsys
     report = tmp_path / "report.json"
     assert main(["data", "check", "folder", str(root), "--data.range", "[0,0.5]", "--json", str(report)]) == 1
     found = json.dumps(json.loads(report.read_text()))
-    assert (
-        "1.npy: 3840 values are NaN or infinite" in found
-        and "% of the values of 3 images" in found
-        and "of the values of 4 images" in found
-    )
+    assert "1.npy: 3840 values are NaN or infinite" in found and "% of the values of 3 images" in found
 
 
 def test_augmentations_that_move_pixels_take_any_bands() -> None:
