@@ -32,6 +32,7 @@ TRAIN_IMAGES = {
     "ADE20KDataModule": 20210,
     "CityscapesDataModule": 2975,
     "CamVidDataModule": 367,
+    "PascalContextDataModule": 4998,
     "SyntheticDataModule": 160,
 }
 PARTS = sorted(p for p in CONFIGS.rglob("*.yaml") if p.parent.name in ("data", "overlays") and p.stem != "imagenet")
@@ -113,6 +114,11 @@ def test_published_numbers() -> None:
         "ade20k/deeplabv3_resnest101": (46.91, 82.07, 2000),
         "ade20k/deeplabv3_resnest200": (48.36, 82.45, 2000),
         "ade20k/deeplabv3_resnest269": (47.60, 82.62, 2000),
+        "pascal_context/fcn_resnest50": (51.98, 79.19, 5105),
+        "pascal_context/deeplabv3_resnest50": (53.19, 80.41, 5105),
+        "pascal_context/deeplabv3_resnest101": (56.49, 81.91, 5105),
+        "pascal_context/deeplabv3_resnest200": (58.37, 82.50, 5105),
+        "pascal_context/deeplabv3_resnest269": (58.92, 83.06, 5105),
         "cityscapes/deeplabv3_resnest50": (79.87, None, 500),
         "cityscapes/deeplabv3_resnest101": (80.42, None, 500),
         **{n: (single, None, 500 if n.startswith("city") else 2000) for n, (single, _, _) in MMSEG.items()},
@@ -181,6 +187,11 @@ def test_the_authors_recipe_is_what_the_configs_say() -> None:
     assert (ade.data.init_args.base_size, ade.data.init_args.crop_size) == (520, 480)
     assert ade.data.init_args.batch_size * ade.trainer.devices == 16
     assert ade.trainer.max_epochs == 120 and ade.trainer.sync_batchnorm
+    context = parse("--config", str(CONFIGS / "pascal_context" / "deeplabv3_resnest269.yaml"))
+    assert (context.model.optim.lr, context.trainer.max_epochs, context.model.optim.warmup_steps) == (0.001, 80, 0)
+    images, of_ade = context.data.init_args, ade.data.init_args  # one transform for both
+    assert images.augmentations == of_ade.augmentations and images.cat_max_ratio == of_ade.cat_max_ratio
+    assert (images.base_size, images.crop_size, images.antialias) == (520, 480, of_ade.antialias)
     city = parse("--config", str(CONFIGS / "cityscapes" / "deeplabv3_resnest101.yaml"))
     assert (city.data.init_args.base_size, city.data.init_args.crop_size, city.trainer.max_epochs) == (2048, 768, 240)
 

@@ -63,13 +63,14 @@ OPTIONS = {
         "Find the largest batch that fits into memory and estimate the time of the run; nothing is trained.",
     ),
     "encoder_weights": Option(
-        str | None, None, _FIT, "The encoder's first weights: a file, or imagenet, which is downloaded once."
+        str | None, None, _FIT, "The encoder's first weights: a file, or imagenet (timm's) or authors, downloaded once."
     ),
     "init_from": Option(
         str | None,
         None,
         _FIT,
-        "A checkpoint of any toolkit to start from; everything in it that fits the network is taken.",
+        "A checkpoint of any toolkit to start from, or one of the authors' by its recipe, such as "
+        "authors/ade20k/deeplabv3_resnest50; everything in it that fits the network is taken.",
     ),
     "validation_scale": Option(
         float, 1.0, _FIT, "The scale of the images in validation; where crops are cut from smaller images, give theirs."

@@ -5,11 +5,15 @@ run starts from the beginning.
 """
 
 import http.client
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+
+from filelock import FileLock
 
 from segkit.bars import Bar
 from segkit.errors import InputError
@@ -19,6 +23,33 @@ TIMEOUT = 30.0  # seconds without an answer
 _ATTEMPTS = 5  # without a single new byte, before a download is given up
 _PAUSE = 1.0  # seconds between them
 _CHUNK = 1 << 20  # bytes
+
+
+def once(path: Path, fetch: Callable[[Path], None]) -> None:
+    """Call `fetch(path)` if there is no such file; if several processes ask, one fetches and the others wait.
+
+    Raises:
+        InputError: The cache folder cannot be written.
+    """
+    if path.is_file():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():
+                fetch(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error}); set SEGKIT_CACHE to another folder") from error
+
+
+def refuse_offline() -> None:
+    """Ask no server where the user has said that there is none.
+
+    Raises:
+        URLError: HF_HUB_OFFLINE is set.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise URLError("HF_HUB_OFFLINE is set")
 
 
 def fill(part: Path, url: str, size: int, cure: str, label: str) -> None:

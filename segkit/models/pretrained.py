@@ -15,11 +15,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin
 from urllib.request import HTTPRedirectHandler, build_opener
 
-from filelock import FileLock
-
 from segkit.errors import InputError
 from segkit.files import write_text
-from segkit.models.download import TIMEOUT, fill, reason, request
+from segkit.models.download import TIMEOUT, fill, once, reason, refuse_offline, request
 from segkit.models.resnest import RESNEST_VARIANTS
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.weight_files import file_sha256
@@ -57,7 +55,7 @@ def imagenet_repository(network: SegmentationModel) -> str:
             f"encoder_weights: there are no ImageNet weights for {name}, only for {', '.join(REPOSITORIES)} and most "
             "timm encoders; use one of them, or give a file of your own"
         )
-    _check_arguments(name, arguments.get("encoder_args") or {})
+    check_arguments(name, arguments.get("encoder_args") or {})
     return repository
 
 
@@ -76,14 +74,7 @@ def imagenet_weights_path(repository: str) -> Path:
             cache folder cannot be written.
     """
     path = cache_folder() / repository / FILE
-    if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_name(f".{FILE}.lock")):
-                if not path.is_file():
-                    _download(repository, path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error}); set SEGKIT_CACHE to another folder") from error
+    once(path, lambda path: _download(repository, path))
     _check_recorded(path)
     return path
 
@@ -111,7 +102,12 @@ def _check_recorded(path: Path) -> None:
         )
 
 
-def _check_arguments(name: str, given: dict[str, Any]) -> None:
+def check_arguments(name: str, given: dict[str, Any]) -> None:
+    """Refuse arguments of a ResNeSt that change what its published weights compute.
+
+    Raises:
+        InputError: One does.
+    """
     variant = RESNEST_VARIANTS.get(name, {})
     changed = [key for key in sorted(given.keys() - _HARMLESS) if _plain(given[key]) != _plain(variant.get(key))]
     if changed:
@@ -149,8 +145,7 @@ def _fetch(url: str, path: Path, cure: str) -> str:
         InputError: There is no network or no such file, the connection keeps breaking, or the hash is wrong.
     """
     try:
-        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-            raise URLError("HF_HUB_OFFLINE is set")
+        refuse_offline()
         sha256, size = _declared(url)
     except (OSError, http.client.HTTPException) as error:
         raise InputError(f"{url}: cannot be fetched ({reason(error)}); {cure}") from error

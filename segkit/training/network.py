@@ -1,11 +1,14 @@
 """What Lightning is given for the network: the weights to begin with, the form that is evaluated, SyncBN."""
 
+from pathlib import Path
+
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import layer_sync
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
+from segkit.models.authors import PREFIX, authors_weights_path, encoder_name
 from segkit.models.finetune import load_matching
 from segkit.models.inference_form import Precision, convolution_dtype, inference_form
 from segkit.models.norms import FrozenBatchNorm2d
@@ -21,10 +24,10 @@ class InitialWeights(Callback):
     """Loads the weights that `fit` begins with; other commands read nothing.
 
     Args:
-        encoder_weights: A file with the encoder's weights, or "imagenet" for those that timm publishes, which are
-            downloaded once.
-        init_from: A whole network of any toolkit: what fits is taken, and of a classifier of other classes the rows
-            whose class has the same name.
+        encoder_weights: A file with the encoder's weights, or "imagenet" for those that timm publishes, or "authors"
+            for the authors' own, which are downloaded once.
+        init_from: A whole network of any toolkit, or one of the authors' by name (`authors/RECIPE`): what fits is
+            taken, and of a classifier of other classes the rows whose class has the same name.
     """
 
     def __init__(self, encoder_weights: str | None = None, init_from: str | None = None) -> None:
@@ -37,14 +40,20 @@ class InitialWeights(Callback):
             return
         network, path = pl_module.network, self.encoder_weights
         if path is not None:
-            path = str(imagenet_weights_path(imagenet_repository(network))) if path == "imagenet" else path
+            if path == "imagenet":
+                path = str(imagenet_weights_path(imagenet_repository(network)))
+            elif path == "authors":
+                path = str(authors_weights_path(encoder_name(network)))
             left_out = load_encoder_weights(network.encoder, path, rank_zero_info)
             few = f"{len(left_out)} tensors behind the last feature left out ({', '.join(left_out[:3])}, ...)"
             rank_zero_info(f"encoder weights: {path}{f'; {few}' if left_out else ''}")
         if self.init_from is not None:
             assert isinstance(pl_module, SegmentationModule)
             names = None if pl_module.label_space is None else pl_module.label_space.class_names
-            rank_zero_info(str(load_matching(network, self.init_from, names)))
+            begin = self.init_from
+            if begin.startswith(PREFIX) and not Path(begin).exists():
+                begin = str(authors_weights_path(begin.removeprefix(PREFIX)))
+            rank_zero_info(str(load_matching(network, begin, names)))
 
 
 class EvaluationForm(Callback):
