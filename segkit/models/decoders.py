@@ -151,9 +151,9 @@ def _head(arguments: Mapping[str, Any], encoder: nn.Module, depth: int) -> SMPHe
 
     decoder, stride = arguments["decoder"], arguments["output_stride"]
     given = _arguments(decoder, arguments["decoder_args"])
-    if "encoder_output_stride" in _parameters(decoder):
+    if "encoder_output_stride" in parameters(decoder):
         given["encoder_output_stride"] = stride
-    if "upsampling" in _parameters(decoder):
+    if "upsampling" in parameters(decoder):
         given["upsampling"] = 1
     registry["segkit"] = {"encoder": _Channels, "params": {"channels": encoder.channels}, "pretrained_settings": {}}
     try:
@@ -187,7 +187,7 @@ def _build(arguments: Mapping[str, Any], **given: Any) -> Any:
     """
     decoder, classes = arguments["decoder"], arguments["num_classes"]
     try:
-        return _smp_class(decoder)(encoder_weights=None, classes=classes, **given)
+        return smp_class(decoder)(encoder_weights=None, classes=classes, **given)
     except InputError:
         raise
     except Exception as error:  # each of smp's decoders refuses in its own way
@@ -221,7 +221,7 @@ def _arguments(decoder: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         InputError: There is an argument that it does not have.
     """
-    known = [name for name in _parameters(decoder) if name.startswith(_OF_DECODERS)]
+    known = [name for name in parameters(decoder) if name.startswith(_OF_DECODERS)]
     known = [name for name in known if decoder != "dpt" or name != "encoder_depth"]
     for name in given or {}:
         if name not in known:
@@ -235,15 +235,17 @@ def _arguments(decoder: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(given or {})
 
 
-def _parameters(decoder: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(_smp_class(decoder)).parameters
+def parameters(decoder: str) -> Mapping[str, inspect.Parameter]:
+    """The parameters of smp's class of a decoder."""
+    return inspect.signature(smp_class(decoder)).parameters
 
 
 def _default(decoder: str, name: str) -> Any:
-    return _parameters(decoder)[name].default
+    return parameters(decoder)[name].default
 
 
-def _smp_class(decoder: str) -> Any:
+def smp_class(decoder: str) -> Any:
+    """smp's class of a decoder."""
     import segmentation_models_pytorch as smp  # takes seconds, and FCN and DeepLabV3 do without
 
     return next(kind for name, kind in vars(smp).items() if name.lower() == decoder and inspect.isclass(kind))

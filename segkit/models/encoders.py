@@ -79,6 +79,28 @@ def encoder_normalization(name: str) -> Normalization:
     return Normalization(tuple(known.mean), tuple(known.std))
 
 
+def timm_network(name: str, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+    """timm's whole network, on the meta device if built in `ShapesOnly`.
+
+    Args:
+        name: timm's name.
+        shapes: Of a file of it, for as many classes and input channels.
+
+    Raises:
+        InputError: timm does not know the name.
+    """
+    import timm  # takes seconds
+
+    from segkit.models.timm_encoder import check_name
+
+    check_name(name)
+    config: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    classes = shapes.get(f"{config.classifier if config else 'fc'}.weight", (0,))[0]
+    channels = shapes.get(f"{config.first_conv if config else 'conv1'}.weight", (0, 3))
+    network: nn.Module = timm.create_model(name, num_classes=classes, in_chans=channels[1])
+    return network
+
+
 def _build_resnest(
     name: str, output_stride: int, convention: DilationConvention, in_channels: int, overrides: Mapping[str, Any]
 ) -> ResNeSt:

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.files import write_bytes
 from segkit.models.checkpoint import Checkpoint, refuse_unusable
+from segkit.models.toolkits.backwards import Target, give_back
 from segkit.models.toolkits.foreign import Inspection
 from segkit.models.weight_files import file_sha256, write_model_file
 
@@ -69,4 +72,24 @@ def write_inspected(
     lacking = [*inspection.keys.missing, *inspection.keys.clashing]
     if lacking:
         raise InputError(f"{file}: an encoder without {lacking[0]} could not be loaded again; nothing was written")
-    write_bytes(output, save({name: value.clone() for name, value in inspection.weights.items()}))
+    _write(output, inspection.weights)
+
+
+def write_given_back(output: Path, inspection: Inspection, file: Path, toolkit: Target) -> str:
+    """Write what `inspect` found under another toolkit's names; see `give_back`.
+
+    Returns:
+        The line of Python that builds the network for it.
+
+    Raises:
+        InputError: The toolkit has no such network, or the weights cannot be computed with.
+    """
+    refuse_unusable(inspection.unusable, str(file))
+    weights, line = give_back(inspection, toolkit, str(file))
+    _write(output, weights)
+    return line
+
+
+def _write(output: Path, weights: Mapping[str, Tensor]) -> None:
+    # Files of torch keep a tensor's strides, and safetensors has none.
+    write_bytes(output, save({n: value.clone(memory_format=torch.contiguous_format) for n, value in weights.items()}))

@@ -38,7 +38,7 @@ REPOSITORIES = {
     "resnest50_fast_1s4x24d": "timm/resnest50d_1s4x24d.in1k",
 }  # fmt: skip
 
-_HARMLESS = {"dropblock_prob", "final_drop", "zero_init_last_gamma"}  # encoder_args that leave the features as they are
+HARMLESS = {"dropblock_prob", "final_drop", "zero_init_last_gamma"}  # encoder_args that leave the features as they are
 
 
 def imagenet_repository(network: SegmentationModel) -> str:
@@ -109,7 +109,7 @@ def check_arguments(name: str, given: dict[str, Any]) -> None:
         InputError: One does.
     """
     variant = RESNEST_VARIANTS.get(name, {})
-    changed = [key for key in sorted(given.keys() - _HARMLESS) if _plain(given[key]) != _plain(variant.get(key))]
+    changed = [key for key in sorted(given.keys() - HARMLESS) if _plain(given[key]) != _plain(variant.get(key))]
     if changed:
         raise InputError(
             f"encoder_weights: there are no ImageNet weights for {name} with {changed[0]}: {given[changed[0]]}; "

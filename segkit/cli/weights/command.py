@@ -17,8 +17,10 @@ _DESCRIPTION = """\
 Look into a weight file of any toolkit, write it as segkit's own, or measure its batch norms' statistics again.
 
 Files (.pth, .pt, .ckpt, .safetensors; nothing in them is run):
-  encoders   ResNeSt of the authors' release, PyTorch-Encoding, timm and mmsegmentation; ResNet of torchvision and timm
-  networks   segkit; PyTorch-Encoding FCN and DeepLabV3; smp DeepLabV3 over tu-resnest* and tu-resnet*;
+  encoders   ResNeSt of the authors' release, PyTorch-Encoding, timm and mmsegmentation; ResNet of torchvision and timm;
+             EfficientNet of EfficientNet-PyTorch; with --encoder any of timm
+  networks   segkit; PyTorch-Encoding FCN and DeepLabV3; smp's twelve decoders over tu-* (with --encoder where it is
+             no ResNeSt, ResNet or plain vision transformer), and those of stride 32 over its own resnet*;
              torchvision fcn_resnet* and deeplabv3_resnet*; mmsegmentation FCNHead, ASPPHead over ResNeSt, ResNet(V1c)
 
 The toolkit, the network and the encoder are found by the names and shapes of the parameters. A parameter that is
@@ -84,7 +86,12 @@ def _inspect(options: argparse.Namespace) -> int:
     inspection = inspect(options.file, choices)
     say(report(options.file, inspection, options.all))
     inspection.keys.require_match(str(options.file), choices.allow_unmatched)
-    if options.action == "convert":
+    if options.action == "convert" and options.to:
+        from segkit.models.export import write_given_back
+
+        line = write_given_back(options.output, inspection, options.file, options.to)
+        say(f"\nwritten       {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)\nfor           {line}")
+    elif options.action == "convert":
         write_inspected(options.output, inspection, options.file, versions(), choices.allow_unmatched)
         say(f"\nwritten       {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)")
     return 1 if inspection.unusable else 0
@@ -108,6 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     convert = actions.add_parser("convert", help="write it as a safetensors file of segkit")
     for action in (look, convert):
         _add_choices(action)
+    convert.add_argument(
+        "--to",
+        choices=("smp", "timm", "torchvision"),
+        help="write it under that toolkit's names (timm: the encoder), and print the line of Python that builds the "
+        "network which loads it strictly",
+    )
     recalibrate = actions.add_parser(
         "recalibrate",
         help="average the batch norms' statistics over training batches (precise batch norm)",
@@ -125,7 +138,9 @@ def _add_choices(action: argparse.ArgumentParser) -> None:
     add_network_option(action)
     action.add_argument("--all", action=Switch, help="print all names, not the first 10 of each kind")
     action.add_argument("--encoder", help="resnest50_fast_2s1x64d, ...: in place of what the shapes suggest")
-    action.add_argument("--output_stride", type=int, default=8, choices=(8, 16, 32), help="default: 8")
+    action.add_argument(
+        "--output_stride", type=int, choices=(8, 16, 32), help="default: 8; of smp's decoders, smp's own"
+    )
     action.add_argument(
         "--dilation_convention", choices=("authors", "timm", "mmseg"), help="default: that of the toolkit"
     )

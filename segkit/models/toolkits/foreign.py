@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,21 @@ from torch import Tensor
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.checkpoint import Checkpoint, refuse_unusable, unusable
-from segkit.models.encoders import build_encoder
+from segkit.models.decoders import EncoderDecoder
+from segkit.models.encoders import build_encoder, encoder_normalization, timm_network
 from segkit.models.resnest import DilationConvention
-from segkit.models.segmentation import build_network
+from segkit.models.segmentation import SegmentationModel, build_network, class_path
 from segkit.models.signatures import fits
 from segkit.models.toolkits.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
 from segkit.models.toolkits.keys import KeyReport, place
 from segkit.models.toolkits.recognise import EncoderGuess, Shapes, recognise_encoder
+from segkit.models.toolkits.smp import decoder_configs, unseen
+from segkit.models.toolkits.timm_names import timm_encoder_name, timm_names
 from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import IMAGENET
 
 TIMM_PREFIX = "encoder.model."  # where TimmEncoder keeps timm's network
-
-_SMP_RATES = [12, 24, 36]  # smp's, at every output stride
+_CLASSIFIER_OF_DPT = "head.segmentation_head.head.4.weight"
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class Choices:
 
     Attributes:
         encoder: The encoder's name, if not the one that the shapes suggest.
-        output_stride: 8, 16 or 32.
+        output_stride: 8, 16 or 32; None means 8, and smp's own for its decoder.
         dilation_convention: The dilation convention, if not the toolkit's.
         allow_unmatched: Shell patterns of names that may be missing (the network's initial values stay), unexpected
             (left out) or of another shape (both).
     """
 
     encoder: str | None = None
-    output_stride: int = 8
+    output_stride: int | None = None
     dilation_convention: DilationConvention | None = None
     allow_unmatched: tuple[str, ...] = ()
 
@@ -128,28 +130,38 @@ def encoder_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         InputError: The toolkit is unknown.
     """
+    if plain := timm_names(_shapes(tensors)):
+        return {new: tensors[name] for name, new in plain.items()}
     names = rename(find_format(tensors), tensors)
-    return {new.removeprefix("encoder."): tensors[name] for name, new in names.items() if new.startswith("encoder.")}
+    found = {new.removeprefix("encoder."): tensors[name] for name, new in names.items() if new.startswith("encoder.")}
+    plain = timm_names(_shapes(found))
+    return {plain.get(name, name): tensor for name, tensor in found.items()}
 
 
 def _inspect(path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any], choices: Choices) -> Inspection:
-    form = find_format(tensors)
+    try:
+        form = find_format(tensors)
+    except InputError:
+        alone = _timm_file(tensors, choices.encoder)
+        if alone is None:
+            raise
+        return alone
     names = rename(form, tensors)
     shapes = {new: tuple(tensors[name].shape) for name, new in names.items()}
     inside = {name.removeprefix("encoder."): shape for name, shape in shapes.items() if name.startswith("encoder.")}
-    guess = recognise_encoder(inside, path.name) if choices.encoder is None else EncoderGuess(choices.encoder)
+    guess = _guess(inside, path.name, choices.encoder)
     if not guess.is_resnest and choices.dilation_convention not in (None, "timm"):
         raise InputError(f"--dilation_convention has no effect: {guess.name} is dilated as timm does; leave it out")
     if form.network is None:
         return _encoder_file(tensors, names, guess)
-    _check_dilation(form, guess, tensors)
-    with ShapesOnly():
-        network = build_network(_config(form, guess, shapes, choices))
     if not guess.is_resnest:
         names = {name: re.sub(r"^encoder\.", f"encoder.{TIMM_PREFIX}", new) for name, new in names.items()}
-    weights, keys = place(tensors, names, network.state_dict())
-    label_space, notes = _label_space(beside, network.num_classes)
+    network, weights, keys = _fitting(tensors, names, _configs(form, guess, shapes, choices))
     arguments = network.config["init_args"]
+    _check_dilation(form, guess, tensors, arguments)
+    label_space, notes = _label_space(beside, network.num_classes)
+    if form.toolkit == "smp" and (words := unseen(arguments["decoder"])):
+        notes = (*notes, words)
     source = {
         "toolkit": form.toolkit,
         "file": path.name,
@@ -167,6 +179,72 @@ def _inspect(path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any
         label_space=label_space,
         card={"source": source},
     )
+
+
+def _guess(inside: Shapes, file_name: str, given: str | None) -> EncoderGuess:
+    """The encoder that was given or, by its shapes, found.
+
+    Raises:
+        InputError: It is not recognised.
+    """
+    if given is not None:
+        return EncoderGuess(given.removeprefix("tu-"))
+    if timm_names(inside):
+        raise InputError(
+            "a network over smp's own EfficientNet, which has other features than timm's; segkit builds only those "
+            "over what smp calls tu-tf_efficientnet_b0, ..."
+        )
+    name = timm_encoder_name(inside)
+    if name is None and not any(name.startswith("layer1.") for name in inside):
+        raise InputError(
+            f"the encoder cannot be recognised by its parameters ({', '.join(list(inside)[:2])}, ...); name it, as in "
+            "--encoder convnext_tiny (timm's names)"
+        )
+    return recognise_encoder(inside, file_name) if name is None else EncoderGuess(name)
+
+
+def _fitting(
+    tensors: Mapping[str, Tensor], names: Mapping[str, str], configs: Iterable[dict[str, Any]]
+) -> tuple[SegmentationModel, dict[str, Tensor], KeyReport]:
+    """The first of these networks that has the file's names and shapes, or simply the first, and what fits into it."""
+    found = []
+    for config in configs:
+        with ShapesOnly():
+            network = build_network(config)
+        weights, keys = place(tensors, names, network.state_dict())
+        if isinstance(network, EncoderDecoder):  # smp's own encoders keep the stages that a decoder leaves out
+            over = tuple(name for name in keys.unexpected if names.get(name, "").startswith("encoder."))
+            rest = tuple(name for name in keys.unexpected if name not in over)
+            keys = replace(keys, dropped=(*keys.dropped, *over), unexpected=rest)
+        found.append((network, weights, keys))
+        if not (keys.missing or keys.clashing or keys.unexpected):
+            return found[-1]
+    return found[0]
+
+
+def _timm_file(tensors: Mapping[str, Tensor], given: str | None) -> Inspection | None:
+    """A file of a whole timm network or of EfficientNet-PyTorch, if it is one and its encoder is known or given."""
+    shapes = _shapes(tensors)
+    names = timm_names(shapes)
+    name = given or timm_encoder_name(shapes)
+    if name is None:
+        return None
+    shapes = {names.get(key, key): shape for key, shape in shapes.items()}
+    with ShapesOnly():
+        network = timm_network(name.removeprefix("tu-"), shapes)
+    weights, keys = place(tensors, names, network.state_dict())
+    return Inspection(
+        toolkit=f"encoder file ({'EfficientNet-PyTorch' if names else 'timm'})",
+        config={"name": name, "in_channels": next((s[1] for s in shapes.values() if len(s) == 4), len(IMAGENET.mean)), "overrides": {}},
+        is_network=False,
+        weights=weights,
+        keys=keys,
+        normalization=encoder_normalization(name).to_dict(),
+    )
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess: EncoderGuess) -> Inspection:
@@ -194,10 +272,11 @@ def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess
     )
 
 
-def _config(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices) -> dict[str, Any]:
-    """Derive the network's config from what the toolkit implies, the shapes show and the user says."""
+def _configs(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices) -> Iterator[dict[str, Any]]:
+    """Derive the network's config from what the toolkit implies, the shapes show and the user says; likeliest first."""
     toolkit = TOOLKITS[form.toolkit]
     classifier = CLASSIFIERS[form.network or ""]
+    classifier = _CLASSIFIER_OF_DPT if _CLASSIFIER_OF_DPT in shapes else classifier
     if classifier not in shapes:
         raise InputError(f"the number of classes is unknown without the head's last convolution ({classifier})")
     if guess.in_channels != len(IMAGENET.mean):
@@ -209,25 +288,32 @@ def _config(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices)
         "dilation_convention": choices.dilation_convention or toolkit.convention,
         "aux": any(name.startswith("aux_head.") for name in shapes),
         "encoder_args": guess.overrides or None,
-        "align_corners": toolkit.align_corners,
     }
     if form.toolkit == "smp":
-        arguments["aspp_rates"] = _SMP_RATES
-    return {"class_path": f"segkit.models.segmentation.{form.network}", "init_args": arguments}
+        theirs = {name.removeprefix("head."): shape for name, shape in shapes.items()}
+        for decoder, given in decoder_configs(theirs):
+            own = {**arguments, "decoder": decoder, "decoder_args": given or None}
+            yield {"class_path": class_path(EncoderDecoder), "init_args": own}
+        return
+    arguments |= {"output_stride": choices.output_stride or 8, "align_corners": toolkit.align_corners}
+    yield {"class_path": f"segkit.models.segmentation.{form.network}", "init_args": arguments}
 
 
-def _check_dilation(form: Format, guess: EncoderGuess, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse ResNets that their toolkit dilates differently from timm, whose ResNets segkit uses.
+def _check_dilation(
+    form: Format, guess: EncoderGuess, tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]
+) -> None:
+    """Refuse encoders that their toolkit dilates differently from timm, whose encoders segkit uses.
 
     Raises:
-        InputError: The network has such a ResNet.
+        InputError: The network has such an encoder.
     """
     if guess.is_resnest:
         return
-    if form.toolkit == "smp" and not any(name.startswith("encoder.model.") for name in tensors):
+    own = form.toolkit == "smp" and not any(name.startswith("encoder.model.") for name in tensors)
+    if own and arguments["output_stride"] < 32:
         raise InputError(
-            f"a DeepLabV3 over smp's own {guess.name}, which dilates every convolution of a dilated stage, including "
-            f"its first block's; segkit builds only the one that smp calls tu-{guess.name}"
+            f"a {arguments['decoder']} over smp's own {guess.name}, which dilates every convolution of a dilated "
+            f"stage, including its first block's; segkit builds only the one that smp calls tu-{guess.name}"
         )
     if form.toolkit in ("PyTorch-Encoding", "mmsegmentation") and re.search(r"\dd(_|$)", guess.name):
         raise InputError(

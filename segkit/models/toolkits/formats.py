@@ -1,7 +1,7 @@
 """How the toolkits name the parameters of their networks, and what their files leave unsaid: dilation and upsampling.
 
 The names come from the toolkits' own code: PyTorch-Encoding (encoding/models/sseg/{deeplab,fcn}.py, encoding/models/
-backbone/resnet.py), segmentation-models-pytorch 0.6.0 (decoders/deeplabv3/, base/model.py), torchvision 0.28
+backbone/resnet.py), segmentation-models-pytorch 0.6.0 (base/model.py), torchvision 0.28
 (models/segmentation/), mmsegmentation 1.2.2 (models/backbones/resnest.py, models/decode_heads/).
 """
 
@@ -37,7 +37,7 @@ class Format:
 
     Attributes:
         toolkit: The toolkit's name in `TOOLKITS`.
-        network: The class in `segkit.models.segmentation`; None for an encoder alone.
+        network: The network's class; None for an encoder alone.
         marks: Patterns of name prefixes; each must occur.
         rules: Pairs of a prefix's pattern and its replacement in segkit's names; the first that matches applies.
     """
@@ -82,6 +82,7 @@ CLASSIFIERS = {
     "DeepLabV3": "head.block.4.weight",
     "MMSegFCN": "head.classify.1.weight",
     "MMSegDeepLabV3": "head.classify.1.weight",
+    "EncoderDecoder": "head.segmentation_head.0.weight",
 }
 
 FORMATS: tuple[Format, ...] = (
@@ -139,15 +140,15 @@ FORMATS: tuple[Format, ...] = (
     Format("torchvision", "FCN", (r"classifier\.0\.weight",), (*_TORCHVISION_ENCODER, (r"classifier\.", "head."))),
     Format(
         "smp",
-        "DeepLabV3",
-        (r"decoder\.(aspp|0)\.convs\.",),
+        "EncoderDecoder",
+        (r"decoder\.",),
         (
             (r"encoder\.model\.", "encoder."),
-            (r"encoder\.", "encoder."),  # up to smp 0.4
-            (r"decoder\.(aspp|0)\.", "head.aspp."),  # numbers: up to smp 0.4
-            (r"decoder\.(conv|1)\.", "head.block.0."),
-            (r"decoder\.(bn|2)\.", "head.block.1."),
-            (r"segmentation_head\.0\.", "head.block.4."),
+            (r"encoder\.", "encoder."),  # smp's own encoders; tu- up to smp 0.4
+            (r"decoder\.0\.", "head.decoder.aspp."),  # DeepLabV3's numbers: up to smp 0.4
+            (r"decoder\.1\.", "head.decoder.conv."),
+            (r"decoder\.2\.", "head.decoder.bn."),
+            (r"(?=(decoder|segmentation_head)\.)", "head."),
         ),
     ),
     Format("encoder file", None, (r"(stem\.|conv1\.)", r"layer4\."), _ENCODER),

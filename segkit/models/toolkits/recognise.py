@@ -81,14 +81,15 @@ def recognise_encoder(shapes: Shapes, file_name: str = "") -> EncoderGuess:
 
 
 def _resnest(shapes: Shapes, fast: bool) -> EncoderGuess:
-    planes = tuple(shapes[f"layer{i}.0.conv3.weight"][0] // EXPANSION for i in (1, 2, 3, 4))
+    stages = sum(count > 0 for count in _layers(shapes))
+    planes = tuple(shapes[f"layer{i + 1}.0.conv3.weight"][0] // EXPANSION for i in range(stages))
     inner = shapes["layer1.0.conv3.weight"][1]
     splits, group_width = shapes["layer1.0.conv2.conv.weight"][:2]
     radix = splits // inner
     cardinality = inner // group_width // radix
     width = inner / cardinality * 64 / planes[0]
     found: dict[str, Any] = {
-        "layers": _layers(shapes),
+        "layers": _layers(shapes)[:stages],
         "radix": radix,
         "cardinality": cardinality,
         "width": int(width) if width.is_integer() else width,
@@ -96,8 +97,7 @@ def _resnest(shapes: Shapes, fast: bool) -> EncoderGuess:
         "planes": planes,
     }
     differences = {
-        name: {key: value for key, value in found.items() if value != ({"planes": _WIDEST} | variant)[key]}
-        for name, variant in RESNEST_VARIANTS.items()
+        name: _differences(found, {"planes": _WIDEST} | variant, stages) for name, variant in RESNEST_VARIANTS.items()
     }
     fewest = min(map(len, differences.values()))
     alike = [name for name, different in differences.items() if len(different) == fewest]
@@ -111,14 +111,24 @@ def _resnest(shapes: Shapes, fast: bool) -> EncoderGuess:
     return EncoderGuess(name, overrides, shapes["conv1.0.weight"][1], tuple(notes))
 
 
+def _differences(found: Mapping[str, Any], variant: Mapping[str, Any], stages: int) -> dict[str, Any]:
+    """What differs from a variant; the stages that the file lacks are taken to be the variant's."""
+    whole = {
+        key: (*value, *variant[key][stages:]) if isinstance(value, tuple) else value for key, value in found.items()
+    }
+    return {key: value for key, value in whole.items() if value != variant[key]}
+
+
 def _resnet(shapes: Shapes) -> EncoderGuess:
     block = "bottleneck" if "layer1.0.conv3.weight" in shapes else "basic"
     stem = "conv1.weight" if "conv1.weight" in shapes else "conv1.0.weight"
     deep = ("conv1.0.weight", "conv1.3.weight", "conv1.6.weight")
     convolutions = tuple(shapes[name][0] for name in (deep if stem == deep[0] else (stem,)))
     pooled = len(shapes.get("layer2.0.downsample.1.weight", ())) == 4
-    layers, width = _layers(shapes), shapes["layer1.0.conv2.weight"][:2]
-    depth, letter = _DEPTHS.get((block, layers)), _STEMS.get((convolutions, pooled))
+    layers, width = tuple(filter(None, _layers(shapes))), shapes["layer1.0.conv2.weight"][:2]
+    # A file without the last stages is that of the first network that begins so.
+    alike = (d for (b, n), d in _DEPTHS.items() if b == block and n[: len(layers)] == layers[: len(n)])
+    depth, letter = next(alike, None), _STEMS.get((convolutions, pooled))
     name = _WIDTHS.get((width[0], width[1]))
     if depth is None or letter is None or name is None:
         raise InputError(

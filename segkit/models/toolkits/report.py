@@ -14,7 +14,7 @@ from segkit.text import aligned, listed, percent
 SHOWN = 10  # names of a kind, without --all
 
 _NO_DILATION = "none implied: the conventions agree at stride 32, and all take these weights at 8 and 16"
-_NO_CHOICE = "no choice: segkit dilates a ResNet in one way, torchvision's and timm's"
+_NO_CHOICE = "no choice: only a ResNeSt can be dilated in several ways; all others are as in timm"
 
 
 def report(path: Path, inspection: Inspection, all_names: bool = False) -> str:
@@ -57,13 +57,15 @@ def _network_rows(inspection: Inspection) -> list[tuple[str, str]]:
         whose = f" (given; {inspection.toolkit} implies {implied})"
     space = inspection.label_space
     names = "" if space is None else f": {listed(space['class_names'], 5)}"
+    if "decoder" in arguments:
+        name += f" {_encoder(arguments['decoder'], arguments['decoder_args'])}"
     return [
         ("network", f"{name} + auxiliary head" if arguments["aux"] else f"{name}, no auxiliary head"),
         ("encoder", _encoder(arguments["encoder"], arguments["encoder_args"])),
         ("classes", f"{arguments['num_classes']}{names}"),
         ("dilation", f"{arguments['dilation_convention']} convention{whose}" if resnest else _NO_CHOICE),
         ("output stride", f"{arguments['output_stride']}{'' if own else ' (not in the file: --output_stride)'}"),
-        ("align_corners", str(arguments["align_corners"])),
+        ("align_corners", str(arguments.get("align_corners", True))),
         ("normalisation", ", ".join(f"{name} {values}" for name, values in inspection.normalization.items())),
     ]
 
@@ -104,9 +106,15 @@ def _key_rows(keys: KeyReport, all_names: bool) -> list[tuple[str, str]]:
     shown = None if all_names else SHOWN
     clashing = [f"{name}: {theirs} in the file, {ours} needed" for name, (theirs, ours) in keys.clashing.items()]
     rows = [("", ""), ("matched", f"{len(keys.same) + len(keys.renamed):5}")]
-    rows += _listed("renamed", len(keys.renamed), _prefixes(keys.renamed), None, " of these")
+    rows += _listed("renamed", len(keys.renamed), _prefixes(keys.renamed), shown, " of these")
     if keys.dropped:
-        rows += _listed("dropped", len(keys.dropped), keys.dropped, shown, " (classifier of ImageNet)")
+        rows += _listed(
+            "dropped",
+            len(keys.dropped),
+            keys.dropped,
+            shown,
+            " (ImageNet classifier, stages left out)",
+        )
     if keys.filled:
         rows += _listed("filled", len(keys.filled), [], shown, " (counters of batch norms, which no output needs)")
     rows += _listed("missing", len(keys.missing), keys.missing, shown)
