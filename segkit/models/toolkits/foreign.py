@@ -233,9 +233,14 @@ def _timm_file(tensors: Mapping[str, Tensor], given: str | None) -> Inspection |
     with ShapesOnly():
         network = timm_network(name.removeprefix("tu-"), shapes)
     weights, keys = place(tensors, names, network.state_dict())
+    channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), len(IMAGENET.mean))
     return Inspection(
         toolkit=f"encoder file ({'EfficientNet-PyTorch' if names else 'timm'})",
-        config={"name": name, "in_channels": next((s[1] for s in shapes.values() if len(s) == 4), len(IMAGENET.mean)), "overrides": {}},
+        config={
+            "name": name,
+            "in_channels": channels,
+            "overrides": {},
+        },
         is_network=False,
         weights=weights,
         keys=keys,
