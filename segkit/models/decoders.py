@@ -231,7 +231,7 @@ def _arguments(decoder: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
             )
     # smp annotates its rates as an iterable of certain numbers, but takes others, too
     typed = {name: value for name, value in (given or {}).items() if name != "decoder_atrous_rates"}
-    check_arguments(_smp_class(decoder), typed, f"{_WHERE}.decoder_args")
+    check_arguments(smp_class(decoder), typed, f"{_WHERE}.decoder_args")
     return dict(given or {})
 
 
