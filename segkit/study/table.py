@@ -37,10 +37,10 @@ class Row:
 
     @property
     def shown(self) -> str:
-        """`better` or `worse` where the interval is all on one side of 0, else `no difference`; empty without one."""
+        """`better` or `worse` where the interval is all on one side of 0, else `nothing`; empty without one."""
         if np.isnan(self.difference.low):
             return ""
-        return "better" if self.difference.low > 0 else "worse" if self.difference.high < 0 else "no difference"
+        return "better" if self.difference.low > 0 else "worse" if self.difference.high < 0 else "nothing"
 
     def summary(self) -> tuple[float, float, float]:
         """Mean, least, most."""

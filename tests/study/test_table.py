@@ -33,7 +33,7 @@ def test_the_interval_is_that_of_the_paired_t_test() -> None:
 def test_what_the_table_says(tmp_path: Path) -> None:
     study = study_of(tmp_path, a=A, better=B, same=[*reversed(A)], worse=[a - 0.1 + 0.01 * a for a in A])
     rows = {row.name: row for row in gather(study, tmp_path)}
-    assert [row.shown for row in rows.values()][1:] == ["better", "no difference", "worse"]
+    assert [row.shown for row in rows.values()][1:] == ["better", "nothing", "worse"]
     assert rows["a"].summary() == pytest.approx((0.42, 0.40, 0.44))
     lines = table(study, list(rows.values())).splitlines()
     assert [cell.strip() for cell in lines[2].split("|")[2:6]] == ["42.00", "40.00 to 44.00", "4", "baseline"]
