@@ -20,6 +20,7 @@ COMMANDS = {
     "infer":      ("infer", "segment images or folders of images"),
     "study":      ("study", "train variants of a recipe with several seeds, and tabulate what differs"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
+    "reproduce":  ("reproduce", "the tables of the ResNeSt paper: published, measured, or what is missing"),
     "recipes":    ("recipes", "list the recipes that come with segkit, with published numbers"),
     "weights":    ("weights.command", "inspect or convert a checkpoint of any toolkit; recalibrate its batch norms"),
     "export":     ("export", "write a checkpoint as a safetensors file with a model card"),
