@@ -62,9 +62,12 @@ each_of_mmseg = pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.st
 def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)  # where a reader runs it: data roots and protocol files are relative to it
     config = parse("--config", str(path))
-    head, encoder = re.match(r"((?:mmseg_)?[a-z]+[0-9]?)_((?:res|se|sk)ne(?:s?t)\d+(?:_tiny)?)", path.stem).groups()
-    assert config.model.network.class_path.lower().endswith(f".{head.replace('_', '')}")
-    assert config.model.network.init_args.encoder == encoder
+    name = r"((?:mmseg_)?[a-z]+[0-9]?(?:plus)?)_((?:res|se|sk)ne(?:s?t)\d+(?:_tiny)?|efficientnet_lite0)"
+    head, encoder = re.match(name, path.stem).groups()
+    network = config.model.network
+    kind = network.class_path.rsplit(".", 1)[1].lower()
+    assert (network.init_args.decoder if kind == "encoderdecoder" else kind) == head.replace("_", "")
+    assert network.init_args.encoder.removeprefix("tf_") == encoder
     header = header_of(path)
     assert all(line.startswith("#") for line in header.splitlines())
     assert header.splitlines()[1].startswith(f"# Run:       segkit fit --config {name_of(path)}")

@@ -160,7 +160,7 @@ def _without_training(network: nn.Module) -> nn.Module:
 def _fold_norms(network: nn.Module) -> bool:
     """Fold batch norms into convolutions, in place; return whether the logits changed by no more than rounding."""
     like = next(network.parameters())
-    arguments: Mapping[str, Any] = network.config["init_args"]  # type: ignore[index, assignment]
+    arguments: Mapping[str, Any] = network.config.get("init_args", {})  # type: ignore[union-attr, operator]
     channels = int(getattr(network, "in_channels", arguments.get("in_channels", 3)))
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(1, channels, _PROBE, _PROBE, generator=generator).to(like)

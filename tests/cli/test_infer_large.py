@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,9 +139,9 @@ def test_few_rows_are_read_at_once(checkpoint: Path, tmp_path: Path, monkeypatch
     spans: list[int] = []
     read_rows = geotiff.read_rows
 
-    def counted(source: object, path: Path, first: int, last: int) -> np.ndarray:
+    def counted(source: object, path: Path, first: int, last: int, *bands: Any) -> np.ndarray:
         spans.append(last - first)
-        return read_rows(source, path, first, last)
+        return read_rows(source, path, first, last, *bands)
 
     monkeypatch.setattr(geotiff, "read_rows", counted)
     save(tmp_path / "city.tif", noise(3))
@@ -151,10 +152,10 @@ def test_few_rows_are_read_at_once(checkpoint: Path, tmp_path: Path, monkeypatch
 def test_an_interrupted_run_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read_rows = geotiff.read_rows
 
-    def interrupted(source: object, path: Path, first: int, last: int) -> np.ndarray:
+    def interrupted(source: object, path: Path, first: int, last: int, *bands: Any) -> np.ndarray:
         if first > 0:
             raise KeyboardInterrupt
-        return read_rows(source, path, first, last)
+        return read_rows(source, path, first, last, *bands)
 
     monkeypatch.setattr(geotiff, "read_rows", interrupted)
     save(tmp_path / "city.tif", noise(3))
