@@ -36,7 +36,7 @@ HELP = {
     "weights recalibrate": (100, set()),
     "export":              (100, set()),
     "demo":                (100, set()),
-    "reproduce":           (100, set()),
+    "reproduce":           (130, set()),
     "study":               (135, set()),
     "doctor":              (160, set()),
     "benchmark":           (220, {"numpy"}),
