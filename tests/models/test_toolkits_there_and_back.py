@@ -165,6 +165,14 @@ def test_efficientnet_pytorch_is_timms_to_the_bit(
     assert inspect(output, Choices(encoder=LITE0)).config["name"] == LITE0
 
 
+def test_smps_preprocessing_is_the_encoders(tmp_path: Path) -> None:
+    theirs = smp.FPN(f"tu-{LITE0}", encoder_weights=None, classes=2)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    expected = smp.encoders.get_preprocessing_params(f"tu-{LITE0}", pretrained=None)
+    found = inspect(tmp_path / "theirs.pth", Choices(encoder=f"tu-{LITE0}")).normalization
+    assert found == {"mean": list(expected["mean"]), "std": list(expected["std"])} and found["mean"] == [0.5] * 3
+
+
 def test_what_shapes_leave_open_is_asked_for(lite0: nn.Module, tmp_path: Path) -> None:
     torch.save(lite0.state_dict(), tmp_path / "timm.pth")
     with pytest.raises(InputError, match=r"pad images differently; name it: --encoder tf_efficientnet_lite0"):

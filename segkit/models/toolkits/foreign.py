@@ -63,7 +63,7 @@ class Inspection:
         notes: What the file cannot show, in words.
         label_space: Class names, colours and label table, as plain data, if the file has them.
         card: See `Checkpoint`.
-        normalization: Mean and std as plain data; ImageNet's in all other toolkits.
+        normalization: Mean and std as plain data: the encoder's own in files of smp and timm, ImageNet's in all others.
         unusable: Names in the file whose values cannot be computed with, and what is wrong with them.
     """
 
@@ -177,6 +177,8 @@ def _inspect(path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any
         keys=keys,
         notes=(*guess.notes, *notes),
         label_space=label_space,
+        # smp's preprocessing is that of the encoder's weights
+        normalization=(encoder_normalization(guess.name) if form.toolkit == "smp" else IMAGENET).to_dict(),
         card={"source": source},
     )
 
