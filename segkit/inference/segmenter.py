@@ -26,6 +26,7 @@ from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.classifier import is_classifier
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form, precision_of
 from segkit.models.own import own_network
+from segkit.models.segmentation import class_path
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 
@@ -224,9 +225,10 @@ def load(
     if isinstance(protocol, str):
         protocol = protocols.get(protocol)
     usable = _usable_device(device)
-    if network is not None:
-        own_network(network)
+    named = None if network is None else class_path(own_network(network))
     checkpoint = read_checkpoint(path)
+    if named not in (None, checkpoint.network["class_path"]):
+        raise InputError(f"{path}: its network is {checkpoint.network['class_path']}, but {named} was given; give that")
     if is_classifier(checkpoint.network):
         raise InputError(
             f"{path}: a classifier of whole images, which labels no pixels; `segkit test` scores it, and its encoder "

@@ -187,7 +187,10 @@ def _fact(module: nn.Module, name: str, channels: int, size: tuple[int, int], ba
             f"network {name}: of images {(batch, channels, *size)} it makes logits {tuple(out.shape)}; needed are "
             f"({batch}, K, H / stride, W / stride) with one whole stride of 1 or more"
         )
-    return out.shape[1], round(strides[0])
+    stride = round(strides[0])
+    if tuple(out.shape[2:]) != tuple(-(-side // stride) for side in size):  # a pooling that rounds down, mostly
+        raise ValueError(f"of {size[0]} x {size[1]} pixels the last ones are in no cell of stride {stride}")
+    return out.shape[1], stride
 
 
 def _outputs(made: Any, name: str) -> Mapping[str, Tensor]:

@@ -53,6 +53,16 @@ def test_what_it_needs_is_found_by_running_it() -> None:
     torch.testing.assert_close(folded, evaluated["out"], rtol=1e-4, atol=1e-5)
 
 
+def test_the_last_pixels_are_seen_where_a_network_rounds_down() -> None:
+    class RoundsDown(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(3, 2, 4, stride=4)
+
+    network = wrap(RoundsDown)
+    assert network.multiple == 4
+    assert network(torch.zeros(1, 3, 33, 50))["out"].shape == (1, 2, 9, 13)
+
+
 def test_a_network_of_another_library_gives_its_own_logits() -> None:
     network = own_network("segmentation_models_pytorch.Unet")(encoder_name="resnet18", encoder_weights=None, classes=3)
     theirs = smp.Unet("resnet18", encoder_weights=None, classes=3).eval()
@@ -73,6 +83,8 @@ def test_a_file_never_names_what_is_imported(tmp_path: Path, monkeypatch: pytest
     assert "damaged" not in str(error.value)
     labels = load(path, network=Net, precision="exact").predict(torch.zeros(30, 41, 3, dtype=torch.uint8).numpy())
     assert labels.shape == (30, 41)
+    with pytest.raises(InputError, match=r"its network is .*Net, but .*Returns was given"):
+        load(path, network=returning(lambda x: x))
 
 
 def returning(made: Any) -> type[nn.Module]:
