@@ -7,6 +7,7 @@ defaults before the command line and the config files are read. How one tests is
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ from segkit.inference import protocols
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.metadata.regroup import left_out_ids
 from segkit.models.checkpoint import Checkpoint, load_strict
-from segkit.models.own import CLASS_COUNTS
+from segkit.models.own import CLASS_COUNTS, own_network
 from segkit.models.segmentation import NETWORKS, SegmentationModel
 from segkit.ops.normalize import IMAGENET, Normalization
 from segkit.ops.processor import is_out_of_memory
@@ -145,8 +146,16 @@ class SegmentationCLI(UserFirstCLI):
             super().parse_arguments(parser, args)
         except InputError as error:
             raise InputError(
-                explain(str(error), [*self.known_keys, "ckpt_path", "config"], self.short_names)
+                explain(str(error), [*self.known_keys, "ckpt_path", "config"], self._nameable())
             ) from error
+
+    def _nameable(self) -> Sequence[type]:
+        """The classes that a config may name, or the user's own network that it does."""
+        name = named(self.typed[1:], "model.network.class_path") or named(self.typed[1:], "model.network") or ""
+        with suppress(InputError):  # another message says what is wrong with it
+            own = getattr(own_network(name), "own_class", None) if "." in name else None
+            return self.short_names if own is None else (*data_sets().values(), own)
+        return self.short_names
 
     def before_instantiate_classes(self) -> None:
         """Refuse an unknown metric and options without effect, and print what differs from the checkpoint."""

@@ -149,8 +149,8 @@ def _read(network: SegmentationModel, path: str | Path) -> _Offer:
     names = (found.label_space or {}).get("class_names") or ()
     return _Offer(
         weights=without_absent_statistics(network, found.weights),
-        what=f"{found.config['class_path'].rsplit('.', 1)[-1]} over {arguments['encoder']}",
-        class_names=_named(names) if len(names) == arguments["num_classes"] else (),
+        what=f"{found.config['class_path'].rsplit('.', 1)[-1]} over {arguments.get('encoder', 'its own')}",
+        class_names=_named(names) if len(names) == arguments.get("num_classes", arguments.get("classes")) else (),
         arguments=arguments,
     )
 
@@ -189,6 +189,9 @@ def _classifiers(network: SegmentationModel) -> tuple[str, ...]:
         head = getattr(network, prefix)
         convs = [name for name, m in head.named_modules() if isinstance(m, nn.Conv2d)] if head is not None else []
         names += [f"{prefix}.{conv}.{part}" for conv in convs[-1:] for part in ("weight", "bias")]
+    if not names:  # a network of the user's own is all encoder
+        convs = [name for name, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+        names = [f"{conv}.{part}" for conv in convs[-1:] for part in ("weight", "bias")]
     return tuple(names)
 
 
@@ -241,7 +244,7 @@ def _warnings(network: SegmentationModel, offer: _Offer) -> tuple[str, ...]:
 
 
 def _encoder(network: SegmentationModel) -> str:
-    return str(network.config["init_args"]["encoder"])
+    return str(network.config["init_args"].get("encoder", network.config["class_path"]))
 
 
 def _uncounted(names: Iterable[str]) -> tuple[str, ...]:

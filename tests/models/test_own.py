@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.inference.segmenter import load
 from segkit.models.checkpoint import Checkpoint
+from segkit.models.finetune import load_matching
 from segkit.models.inference_form import inference_form
 from segkit.models.own import around, build_module, own_network
 from segkit.models.segmentation import NETWORKS, class_path
@@ -132,3 +133,15 @@ def test_what_is_no_network_is_one_line() -> None:
         around(Net(3))
     with pytest.raises(InputError, match="give plain data"):
         wrap(Net, num_classes=3, width=torch.tensor(8))
+
+
+def test_training_begins_with_the_weights_of_another_run(tmp_path: Path) -> None:
+    trained, fresh = wrap(Net, num_classes=3), wrap(Net, num_classes=3)
+    names = ["road", "car", "sky"]
+    space = {"class_names": names, "palette": [[i, i, i] for i in range(3)], "table": [0, 1, 2] + [-1] * 253}
+    path = tmp_path / "own.safetensors"
+    parts = {"network": trained.config, "normalization": IMAGENET.to_dict(), "label_space": space}
+    write_model_file(path, Checkpoint(parts, trained.state_dict()))
+    report = load_matching(fresh, path, names)
+    assert report.taken == report.total and report.kept == tuple(names)
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in fresh.state_dict().items())
