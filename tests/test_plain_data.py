@@ -41,7 +41,7 @@ def test_what_stands_for_too_much_is_refused(name: str, tmp_path: Path, capsys, 
         assert main(command.split()) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith(f"segkit {command.split()[0]}: error: ") and words in line and len(line) < 300
-    assert main(["fit", "--data", text]) == 2
+    assert main(["fit", "--model.network", text]) == 2
     assert words in capsys.readouterr().err
 
 

@@ -58,7 +58,7 @@ from segkit.training.views.progress import RunProgress
 # Classes that a config or the command line may name without their module.
 SHORT_NAMES: tuple[type, ...] = (
     *data_sets().values(),
-    *(network for network in NETWORKS.values() if issubclass(network, SegmentationModel)),
+    *(network for network in NETWORKS.values() if SegmentationModel in network.__mro__),
 )
 
 

@@ -125,7 +125,7 @@ def own_network(given: str | type[nn.Module]) -> type[SegmentationModel]:
         raise InputError(
             f"--network {given}: no class of a torch.nn.Module; give the path of one, such as my.module.Net"
         )
-    if SegmentationModel in found.__mro__:
+    if SegmentationModel in found.__mro__ or found.__module__.startswith("segkit."):
         return found  # type: ignore[return-value]
     known = NETWORKS.get(class_path(found))  # type: ignore[arg-type]
     if known is not None and getattr(known, "own_class", None) is found:

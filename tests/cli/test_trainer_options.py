@@ -50,7 +50,7 @@ REFUSED = {
     "limit_train_batches=0.1": "0.1 * 2 < 1. Please increase the `limit_train_batches` argument",
     "max_time=soon": "is not a valid duration",
     "callbacks=EarlyStopping callbacks.monitor=val/los": "EarlyStopping monitors 'val/los', which is not logged; did "
-    "you mean val/loss? allowed: train/loss, train/loss_cross_entropy, train/loss_aux, lr, samples/s",
+    "you mean val/loss? allowed: train/loss",
     "callbacks=EarlyStopping callbacks.monitor=val/loss limit_val_batches=0": "(nothing is validated: limit_val",
     "callbacks=ModelCheckpoint callbacks.monitor=mIoU": "ModelCheckpoint monitors 'mIoU', which is not logged; did you",
 }

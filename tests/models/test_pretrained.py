@@ -268,7 +268,6 @@ def test_whose_weights_an_encoder_gets(network: tuple, repository: str) -> None:
     [
         ({"encoder": "resnest14_tiny"}, "no ImageNet weights for resnest14_tiny, only for resnest14, resnest26, "),
         ({"encoder": "skresnet50"}, "no ImageNet weights for skresnet50, only for .* and most timm encoders"),
-        ({"encoder": "resnest14", "in_channels": 4}, "imagenet is for 3 input channels, but the encoder has 4"),
         ({"encoder": "resnest14", "encoder_args": {"radix": 1}}, "no ImageNet weights for resnest14 with radix: 1"),
         ({"encoder": "resnest14", "encoder_args": {"avd_first": True}}, "with avd_first: True"),
     ],
