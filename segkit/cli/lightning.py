@@ -287,7 +287,8 @@ class SegmentationCLI(UserFirstCLI):
                 stored = {"mean": counted[1], "std": counted[2]}
             found = Normalization.from_dict(stored)
         elif found.mean != IMAGENET.adapted(len(found.mean)).mean and stored is None:
-            rank_zero_info(f"normalization: mean {list(found.mean)}, std {list(found.std)}, by model.normalization")
+            whose = "of the encoder" if self.value(self.config, "model.normalization") == "encoder" else "as given"
+            rank_zero_info(f"normalization {whose}: mean {list(found.mean)}, std {list(found.std)}")
         self.model.normalize_by(replace(found, bands=data.bands))
 
     def set_protocol(self) -> None:
