@@ -24,7 +24,7 @@ def named(args: Sequence[str], name: str) -> str | None:
         InputError: A config file is absent or not YAML.
     """
     found = None
-    for option, following in zip(args, [*args[1:], ""], strict=True):
+    for option, following in zip(args, [*args[1:], ""], strict=False):  # the second is longer where there are none
         given, equals, rest = option.partition("=")
         value = rest if equals else following
         if given == f"--{name}":
