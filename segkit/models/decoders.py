@@ -4,13 +4,12 @@ import inspect
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segkit.errors import InputError, did_you_mean, one_line
-from segkit.models.encoders import build_encoder
+from segkit.models.encoders import build_encoder, padded_to
 from segkit.models.norms import PooledNorm
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention
 from segkit.models.segmentation import SegmentationModel
@@ -89,13 +88,14 @@ class EncoderDecoder(SegmentationModel):
         taken = _STRIDES.get(decoder, (32,))
         arguments["output_stride"] = taken[0] if output_stride is None else output_stride
         _check(arguments, taken)
+        given = _arguments(decoder, decoder_args)
         if decoder == "dpt":
-            built, head = _transformer(arguments)
+            built, head = _transformer(arguments, given)
         else:
-            depth = _arguments(decoder, decoder_args).get("encoder_depth", _default(decoder, "encoder_depth"))
+            depth = given.get("encoder_depth", parameters(decoder)["encoder_depth"].default)
             stride = arguments["output_stride"]
             built = build_encoder(encoder, stride, dilation_convention, in_channels, encoder_args, depth)
-            head = _head(arguments, built, depth)
+            head = _head(arguments, given, built)
         self._assemble(arguments, built, head, align_corners=True)
         # What a side must be a multiple of; a transformer's patches are joined two by two, and pan pools three times.
         self.multiple = 2 * self.output_stride if decoder == "dpt" else 32
@@ -104,8 +104,7 @@ class EncoderDecoder(SegmentationModel):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return logits at the decoder's own stride."""
         height, width = x.shape[-2:]
-        below, beside = (max(-side % self.multiple, self.least - side) for side in (height, width))
-        padded = F.pad(x, (0, beside, 0, below)) if below or beside else x
+        padded = padded_to(x, self.multiple, self.least)
         features = self.encoder(padded)
         outputs = {"out": self.head(features)}
         if self.training and self.aux_head is not None:
@@ -146,37 +145,30 @@ def _cropped(logits: Tensor, padded: Tensor, height: int, width: int) -> Tensor:
     return logits[..., : math.ceil(height / down), : math.ceil(width / across)]
 
 
-def _head(arguments: Mapping[str, Any], encoder: nn.Module, depth: int) -> SMPHead:
+def _head(arguments: Mapping[str, Any], given: dict[str, Any], encoder: nn.Module) -> SMPHead:
     from segmentation_models_pytorch.encoders import encoders as registry
 
-    decoder, stride = arguments["decoder"], arguments["output_stride"]
-    given = _arguments(decoder, arguments["decoder_args"])
-    if "encoder_output_stride" in parameters(decoder):
-        given["encoder_output_stride"] = stride
-    if "upsampling" in parameters(decoder):
-        given["upsampling"] = 1
+    fixed = {"encoder_output_stride": arguments["output_stride"], "upsampling": 1}
+    known = parameters(arguments["decoder"])
     registry["segkit"] = {"encoder": _Channels, "params": {"channels": encoder.channels}, "pretrained_settings": {}}
     try:
-        model = _build(arguments, encoder_name="segkit", **given)
+        taken = {name: value for name, value in fixed.items() if name in known}
+        model = _build(arguments, encoder_name="segkit", **given, **taken)
     finally:
         del registry["segkit"]
     return SMPHead(model.decoder, model.segmentation_head)
 
 
-def _transformer(arguments: Mapping[str, Any]) -> tuple[nn.Module, SMPHead]:
+def _transformer(arguments: Mapping[str, Any], given: dict[str, Any]) -> tuple[nn.Module, SMPHead]:
     """DPT's encoder, and its head."""
     from segkit.models.timm_encoder import PlainTransformer, check_plain_transformer
 
     name = arguments["encoder"].removeprefix("tu-")
     check_plain_transformer(name)
-    given = _arguments("dpt", arguments["decoder_args"])
-    model = _build(
-        arguments, encoder_name=f"tu-{name}", in_channels=arguments["in_channels"], dynamic_img_size=True, **given
-    )
+    channels = arguments["in_channels"]
+    model = _build(arguments, encoder_name=f"tu-{name}", in_channels=channels, dynamic_img_size=True, **given)
     model.segmentation_head.upsampling_factor = 1.0
-    return PlainTransformer(name, model.encoder, arguments["in_channels"]), SMPHead(
-        model.decoder, model.segmentation_head
-    )
+    return PlainTransformer(name, model.encoder, channels), SMPHead(model.decoder, model.segmentation_head)
 
 
 def _build(arguments: Mapping[str, Any], **given: Any) -> Any:
@@ -188,12 +180,10 @@ def _build(arguments: Mapping[str, Any], **given: Any) -> Any:
     decoder, classes = arguments["decoder"], arguments["num_classes"]
     try:
         return smp_class(decoder)(encoder_weights=None, classes=classes, **given)
-    except InputError:
-        raise
     except Exception as error:  # each of smp's decoders refuses in its own way
         raise InputError(
             f"{_WHERE}: {decoder} over {arguments['encoder']} with decoder_args {arguments['decoder_args'] or {}}: "
-            f"{one_line(error, 200) or type(error).__name__}; correct decoder_args"
+            f"{one_line(error, 200)}; correct decoder_args"
         ) from error
 
 
@@ -212,7 +202,6 @@ def _check(arguments: Mapping[str, Any], taken: tuple[int, ...]) -> None:
             f"{_WHERE}.dilation_convention={arguments['dilation_convention']} has no effect: it applies to ResNeSts "
             f"only, and {encoder} is dilated as timm does; leave it out"
         )
-    _arguments(decoder, arguments["decoder_args"])
 
 
 def _arguments(decoder: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -240,15 +229,8 @@ def parameters(decoder: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(smp_class(decoder)).parameters
 
 
-def _default(decoder: str, name: str) -> Any:
-    return parameters(decoder)[name].default
-
-
 def smp_class(decoder: str) -> Any:
     """smp's class of a decoder."""
     import segmentation_models_pytorch as smp  # takes seconds, and FCN and DeepLabV3 do without
 
     return next(kind for name, kind in vars(smp).items() if name.lower() == decoder and inspect.isclass(kind))
-
-
-assert set(_STRIDES) <= set(get_args(Decoder))

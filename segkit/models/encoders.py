@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segkit.errors import InputError
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention, ResNeSt
@@ -65,6 +66,18 @@ def build_encoder(
     from segkit.models.timm_encoder import TimmEncoder
 
     return TimmEncoder(name.removeprefix("tu-"), output_stride, in_channels, depth)
+
+
+def padded_to(x: Tensor, multiple: int, least: int = 0) -> Tensor:
+    """An image `(B, C, H, W)` with zeros, the mean colour, at the right and bottom, so that both sides are multiples.
+
+    Args:
+        x: The image.
+        multiple: Of what each side is to be a multiple.
+        least: A multiple of it; no side is smaller.
+    """
+    below, beside = (max(-side % multiple, least - side) for side in x.shape[-2:])
+    return F.pad(x, (0, beside, 0, below)) if below or beside else x
 
 
 def encoder_normalization(name: str) -> Normalization:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segkit.errors import InputError, did_you_mean, one_line
+from segkit.models.encoders import padded_to
 from segkit.models.segmentation import NETWORKS, SegmentationModel, class_path
 from segkit.ops.meta import meta_image, on_meta
 
@@ -62,9 +62,7 @@ class OwnNetwork(SegmentationModel):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return logits at the network's own stride."""
         height, width = x.shape[-2:]
-        below, beside = -height % self.multiple, -width % self.multiple
-        padded = F.pad(x, (0, beside, 0, below)) if below or beside else x
-        outputs = _outputs(self.encoder(padded), class_path(type(self)))
+        outputs = _outputs(self.encoder(padded_to(x, self.multiple)), class_path(type(self)))
         rows, columns = -(-height // self.output_stride), -(-width // self.output_stride)
         names = ("out", "aux") if self.training else ("out",)
         return {name: outputs[name][..., :rows, :columns] for name in names if name in outputs}

@@ -7,10 +7,10 @@ import timm
 import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segkit.errors import InputError, one_line
 from segkit.models import comparators as comparators  # registers them at timm
+from segkit.models.encoders import padded_to
 from segkit.ops.meta import ShapesOnly
 
 _CURE = "use output_stride: 32, or EncoderDecoder with a decoder for stride 32, such as upernet"
@@ -54,7 +54,7 @@ class TimmEncoder(nn.Module):
             features: list[Tensor] = self.encoder(x)
             return features
         height, width = x.shape[-2:]
-        padded = self.encoder(F.pad(x, (0, -width % 32, 0, -height % 32)))
+        padded = self.encoder(padded_to(x, 32))
         strides = [min(2**i, self.output_stride) for i in range(len(padded))]
         return [f[..., : -(-height // s), : -(-width // s)] for f, s in zip(padded, strides, strict=True)]
 
@@ -109,12 +109,6 @@ def check_plain_transformer(name: str) -> None:
 
 
 def _build(name: str, output_stride: int, in_channels: int, depth: int) -> Any:
-    strides = _strides(name)
-    if len(set(strides)) == 1 and len(strides) > 1:
-        raise InputError(
-            f"encoder {name!r} is a plain transformer: all of its features have stride {strides[0]}; "
-            "class_path: EncoderDecoder with decoder: dpt takes it"
-        )
     cannot = f"encoder {name!r} cannot be dilated to output stride {output_stride}"
     options = {"strict_img_size": False} if "swin" in name else {}
     try:
@@ -122,7 +116,12 @@ def _build(name: str, output_stride: int, in_channels: int, depth: int) -> Any:
             f"tu-{name}", in_channels, depth=depth, weights=None, output_stride=output_stride, **options
         )
     except Exception as error:  # each of timm's architectures refuses in its own way
-        text = one_line(error, 160)
+        text, strides = one_line(error, 160), _strides(name)
+        if len(strides) > 1 and len(set(strides)) == 1:
+            raise InputError(
+                f"encoder {name!r} is a plain transformer: all of its features have stride {strides[0]}; "
+                "class_path: EncoderDecoder with decoder: dpt takes it"
+            ) from error
         if output_stride == 32:
             raise InputError(f"encoder {name!r} gives no features at strides 4 to 32 ({text}); use another") from error
         raise InputError(f"{cannot}: {text}; {_CURE}") from error
