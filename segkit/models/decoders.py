@@ -85,15 +85,13 @@ class EncoderDecoder(SegmentationModel):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         check_arguments(EncoderDecoder, arguments, _WHERE)
-        taken = _STRIDES.get(decoder, (32,))
-        arguments["output_stride"] = taken[0] if output_stride is None else output_stride
-        _check(arguments, taken)
+        _check(arguments)
         given = _arguments(decoder, decoder_args)
         if decoder == "dpt":
             built, head = _transformer(arguments, given)
         else:
             depth = given.get("encoder_depth", parameters(decoder)["encoder_depth"].default)
-            stride = arguments["output_stride"]
+            stride = encoder_stride(arguments)
             built = build_encoder(encoder, stride, dilation_convention, in_channels, encoder_args, depth)
             head = _head(arguments, given, built)
         self._assemble(arguments, built, head, align_corners=True)
@@ -148,7 +146,7 @@ def _cropped(logits: Tensor, padded: Tensor, height: int, width: int) -> Tensor:
 def _head(arguments: Mapping[str, Any], given: dict[str, Any], encoder: nn.Module) -> SMPHead:
     from segmentation_models_pytorch.encoders import encoders as registry
 
-    fixed = {"encoder_output_stride": arguments["output_stride"], "upsampling": 1}
+    fixed = {"encoder_output_stride": encoder_stride(arguments), "upsampling": 1}
     known = parameters(arguments["decoder"])
     registry["segkit"] = {"encoder": _Channels, "params": {"channels": encoder.channels}, "pretrained_settings": {}}
     try:
@@ -187,9 +185,10 @@ def _build(arguments: Mapping[str, Any], **given: Any) -> Any:
         ) from error
 
 
-def _check(arguments: Mapping[str, Any], taken: tuple[int, ...]) -> None:
+def _check(arguments: Mapping[str, Any]) -> None:
     """Refuse what has no effect or does not go together."""
-    decoder, encoder, stride = arguments["decoder"], arguments["encoder"], arguments["output_stride"]
+    decoder, encoder, stride = arguments["decoder"], arguments["encoder"], encoder_stride(arguments)
+    taken = _STRIDES.get(decoder, (32,))
     if arguments["num_classes"] < 1:
         raise InputError(f"{_WHERE}.num_classes is {arguments['num_classes']}; give 1 or more")
     if decoder != "dpt" and stride not in taken:
@@ -222,6 +221,14 @@ def _arguments(decoder: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     typed = {name: value for name, value in (given or {}).items() if name != "decoder_atrous_rates"}
     check_arguments(smp_class(decoder), typed, f"{_WHERE}.decoder_args")
     return dict(given or {})
+
+
+def encoder_stride(arguments: Mapping[str, Any]) -> int:
+    """The output stride that a network's arguments mean for its encoder: `null` is smp's own for the decoder.
+
+    The config keeps what was given, by which a run is resumed.
+    """
+    return int(arguments.get("output_stride") or _STRIDES.get(arguments.get("decoder", ""), (32,))[0])
 
 
 def parameters(decoder: str) -> Mapping[str, inspect.Parameter]:

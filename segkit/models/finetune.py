@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segkit.errors import InputError
 from segkit.metadata.label_space import numbered_space
 from segkit.models.checkpoint import is_counter, refuse_unusable
+from segkit.models.decoders import encoder_stride
 from segkit.models.norms import without_absent_statistics
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import SegmentationModel
@@ -234,7 +235,7 @@ def _why_anew(offer: _Offer, class_names: Sequence[str] | None, head_fits: bool)
 
 def _warnings(network: SegmentationModel, offer: _Offer) -> tuple[str, ...]:
     theirs, ours = (args.get("dilation_convention") for args in (offer.arguments, network.config["init_args"]))
-    dilated = network.output_stride < 32 and offer.arguments.get("output_stride", 32) < 32
+    dilated = network.output_stride < 32 and encoder_stride(offer.arguments) < 32
     if not (dilated and isinstance(network.encoder, ResNeSt) and theirs != ours):
         return ()
     return (

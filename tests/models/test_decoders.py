@@ -7,6 +7,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
+from segkit.cli import main
 from segkit.errors import InputError
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.decoders import Decoder, EncoderDecoder
@@ -112,3 +113,24 @@ def test_a_network_is_rebuilt_from_its_config() -> None:
     again = build_network(network.config)
     assert again.config == network.config and again.state_dict().keys() == network.state_dict().keys()
     assert not any(name.startswith(("encoder.layer3", "encoder.layer4")) for name in again.state_dict())
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_by_its_own_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which has `null` where smp's output stride is taken."""
+    data = [
+        "--data",
+        "synthetic",
+        "--data.root",
+        str(tmp_path / "data"),
+        "--data.num_train",
+        "8",
+        "--data.num_val",
+        "2",
+    ]
+    small = ["--data.batch_size", "4", "--data.crop_size", "64", "--data.num_workers", "0", "--data.num_test", "2"]
+    network = ["--model.network", "EncoderDecoder", "--model.network.encoder", "resnest14_tiny"]
+    run, trainer = ["--run_dir", str(tmp_path / "run")], ["--trainer.accelerator", "cpu", "--trainer.max_epochs"]
+    assert main(["fit", *data, *small, *network, *run, *trainer, "1"]) == 0
+    assert main(["fit", "--ckpt_path", "last", *run, *trainer, "2", "--reschedule"]) == 0
+    assert "epoch 1: 100%" in capsys.readouterr().err

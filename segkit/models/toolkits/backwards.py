@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segkit.errors import InputError
 from segkit.models.classifier import is_classifier
-from segkit.models.decoders import parameters, smp_class
+from segkit.models.decoders import encoder_stride, parameters, smp_class
 from segkit.models.heads import ASPP_RATES
 from segkit.models.pretrained import HARMLESS, REPOSITORIES, timm_name
 from segkit.models.resnest import RESNEST_VARIANTS
@@ -159,7 +159,7 @@ def _arguments(inspection: Inspection) -> Mapping[str, Any]:
     if inspection.is_network and "encoder" not in config["init_args"]:
         raise InputError(f"{config['class_path']} is a network of your own, which no other toolkit has")
     if inspection.is_network:
-        return dict(config["init_args"])
+        return {**config["init_args"], "output_stride": encoder_stride(config["init_args"])}
     return {"encoder": config["name"], "encoder_args": config["overrides"], "in_channels": config["in_channels"]}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.checkpoint import Checkpoint, refuse_unusable, unusable
-from segkit.models.decoders import EncoderDecoder
+from segkit.models.decoders import EncoderDecoder, encoder_stride
 from segkit.models.encoders import build_encoder, encoder_normalization, timm_network
 from segkit.models.resnest import DilationConvention
 from segkit.models.segmentation import SegmentationModel, build_network, class_path
@@ -317,7 +317,7 @@ def _check_dilation(
     if guess.is_resnest:
         return
     own = form.toolkit == "smp" and not any(name.startswith("encoder.model.") for name in tensors)
-    if own and arguments["output_stride"] < 32:
+    if own and encoder_stride(arguments) < 32:
         raise InputError(
             f"a {arguments['decoder']} over smp's own {guess.name}, which dilates every convolution of a dilated "
             f"stage, including its first block's; segkit builds only the one that smp calls tu-{guess.name}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segkit.models.classifier import is_classifier
+from segkit.models.decoders import encoder_stride
 from segkit.models.toolkits.foreign import Inspection
 from segkit.models.toolkits.formats import TOOLKITS
 from segkit.models.toolkits.keys import KeyReport
@@ -64,7 +65,7 @@ def _network_rows(inspection: Inspection) -> list[tuple[str, str]]:
         ("encoder", _encoder(arguments["encoder"], arguments["encoder_args"])),
         ("classes", f"{arguments['num_classes']}{names}"),
         ("dilation", f"{arguments['dilation_convention']} convention{whose}" if resnest else _NO_CHOICE),
-        ("output stride", f"{arguments['output_stride']}{'' if own else ' (not in the file: --output_stride)'}"),
+        ("output stride", f"{encoder_stride(arguments)}{'' if own else ' (not in the file: --output_stride)'}"),
         ("align_corners", str(arguments.get("align_corners", True))),
         ("normalisation", ", ".join(f"{name} {values}" for name, values in inspection.normalization.items())),
     ]
