@@ -1,4 +1,4 @@
-"""The command line: `segkit COMMAND ...`. It imports neither torch nor Lightning; a command imports what it needs."""
+"""The command line: `segkit COMMAND ...`. It imports no torch and no Lightning; each command imports what it needs."""
 
 import importlib
 import os
@@ -32,9 +32,9 @@ COMMANDS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code, also after `--help`.
+    """Run one command and return its exit code, even after `--help`.
 
-    0 done, 1 partly failed, 2 wrong input or an output that cannot be written, 130 interrupted, 141 nobody reads on.
+    0 done, 1 partly failed, 2 wrong input or unwritable output, 130 interrupted, 141 output pipe closed.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     open_streams()
@@ -52,15 +52,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _code(arguments: list[str], error: BaseException) -> int:
-    """The exit code of what a command has raised; raised again where nobody expected it."""
-    if isinstance(error, SystemExit):  # parsers end by it after `--help`
+    """The exit code for an exception that a command raised; an unexpected one is raised again."""
+    if isinstance(error, SystemExit):  # argparse raises it after `--help`
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, InputError):
         return _refuse(arguments, error)
-    if isinstance(error, BrokenPipeError):  # whoever read our output (`head`, a pager) has seen enough
+    if isinstance(error, BrokenPipeError):  # the reader of our output (`head`, a pager) has closed it
         return 141
-    if isinstance(error, OSError):  # of a library's file: a log, a figure
-        from segkit.files import write_refusal  # only here, as what it imports takes time
+    if isinstance(error, OSError):  # raised while a library wrote a file: a log, a figure
+        from segkit.files import write_refusal  # here, because importing it takes time
 
         refusal = write_refusal(error)
         if refusal is not None:
@@ -86,12 +86,12 @@ def _run(arguments: list[str], interrupts: Interrupts) -> int:
         hint = did_you_mean(command, COMMANDS)
         raise InputError(f"no such command; {hint}the commands are {', '.join(COMMANDS)}")
     _check_working_folder()
-    if os.getcwd() not in sys.path:  # last, where it hides nothing that is installed
-        sys.path.append(os.getcwd())  # a class path may name a module of the user's own, as under `python -m segkit`
+    if os.getcwd() not in sys.path:  # last, so that it shadows no installed module
+        sys.path.append(os.getcwd())  # a class path may name a user's own module, as under `python -m segkit`
     room = COMMANDS[command][0]
     module = importlib.import_module(f"segkit.cli.{room}")
-    interrupts.check()  # some module may have swallowed it
-    # The Lightning commands share one file, which is told which of them it is.
+    interrupts.check()  # a module may have swallowed KeyboardInterrupt while it was imported
+    # The Lightning commands share one file, which needs the command's name.
     code: int = module.main(arguments if room == "lightning" else arguments[1:])
     return code
 
@@ -100,7 +100,7 @@ def _check_working_folder() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise InputError("the working folder does not exist any more; change to one that does") from None
+        raise InputError("the working folder no longer exists; change to one that does") from None
 
 
 def _help() -> str:

@@ -1,4 +1,4 @@
-"""`segkit fit | validate | test` of a classifier: the same command line over another module and other data."""
+"""`segkit fit | validate | test` for a classifier: the same command line with another module and other data."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -17,34 +17,34 @@ from segkit.models.weights import load_classifier_weights
 from segkit.training.base import NetworkModule
 from segkit.training.classification import ClassificationModule
 
-# Options that change nothing of a classifier.
+# Options that have no effect on a classifier.
 _OF_PIXELS = ("metric", "test_precision", "official", "calibration", "probe", "init_from", "validation_scale",
               "overlays")  # fmt: skip
 
 
 class ClassificationCLI(SegmentationCLI):
-    """The command line of a classifier; the protocol is a centre crop."""
+    """The command line of a classifier, whose test protocol is a centre crop."""
 
     module_class: ClassVar[type[NetworkModule]] = ClassificationModule
     data_class: ClassVar[type[LightningDataModule]] = ImageNetDataModule
     short_names: ClassVar[tuple[type, ...]] = (ImageNetDataModule, Classifier)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """With a crop for a protocol, and top-1 for the best checkpoint."""
+        """Take a centre crop as the protocol, and top-1 as the score that decides on the best checkpoint."""
         super().add_arguments_to_parser(parser)
         best = {"monitor": ClassificationModule.score, "filename": "epoch{epoch:03d}-top1{val/top1:.4f}"}
         parser.set_defaults({"protocol": "resnest"} | {f"checkpoint.{name}": value for name, value in best.items()})
 
     def link_data(self, parser: LightningArgumentParser) -> None:
-        """Have the model told of the data's classes."""
+        """Link the data's number of classes and class names to the model."""
         parser.link_arguments("data.class_names", "model.class_names", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Refuse what has no effect on a classifier."""
+        """Refuse options that have no effect on a classifier."""
         if self.subcommand == "predict":
             raise InputError("predict writes label maps, and a classifier makes none; use `segkit test`")
         typed = {name.removeprefix("--") for name in option_names(self.typed)}
-        if self.value(self.config, "test_precision") != "exact":  # typed or not: there is no such form
+        if self.value(self.config, "test_precision") != "exact":  # typed or not: classifiers have no inference form
             typed.add("test_precision")
         for name in _OF_PIXELS:
             if name in typed:
@@ -52,11 +52,11 @@ class ClassificationCLI(SegmentationCLI):
         super().before_instantiate_classes()
 
     def read_protocol(self, given: Any) -> CentreCrop:
-        """The crop of a name, or of fields."""
+        """The centre crop, given by its name or its fields."""
         return CentreCrop.of(given)
 
     def set_protocol(self) -> None:
-        """Tell the data how to crop, and the model for its result file."""
+        """Give the crop to the data, which apply it, and to the model, whose result file states it."""
         encoder = self.model.network.config["init_args"]["encoder"]
         crop = self.protocol.resolved(self.datamodule.crop_size[0], timm_name(encoder))
         self.datamodule.protocol, self.model.protocol = crop, crop.to_dict()
@@ -66,17 +66,17 @@ class ClassificationCLI(SegmentationCLI):
             self.config_init[self.subcommand]["ckpt_path"] = None
 
     def set_normalization(self) -> None:
-        """Nothing is declared by the data: images are uint8 RGB."""
+        """Do nothing: the images are uint8 RGB, so the data declare no normalization."""
 
     def stored_names(self) -> Sequence[str]:
-        """The classes of the checkpoint; where it has no names, the data's are taken for them."""
+        """The checkpoint's class names, or the data's if the checkpoint has none."""
         return [str(name) for name in self.checkpoint.get("class_names") or self.datamodule.class_names]
 
     def before_fit(self) -> None:
-        """Nothing has to be counted before."""
+        """Do nothing: a classifier needs no class weights."""
 
     def out_of_memory(self) -> str:
-        """What would fit."""
+        """The message for a training that ran out of memory, with settings that would fit."""
         batch, accumulated = self.datamodule.batch_size, self.trainer.accumulate_grad_batches
         return (
             f"out of memory with data.batch_size {batch}: take --data.batch_size {max(1, batch // 2)} "

@@ -1,6 +1,6 @@
-"""`segkit demo`: draws a street-scene data set, trains on it, tests it multi-scale, and leaves a folder to look at.
+"""`segkit demo`: draws a data set of street scenes, trains on it, tests multi-scale, and draws the results.
 
-Everything goes through the commands that a user would type, with a recipe that comes with segkit.
+It runs the commands that a user would type, with a recipe that comes with segkit.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main(args: list[str] | None = None) -> int:
     for step, command in (("1/3  training:", fit), ("2/3  testing: ", test)):
         say(f"{step} segkit {shlex.join(command)}")
         code = lightning.main(command)
-        if code:  # stopped by a signal, which has been said
+        if code:  # stopped by a signal; the command has said so
             return code
     say(f"3/3  drawing:  {run / 'images'}")
     _draw_examples(output / "data", checkpoint, run / "images", options.images)

@@ -1,4 +1,4 @@
-"""What a Lightning command line names before it is parsed: recipes, the run's folder, and a checkpoint."""
+"""What is read from a Lightning command line before it is parsed: recipes, the run's folder, and a checkpoint."""
 
 import os
 import sys
@@ -14,17 +14,17 @@ from segkit.training.run_folder import CHECKPOINTS, CONFIG, has_not_begun, newes
 
 
 def named(args: Sequence[str], name: str) -> str | None:
-    """The last value of an option on the command line, or in a config file that it names.
+    """The last value of an option on the command line or in the config files that it names.
 
     Args:
         args: The command and its options.
-        name: Of the option, without dashes.
+        name: Name of the option, without dashes.
 
     Raises:
         InputError: A config file is absent or not YAML.
     """
     found = None
-    for option, following in zip(args, [*args[1:], ""], strict=False):  # the second is longer where there are none
+    for option, following in zip(args, [*args[1:], ""], strict=False):  # if there are no args, the second one is longer
         given, equals, rest = option.partition("=")
         value = rest if equals else following
         if given == f"--{name}":
@@ -38,16 +38,16 @@ def named(args: Sequence[str], name: str) -> str | None:
 
 
 def with_recipes(args: Sequence[str]) -> list[str]:
-    """The command line with paths in place of the names of recipes, and data modules in place of those of data sets.
+    """The command line with names of recipes replaced by paths, and names of data sets by data modules.
 
     Raises:
-        InputError: `--config` names neither a file nor a recipe, or nothing at all, or `--data` no data set.
+        InputError: `--config` names neither a file nor a recipe, or has no value, or `--data` names no data set.
     """
     found = list(args)
     for place, (option, following) in enumerate(zip(args, [*args[1:], ""], strict=False)):
         name, equals, rest = option.partition("=")
         value = rest if equals else following
-        if name == "--network":  # as the other commands have it
+        if name == "--network":  # the other commands' name of this option
             found[place] = f"--model.network{equals}{rest}"
         if name in ("-c", "--config") and (not value or value.startswith("--")):
             raise InputError(f"{name}: no recipe behind it; give a file or a name (`segkit recipes` lists them)")
@@ -61,15 +61,14 @@ def with_recipes(args: Sequence[str]) -> list[str]:
 
 
 def with_run(args: Sequence[str]) -> list[str]:
-    """The command line with what `fit` leaves open: the run's folder, and what `--ckpt_path last` means.
+    """The command line of `fit` with the run's folder filled in, and `--ckpt_path last` replaced by a path.
 
-    All processes of a run must write to one folder, so it is chosen before they are started. `last` is the newest
-    checkpoint that is complete, in `--run_dir`, or in the newest run under runs/; its `config.yaml` is taken where no
-    `--config` is given. A run that was stopped before its first step is begun again. A job that SLURM runs again goes
-    on by itself.
+    All processes of a run must write to one folder, so it is chosen before they start. `last` is the newest complete
+    checkpoint in `--run_dir`, or in the newest run under runs/; without `--config`, that run's `config.yaml` is used. A
+    run that was stopped before its first step starts again. A job that SLURM requeues resumes by itself.
 
     Raises:
-        InputError: There is no run, or no checkpoint in it, to resume from.
+        InputError: There is no run to resume from, or it has no checkpoint.
     """
     if not args or args[0] != "fit" or {"-h", "--help"} & set(args):
         return list(args)

@@ -1,4 +1,4 @@
-"""`segkit infer`: segment images with a trained network; label map, colours, overlay and areas for each of them."""
+"""`segkit infer`: segment images with a trained network; each image gives label map, colours, overlay and areas."""
 
 import argparse
 import logging
@@ -58,10 +58,10 @@ def main(args: list[str] | None = None) -> int:
     """Run `segkit infer`.
 
     Args:
-        args: what follows `segkit infer` on the command line; None takes `sys.argv`.
+        args: What follows `segkit infer` on the command line; None takes `sys.argv`.
 
     Returns:
-        0: all images done. 1: some could not be read or written. 2: the command itself was wrong.
+        0: all images are done. 1: some could not be read or written. 2: the command itself was wrong.
     """
     options = _parser().parse_args(args)
     try:
@@ -72,7 +72,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    unread: list[Path] = []  # what a folder holds and cannot be read
+    unread: list[Path] = []  # folders and links that cannot be read
 
     def failed(path: Path, error: InputError) -> None:
         unread.append(path)
@@ -97,10 +97,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 class _Work:
-    """All images of one command: what fits into memory while others are read and written, then what does not.
+    """All images of one command: first those that fit into memory, pipelined with reading and writing, then the others.
 
     Attributes:
-        failed: how many images could not be read or written.
+        failed: Number of images that could not be read or written.
     """
 
     def __init__(self, segmenter: "Segmenter", stems: dict[Path, Path], alpha: float) -> None:
@@ -118,7 +118,7 @@ class _Work:
             for done in predict_files(self.segmenter, self._small(), self._complain):
                 work = writers.submit(write_results, self.segmenter, done, self.stems[done.path], self.alpha)
                 writing.append((done.path, work))
-                if len(writing) > WRITERS:  # no more images are held than are being written
+                if len(writing) > WRITERS:  # keep only those images in memory that are being written
                     path, work = writing.popleft()
                     self._finish(path, work.result)
             for path, work in writing:
@@ -136,12 +136,12 @@ class _Work:
                 write_large_results(self.segmenter, large, self.stems[path], self.alpha, bar.update)
 
     def _small(self) -> Iterator[Path]:
-        """The images that are read at once; the others are put aside."""
+        """The images that can be read whole; the others are put aside."""
         from segkit.inference.tiling.large_image import is_large
 
         for path in self.stems:
             try:
-                check_regular(path)  # to look at a pipe's size would wait for ever
+                check_regular(path)  # reading the header of a pipe would block forever
             except InputError as error:
                 self._complain(path, error)
                 continue
@@ -213,7 +213,7 @@ def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: 
 
 
 def _say_losses(path: Path, is_large: bool, has_bands: bool) -> None:
-    """What of an image is not segmented, or not seen as it is stored; of one that is damaged, its reader says more."""
+    """Say which parts of an image are not segmented, or not read as stored; the reader itself reports damage."""
     try:
         header = read_header(path)
     except InputError:

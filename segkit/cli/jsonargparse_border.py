@@ -1,11 +1,11 @@
-"""What segkit needs of jsonargparse that jsonargparse does not promise; no other file reaches into it.
+"""Everything that relies on jsonargparse's undocumented behaviour; no other file reaches into it.
 
-* Its errors are texts of several lines without parts that one could ask for; `explain` takes them apart.
+* Its errors are texts of several lines without structured fields; `explain` takes them apart.
 * `--pair.1 2.0` behind `--pair "[0.8, 1.25]"` gives (1.0, 2.0) where `pair` is a `tuple[float, float]` (seen in 4.53),
   as `NestedArg`, which holds index and value, is a tuple itself; for a list it is refused. Here a command line is first
-  parsed without its items, which says what each list is, and then with whole lists in their place.
-* The types of a union are tried in its order, and there is no public way to change it. `typing` keeps the unions that
-  it has made (`_tp_cache`) and takes those of another order for the same, so that Lightning's `Union[int, float, None]`
+  parsed without its items, which yields each list, and then with whole lists in their place.
+* The types of a union are tried in its order, and there is no public way to change it. `typing` caches unions
+  (`_tp_cache`) and treats those that differ only in order as the same, so that Lightning's `Union[int, float, None]`
   may come back as `Union[float, int, None]`, and `--trainer.limit_val_batches 1` as 1.0, which means all batches.
 
 https://github.com/mauvilsa/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py (messages, `NestedArg`, `_typehint`)
@@ -36,7 +36,7 @@ from segkit.plain_data import check_size, parse_yaml
 
 _load_yaml = get_loader("yaml")  # jsonargparse's, which reads 1e-4 as a number
 
-# Once options of the model; the configs of older runs have them there.
+# These were once options of the model, and configs of older runs still have them there.
 MOVED = ("encoder_weights", "init_from", "validation_scale", "test_precision")
 
 
@@ -47,11 +47,11 @@ def _load_checked(text: str) -> Any:
     if isinstance(model, dict):
         content = {name: model.pop(name) for name in MOVED if name in model} | content
     if isinstance(content, dict) and "model" in content:
-        content.pop("published", None)  # of a recipe: numbers to compare with, not an option of a run
+        content.pop("published", None)  # a recipe's published numbers, not an option of a run
     return content
 
 
-set_loader("yaml", _load_checked, (yaml.YAMLError,))  # of configs, of files that they include, and of typed values
+set_loader("yaml", _load_checked, (yaml.YAMLError,))  # reads configs, files that they include, and typed values
 
 
 class SegmentationParser(LightningArgumentParser):
@@ -61,7 +61,7 @@ class SegmentationParser(LightningArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
-        """As jsonargparse, but where an integer and a float may stand, an integer is tried first."""
+        """Add a class's arguments as jsonargparse does, but where both int and float are allowed, try int first."""
         added = super().add_class_arguments(*args, **kwargs)
         action: Any
         for action in self._actions:
@@ -72,41 +72,41 @@ class SegmentationParser(LightningArgumentParser):
         return added
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """As jsonargparse, with items of lists."""
+        """Parse as jsonargparse does, and accept items of lists."""
 
         def options(rest: list[str]) -> dict[str, Any]:
             config = super(SegmentationParser, self).parse_args(rest, namespace, **kwargs)
             return (config.get(config.get("subcommand") or "") or config).as_dict()
 
         given = sys.argv[1:] if args is None else list(args)
-        if namespace is None:  # that of a subcommand, whose arguments have been seen to
+        if namespace is None:  # not None in a subcommand, whose arguments have been handled already
             whole = _with_whole_lists(given, options)
             args = args if whole == given else whole
         return super().parse_args(args, namespace, **kwargs)
 
     def build(self, config: Namespace) -> Namespace:
-        """The objects that a configuration describes."""
+        """Build the objects that a configuration describes."""
         built: Namespace = self.instantiate(config, instantiators=[(_build, nn.Module, True)])
         return built
 
     def instantiate_classes(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
-        """What Lightning calls for it."""
+        """The name by which Lightning calls `build`."""
         return self.build(cfg)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Hand jsonargparse's message on; `explain` shortens it where the valid names are known."""
+        """Raise jsonargparse's message as it is; `explain` shortens it where the valid names are known."""
         raise _ReportError(message) from ex
 
 
 def _build(kind: Any, *args: Any, **kwargs: Any) -> Any:
-    """A module; one of the user's own keeps the arguments by which a checkpoint rebuilds it."""
+    """Build a module; a user's own network keeps the arguments from which a checkpoint rebuilds it."""
     if kind.__module__.startswith("segkit.") or not {LightningModule, SegmentationModel}.isdisjoint(kind.__mro__):
         return kind(*args, **kwargs)
     return build_module(kind, kwargs)
 
 
 class _ReportError(InputError):
-    """What jsonargparse says, in its lines: by them `explain` finds what it is about."""
+    """A message of jsonargparse with its line breaks, which `explain` needs to take it apart."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -118,7 +118,7 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     Args:
         message: jsonargparse's (4.51 to 4.53), of several lines.
         keys: Dotted names of all options.
-        classes: Those a config may name.
+        classes: Classes that a config may name.
     """
     key = _first(r'Parser key "([^"]+)"', message)
     option = _first(r"Option '([^']+)' is not accepted", message)
@@ -144,7 +144,7 @@ def explain(message: str, keys: Iterable[str], classes: Sequence[type]) -> str:
     if absent is not None:
         return f"{key}: {absent}"
     inner = re.search(r'- Parser key "([^"]+)":\n(.+?)(?=\n {4}- |\n {2}Given|\Z)', message, re.DOTALL)
-    if inner is not None and key is not None:  # the first attempt at a class is the one that was meant
+    if inner is not None and key is not None:  # jsonargparse tries the class that was meant first
         return explain(f'Parser key "{key}.{inner[1]}":\n{inner[2]}', keys, classes)
     return _wrong_value(key, message) or re.sub(r'^Parser key "([^"]+)": ', r"\1: ", " ".join(message.split()))
 
@@ -186,7 +186,7 @@ def _absent_class(message: str) -> str | None:
 
 
 def _arguments(owner: type) -> set[str]:
-    """Names of a class's arguments; those that it hands on by `**options` are its base class's."""
+    """Names of a class's arguments, including its base class's where it passes on `**options`."""
     names: set[str] = set()
     for cls in owner.__mro__:
         parameters = inspect.signature(cls).parameters.values()
@@ -197,7 +197,7 @@ def _arguments(owner: type) -> set[str]:
 
 
 def _unknown_option(unknown: str, keys: Iterable[str]) -> str:
-    """The names beside the unknown one: those of its group, or the top ones where the group is unknown too."""
+    """A message that suggests names from the unknown option's group, or top-level names if the group is unknown too."""
     parts = unknown.split(".")
     if parts[:-1] == ["model"] and parts[-1] in MOVED:
         return f"no such option {unknown!r}; it is --{parts[-1]} now"
@@ -216,7 +216,7 @@ def _suggest(wrong: str, names: Iterable[str], where: str = "") -> str:
 
 
 def _wrong_value(key: str | None, message: str) -> str | None:
-    """`key: 'x' is not a float`, from the type that was expected and the value that was given."""
+    """A message such as `key: 'x' is not a float`, from the expected type and the given value."""
     value = _first(r"(?:Got value|Given value): (.+)", message)
     expected = _first(r"Subtypes: \[(.+)\]", message) or _first(r"Expected a (.+?)\. Got value", message)
     if key is None or value is None or expected is None or "{" in value:
@@ -237,17 +237,17 @@ _ITEM = re.compile(r"--(?P<key>[\w.]+)\.(?P<index>[-+]?\d[^.=]*)(?:=(?P<value>.*
 
 
 def _with_whole_lists(args: Sequence[str], parse: Callable[[list[str]], Mapping[str, Any]]) -> list[str]:
-    """The arguments with whole lists in the place of their items.
+    """The arguments with items of lists replaced by whole lists.
 
     Args:
         args: The command line.
-        parse: Gives the options of a command line, nested by name.
+        parse: Returns the options of a command line, nested by name.
 
     Returns:
-        `args` itself where it names no items. The whole lists come last, where they beat what the config files say.
+        `args` itself if it names no items. The whole lists come last, so that they override the config files.
 
     Raises:
-        InputError: There is no such item, or something behind it would replace the whole list.
+        InputError: There is no such item, or a later argument would replace the whole list.
     """
     given, rest = list(args), list[str]()
     items: list[tuple[str, str, str]] = []
@@ -264,12 +264,12 @@ def _with_whole_lists(args: Sequence[str], parse: Callable[[list[str]], Mapping[
 
 
 def _whole(items: Sequence[tuple[str, str, str]], options: Mapping[str, Any]) -> list[str]:
-    """`--key=[...]` for each list that has items among these, or the item as it was typed where it is of no list."""
+    """`--key=[...]` for each list that these items belong to; an item of no list stays as it was typed."""
     lists: dict[str, Any] = {}
     others = []
     for key, index, text in items:
         value = lists[key] if key in lists else _value(options, key)
-        if value is _ABSENT or isinstance(value, Mapping):  # no list: its parser knows what is wrong, if anything is
+        if value is _ABSENT or isinstance(value, Mapping):  # no list: the parser of the option reports errors
             others.append(f"--{key}.{index}={text}")
         else:
             lists[key] = _replaced(key, value, index, text)
@@ -293,10 +293,10 @@ _ABSENT = object()
 
 
 def _value(options: Mapping[str, Any], key: str) -> Any:
-    """What stands at a dotted name, in which `init_args` may be left out; `_ABSENT` where nothing does.
+    """The value at a dotted name, in which `init_args` may be left out; `_ABSENT` if there is none.
 
     Raises:
-        InputError: There is a list on the way.
+        InputError: A name before the last one is that of a list.
     """
     value: Any = options
     for name in key.split("."):
@@ -311,7 +311,7 @@ def _value(options: Mapping[str, Any], key: str) -> Any:
 
 
 def _check_order(option: str, key: str, following: Sequence[str]) -> None:
-    """Refuse what would silently take the item back."""
+    """Refuse a later argument that would silently undo the item."""
     path = _without_init_args(key)
     for later in following:
         name = later.split("=")[0]

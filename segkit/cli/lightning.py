@@ -1,7 +1,7 @@
 """`segkit fit | validate | test | predict`: LightningCLI over SegmentationModule and the data modules.
 
 What the user typed beats the checkpoint, which beats the default: a checkpoint's hyper-parameters become the parser's
-defaults before the command line and the config files are read. How one tests is never taken from a checkpoint.
+defaults before the command line and the config files are read. The test protocol is never taken from a checkpoint.
 """
 
 import signal
@@ -55,7 +55,7 @@ from segkit.training.results import CalibrationReport, ResultWriter
 from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock
 from segkit.training.views.progress import RunProgress
 
-# Classes that a config or the command line may name without their module.
+# Classes that a config or the command line may name without giving their module.
 SHORT_NAMES: tuple[type, ...] = (
     *data_sets().values(),
     *(network for network in NETWORKS.values() if SegmentationModel in network.__mro__),
@@ -105,7 +105,7 @@ class SegmentationCLI(UserFirstCLI):
     def __init__(self, checkpoint: Checkpoint | None, args: list[str] | None = None, typed: Sequence[str] = ()) -> None:
         self.typed, self.command = typed, next(iter(typed), "fit")
         self.checkpoint: dict[str, Any] = {} if checkpoint is None else checkpoint.hyper_parameters
-        self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty where Lightning restores them
+        self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty if Lightning restores them
         self.known_keys: list[str] = []
         super().__init__(
             self.module_class,
@@ -122,7 +122,7 @@ class SegmentationCLI(UserFirstCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The command that was typed: each parser takes time to build, and the others are not asked."""
+        """The command that was typed and no other, since each parser takes time to build."""
         every = LightningCLI.subcommands()
         return {name: every[name] for name in self.typed[:1] or every}
 
@@ -136,12 +136,12 @@ class SegmentationCLI(UserFirstCLI):
         parser.set_defaults(parser_defaults(self.checkpoint))
 
     def link_data(self, parser: LightningArgumentParser) -> None:
-        """Have the model told of the data's classes and channels."""
+        """Link the data's classes and channels to the model."""
         parser.link_arguments("data.label_space", "model.label_space", apply_on="instantiate")
         parser.link_arguments("data.num_channels", "model.network.init_args.in_channels", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; what is wrong is said in one line."""
+        """Parse the command line; errors become one line."""
         try:
             super().parse_arguments(parser, args)
         except InputError as error:
@@ -150,15 +150,15 @@ class SegmentationCLI(UserFirstCLI):
             ) from error
 
     def _nameable(self) -> Sequence[type]:
-        """The classes that a config may name, or the user's own network that it does."""
+        """The classes that a config may name, with the user's own network if the config names one."""
         name = named(self.typed[1:], "model.network.class_path") or named(self.typed[1:], "model.network") or ""
-        with suppress(InputError):  # another message says what is wrong with it
+        with suppress(InputError):  # a later error reports it
             own = getattr(own_network(name), "own_class", None) if "." in name else None
             return self.short_names if own is None else (*data_sets().values(), own)
         return self.short_names
 
     def before_instantiate_classes(self) -> None:
-        """Refuse an unknown metric and options without effect, and print what differs from the checkpoint."""
+        """Refuse an unknown metric and options without effect, and print every difference from the checkpoint."""
         check_typed(str(self.subcommand), self.typed, self.config[self.subcommand].as_dict())
         self.result_writer = ResultWriter(self.value(self.config, "metric"))
         self.protocol = self.read_protocol(self.value(self.config, "protocol"))
@@ -168,7 +168,7 @@ class SegmentationCLI(UserFirstCLI):
             rank_zero_info(f"model.{key}: {stored} (checkpoint) -> {typed} (given)")
 
     def read_protocol(self, given: Any) -> Any:
-        """The protocol of a name, a file, or fields."""
+        """The protocol, given by its name, a file, or its fields."""
         return protocols.get(given) if isinstance(given, str) else protocols.from_fields(given)
 
     def _check_restorable(self, key: str, stored: Any, typed: Any) -> None:
@@ -179,14 +179,14 @@ class SegmentationCLI(UserFirstCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Add segkit's loggers, plugins and callbacks to what the config has."""
+        """Add segkit's loggers, plugins and callbacks to those of the config."""
         config = self.value(self.config_init, "trainer")
         run = Path(self.value(self.config, "run_dir") or next_run())
         check_writable(*self._output(run))
         kwargs["default_root_dir"] = run
         kwargs["logger"] = self._loggers(config.get("logger"), run)
         best = self.value(self.config_init, "checkpoint")
-        best.dirpath = best.dirpath or str(run / CHECKPOINTS)  # wherever a logger of another make keeps its files
+        best.dirpath = best.dirpath or str(run / CHECKPOINTS)  # whatever folder a third-party logger would choose
         kwargs["plugins"] = as_list(config.get("plugins"))
         if not any(isinstance(plugin, CheckpointIO) for plugin in kwargs["plugins"]):
             kwargs["plugins"].append(AtomicCheckpointIO())
@@ -198,15 +198,15 @@ class SegmentationCLI(UserFirstCLI):
         trainer = super().instantiate_trainer(**kwargs)
         cluster = getattr(trainer.strategy, "cluster_environment", None)
         if isinstance(cluster, SLURMEnvironment):
-            cluster.auto_requeue = False  # from within a signal; `Preemption` does it between two steps
-        # The best one first: `last.ckpt` must know of it.
+            cluster.auto_requeue = False  # it requeues inside a signal handler; `Preemption` does so between steps
+        # Best checkpoint first, because `last.ckpt` refers to it.
         trainer.callbacks.sort(  # type: ignore[attr-defined]
             key=lambda c: 2 if isinstance(c, LastCheckpoint) else int(isinstance(c, ModelCheckpoint))
         )
         return trainer
 
     def _callbacks(self, config: Any, run: Path) -> list[pl.Callback]:
-        """Those of the config, and segkit's in the order in which they must run."""
+        """The config's callbacks, and segkit's in the order in which they must run."""
         given = config.get("callbacks") or []
         callbacks = [*given, self.result_writer, EvaluationForm(self.value(self.config, "test_precision"))]
         if self.subcommand == "fit":
@@ -223,24 +223,24 @@ class SegmentationCLI(UserFirstCLI):
         if self.value(self.config, "calibration"):
             callbacks.append(CalibrationReport())
         a_bar = config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given)
-        if a_bar and (self.subcommand != "fit" or not sys.stdout.isatty()):  # where Lightning's is redrawn each step
+        if a_bar and (self.subcommand != "fit" or not sys.stdout.isatty()):  # Lightning's bar is redrawn each step
             callbacks.append(RunProgress())
         return callbacks
 
     def _output(self, run: Path) -> tuple[Path, str]:
-        """The folder that the command writes to, and the option that names it."""
+        """The folder that the command writes to, and the option that sets it."""
         if self.subcommand == "predict":
             return Path(self.value(self.config, "output") or "predictions"), "--output"
         return run, "--run_dir"
 
     def _loggers(self, given: Any, run: Path) -> Any:
-        """Only training has something to log; a test leaves its result file, and the logs of a run alone."""
+        """Loggers for training only; a test writes its result file and does not touch the run's logs."""
         if self.subcommand == "fit":
             return fit_loggers(given, run, self.value(self.config, "ckpt_path"))
         return False if given in (None, True) else given
 
     def _prediction_writer(self) -> PredictionWriter:
-        """The writer; it tells the data which images are done, and the data tells it which there are."""
+        """The callback that writes predictions; it reports finished images to the data, which list all images."""
         data, checkpoint = self.datamodule, self.value(self.config, "ckpt_path")
         writer = PredictionWriter(
             self._output(Path())[0],
@@ -253,7 +253,7 @@ class SegmentationCLI(UserFirstCLI):
         return writer
 
     def after_instantiate_classes(self) -> None:
-        """Refuse weights of other classes than the data's before anything runs, and load what Lightning cannot."""
+        """Refuse weights of other classes than the data's before anything runs; load files that Lightning cannot."""
         without = self.value(self.config, "without") or []
         names = [without] if isinstance(without, str) else without
         if isinstance(self.model, SegmentationModule):
@@ -271,10 +271,10 @@ class SegmentationCLI(UserFirstCLI):
             self.config_init[self.subcommand]["ckpt_path"] = None
 
     def set_normalization(self) -> None:
-        """Tell the model which values are 0 and 1, and where it asks for them the mean and std of the data.
+        """Give the model the data's range and, if it asks for them, the data's mean and std.
 
         Raises:
-            InputError: The checkpoint is of other bands than the data.
+            InputError: The checkpoint's bands are not those of the data.
         """
         data, stored = self.datamodule, self.checkpoint.get("normalization")
         if stored is not None:
@@ -292,20 +292,20 @@ class SegmentationCLI(UserFirstCLI):
         self.model.normalize_by(replace(found, bands=data.bands))
 
     def set_protocol(self) -> None:
-        """Tell the model how images are scored."""
+        """Give the model the protocol by which images are scored."""
         self.model.protocol = self.protocol
         scale = self.value(self.config, "validation_scale")
         self.model.validation_protocol = replace(self.model.validation_protocol, scales=(scale,))
 
     def stored_names(self) -> Sequence[str]:
-        """The classes of the checkpoint."""
+        """The checkpoint's class names."""
         space = self.checkpoint.get("label_space")
         if space is not None:
             return [str(name) for name in space["class_names"]]
         return numbered_space(self.checkpoint["network"]["init_args"]["num_classes"]).class_names
 
     def before_fit(self) -> None:
-        """Put numbers in the place of a word for class weights; the checkpoint keeps the word."""
+        """Replace the name of a rule for class weights by its numbers; the checkpoint keeps the name."""
         kind = self.model.loss.class_weights
         if not isinstance(kind, str):
             return
@@ -316,10 +316,10 @@ class SegmentationCLI(UserFirstCLI):
         rank_zero_info(f"class weights {kind}: from {least} to {most}")
 
     def fit(self, **kwargs: Any) -> None:
-        """Train; where memory does not suffice, say what would fit.
+        """Train; if memory runs out, say what would fit.
 
         Raises:
-            InputError: It does not.
+            InputError: Memory ran out.
         """
         if self.value(self.config, "probe"):
             for line in probe(self.trainer, self.model, self.datamodule):
@@ -334,10 +334,10 @@ class SegmentationCLI(UserFirstCLI):
             raise InputError(self.out_of_memory()) from error
 
     def out_of_memory(self) -> str:
-        """What would fit."""
+        """The message for a training that ran out of memory, with settings that would fit."""
         accumulated = self.trainer.accumulate_grad_batches
         return smaller_batch(self.datamodule.batch_size, accumulated, self.datamodule.crop_size)
 
     def predict(self, **kwargs: Any) -> None:
-        """Predict without keeping the predictions in memory: they are on the disk."""
+        """Predict without keeping the predictions in memory, as they are written to disk."""
         self.trainer.predict(**(kwargs | {"return_predictions": False}))

@@ -1,8 +1,7 @@
-"""The options of `fit`, `validate`, `test` and `predict` that are segkit's own, and those that would change nothing.
+"""segkit's own options of `fit`, `validate`, `test` and `predict`, and the check that refuses options without effect.
 
-An argument that has no effect is refused, not swallowed. Only what was typed is judged: a recipe is one file for all
-commands. The options of `--trainer` and `--data` are shared in the same way, and one may type them behind any command,
-but not so that nothing at all is done.
+Only typed options are checked, because one recipe serves all commands. For the same reason options of `--trainer` and
+`--data` may be typed after any command, as long as the command still does something.
 """
 
 from argparse import SUPPRESS
@@ -24,7 +23,7 @@ _ALL, _FIT, _SCORED = ("fit", "validate", "test", "predict"), ("fit",), ("test",
 
 
 class Option(NamedTuple):
-    """An option: the type of its value (None: a switch), and the commands that it changes something of."""
+    """An option: the type of its value (None: a switch), and the commands that it affects."""
 
     type: Any
     default: Any
@@ -73,20 +72,20 @@ OPTIONS = {
         "authors/ade20k/deeplabv3_resnest50; everything in it that fits the network is taken.",
     ),
     "validation_scale": Option(
-        float, 1.0, _FIT, "The scale of the images in validation; where crops are cut from smaller images, give theirs."
+        float, 1.0, _FIT, "Scale of the images in validation; if training scales them down, give the same scale."
     ),
-    "save_every": Option(int, 1000, _FIT, "Write last.ckpt after every so many steps."),
+    "save_every": Option(int, 1000, _FIT, "Write last.ckpt every N steps."),
     "skip_nonfinite": Option(
-        int, 0, _FIT, "Skip up to so many steps whose loss or gradient is NaN or infinite; then the run ends."
+        int, 0, _FIT, "Skip at most N steps whose loss or gradient is NaN or infinite, then end the run."
     ),
-    "overlays": Option(int, 4, _FIT, "Draw so many validation images with their predictions; 0 draws none."),
-    "reschedule": Option(None, False, _FIT, "Resume from --ckpt_path although settings of the run have changed."),
+    "overlays": Option(int, 4, _FIT, "Draw N validation images with their predictions; 0 draws none."),
+    "reschedule": Option(None, False, _FIT, "Resume from --ckpt_path even though settings of the run have changed."),
     "rank_timeout": Option(
-        float, 60.0, _ALL, "With several processes: after so many seconds of silence one is taken for lost."
+        float, 60.0, _ALL, "With several processes: seconds of silence after which a process counts as lost."
     ),
 }
 
-# Lightning's options and the model's that only some commands have a use for.
+# Options of Lightning and of the model that affect only some commands.
 _EFFECTS = {name: option.commands for name, option in OPTIONS.items()} | {
     "checkpoint":              _FIT,
     "model.optim":             _FIT,
@@ -109,8 +108,8 @@ def add_options(parser: LightningArgumentParser, command: str) -> None:
     """Add segkit's options, and those of the callback that keeps the best checkpoints.
 
     Args:
-        parser: Of any of Lightning's commands.
-        command: The one that runs; `--help` shows the options that it has a use for.
+        parser: The parser of one of Lightning's commands.
+        command: The command that runs; `--help` shows the options that affect it.
     """
     parser.usage = f"segkit {command} --config RECIPE [--OPTION VALUE ...]"  # not two pages of all options
     parser.description = f"{COMMANDS[command][1].capitalize()}. `segkit recipes` lists the recipes."
@@ -127,12 +126,12 @@ def check_typed(command: str, typed: Sequence[str], config: Mapping[str, Any]) -
     """Refuse options without any effect.
 
     Args:
-        command: One of Lightning's.
+        command: One of Lightning's commands.
         typed: The command line.
         config: The parsed options of the command.
 
     Raises:
-        InputError: Names the first such option, and where it has one.
+        InputError: An option has no effect; the message names the first one and the commands that it affects.
     """
     for name in (option[2:].replace(".init_args", "") for option in option_names(typed)):
         for option, commands in _EFFECTS.items():

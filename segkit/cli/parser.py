@@ -1,4 +1,4 @@
-"""argparse as the commands of segkit have it: what is wrong is said in one line, and no name may be abbreviated."""
+"""The parser of all commands that are not Lightning's: errors take one line, and no option may be abbreviated."""
 
 import argparse
 import re
@@ -12,7 +12,7 @@ _ABOUT_NAMES = ("unrecognized arguments", "the following arguments are required"
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises `InputError` in place of printing the usage and ending; a description keeps its lines."""
+    """An argparse parser that raises `InputError` instead of exiting, and keeps the line breaks of descriptions."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         shared: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
         self._given: list[str] = []
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse; also an unknown argument of a subcommand is refused here, where that command's options are known."""
+        """Parse, and refuse a subcommand's unknown arguments here, where its options are known."""
         self._given = list(sys.argv[1:] if args is None else args)
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, what was probably meant, and where the options are listed."""
+        """Raise an error that says what is wrong, what was probably meant, and where the options are listed."""
         lines = re.findall(r"^ +-.*$", self.format_help(), re.MULTILINE)  # argparse has no public list of its options
         options = re.findall(r"--[\w.-]+", "".join(lines))
         unknown = [name for name in option_names(self._given) if name not in options]
@@ -42,14 +42,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class Switch(argparse.BooleanOptionalAction):
-    """The action of an option without a value: `--plot`, and `--no-plot` to take it back; off by default."""
+    """The action of an option without a value: `--plot`, and `--no-plot` to undo it; off by default."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, default: bool = False, **kwargs: Any) -> None:
         super().__init__(option_strings, dest, default=default, **kwargs)
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """The type of an option that takes a whole number from `least` on."""
+    """The type of an option that takes a whole number of at least `least`."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -60,19 +60,19 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def no_such_option(wrong: str, names: Iterable[str]) -> str:
-    """The words for an option that does not exist: "no such option '--outptu'; did you mean --output? "."""
+    """The message for an option that does not exist: "no such option '--outptu'; did you mean --output? "."""
     hint = did_you_mean(wrong, names)
     return f"no such option {wrong!r}{f'; {hint}' if hint else ''}"
 
 
 def option_names(args: Sequence[str]) -> list[str]:
-    """The options among the arguments of a command, without their values; what follows `--` is none."""
+    """The options among a command's arguments, without their values; nothing after `--` is an option."""
     before = args[: args.index("--")] if "--" in args else args
     return [argument.split("=")[0] for argument in before if argument.startswith("--")]
 
 
 def add_network_option(parser: argparse.ArgumentParser) -> None:
-    """The option that names the class of a network of the user's own, which a file of weights may then name, too."""
+    """Add the option that names the class of a user's own network, which a weight file may then refer to."""
     parser.add_argument(
         "--network",
         type=_imported,
@@ -88,14 +88,14 @@ def _imported(path: str) -> object:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """For the help: the options that describe a data set, which `split_options` takes out before."""
+    """Add the options that describe a data set to the help; `split_options` removes them before parsing."""
     data = parser.add_argument_group("data")
     data.add_argument("--data", metavar="NAME", help="a data set, a data module, a data config or a recipe (.yaml)")
     data.add_argument("--data.KEY", metavar="VALUE", help="an option of the data, as of `segkit fit`: --data.root DIR")
 
 
 def split_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(a command's own arguments, those that describe the data with their values, for `open_data`)."""
+    """Split arguments into a command's own and, for `open_data`, those that describe the data."""
     own: list[str] = []
     of_data: list[str] = []
     rest = iter(args)

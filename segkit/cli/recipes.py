@@ -1,4 +1,4 @@
-"""`segkit recipes`: the recipes that come with segkit, and the numbers that others published for them."""
+"""`segkit recipes`: the recipes that come with segkit, and the published numbers of each."""
 
 from collections.abc import Iterator, Sequence
 
@@ -26,7 +26,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _lines(name: str) -> Iterator[str]:
-    """What was published, or else the title that the file begins with."""
+    """The published numbers, or without any, the title in the recipe's first line."""
     recipe = read_recipe(name)
     for number in recipe.published:
         value = f"{100 * number.top1:.2f} top-1" if number.top1 else f"{100 * (number.miou or 0):.2f} mIoU"

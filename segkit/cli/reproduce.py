@@ -1,7 +1,7 @@
 """`segkit reproduce`: the tables of the ResNeSt paper and of its authors' repositories, as far as a machine allows.
 
 A cell is a recipe, whose `published:` is the number, and the authors' file of the same name. Parameters and
-multiply-adds need neither files nor data. What they are published as stands here: zhanghang1989/ResNeSt, ablation.md.
+multiply-adds need neither files nor data; their published values stand here (zhanghang1989/ResNeSt, ablation.md).
 """
 
 import shlex
@@ -110,7 +110,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _wanted(names: Sequence[str]) -> dict[str, list[str]]:
-    """The cells of each table that is asked for."""
+    """The requested cells of each table."""
     wanted: dict[str, list[str]] = {}
     for name in names or TABLES:
         if name in TABLES:
@@ -127,7 +127,7 @@ def _wanted(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _roots(given: Sequence[str]) -> dict[str, str]:
-    """Folder of a recipe -> root of its data."""
+    """The root of the data for each folder of recipes, from `NAME=ROOT`."""
     known = sorted({recipe.split("/")[0] for recipes in TABLES.values() for recipe in recipes})
     roots = {}
     for text in given:
@@ -152,7 +152,7 @@ def _cell(recipe: str, roots: Mapping[str, str], options: Any) -> dict[str, Any]
 
 
 def _cost(recipe: str) -> dict[str, Any]:
-    """Millions of parameters, of a classifier also 1e9 multiply-adds at 224 x 224; of shapes alone, without memory."""
+    """Millions of parameters and, for a classifier, 1e9 multiply-adds at 224 x 224, computed on the meta device."""
     import torch
 
     from segkit.benchmark.cost import flops, parameters
@@ -169,7 +169,7 @@ def _cost(recipe: str) -> dict[str, Any]:
 
 
 def _score(recipe: str, root: str | None, options: Any, megabytes: float) -> dict[str, Any]:
-    """Score the authors' file, or say what is missing."""
+    """Score the authors' file, or say which files are missing."""
     from segkit.models.authors import NAMES, address, authors_weights_path, local_path
 
     if recipe not in NAMES:

@@ -1,4 +1,4 @@
-"""What the checkpoint that a Lightning command names gives to its parser and its network.
+"""What a Lightning command takes from the checkpoint that it names, for its parser and its network.
 
 Hyper-parameters become the parser's defaults: what the user typed beats the checkpoint, which beats the default.
 """
@@ -35,15 +35,15 @@ def read_named_checkpoint(args: Sequence[str], foreign: bool = False) -> Checkpo
 
     Args:
         args: The command and its options.
-        foreign: Whether, but for `fit`, a file of another toolkit is left to be read when the network is known.
+        foreign: Whether commands other than `fit` leave another toolkit's file to be read once the network is known.
 
     Returns:
-        For `fit` without weights: Lightning restores those itself, with its own state beside them. What it says of
-        the training has been checked, for the parser imports every class that a value names.
+        The checkpoint; for `fit` without its weights, which Lightning restores itself together with its own state. Its
+        training settings have been checked, because the parser imports every class that a value names.
 
     Raises:
-        InputError: It cannot be read, something in it is of another type than it must be, or `fit` was to resume from
-            a file that has no optimiser state.
+        InputError: The file cannot be read, a value in it has the wrong type, or `fit` cannot resume from it because
+            it has no optimiser state.
     """
     path = named(args, "ckpt_path")
     if path is None or path in ("best", "last", "hpc", "registry"):  # Lightning's own words
@@ -55,7 +55,7 @@ def read_named_checkpoint(args: Sequence[str], foreign: bool = False) -> Checkpo
     training_arguments(checkpoint.hyper_parameters, path)
     if args[0] != "fit":
         return checkpoint
-    if "optim" not in checkpoint.hyper_parameters:  # other files say how the network is built, not how it was trained
+    if "optim" not in checkpoint.hyper_parameters:  # not written by `fit`: no training settings
         raise InputError(
             f"--ckpt_path {path}: has weights but no optimiser state to resume from; give a .ckpt that `segkit fit` "
             f"wrote, or start a new training from its encoder: --encoder_weights {path}"
@@ -71,15 +71,15 @@ def is_of_classification(args: Sequence[str]) -> bool:
 
 
 def _import_network(args: Sequence[str]) -> None:
-    """Import the network that the user names, which his checkpoint may then name, too: itself it imports nothing."""
+    """Import the network that the user names, so that the checkpoint, which never imports anything, may refer to it."""
     name = named(args[1:], "model.network.class_path") or named(args[1:], "model.network")
     if isinstance(name, str) and "." in name:
-        with suppress(InputError):  # the parser tells what is wrong with it
+        with suppress(InputError):  # the parser reports what is wrong with it
             own_network(name)
 
 
 def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults for the parser's `model.*` options."""
+    """The checkpoint's hyper-parameters as defaults of the parser's `model.*` options."""
     defaults = {}
     for name in RESTORED:
         if name in hyper_parameters:
@@ -91,7 +91,7 @@ def parser_defaults(hyper_parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(hyper_parameters: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """(checkpoint's, given) by dotted name, where the parsed `model` differs; the data decide on `num_classes`."""
+    """(checkpoint's, given) by dotted name where the parsed `model` differs; `num_classes` is left to the data."""
     stored = flatten({name: hyper_parameters[name] for name in RESTORED if name in hyper_parameters})
     given = flatten(model)
     return {

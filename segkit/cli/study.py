@@ -1,4 +1,4 @@
-"""`segkit study`: trains and tests variants x seeds, each in a process of its own, and tabulates what came out."""
+"""`segkit study`: trains and tests each variant with each seed in a process of its own, and tabulates the scores."""
 
 import os
 import signal
@@ -17,12 +17,12 @@ from segkit.study.plan import RESULT, Run, read_study, share
 
 DESCRIPTION = """\
 Train and test each variant of a study file with each of its seeds, by `segkit fit` and `segkit test` in processes of
-their own, and write the table: mean, range, and the difference to the baseline with an interval paired over seeds. The
-last checkpoint is tested. Finished runs are not run again; one that was stopped goes on where it was. On a cluster each
-job takes a share, `--shard 2/4`, of a folder that all can read; the last one to end, or `--table`, has the whole table.
+their own, and write the table: mean, range, and the difference from the baseline with an interval paired over seeds.
+The last checkpoint is tested. Finished runs are not run again; a stopped one resumes. On a cluster each job takes a
+share, `--shard 2/4`, of a folder that all can read; the last job to finish, or `--table`, writes the whole table.
 
-What differs between machines can be given here: --data.root, --data.cache_dir, --data.num_workers,
---trainer.accelerator, --trainer.devices. All else belongs in the study file (docs/training.md)."""
+Options that depend on the machine are given here: --data.root, --data.cache_dir, --data.num_workers,
+--trainer.accelerator, --trainer.devices. All others belong in the study file (docs/training.md)."""
 
 _OF_THE_MACHINE = ("data.root", "data.cache_dir", "data.num_workers", "trainer.accelerator", "trainer.devices")
 _LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_")
@@ -52,7 +52,7 @@ def main(args: Sequence[str]) -> int:
             say(f"{name}: finished before")
             continue
         code, why = _fit_and_test(run, output, machine)
-        if code in (130, 143, -signal.SIGTERM):  # the last: before it listened
+        if code in (130, 143, -signal.SIGTERM):  # -SIGTERM: stopped before it had installed its handler
             say(f"{name}: stopped; the same command goes on")
             return code
         say(f"{name}: {why or 'done'}, {time.perf_counter() - start:.0f} s")
@@ -72,12 +72,12 @@ def main(args: Sequence[str]) -> int:
 
 
 def _fit_and_test(run: Run, output: Path, machine: list[str]) -> tuple[int, str]:
-    """Train, or go on, then test: an exit code, and of a failure the last line."""
+    """Train or resume, then test; return the exit code and, after a failure, the last line of the log."""
     folder = run.folder(output)
     checkpoints, config = folder / "checkpoints", folder / "config.yaml"
     shared = ["--run_dir", str(folder), *machine]
     begun = ["--ckpt_path", "last"]
-    if not any(checkpoints.glob("*.ckpt")):  # killed before the first one, it begins anew
+    if not any(checkpoints.glob("*.ckpt")):  # a run killed before its first checkpoint starts again
         (folder / "metrics.csv").unlink(missing_ok=True)
         begun = run.options()
     code = 0 if (folder / "summary.json").is_file() else _run(["fit", *begun, *shared], folder / "fit.log")
@@ -89,7 +89,7 @@ def _fit_and_test(run: Run, output: Path, machine: list[str]) -> tuple[int, str]
 
 
 def _check_options(runs: list[Run], machine: list[str]) -> None:
-    """Have `segkit fit` read each variant's options once, so that a misspelt one is found before hours of training."""
+    """Let `segkit fit` parse each variant's options once, so that a misspelt one is found before hours of training."""
     for run in {run.variant: run for run in runs}.values():
         command = _command(["fit", *run.options(), *machine, "--print_config"])
         done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
@@ -99,7 +99,7 @@ def _check_options(runs: list[Run], machine: list[str]) -> None:
 
 
 def _run(arguments: list[str], log: Path) -> int:
-    """Run a command; its words go to the end of a file. On SIGTERM, SIGUSR1 and Ctrl-C it ends as it does by itself."""
+    """Run a command and append its output to a file; SIGTERM, SIGUSR1 and Ctrl-C reach it, and it ends as usual."""
     stops = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     children: list[subprocess.Popen[bytes]] = []
 
@@ -114,7 +114,7 @@ def _run(arguments: list[str], log: Path) -> int:
         return children[0].wait()
     except KeyboardInterrupt:
         for child in children:
-            child.wait()  # it has received Ctrl-C, too, and writes its checkpoint
+            child.wait()  # Ctrl-C reached it, too; it is writing its checkpoint
         raise
     finally:
         for stop, handler in before.items():
@@ -126,7 +126,7 @@ def _command(arguments: list[str]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Without what a launcher tells its tasks: each run is a training of its own, not a rank of one."""
+    """The environment without a launcher's variables: each run is a training of its own, not a rank of one."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
 
 

@@ -24,10 +24,10 @@ def main(args: Sequence[str]) -> int:
     """Run `segkit submission make | check | score`.
 
     Returns:
-        0: nothing wrong. 1: the submission is wrong, in the ways that are printed.
+        0: nothing wrong. 1: the submission is wrong; the problems are printed.
 
     Raises:
-        InputError: The command itself cannot be done.
+        InputError: The command itself is wrong.
     """
     options = _parser().parse_args(list(args))
     code: int = options.run(options)
@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def make(options: argparse.Namespace) -> int:
-    """Rewrite predictions in the server's ids, check the result, and write it unless something is wrong."""
+    """Rewrite predictions in the server's ids, check the result, and write it if nothing is wrong."""
     server = SERVERS[options.benchmark]
     check_new_file(options.output, options.overwrite)
     sizes = image_sizes(server, options.data, options.split)
@@ -62,7 +62,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def score(options: argparse.Namespace) -> int:
-    """Print, and write on demand, the official Cityscapes scores of predictions."""
+    """Print the official Cityscapes scores of predictions, and write them to `--output`."""
     from segkit.predictions.cityscapes import format_official, label_id_copies, official_pairs, official_scores
 
     if options.output is not None:

@@ -79,7 +79,7 @@ def test_a_working_folder_that_was_deleted(
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert main(["export", "--help"]) == 2
-    assert capsys.readouterr().err.startswith("segkit export: error: the working folder does not exist any more")
+    assert capsys.readouterr().err.startswith("segkit export: error: the working folder no longer exists")
 
 
 def test_the_last_words_of_a_program_are_not_a_traceback(tmp_path: Path) -> None:

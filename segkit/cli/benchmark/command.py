@@ -12,8 +12,8 @@ from segkit.evaluation.conventions import ALL_METRICS, CONVENTIONS, DEFAULT
 
 _TABLE = """\
 Score several models under several protocols on one data set, or the rows of a plan file, in one table:
-benchmark.md, .csv, .json and .png in the output folder. Rows that are there are not computed again; a row that was
-stopped resumes with the next image. With a recipe of configs/imagenet rows are encoders: top-1 and top-5 of a file with
+benchmark.md, .csv, .json and .png in the output folder. Finished rows are not computed again; a row that was stopped
+resumes with the next image. With a recipe of configs/imagenet rows are encoders: top-1 and top-5 of a file with
 its classifier, by --protocol resnest, encoding or timm.
 
 segkit benchmark score PRED_DIR TRUTH_DIR ... scores label PNGs that any tool wrote; segkit benchmark compare ... tells
@@ -36,7 +36,7 @@ benchmark score --bootstrap` wrote; of two of those no TRUTH_DIR is needed."""
 
 
 def main(args: Sequence[str]) -> int:
-    """Run `segkit benchmark`; see `--help`, which is there before what the commands need could be imported."""
+    """Run `segkit benchmark`; see `--help`, which is printed without importing what the commands need."""
     command = args[0] if args else ""
     if "--help" in args or "-h" in args:
         {"score": score_parser, "compare": compare_parser}.get(command, table_parser)().print_help()
@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def table_parser() -> Parser:
-    """The parser of `segkit benchmark`, for what `split_options` leaves of the command line."""
+    """The parser of `segkit benchmark`, for the arguments that `split_options` leaves over."""
     parser = Parser("segkit benchmark", description=_TABLE)
     add_data_options(parser)
     add_network_option(parser)
@@ -109,7 +109,7 @@ def compare_parser() -> Parser:
     """The parser of `segkit benchmark compare`."""
     parser = Parser("segkit benchmark compare", description=_COMPARE)
     add = parser.add_argument
-    # A tuple of two names is for options only: of an argument by position, `--help` ends in a traceback.
+    # argparse takes a tuple of names for options only: on a positional argument, `--help` ends in a traceback.
     add("predicted", nargs=2, type=Path, metavar="PRED", help="the predictions of two models, A and B")
     add("truth_dir", nargs="?", type=Path, metavar="TRUTH_DIR", help="folder of true label maps")
     add("--names", nargs=2, metavar=("A", "B"), help="names of the models; default: their folders'")
@@ -127,7 +127,7 @@ def _add_without(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_label_options(parser: argparse.ArgumentParser) -> None:
-    """Add what tells which files count, and what their values mean."""
+    """Add the options that say which files are scored and what their values mean."""
     add, ids = parser.add_argument, ("train", "raw")
     add("--labels", help="cityscapes, ade20k, a classes.txt or its folder, none; default: as predictions.json says")
     add(

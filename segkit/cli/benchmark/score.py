@@ -25,7 +25,7 @@ from segkit.predictions.manifest import Manifest, check_manifest, named_space, r
 from segkit.predictions.pairs import Problem, problem_lines
 from segkit.predictions.scoring import suspicion
 
-LINES = 10  # of problems that are printed; the result file has them all
+LINES = 10  # problems that are printed; the result file has all of them
 
 
 def score(args: Sequence[str]) -> int:
@@ -77,7 +77,7 @@ def compare(args: Sequence[str]) -> int:
     written: list[Path] = []
     try:
         written = _write_comparison(options, comparison, names_of, names)
-    finally:  # shown also where the disk does not take it, and kept where nobody reads on
+    finally:  # printed even if the file cannot be written, and written even if the output pipe is closed
         say(f"\n{comparison.table(names_of, *names)}\n\n{comparison.sentence(*names)}")
         note = reading.space.note_of_absence(true) if not left_out else None
         if note is not None:
@@ -102,7 +102,7 @@ def _check(options: argparse.Namespace, manifest: Manifest | None, reading: Read
 
 
 def _report(options: argparse.Namespace, scored: FolderScores, manifest: Manifest | None) -> None:
-    """Write the result file; print tables, notes and problems."""
+    """Write the result file, and print tables, notes and problems."""
     result = scored.result(manifest, _tables(options.metric)[0], options.labels, options.without)
     folders = {"folder": str(options.pred_dir), "truth": str(options.truth_dir), "ids": options.prediction_ids}
     result["predictions"] = folders
@@ -115,7 +115,7 @@ def _report(options: argparse.Namespace, scored: FolderScores, manifest: Manifes
     written: list[Path] = []
     try:
         written = _write(options, scored, result, extras)
-    finally:  # the scores are shown also where the disk does not take them, and kept where nobody reads on
+    finally:  # printed even if the file cannot be written, and written even if the output pipe is closed
         _print_tables(options.metric, scored, options.without)
         if extras is not None:
             _print_extras(options, scored, extras)
@@ -128,7 +128,7 @@ def _report(options: argparse.Namespace, scored: FolderScores, manifest: Manifes
 def _write(
     options: argparse.Namespace, scored: FolderScores, result: dict[str, Any], extras: ExtraScores | None
 ) -> list[Path]:
-    """Write the result file, the areas that `compare` takes and the figure; return where they are."""
+    """Write the result file, the areas that `compare` takes, and the figure; return their paths."""
     stopped = scored.interrupted or bool(scored.problems)
     path = free_path(options.output.with_stem(f"{options.output.stem}-partial") if stopped else options.output)
     write_json(path, result)
@@ -181,7 +181,7 @@ def _confused(scored: FolderScores) -> dict[str, Any]:
 
 
 def _tables(metrics: Sequence[str]) -> list[str]:
-    """The conventions that get a table for each class; `all` alone means segkit's."""
+    """The conventions that get a table of classes; for `all`, only segkit's own."""
     return list(dict.fromkeys(name for name in metrics if name != ALL_METRICS)) or [DEFAULT]
 
 
@@ -191,7 +191,7 @@ def _complain(problems: Sequence[Problem]) -> None:
 
 
 def _names(options: argparse.Namespace) -> tuple[str, str]:
-    """What to call the models: as asked, else by their folders, as far as those differ."""
+    """Names of the models: those given, otherwise the parts of their folders' paths that differ."""
     first, second = options.names or (path.resolve().stem for path in options.predicted)
     return ("A", "B") if first == second else (first, second)
 

@@ -1,4 +1,4 @@
-"""`segkit benchmark`: models under protocols in one table, with what they cost and the numbers that were published."""
+"""`segkit benchmark`: models and protocols in one table, with their cost and their published numbers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def main(args: Sequence[str]) -> int:
     """Run `segkit benchmark`; see `--help`.
 
     Returns:
-        0: all rows are in the table. 1: some failed, the others are in it. 2: none could be computed.
+        0: all rows are in the table. 1: some rows failed and are missing. 2: no row could be computed.
     """
     reader = _Reader(args)
     rows, typed = _rows(reader), reader.typed
@@ -43,7 +43,7 @@ def main(args: Sequence[str]) -> int:
         raise
     if table.rows:
         say(f"\n{table.markdown()}\n\n{settings.output / 'benchmark'}.md, .csv, .json")
-        for message in table.failed:  # said before, and now far above
+        for message in table.failed:  # said when they failed, by now far up the screen
             say_above_bar(f"segkit benchmark: error: {message}")
     if table.failed:
         table.write()
@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> int:
 
 
 class _Reader:
-    """The command line, and the data modules that it made: rows of one data set share one."""
+    """Reads the command line and keeps the data modules that it built: rows of one data set share one."""
 
     def __init__(self, args: Sequence[str]) -> None:
         own, self.of_data = split_options(args)
@@ -59,7 +59,7 @@ class _Reader:
         self._made: dict[str, Data] = {}
 
     def data(self, given: Mapping[str, Any] | str | None) -> Data | None:
-        """The data module of a config or a recipe, and of what was typed, which wins, option by option."""
+        """The data module of a config or recipe; options typed on the command line override it one by one."""
         named = [] if given is None else ["--data", given if isinstance(given, str) else json.dumps(given)]
         args = [*named, *self.of_data]
         if not args:

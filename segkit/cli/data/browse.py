@@ -1,7 +1,7 @@
-"""`segkit data browse`: a sheet of samples as the network sees them, with their labels and how much each class covers.
+"""`segkit data browse`: a sheet of samples as the network sees them, with their labels and the share of each class.
 
-The images come out of the very loader that `segkit fit` (or `validate`, `test`) would read, and in the order in which
-the epoch draws them.
+The images come from the same loader that `segkit fit` (or `validate`, `test`) reads, in the order in which the epoch
+draws them.
 """
 
 import argparse
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # they need NumPy, PyTorch and Lightning, which take seconds 
     from segkit.contact_sheet.sheet import Tile
     from segkit.data.datamodule import SegmentationDataModule
 
-# What changes how samples are read and not what they are. A batch of one lets small data sets be seen.
+# These change how samples are read, not what they are. A batch of one also works for small data sets.
 OWN_DATA_OPTIONS = ("--data.batch_size", "1", "--data.num_workers", "0", "--data.cache_dir", "null")
 
 
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace, data: "SegmentationDataModule") -> int:
         0.
 
     Raises:
-        InputError: What is wrong, in one line.
+        InputError: The command or the data are wrong.
     """
     say(f"reading {data.title} ({options.split}) ...")
     samples, title = _draw(data, options)
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace, data: "SegmentationDataModule") -> int:
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse what cannot be written."""
+    """Refuse an output that cannot be written."""
     if options.output.suffix.lower() not in (".png", ".html"):
         raise InputError(f"{options.output}: what is written is PNG or HTML; give a name that ends in .png or .html")
     if options.epoch < 0:
@@ -47,7 +47,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def _draw(data: "SegmentationDataModule", options: argparse.Namespace) -> tuple[list["Tile"], str]:
-    """The samples, and a line that says what they are."""
+    """The samples, and a line that describes them."""
     if data.bands is not None:
         data.bands.index(options.bands)
     elif options.bands:

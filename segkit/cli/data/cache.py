@@ -1,4 +1,4 @@
-"""`segkit data cache`: decode a data set once; verify and list what is there."""
+"""`segkit data cache`: decode a data set once; verify and list existing caches."""
 
 import argparse
 import sys
@@ -15,11 +15,11 @@ OWN_DATA_OPTIONS = ()
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Nothing can be wrong with them that the parser has not said."""
+    """Do nothing: the parser has already checked all options."""
 
 
 def run(options: argparse.Namespace, layout: Layout) -> int:
-    """Make the caches that are not there, or verify or list those that are.
+    """Make the missing caches, or verify or list the existing ones.
 
     Returns:
         0: done. 1: a cache is missing or damaged (with --verify or --list).
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, layout: Layout) -> int:
 
 
 def _verify(cache_dir: Path, layout: Layout, split: str, samples: list[Sample]) -> int:
-    """Compare all check sums; every damaged image is named."""
+    """Compare all checksums and name every damaged image."""
     try:
         cache = find_cache(cache_dir, layout, split, samples)
     except InputError as error:

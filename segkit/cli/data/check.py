@@ -19,7 +19,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace, layout: Layout) -> int:
-    """Check, print the report, and write it on demand.
+    """Check the data, print the report, and write it to `--json`.
 
     Returns:
         0: nothing wrong. 1: problems.
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, layout: Layout) -> int:
             try:
                 if options.json is not None:
                     write_json(options.json, report.to_dict())
-            finally:  # shown also where it cannot be kept, and kept where nobody reads on
+            finally:  # printed even if the file cannot be written, and written even if the pipe is closed
                 say("\n".join(lines(report)))
             if options.json is not None:
                 say(options.json)

@@ -1,4 +1,4 @@
-"""`segkit data check | stats | cache | browse`: the arguments. What a command needs is imported when it runs."""
+"""The arguments of `segkit data check | stats | cache | browse`. Each command is imported when it runs."""
 
 import argparse
 import importlib
@@ -50,10 +50,10 @@ def main(args: Sequence[str]) -> int:
         args: What follows `segkit data` on the command line.
 
     Returns:
-        0: nothing wrong. 1: the data or a cache are wrong, in the ways that are printed.
+        0: nothing wrong. 1: the data or a cache are wrong; the problems are printed.
 
     Raises:
-        InputError: The command itself cannot be done.
+        InputError: The command itself is wrong.
     """
     own, of_data = split_options(args)
     options = _parser().parse_args(own)
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(actions: "argparse._SubParsersAction[Parser]", name: str, short: str, long: str) -> Parser:
-    """A command, with the arguments that all of them have."""
+    """Add a command with the arguments that all of them share."""
     command = actions.add_parser(name, help=short, description=f"{long}\n\n{_DATA}")
     command.add_argument(
         "name", metavar="NAME", nargs="?", help="of the data set, or a .yaml; --data NAME does as well"

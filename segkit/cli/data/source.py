@@ -18,13 +18,13 @@ _IMAGENET = "ImageNetDataModule"
 
 
 def open_data(args: Sequence[str], program: str) -> SegmentationDataModule:
-    """The data module that these arguments describe; nothing of the data is read yet.
+    """The data module that these arguments describe; no data are read yet.
 
     Args:
-        args: `--data`, what is named; `--data.KEY`, `VALUE`, ...; of two values for one key the later one wins. What is
-            named is a data set ("camvid"), a data module by its name or import path, a data config or a recipe (.yaml),
-            or such a config as JSON.
-        program: The command, as one types it.
+        args: `--data`, NAME; `--data.KEY`, `VALUE`, ...; of two values for one key the later one wins. NAME is a data
+            set ("camvid"), a data module by its name or import path, a data config or a recipe (.yaml), or such a
+            config as JSON.
+        program: The command as the user typed it, for messages.
 
     Raises:
         InputError: There is no such data set, module, file or option, a value is wrong, or the folder is not given.
@@ -40,7 +40,7 @@ def open_data(args: Sequence[str], program: str) -> SegmentationDataModule:
 
 
 def open_any(args: Sequence[str], program: str) -> Any:
-    """As `open_data`, for a command that also knows what to do with an `ImageNetDataModule`."""
+    """The same as `open_data`, for a command that also accepts an `ImageNetDataModule`."""
     resolved = _resolved(args, program)
     if not any(_IMAGENET in arg for arg in resolved):
         return _open(resolved, program, SegmentationDataModule)
@@ -52,7 +52,7 @@ def open_any(args: Sequence[str], program: str) -> Any:
 def _open(args: Sequence[str], program: str, kind: type[LightningDataModule]) -> Any:
     parser = SegmentationParser(program)
     parser.add_lightning_class_args(kind, "data", subclass_mode=True, required=True)
-    data_sets()  # imported, they are known by their names
+    data_sets()  # importing them makes their class names known to jsonargparse
     try:
         return parser.build(parser.parse_args(args))["data"]
     except ValueError as error:
@@ -64,13 +64,13 @@ def _open(args: Sequence[str], program: str, kind: type[LightningDataModule]) ->
 
 
 def named(name: str | None, root: str | None) -> list[str]:
-    """The arguments of `open_data` for a data set that is named by its position, and its folder."""
+    """The arguments of `open_data` for a data set and its folder that were given by position."""
     data = [] if name is None else ["--data", name]
     return data if root is None else [*data, "--data.root", root]
 
 
 def _resolved(args: Sequence[str], program: str) -> list[str]:
-    """The arguments with data modules in place of names and recipes."""
+    """The arguments with names and recipes replaced by data modules."""
     resolved: list[str] = []
     is_value = False
     for arg in args:
@@ -90,7 +90,7 @@ def _resolved(args: Sequence[str], program: str) -> list[str]:
 
 
 def data_value(name: str) -> str:
-    """What jsonargparse takes for `--data`, of a name that a user may give.
+    """The value for jsonargparse's `--data` that a name given by the user stands for.
 
     Raises:
         InputError: There is no such data set or file, or the file describes no data.

@@ -13,7 +13,7 @@ OWN_DATA_OPTIONS = ()
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Refuse a file that cannot be written, or cannot hold several splits."""
+    """Refuse an output file that cannot be written, or that would have to hold several splits."""
     if options.output is not None:
         check_new_file(options.output, force=True)
         if len(options.split or ()) > 1:
@@ -22,7 +22,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace, layout: Layout) -> int:
-    """Count, or read what was counted before, and print.
+    """Print the statistics, counted now or read from an earlier count.
 
     Returns:
         0.
