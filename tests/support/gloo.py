@@ -68,6 +68,21 @@ def join(processes: Sequence[BaseProcess], timeout: float) -> list[int | None]:
     return codes
 
 
+def trainer(world: int, sync: bool = True, **options: Any) -> Any:
+    """A `pl.Trainer` for one of `world` connected processes that neither writes nor says anything."""
+    import pytorch_lightning as pl  # here, as most tests that start processes need no Lightning themselves
+    from pytorch_lightning.strategies import DDPStrategy
+
+    from segkit.training.network import SyncBatchNormPlugin
+
+    quiet = {f"enable_{name}": False for name in ("checkpointing", "progress_bar", "model_summary")}
+    many: dict[str, Any] = {"strategy": DDPStrategy(process_group_backend="gloo")} if world > 1 else {}
+    if sync and world > 1:
+        many["plugins"] = [SyncBatchNormPlugin()]
+    own = {"accelerator": "cpu", "devices": world, "logger": False, "use_distributed_sampler": False}
+    return pl.Trainer(**own, **quiet, **many, **options)
+
+
 def _environment(rank: int, world: int, port: int) -> dict[str, str]:
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_PORT": port}
     return {name: str(value) for name, value in ranks.items()} | {

@@ -4,10 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from gloo import run_function
-from pytorch_lightning.strategies import DDPStrategy
+from gloo import run_function, trainer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -16,7 +14,6 @@ from segkit.errors import InputError
 from segkit.models.classifier import Classifier
 from segkit.ops.normalize import IMAGENET
 from segkit.training.classification import ClassificationModule, light, mixed_loss
-from segkit.training.network import SyncBatchNormPlugin
 from segkit.training.optim import OptimConfig
 
 CLASSES = 4
@@ -89,28 +86,15 @@ def trained(rank: int, world: int) -> dict[str, Tensor]:
         OptimConfig(lr=0.05, reference_batch=0, schedule="constant", head_lr_mult=1),
         label_smoothing=0.1,
     )
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=world,
-        strategy=DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
-        plugins=[SyncBatchNormPlugin()] if world > 1 else None,
-        precision="64-true",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
+    of_processes = trainer(world, precision="64-true", max_epochs=1, num_sanity_val_steps=0)
     held_out = batches(0, 1)[:2]
     shares = held_out if world == 1 else [held_out[rank]] if rank else [held_out[0]]
-    trainer.fit(module, DataLoader(batches(rank, world), batch_size=None), DataLoader(shares, batch_size=None))
+    of_processes.fit(module, DataLoader(batches(rank, world), batch_size=None), DataLoader(shares, batch_size=None))
     assert module.accuracy is not None
     scores = torch.tensor([module.accuracy.images, module.accuracy.first, module.accuracy.among_five])
     return {name: value.clone() for name, value in module.state_dict().items()} | {
         "scores": scores,
-        "val/loss": trainer.callback_metrics["val/loss"],
+        "val/loss": of_processes.callback_metrics["val/loss"],
     }
 
 

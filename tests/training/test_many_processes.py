@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from gloo import run_function
-from pytorch_lightning.strategies import DDPStrategy
+from gloo import run_function, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -53,20 +52,9 @@ def trained(
             network.set_submodule(name, nn.Identity())
     config = OptimConfig(lr=0.05, reference_batch=0, schedule="constant")
     module = SegmentationModule(network, config, LossConfig(**(loss or {})), checkpoint_stages=stages)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        devices=world,
-        strategy=DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
-        plugins=[SyncBatchNormPlugin()] if sync and world > 1 else None,
-        precision="64-true",
-        max_steps=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
+    trainer(world, sync, precision="64-true", max_steps=3).fit(
+        module, DataLoader(batches(rank, world), batch_size=None)
     )
-    trainer.fit(module, DataLoader(batches(rank, world), batch_size=None))
     assert not any(isinstance(m, SYNCHRONISED) for m in module.modules())  # the network has its own norms again
     return {name: value.clone() for name, value in module.state_dict().items()}
 
@@ -123,9 +111,7 @@ def test_one_image_a_process_needs_a_cure() -> None:
         network = DeepLabV3("resnest14_tiny", CLASSES, **options)
         one = {name: value[:1] for name, value in batches(0, 1)[0].items()}
         loader = DataLoader([one["image"][0]], batch_size=1, collate_fn=lambda items: one)
-        trainer = pl.Trainer(accelerator="cpu", max_steps=1, logger=False, enable_checkpointing=False,
-                             enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
-        trainer.fit(SegmentationModule(network), loader)
+        trainer(1, max_steps=1).fit(SegmentationModule(network), loader)
 
     with pytest.raises(InputError, match=r"batch_size is 1, but 5 norms see one value .*sync_batchnorm.*pooled_norm"):
         fit()
@@ -160,11 +146,8 @@ def evaluated(rank: int, world: int) -> dict[str, Any]:
     counting = Counting()
     torch.manual_seed(0)
     module = SegmentationModule(DeepLabV3("resnest14_tiny", CLASSES))
-    trainer = pl.Trainer(accelerator="cpu", devices=world, strategy=DDPStrategy(process_group_backend="gloo"),
-                         logger=False, enable_progress_bar=False, use_distributed_sampler=False,
-                         callbacks=[counting])  # fmt: skip
     rows = batches(rank, world)[: 3 - rank]  # one process has an image less
-    trainer.validate(module, DataLoader(rows, batch_size=None), verbose=False)
+    trainer(world, sync=False, callbacks=[counting]).validate(module, DataLoader(rows, batch_size=None), verbose=False)
     return {"calls": counting.seen, "images": module.confusion.num_images}
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from gloo import run_function
-from pytorch_lightning.strategies import DDPStrategy
+from gloo import run_function, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -46,18 +45,20 @@ class Spoiling(pl.Callback):
 
 
 def fit(
-    folder: Path, guard: NonFiniteGuard, names: set[str], extra: pl.Callback | None = None, **options: Any
+    folder: Path,
+    guard: NonFiniteGuard,
+    names: set[str],
+    extra: pl.Callback | None = None,
+    world: int = 1,
+    **options: Any,
 ) -> SegmentationModule:
     torch.manual_seed(0)
     module = SegmentationModule(
         FCN("resnest14_tiny", 3), OptimConfig(lr=0.1, reference_batch=0, schedule="constant"), LossConfig()
     )
     callbacks = [Spoiling(names), guard, *([extra] if extra else [])]
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=folder, callbacks=callbacks, **options,
-    )  # fmt: skip
-    trainer.fit(module, DataLoader(batches(trainer.global_rank), batch_size=None))
+    many = trainer(world, sync=False, max_epochs=1, default_root_dir=folder, callbacks=callbacks, **options)
+    many.fit(module, DataLoader(batches(many.global_rank), batch_size=None))
     return module
 
 
@@ -128,8 +129,7 @@ def of_a_process(rank: int, world: int, folder: str) -> dict[str, Tensor]:
     """Only the second process has a spoilt batch; both leave the step out."""
     names = {"street1a"} if rank == 1 else set()
     guard = NonFiniteGuard(skip=1)
-    strategy = DDPStrategy(process_group_backend="gloo")
-    module = fit(Path(folder), guard, names, strategy=strategy, devices=world, use_distributed_sampler=False)
+    module = fit(Path(folder), guard, names, world=world)
     assert guard.skipped == 1
     return {name: value.detach().clone() for name, value in module.named_parameters()}
 
@@ -142,8 +142,7 @@ def test_all_processes_decide_alike(tmp_path: Path) -> None:
 
 def stopped(rank: int, world: int, folder: str) -> dict[str, str]:
     try:
-        fit(Path(folder), NonFiniteGuard(), {"street1a"} if rank == 1 else set(), devices=world,
-            strategy=DDPStrategy(process_group_backend="gloo"), use_distributed_sampler=False)  # fmt: skip
+        fit(Path(folder), NonFiniteGuard(), {"street1a"} if rank == 1 else set(), world=world)
     except InputError as error:
         return {"said": str(error)}
     return {}
