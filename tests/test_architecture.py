@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,16 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """The syntax tree of a file, from the top."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def arrows(path: Path) -> set[str]:
     """The rooms that a file imports."""
     rooms = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             parts = node.module.split(".")
@@ -105,7 +112,7 @@ def test_functions_import_only_in_the_command_line() -> None:
         name = path.relative_to(PACKAGE).as_posix()
         if name in exceptions or name.startswith(("cli/", "doctor/")):  # a broken package is what doctor looks for
             continue
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for function in nodes(path):
             if isinstance(function, ast.FunctionDef):
                 imports = [n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)]
                 assert all(name.startswith("ops/") and is_of_kernels(n) for n in imports), name
@@ -128,20 +135,21 @@ def test_no_print_in_the_package() -> None:
     for path in PACKAGE.rglob("*.py"):
         if "cli" in path.parts:
             continue
-        calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+        calls = [n for n in nodes(path) if isinstance(n, ast.Call)]
         assert not any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls), path
 
 
 # The files that alone reach for private names: of Lightning, of PyTorch, and of jsonargparse.
 BORDERS = {"training/lightning_border.py", "ops/torch_private.py", "cli/jsonargparse_border.py"}
 LOOPS = {"fit_loop", "epoch_loop", "validate_loop", "test_loop", "predict_loop"}  # Lightning promises nothing of these
+ACCESS = {"getattr", "setattr", "hasattr"}
 PUBLIC = {"os._exit", "cut._replace"}  # documented in spite of the underscore
 
 
 def test_private_names_of_libraries_stand_in_their_border() -> None:
-    trees = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
-    own = {name for tree in trees.values() for node in ast.walk(tree) for name in defined(node)}
-    found = {(file, name) for file, tree in trees.items() for node in ast.walk(tree) for name in reached(node, own)}
+    files = {path.relative_to(PACKAGE).as_posix(): nodes(path) for path in PACKAGE.rglob("*.py")}
+    own = {name for inside in files.values() for node in inside for name in defined(node)}
+    found = {(file, name) for file, inside in files.items() for node in inside for name in reached(node, own)}
     assert {(file, name) for file, name in found if file not in BORDERS} == set()
     assert {file for file, _ in found} == BORDERS, "a border that nobody needs"
 
@@ -159,12 +167,12 @@ def reached(node: ast.AST, own: set[str]) -> set[str]:
     """What a node of the syntax tree takes of others: private names, and Lightning's loops."""
     if isinstance(node, ast.ImportFrom):
         return {name for name in [*(node.module or "").split("."), *(a.name for a in node.names)] if is_private(name)}
-    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ACCESS:
         return {arg.value for arg in node.args if isinstance(arg, ast.Constant) and is_private(str(arg.value))}
-    if not isinstance(node, ast.Attribute) or ast.unparse(node) in PUBLIC:
+    if not isinstance(node, ast.Attribute) or not (node.attr in LOOPS or is_private(node.attr)):
         return set()
-    inside = ast.unparse(node.value) in ("self", "cls") and node.attr in own
-    return {node.attr} if node.attr in LOOPS or (is_private(node.attr) and not inside) else set()
+    inside = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls") and node.attr in own
+    return set() if (inside and node.attr not in LOOPS) or ast.unparse(node) in PUBLIC else {node.attr}
 
 
 def is_private(name: str) -> bool:
