@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +33,14 @@ COSTS = {
 }  # fmt: skip
 
 parse = cache(stopped_before_building)
-each_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+QUICK = ("resnest50", "resnest200", "resnest50_fast_2s1x64d")  # one of each kind
+
+
+def each(names: list[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
+each_recipe = pytest.mark.parametrize("name", each([path.stem for path in RECIPES]))
 
 
 def test_all_published_networks_are_there() -> None:
@@ -42,7 +48,8 @@ def test_all_published_networks_are_there() -> None:
 
 
 @each_recipe
-def test_a_recipe_is_the_authors_command(path: Path) -> None:
+def test_a_recipe_is_the_authors_command(name: str) -> None:
+    path = CONFIGS / f"imagenet/{name}.yaml"
     assert is_of_classification(["fit", "--config", str(path)])
     config: Any = parse(ClassificationCLI, "--config", str(path))
     network, optim, data = config.model.network.init_args, config.model.optim, config.data.init_args
@@ -60,7 +67,8 @@ def test_a_recipe_is_the_authors_command(path: Path) -> None:
 
 
 @each_recipe
-def test_a_header_tells_the_truth(path: Path) -> None:
+def test_a_header_tells_the_truth(name: str) -> None:
+    path = CONFIGS / f"imagenet/{name}.yaml"
     header = re.split(r"\n(?!#)", path.read_text(), maxsplit=1)[0]
     top1, size = PUBLISHED[path.stem]
     (published,) = read_recipe(path).published
@@ -77,7 +85,7 @@ def test_a_header_tells_the_truth(path: Path) -> None:
     assert f"--trainer.devices 8 --trainer.num_nodes {machines}" in header
 
 
-@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize("name", each([*COSTS]))
 def test_parameters_and_multiplications_are_the_published(name: str) -> None:
     with torch.device("meta"):
         network = read_experiment(f"imagenet/{name}").build(1000)

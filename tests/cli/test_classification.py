@@ -80,7 +80,7 @@ def test_a_run_leaves_what_one_of_segmentation_leaves(run: Path) -> None:
     assert "best" in summary["files"]
 
 
-@pytest.mark.parametrize("command", ["test", "validate"])
+@pytest.mark.parametrize("command", ["test", pytest.param("validate", marks=pytest.mark.slow)])
 def test_the_score_is_a_property_of_weights_images_and_crop(
     command: str, run: Path, recipe: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +122,7 @@ def test_a_run_with_another_mixup_is_not_resumed(
     assert "model.mixup: 0.2 -> 0.4" in line
 
 
+@pytest.mark.slow
 def test_the_encoder_begins_a_training_of_segmentation(run: Path, tmp_path: Path) -> None:
     data, last = write_noise(tmp_path / "data", {"train": 2, "val": 1}), run / "checkpoints" / "last.ckpt"
     arguments = ["fit", "--data", "FolderDataModule", "--data.root", str(data), "--data.batch_size", "2"]
@@ -136,6 +137,7 @@ def test_the_encoder_begins_a_training_of_segmentation(run: Path, tmp_path: Path
     assert torch.equal(after[name], before[name])
 
 
+@pytest.mark.slow
 def test_a_file_of_another_toolkit_is_scored(recipe: Path, tmp_path: Path) -> None:
     """timm's names: the encoder's without prefix, beside fc."""
     torch.manual_seed(0)
@@ -170,6 +172,7 @@ def test_what_does_not_fit_is_one_line(
     assert message in line, line
 
 
+@pytest.mark.slow
 def test_other_classes_than_the_checkpoints_are_one_line(
     run: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +190,7 @@ def test_other_classes_than_the_checkpoints_are_one_line(
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_image_ends_a_run_in_one_line(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +201,7 @@ def test_a_damaged_image_ends_a_run_in_one_line(
     assert f"{CLASSES[0]}/broken.JPEG" in line
 
 
+@pytest.mark.slow
 def test_a_benchmark_has_the_score_of_the_test_beside_the_published(run: Path, recipe: Path, tmp_path: Path) -> None:
     published = {"top1": 50.0, "protocol": "encoding@32", "images": 6, "source": "a paper"}
     own = tmp_path / "own.yaml"
@@ -244,6 +249,7 @@ def test_some_images_of_every_class_are_classified(run: Path, root: Path) -> Non
     assert labels == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_network_without_weights_has_its_cost(
     capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
 ) -> None:
@@ -255,6 +261,7 @@ def test_a_network_without_weights_has_its_cost(
     assert "top-1" not in row and row["GFLOPs"] > 0
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_is_kept_and_repeated(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +275,7 @@ def test_a_loss_that_is_no_number_is_kept_and_repeated(
     assert replay(kept).loss < 10 and replay(kept).first is None
 
 
+@pytest.mark.slow
 def test_too_large_a_batch_is_told_what_fits(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

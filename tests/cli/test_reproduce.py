@@ -22,6 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_the_ablation_has_the_published_parameters_and_nearly_the_flops(capsys: pytest.CaptureFixture[str]) -> None:
     """ablation.md of zhanghang1989/ResNeSt; two cells are known not to agree when rounded, and are said."""
     assert main(["reproduce", "ablation", "comparators", "coco"]) == 0
@@ -36,6 +37,7 @@ def test_the_ablation_has_the_published_parameters_and_nearly_the_flops(capsys: 
     assert "no weights of the first three" in said and "Out of scope" in said
 
 
+@pytest.mark.slow
 def test_a_cell_is_scored_once_its_file_and_data_are_here(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     init_args = {"root": "nowhere", "height": 64, "width": 64, "crop_size": 64, "num_workers": 0}
     init_args |= {"num_train": 1, "num_val": 1, "num_test": 2}

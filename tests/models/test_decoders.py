@@ -21,7 +21,7 @@ DECODERS = get_args(Decoder)
 SMP = {name.lower(): kind for name, kind in vars(smp).items() if isinstance(kind, type)}
 CONVOLUTIONAL = [name for name in DECODERS if name != "dpt"]
 VIT = "vit_tiny_patch16_224"
-QUICK = ("unet", "fpn", "pspnet", "deeplabv3plus")
+QUICK = ("unet", "deeplabv3plus")
 PAIRS = [
     pytest.param(name, encoder, marks=() if name in QUICK and encoder == "resnest14_tiny" else pytest.mark.slow)
     for name in CONVOLUTIONAL

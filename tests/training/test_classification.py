@@ -19,6 +19,7 @@ from segkit.training.optim import OptimConfig
 CLASSES = 4
 
 
+@pytest.mark.slow
 def test_the_network_is_the_authors() -> None:
     authors = pytest.importorskip("resnest.torch.resnest", reason="the authors' wheel is not installed")
     torch.manual_seed(0)
