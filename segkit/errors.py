@@ -1,9 +1,11 @@
 """The one exception that segkit raises for what a user gave: no traceback is needed to understand it."""
 
 import difflib
+import importlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 DISTRIBUTION = "segkit-torch"  # what is installed: `segkit` on PyPI is another's; import and command are segkit
 
@@ -30,6 +32,18 @@ def printable(text: str) -> str:
 def one_line(error: BaseException, longest: int = 120) -> str:
     """The message of an exception in one line of at most `longest` characters, or its kind if it has none."""
     return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a package that only an extra brings.
+
+    Raises:
+        InputError: It is not installed; says what installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{module} is not installed: {install_extra(extra)}") from error
 
 
 class InputError(ValueError):

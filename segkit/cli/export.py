@@ -1,5 +1,6 @@
-"""`segkit export`: write a checkpoint as a model file, safetensors with a card that says all about the weights."""
+"""`segkit export`: write a checkpoint as a model file, or in the formats that networks are deployed in."""
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,16 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segkit.cli.parser import Parser, Switch, add_network_option
-from segkit.cli.weights.command import check_output
 from segkit.cli.words import say
+from segkit.errors import InputError
+from segkit.files import check_new_file
+from segkit.inference.exported.files import SUFFIXES, is_exported
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.checkpoint import Checkpoint
+    from segkit.models.segmentation import SegmentationModel
 
 _DESCRIPTION = """\
-Write a checkpoint of `segkit fit`, or of any toolkit that segkit reads, as one safetensors file: the weights without
-the optimiser's state, and a card in JSON with architecture, dilation convention, class names, palette, label table,
-normalisation, recommended protocol, scores and versions. segkit.load(FILE) and --ckpt_path FILE read it.
+Write a checkpoint of `segkit fit`, or of any toolkit that segkit reads, as one file; its suffix chooses the format:
+  .safetensors  the weights without the optimiser's state; segkit.load(FILE) and --ckpt_path FILE read it
+  .onnx         ONNX, for ONNX Runtime and others (segkit-torch[onnx])
+  .xml          OpenVINO, with FILE.bin beside it (segkit-torch[openvino])
+  .pt2          torch.export's own format, for PyTorch without segkit
+
+Each holds a card in JSON with architecture, dilation convention, class names, palette, label table, normalisation,
+recommended protocol, scores and versions. The last three hold a function of the stored image, (B, C, H, W) of any
+size with values as in the image file, as normalisation is inside; batch norms are folded. segkit.load(FILE), `segkit
+infer` and `segkit benchmark` run them, too. See docs/deployment.md.
 
 Scores come from the result files given, and else from those `segkit test` and `segkit validate` wrote into the folder
 of the checkpoint's run with these very weights."""
@@ -26,11 +37,12 @@ def main(args: Sequence[str]) -> int:
     """Run `segkit export`; see `--help`."""
     options = _parser().parse_args(args)
     output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
-    check_output(output, options.overwrite)
+    _check_suffix(output)
+    check_new_file(output, options.overwrite)
     from segkit.evaluation.read_results import score_of
     from segkit.evaluation.results import versions
     from segkit.models.checkpoint import weights_sha256
-    from segkit.models.export import sourced, without_aux
+    from segkit.models.export.model_file import sourced, without_aux
     from segkit.models.toolkits.report import report
     from segkit.models.weight_files import write_model_file
     from segkit.models.weights import inspect, read_checkpoint
@@ -47,9 +59,25 @@ def main(args: Sequence[str]) -> int:
     parts = {**checkpoint.hyper_parameters, "network": network.config}  # with the defaults, which may change one day
     checkpoint = replace(checkpoint, hyper_parameters=parts, card={**checkpoint.card, **card})
     checkpoint = sourced(checkpoint, options.checkpoint, versions())
+    if is_exported(output):
+        return _deploy(output, checkpoint, network, options)
     write_model_file(output, checkpoint)
     say(report(output, inspect(output)))
     return 0
+
+
+def _deploy(output: Path, checkpoint: "Checkpoint", network: "SegmentationModel", options: argparse.Namespace) -> int:
+    from segkit.models.export.deploy import Form, deploy
+
+    deploy(output, checkpoint, network, Form(options.outputs, options.input, options.precision, options.license))
+    say(f"{output}: {options.precision}, image {options.input} (B, C, H, W), outputs {options.outputs}")
+    return 0
+
+
+def _check_suffix(output: Path) -> None:
+    allowed = (".safetensors", *SUFFIXES)
+    if output.suffix.lower() not in allowed:
+        raise InputError(f"{output}: its suffix {output.suffix!r} names no format; choose {', '.join(allowed)}")
 
 
 def _results_of_run(checkpoint: Path, sha256: str) -> list[Path]:
@@ -96,5 +124,21 @@ def _parser() -> Parser:
         "--protocol", metavar="NAME", help="recommended for tests; default: that of the newest complete result"
     )
     parser.add_argument("--aux", action=Switch, default=True, help="the auxiliary head, which only training needs")
+    deployed = parser.add_argument_group("of .onnx, .xml and .pt2")
+    deployed.add_argument("--precision", choices=("fp32", "fp16", "bf16", "int8"), default="fp32", help="default: fp32")
+    deployed.add_argument(
+        "--outputs",
+        choices=("both", "labels", "logits"),
+        default="both",
+        help="labels: uint8, at the size of the image; logits: float32, at the network's stride, which protocols of "
+        "several views need; default: both",
+    )
+    deployed.add_argument(
+        "--input",
+        choices=("float32", "uint8"),
+        default="float32",
+        help="the type of the image; uint8 cannot be shown rescaled images (protocols of several scales)",
+    )
+    deployed.add_argument("--license", metavar="TEXT", help="of the weights; kept in the card")
     parser.add_argument("--overwrite", action=Switch, help="write over FILE if it exists")
     return parser

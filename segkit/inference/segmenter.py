@@ -17,6 +17,8 @@ from segkit.bands import Bands
 from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.engine import predict, resolve
+from segkit.inference.exported.files import is_exported
+from segkit.inference.exported.network import ExportedNetwork, open_network
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.io import read_image
@@ -208,8 +210,10 @@ def load(
 
     Args:
         path: A `.ckpt` that `segkit fit` wrote, a model file (`.safetensors`) that `segkit export` wrote, or another
-            toolkit's checkpoint (`segkit weights inspect FILE` says how it is understood).
-        device: "cpu", "cuda", "cuda:1", ...; None means the GPU if there is one.
+            toolkit's checkpoint (`segkit weights inspect FILE` says how it is understood); or `.onnx`, `.xml` or
+            `.pt2` of `segkit export`, whose network runs in ONNX Runtime, OpenVINO or PyTorch as it was exported.
+        device: "cpu", "cuda", "cuda:1", ...; None means the GPU if there is one. Of an exported file, where its
+            runtime computes: None means the CPU.
         protocol: The name of a protocol, or one of your own.
         memory: Bytes that one image may take; see `Segmenter`.
         precision: "auto", "bfloat16", "float32", or "exact", the network as it was trained with no bit changed; see
@@ -224,6 +228,8 @@ def load(
     """
     if isinstance(protocol, str):
         protocol = protocols.get(protocol)
+    if is_exported(path):
+        return _load_exported(Path(path), device, protocol, memory)
     usable = _usable_device(device)
     named = None if network is None else class_path(own_network(network))
     checkpoint = read_checkpoint(path)
@@ -249,6 +255,24 @@ def load(
         memory=memory,
     )
     return segmenter.optimize(precision, compiled)
+
+
+def _load_exported(path: Path, device: str | torch.device | None, protocol: Protocol, memory: int | None) -> Segmenter:
+    """A segmenter whose network another runtime computes; all the rest is done here, on the CPU."""
+    file = open_network(path, None if device is None else str(device))
+    space, normalization = file.card.get("label_space"), file.card.get("normalization")
+    if not isinstance(normalization, Mapping):
+        raise InputError(f"{path}: was not written by `segkit export`: its card does not say how images are normalised")
+    values = Normalization.from_dict(normalization)
+    return Segmenter(
+        network=ExportedNetwork(file, values),
+        label_space=None if space is None else LabelSpace.from_dict(space),
+        normalization=values,
+        protocol=protocol,
+        device=torch.device("cpu"),
+        card=file.card,
+        memory=memory,
+    )
 
 
 def as_rgb(image: ImageLike) -> np.ndarray:

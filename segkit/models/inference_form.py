@@ -51,8 +51,7 @@ class InferenceForm(nn.Module):
         self.config: Mapping[str, Any] = network.config  # type: ignore[assignment]
         self.dtype = dtype
         self.network = network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for classifier in _classifiers(network):
-            _in_float32(classifier)
+        keep_classifier_in_float32(network)
         run: Callable[[Tensor], Tensor] = self._logits
         self._run = ShapeBuckets(run) if compiled else run
 
@@ -111,17 +110,25 @@ def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compi
     Returns:
         An `InferenceForm` on the network's device. Norms stay unfolded if folding them changes the logits.
     """
-    plain = _without_training(network)
-    if not _fold_norms(plain):
-        plain = _without_training(network)
+    plain = folded(network)
     if dtype == torch.float32:
         multiply_less(plain)
     return InferenceForm(plain, dtype, compiled).eval()
 
 
+def folded(network: nn.Module) -> nn.Module:
+    """Copy a network in eval mode without dropout and auxiliary head, its batch norms folded where that is exact."""
+    plain = _without_training(network)
+    return plain if _fold_norms(plain) else _without_training(network)
+
+
 def precision_of(network: nn.Module) -> str:
-    """The precision in which a network runs: "exact" as trained, or "float32" or "bfloat16" in its inference form."""
-    return str(network.dtype).removeprefix("torch.") if isinstance(network, InferenceForm) else "exact"
+    """The precision in which a network runs: "exact" as trained, or that of its inference form or exported file."""
+    return (
+        str(network.dtype).removeprefix("torch.")
+        if isinstance(network, InferenceForm)
+        else str(getattr(network, "precision", "exact"))
+    )
 
 
 def convolution_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
@@ -219,12 +226,8 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     network.set_submodule(norm, nn.Identity())
 
 
-def _classifiers(network: nn.Module) -> list[nn.Conv2d]:
-    """The convolution that makes the logits: the last one, if it has as many outputs as there are classes."""
+def keep_classifier_in_float32(network: nn.Module) -> None:
+    """Make the convolution that makes the logits compute in float32: the last one, if it has an output per class."""
     found = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-    return found[-1:] if found and found[-1].out_channels == network.num_classes else []
-
-
-def _in_float32(convolution: nn.Conv2d) -> None:
-    convolution.float()
-    convolution.register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))
+    if found and found[-1].out_channels == network.num_classes:
+        found[-1].float().register_forward_pre_hook(lambda module, inputs: (inputs[0].float(),))

@@ -106,14 +106,30 @@ def normalize(image: Tensor, normalization: Normalization = IMAGENET, dtype: tor
     channels = len(normalization.mean)
     if image.ndim != 4 or image.shape[1] != channels:
         raise InputError(f"normalize: the batch has shape {tuple(image.shape)}, but (B, {channels}, H, W) is needed")
-    mean, std = (by_channel(values, image.device) for values in (normalization.mean, normalization.std))
     values = image.clone() if image.dtype == torch.float32 else image.to(torch.float32)
+    return standardize_(values, normalization).to(dtype)
+
+
+def standardize_(values: Tensor, normalization: Normalization) -> Tensor:
+    """Normalise float32 `(B, C, H, W)` with the values that images store, in place and unchecked; see `normalize`."""
+    bands = normalization.bands
+    mean, std = (by_channel(constants, values.device) for constants in (normalization.mean, normalization.std))
     if bands is None:
         values.div_(255)
     else:
-        low, high = (by_channel(ends, image.device) for ends in (bands.low, bands.high))
+        low, high = (by_channel(ends, values.device) for ends in (bands.low, bands.high))
         values.sub_(low).div_(high - low).clamp_(0, 1)
-    return values.sub_(mean).div_(std).to(dtype)
+    return values.sub_(mean).div_(std)
+
+
+def restore(values: Tensor, normalization: Normalization) -> Tensor:
+    """The values that images store, float32, of normalised ones, but for rounding: `standardize_` taken back."""
+    mean, std = (by_channel(constants, values.device) for constants in (normalization.mean, normalization.std))
+    unit = values * std + mean
+    if normalization.bands is None:
+        return unit * 255
+    low, high = (by_channel(ends, values.device) for ends in (normalization.bands.low, normalization.bands.high))
+    return unit * (high - low) + low
 
 
 def by_channel(values: Sequence[float], device: torch.device) -> Tensor:

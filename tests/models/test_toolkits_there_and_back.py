@@ -21,7 +21,7 @@ from segkit.models.checkpoint import Checkpoint
 from segkit.models.classifier import Classifier
 from segkit.models.decoders import Decoder, EncoderDecoder
 from segkit.models.encoders import build_encoder
-from segkit.models.export import write_given_back
+from segkit.models.export.model_file import write_given_back
 from segkit.models.segmentation import FCN, DeepLabV3, SegmentationModel
 from segkit.models.toolkits.foreign import Choices
 from segkit.models.toolkits.timm_names import timm_encoder_name

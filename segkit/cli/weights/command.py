@@ -78,7 +78,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 def _inspect(options: argparse.Namespace) -> int:
     """`inspect`, and `convert`, which reports the same before it writes."""
     from segkit.evaluation.results import versions
-    from segkit.models.export import write_inspected
+    from segkit.models.export.model_file import write_inspected
     from segkit.models.toolkits.report import report
     from segkit.models.weights import inspect
 
@@ -87,7 +87,7 @@ def _inspect(options: argparse.Namespace) -> int:
     say(report(options.file, inspection, options.all))
     inspection.keys.require_match(str(options.file), choices.allow_unmatched)
     if options.action == "convert" and options.to:
-        from segkit.models.export import write_given_back
+        from segkit.models.export.model_file import write_given_back
 
         line = write_given_back(options.output, inspection, options.file, options.to)
         say(f"\nwritten       {options.output} ({options.output.stat().st_size / 1e6:.1f} MB)\nfor           {line}")

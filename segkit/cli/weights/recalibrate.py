@@ -17,7 +17,7 @@ from segkit.data.datamodule import SegmentationDataModule
 from segkit.errors import InputError
 from segkit.evaluation.results import versions
 from segkit.metadata.label_space import LabelSpace, check_same_classes, numbered_space
-from segkit.models.export import sourced
+from segkit.models.export.model_file import sourced
 from segkit.models.toolkits.report import recalibrated
 from segkit.models.weight_files import write_model_file
 from segkit.models.weights import read_checkpoint

@@ -1,0 +1,1 @@
+"""Files that `segkit export` wrote for other runtimes, behind the same interface as networks of PyTorch."""

@@ -1,0 +1,214 @@
+"""Runs a network that was exported to ONNX or OpenVINO, without PyTorch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from segkit.errors import InputError, did_you_mean, import_extra, one_line
+
+SUFFIXES = (".onnx", ".xml", ".pt2")
+
+_CARD = "segkit"  # the key of the card in the metadata
+_MOST_CARD = 10_000_000  # characters
+
+
+class ExportedFile(Protocol):
+    """A file that maps stored images to labels or logits.
+
+    Attributes:
+        path: The file itself.
+        card: What the file says of itself, as `segkit.models.export.card` writes it; {} in a file of another origin.
+        outputs: Names of the outputs.
+        input_dtype: "uint8" or "float32": what `run` takes.
+    """
+
+    path: Path
+    card: Mapping[str, Any]
+    outputs: tuple[str, ...]
+    input_dtype: str
+
+    def run(self, image: np.ndarray, output: str) -> np.ndarray:
+        """Compute one output of a batch (B, C, H, W).
+
+        Raises:
+            InputError: The runtime refuses the image.
+        """
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a file's name says that it is for another runtime."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def open_exported(path: Path, device: str | None = None, output: str | None = None) -> ExportedFile:
+    """Open an ONNX or OpenVINO file.
+
+    Args:
+        path: `NAME.onnx`, or `NAME.xml` beside its `NAME.bin`.
+        device: "cpu" (default for ONNX), "cuda", "cuda:1", or a device of OpenVINO ("auto" is its default).
+        output: Where the file has it, only this output is computed; None keeps all.
+
+    Raises:
+        InputError: The file is missing, damaged or of another kind; the runtime is not installed or lacks the device.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return OnnxFile(path, device, output)
+    if suffix == ".xml":
+        return OpenVINOFile(path, device, output)
+    raise InputError(f"{path}: neither .onnx nor .xml")
+
+
+class OnnxFile:
+    """See `ExportedFile`; runs in ONNX Runtime."""
+
+    def __init__(self, path: Path, device: str | None = None, output: str | None = None) -> None:
+        runtime = import_extra("onnxruntime", "onnx")
+        self.path = path
+        try:
+            model = path if output is None else _pruned_onnx(path, output)
+            self._session = runtime.InferenceSession(model, providers=_providers(runtime, device))
+        except InputError:
+            raise
+        except Exception as error:  # the runtime has a class for each of its many reasons
+            raise InputError(f"{path}: {_onnx_problem(error)}") from error
+        self.card = _card(self._session.get_modelmeta().custom_metadata_map.get(_CARD), path)
+        self.outputs = tuple(node.name for node in self._session.get_outputs())
+        inputs = self._session.get_inputs()
+        self._input = inputs[0].name
+        _check_io(path, [len(node.shape) for node in inputs], self.outputs)
+        self.input_dtype = {"tensor(uint8)": "uint8"}.get(inputs[0].type, "float32")
+
+    def run(self, image: np.ndarray, output: str) -> np.ndarray:
+        """See `ExportedFile.run`."""
+        try:
+            result: np.ndarray = self._session.run([output], {self._input: image})[0]
+        except Exception as error:
+            raise InputError(f"{self.path}: ONNX Runtime refuses {_shape(image)}: {one_line(error, 200)}") from error
+        return result
+
+
+class OpenVINOFile:
+    """See `ExportedFile`; runs in OpenVINO."""
+
+    def __init__(self, path: Path, device: str | None = None, output: str | None = None) -> None:
+        openvino = import_extra("openvino", "openvino")
+        self.path = path
+        if not path.with_suffix(".bin").is_file():
+            raise InputError(
+                f"{path}: {path.with_suffix('.bin').name} is not beside it, where its weights are; copy both"
+            )
+        core = openvino.Core()
+        wanted = _openvino_device(core, device)
+        try:
+            model = core.read_model(path)
+        except Exception as error:
+            raise InputError(f"{path}: not an OpenVINO model, or damaged: {one_line(error, 200)}") from error
+        self.card = _card(model.get_rt_info([_CARD]).value if model.has_rt_info([_CARD]) else None, path)
+        _check_io(path, [len(node.partial_shape) for node in model.inputs], model.outputs)
+        kept = [node for node in model.outputs if output in node.names] or model.outputs
+        model = openvino.Model(kept, model.get_parameters(), "segkit")
+        self.outputs = tuple(_name(node.names) for node in model.outputs)
+        self.input_dtype = "uint8" if model.inputs[0].element_type == openvino.Type.u8 else "float32"
+        hint = "bf16" if self.card.get("precision") == "bf16" else "f32"
+        try:
+            self._model = core.compile_model(model, wanted, {"INFERENCE_PRECISION_HINT": hint})
+        except Exception as error:
+            raise InputError(f"{path}: OpenVINO cannot run it on {wanted}: {one_line(error, 200)}") from error
+
+    def run(self, image: np.ndarray, output: str) -> np.ndarray:
+        """See `ExportedFile.run`."""
+        try:
+            result: np.ndarray = self._model(image)[self.outputs.index(output)]
+        except Exception as error:
+            raise InputError(f"{self.path}: OpenVINO refuses {_shape(image)}: {one_line(error, 200)}") from error
+        return result
+
+
+def _providers(runtime: Any, device: str | None) -> list[Any]:
+    """ONNX Runtime's execution providers for a device as PyTorch names it."""
+    kind, _, number = (device or "cpu").lower().partition(":")
+    known = {p.removesuffix("ExecutionProvider").lower(): p for p in runtime.get_available_providers()}
+    if kind not in known:
+        hint = did_you_mean(kind, list(known))
+        raise InputError(
+            f"device {device!r}: ONNX Runtime has no such provider here; {hint}give one of {', '.join(known)}"
+        )
+    options = {"device_id": int(number)} if number.isdecimal() else {}
+    return [(known[kind], options)] + ([] if kind == "cpu" else ["CPUExecutionProvider"])
+
+
+def _openvino_device(core: Any, device: str | None) -> str:
+    wanted = (device or "cpu").upper().replace("CUDA", "GPU").replace(":", ".")
+    allowed = [*core.available_devices, "AUTO"]
+    if wanted not in allowed:
+        raise InputError(f"device {device!r}: OpenVINO has none such here; give one of {', '.join(allowed).lower()}")
+    return wanted
+
+
+def _card(text: str | None, path: Path) -> Mapping[str, Any]:
+    if text is None:
+        return {}
+    try:
+        card = json.loads(text[:_MOST_CARD])
+    except (ValueError, RecursionError):
+        card = None
+    if not isinstance(card, dict):
+        raise InputError(f"{path}: its card is damaged: export it again")
+    return card
+
+
+def _name(names: Set[str]) -> str:
+    """Of the names that OpenVINO has for one output, that of `segkit export`, or else the first."""
+    return next(iter(sorted(names, key=lambda name: (name not in ("labels", "logits"), name))), "")
+
+
+def _check_io(path: Path, dimensions: list[int], outputs: Any) -> None:
+    if dimensions != [4]:
+        raise InputError(
+            f"{path}: has {len(dimensions)} inputs, of {' and '.join(map(str, dimensions))} dimensions; a segmentation "
+            "network has one, the image (B, C, H, W)"
+        )
+    if not outputs:
+        raise InputError(f"{path}: has no output")
+
+
+def _pruned_onnx(path: Path, output: str) -> bytes | str:
+    """The model without the nodes that only its other outputs need: the runtime computes them all."""
+    onnx = import_extra("onnx", "onnx")
+    model = onnx.load(path)
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    needed, todo = set(), [output]
+    while todo:
+        node = made_by.get(todo.pop())
+        if node is not None and id(node) not in needed:
+            needed.add(id(node))
+            todo += node.input
+    kept = [node for node in model.graph.node if id(node) in needed]
+    results = [value for value in model.graph.output if value.name == output]
+    if not results:
+        return str(path)
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(kept)
+    model.graph.output.extend(results)
+    return bytes(model.SerializeToString())
+
+
+def _onnx_problem(error: Exception) -> str:
+    said = one_line(error, 200)
+    if "external" in said.lower():
+        return f"its weights lie in a second file that is missing: copy both ({said})"
+    if "is not a registered function/op" in said or "No Op registered" in said:
+        return f"uses operators that ONNX Runtime lacks ({said}): export it with standard operators only"
+    return f"not an ONNX model, or damaged: {said}"
+
+
+def _shape(image: np.ndarray) -> str:
+    return f"{image.dtype} {' x '.join(map(str, image.shape))}"

@@ -1,0 +1,1 @@
+"""What leaves segkit: model files, and the formats that networks are deployed in."""
