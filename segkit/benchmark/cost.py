@@ -58,9 +58,15 @@ def flops_of(network: nn.Module, forwards: Mapping[tuple[int, int], int]) -> int
 
 
 @contextmanager
-def recorded_forwards(network: nn.Module) -> Iterator[Counter[tuple[int, int]]]:
-    """Count what the network really sees inside the block: (height, width) -> images, windows and flips included."""
+def recorded_forwards(network: nn.Module | None) -> Iterator[Counter[tuple[int, int]]]:
+    """Count what the network really sees inside the block: (height, width) -> images, windows and flips included.
+
+    Nothing where there is no network to look into.
+    """
     seen: Counter[tuple[int, int]] = Counter()
+    if network is None:
+        yield seen
+        return
 
     def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         batch, _, height, width = inputs[0].shape

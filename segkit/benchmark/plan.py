@@ -7,21 +7,25 @@ A plan is a YAML list; each item is one row, or one for each of its protocols:
       protocol: [whole, encoding-ms]                      # instead of the recipe's
     - config: ade20k/deeplabv3_resnest269                 # no model: random weights, what the network costs
     - {name: theirs, model: theirs.pth, data: data/ade20k, protocol: mmseg-ss, metric: mmseg}
+    - model: my_module:predict                            # any kind of `segkit.benchmark.models`
+      data: data/camvid
+      classes: {pavement: Sidewalk, 12: null}             # corrects what was matched by name; or a YAML file, or raw
 
 Paths are relative to the working directory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 
+from segkit.benchmark.models.options import OPTIONS, ModelOptions
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.imagenet.crops import CentreCrop
 from segkit.data.imagenet.datamodule import ImageNetDataModule
-from segkit.errors import InputError, did_you_mean
+from segkit.errors import InputError, did_you_mean, printable
 from segkit.evaluation.conventions import convention
 from segkit.inference import protocols
 from segkit.inference.engine import resolve
@@ -33,7 +37,7 @@ from segkit.recipes import Published, Recipe, is_recipe, read_recipe
 
 Data = SegmentationDataModule | ImageNetDataModule
 
-KEYS = ("name", "model", "config", "data", "protocol", "metric")  # of a plan's row
+KEYS = ("name", "model", "config", "data", "protocol", "metric", *OPTIONS)  # of a plan's row
 
 # Makes the data module of a class path with its arguments, or of a config's path; of None, what the command line names.
 MakeData = Callable[[Mapping[str, Any] | str | None], Data | None]
@@ -103,11 +107,12 @@ class PlannedRow:
 
     Attributes:
         name: What the table calls it.
-        model: The file; None = the recipe's network with random weights.
+        model: Of any kind that `open_model` knows; None = the recipe's network with random weights.
         experiment: The recipe of the model, or None.
         data: What it is scored on, not set up yet; None for a network without a model whose recipe has no data.
         protocol: The protocol that it is scored by.
         metric: Convention of the scores.
+        options: What its file does not say of the model.
     """
 
     name: str
@@ -116,11 +121,17 @@ class PlannedRow:
     data: Data | None
     protocol: Protocol | CentreCrop
     metric: str
+    options: ModelOptions = field(default_factory=ModelOptions)
 
     @property
     def title(self) -> str:
         """What progress bars and messages call the row."""
         return f"{self.name}, {self.protocol.name}"
+
+    @property
+    def short_title(self) -> str:
+        """A short title for a progress bar, which needs the room itself."""
+        return printable(f"{PurePath(self.name).name}, {self.protocol.name}")
 
 
 def read_experiment(name: str | Path) -> Experiment:
@@ -158,16 +169,22 @@ def read_protocol(value: Any, where: str, of_classifier: bool = False) -> Protoc
 
 
 def rows_of_models(
-    models: Sequence[str], config: str | None, names: Sequence[str] | None, metric: str, make_data: MakeData
+    models: Sequence[str],
+    config: str | None,
+    names: Sequence[str] | None,
+    metric: str,
+    make_data: MakeData,
+    options: ModelOptions,
 ) -> list[PlannedRow]:
     """A row for each model and protocol.
 
     Args:
-        models: Files that `segkit.load` reads; a recipe in place of a file stands for its network with random weights.
+        models: Of any kind that `open_model` knows; a recipe in their place stands for its network with random weights.
         config: A recipe of the models, for data, protocol and published number.
         names: Names of protocols; None = the recipe's, or `whole`.
         metric: Convention of the scores.
         make_data: Makes the data module of the recipe's data.
+        options: What their files do not say of the models.
 
     Raises:
         InputError: A file, recipe or protocol cannot be used.
@@ -180,7 +197,8 @@ def rows_of_models(
         file = None if is_recipe(model) else model
         own: list[Any] = [recipe.protocol if recipe else "whole"]
         for name in names or own:
-            row = PlannedRow(model, file, recipe, data, read_protocol(name, model, _classifies(recipe)), metric)
+            how = read_protocol(name, model, _classifies(recipe))
+            row = PlannedRow(model, file, recipe, data, how, metric, options)
             rows.append(_checked(row, model, "--data or --config"))
     return rows
 
@@ -213,11 +231,11 @@ def _rows_of_item(item: Any, where: str, metric: str, make_data: MakeData) -> li
     wanted = item.get("protocol", recipe.protocol if recipe else "whole")
     name = str(item.get("name", item.get("model", item.get("config"))))
     model = str(item["model"]) if "model" in item else None
+    options, metric = ModelOptions.read(item, where), str(item.get("metric", metric))
     rows = []
     for one in wanted if isinstance(wanted, list) else [wanted]:
-        row = PlannedRow(
-            name, model, recipe, data, read_protocol(one, where, _classifies(recipe)), str(item.get("metric", metric))
-        )
+        how = read_protocol(one, where, _classifies(recipe))
+        row = PlannedRow(name, model, recipe, data, how, metric, options)
         rows.append(_checked(row, where, "the key data, or config"))
     return rows
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from segkit.benchmark.models.opening import fingerprint
 from segkit.benchmark.plan import PlannedRow
 from segkit.errors import InputError
 from segkit.files import parse_json, write_text
@@ -103,15 +104,14 @@ def key_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
             **shared,
         }
     assert row.data is not None
-    if not Path(row.model).is_file():
-        raise InputError(f"{row.model}: no such file; give a checkpoint")
+    model = fingerprint(row.model)
     if "test" not in row.data.datasets:
         row.data.setup("test")
-    stat = Path(row.model).stat()
     names = "\n".join(sample.name for sample in row.data.datasets["test"].samples)
     names += "" if row.data.label_space is None else f"\n{row.data.label_space.to_dict()}"  # by what classes are joined
     return {
-        "model": [row.model, stat.st_size, stat.st_mtime_ns],
+        "model": model,
+        **row.options.to_dict(),
         "data": [type(row.data).__name__, str(row.data.root), hashlib.sha256(names.encode()).hexdigest()],
         "limit": settings.limit,
         **shared,

@@ -69,8 +69,9 @@ _RULES = (
     "M params: without the auxiliary head, which does not run at test time.",
     f"{FLOPS_RULE}. GFLOPs: one whole image of height x width as in the column size; "
     "GFLOPs/image: all forwards of the protocol on the first image.",
-    "images/s: from an image in memory to its labels, one at a time; reading, counting and the first image are "
-    "left out. peak MB: the highest use of memory above that before the model was loaded (CUDA: tensors on the GPU; "
+    "images/s: from an image in memory to its labels, one at a time; reading, counting, the first image, and a "
+    "model's own preprocessing where it can be told apart are left out. peak MB: the highest use of memory above that "
+    "before the model was loaded (CUDA: tensors on the GPU; "
     "CPU: resident memory of the process, in its first row with some 30 MB that PyTorch loads once).",
 )
 
@@ -126,6 +127,7 @@ class Table:
         truths = {f"{row['data']}: in the truth {row['note']}." for row in self.rows if row.get("note")}
         notes = [
             *_published_notes(self.rows),
+            *_model_notes(self.rows),
             *sorted(truths),
             *rules,
             *_RULES,
@@ -166,6 +168,16 @@ def draw_chart(rows: Sequence[Values], path: Path) -> None:
     axes.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside lower center", fontsize=8)
     save_figure(figure, path)
+
+
+def preprocessing_words(plain: Mapping[str, Any]) -> str:
+    """A row's preprocessing in one line."""
+    if list(plain) == ["words"]:
+        return f"preprocessing: {plain['words']}"
+    parts = (
+        f"{name} {' '.join(map(_part, value)) if isinstance(value, list) else value}" for name, value in plain.items()
+    )
+    return f"preprocessing: {', '.join(parts)}"
 
 
 def short_names(models: Sequence[str]) -> list[str]:
@@ -219,6 +231,21 @@ def _cell(row: Values, column: str) -> str:
     if value is None:
         return "-"
     return COLUMNS[column](value) + (" (partial)" if column == "images" and row["partial"] else "")
+
+
+def _part(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _model_notes(rows: Sequence[Values]) -> list[str]:
+    """What each model does with images, and how its classes were matched."""
+    notes = []
+    for row in rows:
+        said = [preprocessing_words(row["preprocessing"])] if row.get("preprocessing") else []
+        said += [str(row[key]) for key in ("classes", "warning") if row.get(key)]
+        if said:
+            notes.append(printable(f"{row['model']}, {row['protocol']}: {'; '.join(said)}."))
+    return list(dict.fromkeys(notes))
 
 
 def _published_notes(rows: Sequence[Values]) -> list[str]:

@@ -118,7 +118,7 @@ def own_network(given: str | type[nn.Module]) -> type[SegmentationModel]:
     Raises:
         InputError: There is no such class, or it is no `torch.nn.Module`.
     """
-    found = _imported(given) if isinstance(given, str) else given
+    found = imported(given, "--network") if isinstance(given, str) else given
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise InputError(
             f"--network {given}: no class of a torch.nn.Module; give the path of one, such as my.module.Net"
@@ -133,17 +133,26 @@ def own_network(given: str | type[nn.Module]) -> type[SegmentationModel]:
     return type(found.__name__, (OwnNetwork,), {"own_class": found, "__init__": init, "__module__": found.__module__})
 
 
-def _imported(path: str) -> Any:
+def imported(path: str, where: str) -> Any:
+    """What a path of the user's, `my.module.Net`, names in a module of this folder or of what is installed.
+
+    Args:
+        path: The path.
+        where: The option that gave it, for messages.
+
+    Raises:
+        InputError: There is no such thing, or its module cannot be imported.
+    """
     module, _, name = path.rpartition(".")
     try:
         found = pydoc.locate(path) if module else None
         inside = pydoc.locate(module) if module and found is None else None
     except pydoc.ErrorDuringImport as error:
-        raise InputError(f"--network {path}: cannot be imported: {one_line(error, 200)}") from error
+        raise InputError(f"{where} {path}: cannot be imported: {one_line(error, 200)}") from error
     if found is None:
         hint = did_you_mean(name, dir(inside)) if inside is not None else f"there is no module {module or path!r}; "
         raise InputError(
-            f"--network {path}: no such class; {hint}it is looked for in this folder and among what is installed"
+            f"{where} {path}: no such name; {hint}it is looked for in this folder and among what is installed"
         )
     return found
 

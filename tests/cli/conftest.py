@@ -15,12 +15,13 @@ from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_t
 from segkit.models.segmentation import FCN
 
 NAMES = ("road", "tree", "sky", "boat")  # of which no truth has a boat
+OTHERS = ("void", "cat", "dog", "cow", "road")
 IMAGES = 5
 
 
 @pytest.fixture(scope="session")
 def benchmark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data.yaml with its data, and checkpoints: a (which never predicts a boat) and b; wide has one class more."""
+    """data.yaml with its data, and checkpoints: a (never predicts a boat), b, wide (one class more), other (others)."""
     folder = tmp_path_factory.mktemp("benchmark")
     rng = np.random.default_rng(0)
     for i in range(IMAGES):
@@ -33,7 +34,7 @@ def benchmark_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "data.yaml",
         f"class_path: FolderDataModule\ninit_args: {{root: {folder / 'data'}, num_workers: 0}}\n",
     )
-    for name, seed, classes in (("a", 0, NAMES), ("b", 1, NAMES), ("wide", 2, ("void", *NAMES))):
+    for name, seed, classes in (("a", 0, NAMES), ("b", 1, NAMES), ("wide", 2, ("void", *NAMES)), ("other", 3, OTHERS)):
         _save_checkpoint(folder / f"{name}.ckpt", seed, classes)
     return folder
 

@@ -43,20 +43,20 @@ def stop_at(call: int, what: BaseException | Callable[[], object], monkeypatch: 
 def test_a_failing_row_does_not_stop_the_others(
     run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, capsys
 ) -> None:
-    models = [str(benchmark_folder / f"{name}.ckpt") for name in ("a", "wide", "absent", "b")]
+    models = [str(benchmark_folder / f"{name}.ckpt") for name in ("a", "other", "absent", "b")]
     assert run_benchmark(*models) == 1
     assert [Path(row["model"]).name for row in rows_of(tmp_path / "table")] == ["a.ckpt", "b.ckpt"]
     last = capsys.readouterr().err.strip().splitlines()[-2:]
-    assert "row 2 of 4" in last[0] and "wide.ckpt: trained on 5 classes (void, road, tree, ...), data (" in last[0]
-    assert ") has 4: it has one class more, perhaps a background" in last[0]
+    assert "row 2 of 4" in last[0] and "other.ckpt: has 5 classes (void, cat, dog, ...), data (" in last[0]
+    assert ") has 4; they cannot be matched" in last[0]
     assert "row 3 of 4" in last[1] and "absent.ckpt: no such file" in last[1]
     assert "failed: row 2 of 4" in (tmp_path / "table" / "benchmark.md").read_text()
 
     assert run_benchmark(models[0], models[3]) == 0  # nothing failed this time, and nothing was lost
     assert run_benchmark(models[1], output="other") == 2
     said = capsys.readouterr().err
-    assert "wide.ckpt: trained on 5 classes" in said.strip().splitlines()[-1]
-    assert said.count("wide.ckpt: trained on 5 classes") == 1  # there is no table between its row and the end
+    assert "other.ckpt: has 5 classes" in said.strip().splitlines()[-1]
+    assert said.count("other.ckpt: has 5 classes") == 1  # there is no table between its row and the end
 
 
 @pytest.mark.slow

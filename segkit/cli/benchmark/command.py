@@ -60,15 +60,23 @@ def table_parser() -> Parser:
         "models",
         nargs="*",
         default=[],
-        help="files that segkit.load reads; a recipe (.yaml) in place of a file: random weights, cost only",
+        help="files that segkit.load reads, or my_module:function, image -> labels or logits (docs/evaluation.md, "
+        "Judging any model); a recipe (.yaml): random weights, cost only",
     )
     add(
         "--plan",
         metavar="FILE",
-        help="YAML list of rows with some of name, model, config, data, protocol, metric, in place of models and data",
+        help="YAML list of rows with some of name, model, config, data, protocol, metric, classes, in place of models "
+        "and data",
     )
     add("--config", metavar="FILE", help="a recipe: gives data and published number of the models")
     add("--protocol", nargs="+", help="whole, ms-flip, ..., or YAML files; default: the recipe's, or whole")
+    add(
+        "--classes",
+        metavar="FILE",
+        help="YAML, the model's class (name or number): the data's (or null), for what is not matched by name; or raw: "
+        "the model's numbers are the raw values of the masks",
+    )
     add("--metric", default=DEFAULT, help=f"convention of the scores: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
     _add_without(parser)
     add("--output", metavar="DIR", default="benchmark", help="folder of the table; default: benchmark")

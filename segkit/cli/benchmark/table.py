@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from segkit.benchmark.models.options import OPTIONS, ModelOptions
 from segkit.benchmark.plan import Data, PlannedRow, rows_of_models, rows_of_plan
 from segkit.benchmark.progress import Settings
 from segkit.benchmark.rows import fill_table
@@ -73,11 +74,12 @@ class _Reader:
 def _rows(reader: _Reader) -> list[PlannedRow]:
     typed = reader.typed
     if typed["plan"]:
-        given = [name for name in ("models", "config", "protocol") if typed[name]]
+        given = [name for name in ("models", "config", "protocol", *OPTIONS) if typed[name]]
         given += ["data"] if any(arg.split("=")[0] == "--data" for arg in reader.of_data) else []
         if given:
             raise InputError(f"--plan and {', '.join(given)} exclude each other: the plan's rows say it")
         return rows_of_plan(Path(typed["plan"]), typed["metric"], reader.data)
     if not typed["models"]:
         raise InputError("nothing to do: give model files, or --plan FILE (see `segkit benchmark --help`)")
-    return rows_of_models(typed["models"], typed["config"], typed["protocol"], typed["metric"], reader.data)
+    options = ModelOptions.read(typed, "")
+    return rows_of_models(typed["models"], typed["config"], typed["protocol"], typed["metric"], reader.data, options)
