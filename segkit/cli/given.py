@@ -1,6 +1,7 @@
 """What is read from a Lightning command line before it is parsed: recipes, the run's folder, and a checkpoint."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def with_run(args: Sequence[str]) -> list[str]:
     Raises:
         InputError: There is no run to resume from, or it has no checkpoint.
     """
-    if not args or args[0] != "fit" or {"-h", "--help"} & set(args):
+    if not args or args[0] != "fit" or any(re.fullmatch(r"-h|--(.+\.)?help(=.*)?", arg) for arg in args):
         return list(args)
     checkpoint, given = named(args, "ckpt_path"), named(args, "run_dir")
     run = Path(given or (newest_run() if checkpoint == "last" else next_run()))

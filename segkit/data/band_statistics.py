@@ -1,4 +1,4 @@
-"""Range, mean and standard deviation of each band over the training images: counted once, kept beside the data."""
+"""Range, mean and standard deviation of each band over the training images: computed once, kept beside the data."""
 
 import functools
 import hashlib
@@ -25,7 +25,7 @@ from segkit.io.bands import read_bands
 from segkit.machine import cores
 from segkit.text import aligned, percent
 
-VERSION = 1  # of the file; raise it when what is stored changes
+VERSION = 1  # version of the file; raise it when its contents change
 PERCENTILES = (2, 98)
 
 _SAMPLE = 2**16  # pixels of a float image that its percentiles are taken from, evenly spread
@@ -41,20 +41,20 @@ def band_statistics(
     workers: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Counted:
-    """The bands with their range, mean and standard deviation on its 0..1 scale, and the share of values outside of it.
+    """The bands with their range, mean and standard deviation on its 0..1 scale, and the share of values outside it.
 
-    Means and deviations are those of all pixels, summed in float64. Percentiles are those of all pixels, of floats
-    those of at most 65,536 of each image.
+    Means and deviations are taken over all pixels, summed in float64. So are percentiles, except that float images
+    contribute at most 65,536 pixels each.
 
     Args:
         layout: The data set, whose training images are read.
         bands: Names and type; None: uint8 RGB.
-        ends: The bands with the range that is declared; None: their percentiles.
+        ends: The bands with the declared range; None: their percentiles are the range.
         workers: Threads that decode; None: one for each core.
-        say: Told in a line where the result is kept.
+        say: Called with a line that says where the result is kept.
 
     Raises:
-        InputError: An image is wrong, or a band has one value only.
+        InputError: An image is wrong, or a band has only one value.
     """
     samples = layout.find_samples("train", with_masks=False)
     key = _key(bands, ends, samples)
@@ -117,7 +117,7 @@ def _with_percentiles(
 
 
 def _percentiles(counts: Int64Array) -> Float64Array:
-    """NumPy's percentiles, interpolated, of the values that these are the counts of."""
+    """NumPy's interpolated percentiles of values that are given by their counts."""
     above = np.cumsum(counts)
     rank = np.asarray(PERCENTILES) / 100 * (above[-1] - 1)
     low, high = (np.searchsorted(above, side(rank), "right") for side in (np.floor, np.ceil))

@@ -30,8 +30,8 @@ from segkit.metadata.label_space import IGNORE_INDEX
 Size: TypeAlias = tuple[int, int]  # height, width
 
 _EXACT = 1e-7  # source pixels; below it is float rounding
-_TRIES = 10  # of the crop's place, as in mmsegmentation's RandomCrop
-# Of a crop, that a wanted class must cover; DAFormer (Hoyer et al. 2022) wants 3000 pixels of 512 x 512.
+_TRIES = 10  # draws of the crop's place, as in mmsegmentation's RandomCrop
+# Share of a crop that a wanted class must cover; DAFormer (Hoyer et al. 2022) wants 3000 pixels of 512 x 512.
 WANTED_SHARE = 0.01
 
 
@@ -42,8 +42,8 @@ class Lattice:
     Attributes:
         source: Pixels of the image.
         scaled: Pixels of the scaled image.
-        first: Its first pixel in the crop.
-        count: Pixels of it in the crop.
+        first: The first pixel of the scaled image that is in the crop.
+        count: Pixels of the scaled image that are in the crop.
     """
 
     source: int
@@ -63,23 +63,23 @@ class Lattice:
 
     @property
     def end(self) -> int:
-        """The source pixel behind the last one that resizing the crop needs."""
-        margin = math.ceil(self.step) + 1  # what the antialiasing kernel reaches beyond the last pixel
+        """The source pixel after the last one that resizing the crop needs."""
+        margin = math.ceil(self.step) + 1  # reach of the antialiasing kernel beyond the last pixel
         return min(self.source, math.ceil(self.start + self.count * self.step) + margin)
 
     def nearest(self) -> npt.NDArray[np.intp]:
-        """The source pixels of the crop's pixels: nearest neighbours, on the lattice on which the image is resized."""
+        """The nearest source pixel of each pixel of the crop, on the same lattice on which the image is resized."""
         shift = self.start - self.first * self.step
         steps = np.full(self.first + self.count, self.step)
         steps[0] /= 2
-        # Added up, not multiplied: Pillow does so, and its rounding decides where a pixel lies between two others.
+        # Summed step by step, not multiplied, as in Pillow, whose rounding decides ties between two pixels.
         places = np.cumsum(steps)[self.first :] + (shift if shift < -_EXACT else 0.0)
         return np.minimum(np.maximum(places, 0).astype(np.intp), self.source - 1)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A crop of a scaled, perhaps mirrored image; what of it lies inside the scaled image."""
+    """The part of a crop that lies inside the scaled, possibly mirrored image."""
 
     rows: Lattice
     cols: Lattice
@@ -94,7 +94,7 @@ class Window:
         else:
             region = region[:, cols.start : cols.end]
         steps = rows.step, cols.step
-        # A copy where nothing is resampled: a cache's pages are not to be written to by the transforms that follow.
+        # A copy even if nothing is resampled: later transforms must not write to a cache's pages.
         resized = np.array(region) if steps == (1.0, 1.0) else _resize(region, steps, antialias)
         return resized[: rows.count, : cols.count]
 
@@ -104,7 +104,7 @@ class Window:
         if self.flipped:
             cols = self.cols.source - 1 - cols
         first, last = int(cols.min()), int(cols.max())
-        # Whole rows are copied fast, single pixels are not: columns are taken as the rows of the transposed mask.
+        # Copying whole rows is fast, copying single pixels is not, so columns are taken as rows of the transposed mask.
         columns = cv2.transpose(mask[rows, first : last + 1])[cols - first]
         return np.asarray(cv2.transpose(columns), np.uint8)
 
@@ -156,7 +156,7 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
         self.fill: float | Sequence[float] = 0
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw mirroring, scale and place; the place again where the mask says so."""
+        """Draw mirroring, scale and place; the place is drawn again if the mask requires it."""
         source: Size = params["shape"][:2]
         flipped = self.py_random.random() < self.flip
         size = self._draw_size(source)
@@ -176,14 +176,14 @@ class RandomLongSideCrop(A.DualTransform):  # type: ignore[misc]
         return {"window": window if wanted < 0 else best}
 
     def apply(self, img: BandArray, window: Window, **params: Any) -> BandArray:
-        """Cut the image."""
+        """Cut the crop out of the image."""
         inside = window.image(img, self.antialias)
         if inside.shape[:2] == self.crop_size:
             return inside
         return _padded(inside, self.crop_size, self.fill)
 
     def apply_to_mask(self, mask: UInt8Array, window: Window, **params: Any) -> UInt8Array:
-        """Cut the mask."""
+        """Cut the crop out of the mask."""
         inside = window.mask(mask)
         if inside.shape == self.crop_size:
             return inside
@@ -218,17 +218,17 @@ def scaled_size(size: Size, long: int) -> Size:
 
 
 def bounded_size(size: Size, long: int, short: int) -> Size:
-    """The largest (H, W) of the same shape whose long and short side fit, rounded as mmcv's rescale_size does."""
+    """The largest (H, W) of the same aspect ratio whose long and short side fit, rounded as by mmcv's rescale_size."""
     factor = min(long / max(size), short / min(size))
     return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
 
 
 def _resize(region: BandArray, steps: tuple[float, float], antialias: bool) -> BandArray:
-    """Pillow's BILINEAR: where nothing shrinks OpenCV's is the same, but for rounding; else PyTorch's, antialiased."""
+    """Pillow's BILINEAR: if nothing shrinks, by OpenCV, which only rounds differently; else by PyTorch, antialiased."""
     if max(steps) <= 1 or not antialias:
         resized = cv2.resize(region, None, fx=1 / steps[1], fy=1 / steps[0], interpolation=cv2.INTER_LINEAR)
         return _with_channels(resized)
-    factors = tuple((1 + 1e-9) / step for step in steps)  # the size is rounded down: not from 479.999...
+    factors = tuple((1 + 1e-9) / step for step in steps)  # the size is rounded down, so 479.999... must not occur
     batch = torch.from_numpy(np.array(region, order="C"))[None].permute(0, 3, 1, 2)  # (H, W, C) -> (1, C, H, W)
     is_deep = batch.dtype == torch.uint16  # which PyTorch does not resample
     values = batch.float() if is_deep else batch
@@ -239,13 +239,13 @@ def _resize(region: BandArray, steps: tuple[float, float], antialias: bool) -> B
 
 
 def _with_channels(image: Any) -> BandArray:
-    """What OpenCV made of (H, W, C); it drops a single channel's axis."""
+    """OpenCV's result as (H, W, C), with the axis of a single channel that OpenCV drops."""
     made: BandArray = image if image.ndim == 3 else image[..., None]
     return made
 
 
 def _padded(inside: BandArray, size: Size, fill: float | Sequence[float]) -> BandArray:
-    """`inside` with `fill` at the right and below; no pixel is written twice."""
+    """Pad `inside` with `fill` on the right and at the bottom, writing no pixel twice."""
     rows, cols = inside.shape[:2]
     out = np.empty((*size, *inside.shape[2:]), inside.dtype)
     out[:rows, :cols] = inside

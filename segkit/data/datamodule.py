@@ -1,4 +1,4 @@
-"""Loaders, seeds and sizes that every data set shares; a data set adds its files and its labels."""
+"""Loaders, seeds and sizes that all data sets share; each data set adds its files and labels."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -43,28 +43,28 @@ class SegmentationDataModule(Layout, LoaderOptions):
         root: The data set's folder, or the zip file that it is published as.
         batch_size: Training crops PER PROCESS: two GPUs with 16 train on 32.
         base_size: Pixels of the long side at scale 1; two numbers bound long and short side, as mmsegmentation's scale.
-            None: the data set's own, as that of the crop.
+            None: the default of the data set, as for `crop_size`.
         crop_size: Pixels, height and width of a training crop; two numbers are height, width.
         scale_range: Smallest and largest scale at which crops are cut; the authors' by default.
         flip: Probability that a crop is mirrored left and right.
-        antialias: Whether images that become smaller are smoothed, as the authors' are; mmsegmentation's are not.
+        antialias: Whether shrinking an image smooths it, as in the authors' code; mmsegmentation does not smooth.
         cat_max_ratio: Largest share of a crop's valid pixels that one class may have; mmsegmentation's recipes take
             0.75, 1 takes any crop.
         augmentations: albumentations transforms applied to the finished crop; a `fill_mask` must be 255.
-        sampling: "uniform": each image once an epoch. "rare_classes": a class first, rare ones more often, then an
-            image and a crop that have it (DAFormer, Hoyer et al. 2022).
-        sampling_temperature: Of rare class sampling; the smaller, the rarer the classes.
-        cache_dir: Where decoded images and masks are kept; made before the first training. None: no cache.
+        sampling: "uniform": each image once an epoch. "rare_classes": draw a class, rare ones more often, then an image
+            and a crop that contain it (DAFormer, Hoyer et al. 2022).
+        sampling_temperature: Temperature of rare class sampling; lower ones draw rare classes more often.
+        cache_dir: Folder of the cache of decoded images and masks, made before the first training. None: no cache.
         num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
         seed: Seed of shuffling and transforms.
-        predict_split: Whose images `predict` reads; masks are not needed.
-        merge: Classes to join, and the names that they get together: `{vehicle: [car, truck]}`.
+        predict_split: The split that `predict` reads; it needs no masks.
+        merge: Classes to merge, under their new name: `{vehicle: [car, truck]}`.
         ignore: Classes to drop: their pixels are neither trained on nor scored.
 
     Attributes:
-        own_base_size: `base_size` where none is given.
-        own_crop_size: `crop_size` where none is given.
-        is_predicted: Tells the images, by name, that `predict` has done before and now leaves out; None: none.
+        own_base_size: The data set's default of `base_size`.
+        own_crop_size: The data set's default of `crop_size`.
+        is_predicted: Whether `predict` has already done the image of this name, and now skips it; None: skip none.
 
     Raises:
         InputError: A number is out of range, or an augmentation paints masks.
@@ -121,24 +121,24 @@ class SegmentationDataModule(Layout, LoaderOptions):
         self.is_predicted: Callable[[str], bool] | None = None
 
     def __init_subclass__(cls) -> None:
-        """Have what a data set declares as its `label_space` regrouped by `merge` and `ignore` wherever it is asked."""
+        """Wrap the declared `label_space` so that `merge` and `ignore` apply wherever it is read."""
         super().__init_subclass__()
         if "label_space" in vars(cls):
             setattr(cls, "label_space", _Regrouped(vars(cls)["label_space"]))  # noqa: B010  (mypy knows the declared)
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return self.label_space.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """K names."""
+        """Names of the K classes."""
         return self.label_space.class_names
 
     @cached_property
     def train_statistics(self) -> Statistics:
-        """Pixels of each class in each training image: counted once, then kept beside the data.
+        """Pixels of each class in each training image, counted once and then kept beside the data.
 
         Raises:
             InputError: A mask is wrong, or the result cannot be kept.
@@ -147,11 +147,11 @@ class SegmentationDataModule(Layout, LoaderOptions):
         return statistics(self, "train", say=rank_zero_info)
 
     def class_weights(self, kind: str) -> tuple[float, ...]:
-        """Weights of the loss for `kind`: "enet" or "median", from the training split."""
+        """Class weights for the loss from the training split; `kind` is "enet" or "median"."""
         return class_weights(self.train_statistics, kind)
 
     def prepare_data(self) -> None:
-        """Make the caches that training reads. Lightning calls it in one process a machine, before `setup`."""
+        """Make the caches that training reads; Lightning calls this in one process per machine, before `setup`."""
         if self.cache_dir is not None and (self.trainer is None or self.trainer.state.fn == "fit"):
             for split in _FITTED:
                 self._reader(self.find_samples(split), split, make_cache=True)
@@ -160,7 +160,7 @@ class SegmentationDataModule(Layout, LoaderOptions):
         """Find the files that `stage` (fit, validate, test, predict) needs.
 
         Raises:
-            InputError: Files are absent or wrong, in one line.
+            InputError: Files are absent or wrong.
         """
         splits: dict[str, dict[str, Split]] = {
             "fit": {split: split for split in _FITTED},
@@ -172,11 +172,11 @@ class SegmentationDataModule(Layout, LoaderOptions):
             self.transform.take(self.bands)
         for key, split in splits[stage].items():
             samples = self.find_samples(split, with_masks=key != "predict")
-            # A cache pays where images are read again; an existing one is always used.
+            # A new cache pays only if images are read repeatedly; an existing one is always used.
             read = self._reader(samples, split, make_cache=stage == "fit")
             transform = self.transform if key == "train" else None
             self.datasets[key] = SegmentationDataset(samples, read, transform, self.seed)
-        # One process may be done while others are not; nothing has to be summed at the end, as it has in a test.
+        # Processes may finish at different times, because nothing is summed at the end, unlike in a test.
         self.allow_zero_length_dataloader_with_multiple_devices = stage == "predict"
 
     def train_dataloader(self) -> DataLoader[Item]:
@@ -200,12 +200,12 @@ class SegmentationDataModule(Layout, LoaderOptions):
         return self._whole_images("test")
 
     def predict_dataloader(self) -> DataLoader[Item]:
-        """Whole images of `predict_split`, one at a time, without masks; those that `is_predicted` are left out."""
+        """Whole images of `predict_split`, one at a time, without masks; images that `is_predicted` are skipped."""
         done, samples = self.is_predicted, self.datasets["predict"].samples
         return self._whole_images("predict", None if done is None else lambda index: done(samples[index].name))
 
     def predict_images(self) -> dict[str, int]:
-        """Name and bytes of each image that `predict` is for, the ones that `is_predicted` too; after `setup`."""
+        """Name and bytes of each image to predict, including those that `is_predicted`; call it after `setup`."""
         return {sample.name: size_of(sample.image) for sample in self.datasets["predict"].samples}
 
     def _cures(self) -> list[str]:
@@ -216,7 +216,7 @@ class SegmentationDataModule(Layout, LoaderOptions):
         )
 
     def _reader(self, samples: Sequence[Sample], split: Split, make_cache: bool) -> Reader:
-        """The reader of these samples: their cache, or the files if there is no cache."""
+        """The reader of these samples: their cache if there is one, otherwise the files."""
         if self.cache_dir is None:
             return self.reader
         if make_cache:
@@ -237,13 +237,13 @@ class SegmentationDataModule(Layout, LoaderOptions):
 
 
 class _Regrouped:
-    """The label space that a class declares, as an attribute or a property, with classes joined and dropped."""
+    """The label space that a class declares, as an attribute or a property, with classes merged and dropped."""
 
     def __init__(self, declared: Any) -> None:
         self.declared = declared
 
     def __get__(self, module: SegmentationDataModule | None, owner: type) -> Any:
-        """That of the class itself where there is no module."""
+        """The label space of a data module, or of its class if there is no instance."""
         bind = getattr(type(self.declared), "__get__", None)
         space = self.declared if bind is None else bind(self.declared, module, owner)
         if module is None or not (module.merge or module.ignore):
@@ -254,7 +254,7 @@ class _Regrouped:
             raise InputError(f"--data.{error}") from error
 
     def __set__(self, module: SegmentationDataModule, value: LabelSpace) -> None:
-        """Refuse: a cached property would else stand before this one."""
+        """Refuse to be set, since otherwise a cached property would shadow this descriptor."""
         raise AttributeError("label_space is declared by the class of the data set")
 
 

@@ -1,4 +1,4 @@
-"""Pairs of image and label map as a map-style dataset of tensors, integers as stored, and how they become a batch."""
+"""Pairs of image and mask as a map-style dataset of tensors, integers as stored, and their collation into batches."""
 
 from collections.abc import Callable, Sequence
 from typing import NotRequired, TypeAlias, TypedDict
@@ -22,7 +22,7 @@ class Item(TypedDict):
     """What the dataset yields; collated, it is the batch.
 
     `image` uint8 (3, H, W) RGB, or the data's bands (C, H, W), uint8, uint16 or float32, not normalised; `mask` uint8
-    (H, W) train ids, 255 = ignore, absent where the sample has none; `name` the sample's. Images lie in memory as they
+    (H, W) train ids, 255 = ignore, absent if the sample has none; `name` the sample's. Images stay in memory as they
     were decoded, channels last, and so do batches.
     """
 
@@ -32,9 +32,9 @@ class Item(TypedDict):
 
 
 class SampleError(InputError):
-    """An InputError about one file that stays one line when a loader worker passes it on.
+    """An InputError about one file that stays one line when a loader's worker raises it.
 
-    The loader builds the exception again from the worker's whole traceback; only its last line is the message.
+    The loader rebuilds the exception from the worker's whole traceback, of which only the last line is the message.
     """
 
     def __init__(self, message: str) -> None:
@@ -42,14 +42,14 @@ class SampleError(InputError):
 
 
 class SegmentationDataset(Dataset[Item]):
-    """Reads and transforms; see `Item` for what comes out.
+    """Reads and transforms samples; yields `Item`s.
 
     The randomness of a sample is a pure function of (seed, epoch, index, repetition): workers and ranks do not matter.
 
     Args:
         samples: Samples to read.
-        read: Gives image and train ids of a sample: `PairReader`, or `Cache.read`.
-        transform: That of training, or None for the image at its own size.
+        read: Returns image and train ids of a sample: a `PairReader` or `Cache.read`.
+        transform: The training transform, or None for the image at its own size.
         seed: Seed of the random transforms.
     """
 
@@ -66,7 +66,7 @@ class SegmentationDataset(Dataset[Item]):
         return len(self.samples)
 
     def __getitem__(self, key: int | Draw) -> Item:
-        """The sample of an index, or of a `Draw` as `TrainSampler` gives it.
+        """The sample at an index, or for a `Draw` of `TrainSampler`.
 
         Raises:
             SampleError: A file is unreadable, sizes disagree, or a raw label value is undeclared.
@@ -89,7 +89,7 @@ class SegmentationDataset(Dataset[Item]):
 
 
 def collate(items: Sequence[Item]) -> dict[str, object]:
-    """Stack items into a batch; images stay channels last, as the network wants them, so that nothing is transposed."""
+    """Stack items into a batch; images stay channels last, as the network expects, so that nothing is transposed."""
     rows = [{**item, "image": item["image"].permute(1, 2, 0)} for item in items]
     batch: dict[str, object] = default_collate(rows)
     image = batch["image"]
@@ -99,6 +99,6 @@ def collate(items: Sequence[Item]) -> dict[str, object]:
 
 
 def _tensor(array: BandArray) -> Tensor:
-    """Without a copy, unless the array is a view of a cache, which nobody may write to."""
+    """A tensor that shares the array's memory, or a copy if the array is a read-only view of a cache."""
     own = array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
     return torch.from_numpy(own)

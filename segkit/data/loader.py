@@ -1,4 +1,4 @@
-"""Loaders: how long a reader has waited for one, where one stands in its epoch, and what worker processes are given."""
+"""Loaders that measure how long they were waited for and resume within an epoch, and the set-up of their workers."""
 
 import signal
 import time
@@ -16,9 +16,9 @@ from segkit.machine import cores
 
 
 class TimedLoader(DataLoader[Item]):
-    """A DataLoader; `seconds_waited` is the time that fetching batches has taken so far, in all epochs.
+    """A DataLoader whose `seconds_waited` is the time spent waiting for batches so far, in all epochs.
 
-    With workers that is what they do not manage while the network computes; without, all of loading.
+    With workers, that is the part of loading not hidden behind the network's computation; without, all of it.
 
     Attributes:
         clock: Returns seconds since any fixed time.
@@ -43,24 +43,24 @@ class TrainLoader(TimedLoader):
     """A loader over a `TrainSampler` that can resume in the middle of an epoch."""
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: where it stands is known by who asks it for batches. Lightning looks for the two methods."""
+        """Return nothing: the caller knows the position. Lightning requires this method and `load_state_dict`."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out the samples that were used before, if the epoch is the one that was stopped in.
+        """Skip the samples that were already used, if the epoch is the one that was interrupted.
 
         Args:
-            state: `{"epoch": e, "samples": n}`: of that epoch so many, over all ranks.
+            state: `{"epoch": e, "samples": n}`: n samples of epoch e were used, over all ranks.
         """
-        if isinstance(self.sampler, TrainSampler):  # Lightning puts another one in its place to overfit
+        if isinstance(self.sampler, TrainSampler):  # Lightning replaces it for overfit_batches
             self.sampler.resume = (state["epoch"], state["samples"])
 
 
 def init_worker(worker_id: int) -> None:
-    """Keep a loader worker to one thread: many workers times many threads stall a machine, or hang it.
+    """Limit a loader worker to one thread: many workers times many threads stall a machine, or hang it.
 
-    Signals for all processes of a job, as Ctrl-C sends them and SLURM, are the main process's business: it may need
-    batches to end its step, and ends its workers by itself.
+    Signals to all processes of a job, from Ctrl-C or SLURM, are left to the main process, which may need batches to
+    finish its step, and stops its workers itself.
     """
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
@@ -71,7 +71,7 @@ def init_worker(worker_id: int) -> None:
 
 
 class LoaderOptions(LightningDataModule):
-    """What the data modules of all tasks share: worker processes, and advice where they are too slow.
+    """What the data modules of all tasks share: worker processes, and advice if they are too slow.
 
     Args:
         num_workers: Loader processes of each training process; None: cores / local processes, at most 8.
@@ -82,7 +82,7 @@ class LoaderOptions(LightningDataModule):
         self.num_workers = num_workers
 
     def faster_loading(self) -> str:
-        """What would make the loaders of this run faster, in words for a warning."""
+        """Advice for a warning on how to make the loaders of this run faster."""
         have, workers, processes = cores(), self._workers(), self._local_processes()
         cures = self._cures()
         if workers * processes < have:
@@ -90,7 +90,7 @@ class LoaderOptions(LightningDataModule):
         return " or ".join(cures) or "use a machine with more cores for each GPU, or fewer augmentations"
 
     def _cures(self) -> list[str]:
-        """Those of a data set alone."""
+        """Advice that applies to this kind of data set only."""
         return []
 
     def _worker_options(self, prefetch: int | None = None) -> dict[str, Any]:

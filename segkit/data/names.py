@@ -1,4 +1,4 @@
-"""The data sets by the names that a command line has for them: those of their files in `segkit.data.sets`."""
+"""The data sets by their names on the command line, which are those of their files in `segkit.data.sets`."""
 
 import importlib
 import inspect
@@ -11,7 +11,7 @@ from segkit.data.datamodule import SegmentationDataModule
 
 @cache
 def data_sets() -> dict[str, type[SegmentationDataModule]]:
-    """The data module of each data set: "pascal-context" is that of `sets/pascal_context.py`."""
+    """The data module of each data set by name: "pascal-context" is the one in `sets/pascal_context.py`."""
     found: dict[str, type[SegmentationDataModule]] = {}
     for entry in pkgutil.iter_modules(sets.__path__):
         module = importlib.import_module(f"{sets.__name__}.{entry.name}")

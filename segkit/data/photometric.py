@@ -22,15 +22,15 @@ _SAME = np.arange(256, dtype=np.uint8)
 class PhotoMetricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
     """Brightness, contrast, saturation and hue, each with probability 0.5, of uint8 RGB images (H, W, 3).
 
-    Brightness comes first; contrast follows it or comes last, as a coin falls; saturation and hue are changed in HSV.
-    After each step values are clipped to 0..255 and cut off to whole numbers.
+    Brightness comes first; contrast comes next or last, with equal probability; saturation and hue are changed in HSV.
+    After each step values are clipped to 0..255 and truncated to whole numbers.
 
     Args:
         brightness_delta: Largest change of brightness, in grey levels, up and down.
         contrast_range: Smallest and largest factor of the values.
         saturation_range: Smallest and largest factor of the saturation.
         hue_delta: Change of the hue in units of 2 degrees: -hue_delta to hue_delta - 1, as mmsegmentation draws it.
-        p: Probability that the image is changed at all; mmsegmentation has no such number.
+        p: Probability that the image is changed at all; mmsegmentation always changes it.
 
     Raises:
         InputError: A number is out of range.
@@ -55,7 +55,7 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
         self.hue_delta = hue_delta
 
     def get_params(self) -> dict[str, Any]:
-        """Draw all that `apply` needs; None leaves a step out."""
+        """Draw the parameters of `apply`; None skips a step."""
         draw = self.py_random
         return {
             "brightness": self._maybe(lambda: draw.uniform(-self.brightness_delta, self.brightness_delta)),
@@ -108,7 +108,7 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):  # type: ignore[misc]
 
 
 def _scaled(alpha: float = 1.0, beta: float = 0.0) -> UInt8Array:
-    """mmsegmentation's `convert` of each of the 256 values: float32, clipped, cut off."""
+    """mmsegmentation's `convert` of each of the 256 values: float32, clipped, truncated."""
     return np.asarray(np.clip(_SAME.astype(np.float32) * alpha + beta, 0, 255), np.uint8)
 
 

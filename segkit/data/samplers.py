@@ -1,7 +1,7 @@
-"""Which sample goes to which process, in training and in evaluation.
+"""The samplers that deal samples to processes, in training and in evaluation.
 
-Both are `DistributedSampler`s because Lightning leaves a loader alone whose sampler is one, and replaces any other by
-a sampler that repeats samples until all ranks have the same number, which would count images twice in a score.
+They are `DistributedSampler`s because Lightning keeps those, and replaces any other sampler by one that repeats samples
+until all ranks have the same number, which would count images twice in a score.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ def replicas_and_rank(num_replicas: int | None = None, rank: int | None = None) 
 
 
 def check_one_batch(root: Path, images: int, batch_size: int) -> None:
-    """Refuse a training of which not one batch can be made.
+    """Refuse a training set that is smaller than one batch.
 
     Raises:
         InputError: There are fewer images than one batch over all processes.
@@ -41,11 +41,11 @@ def check_one_batch(root: Path, images: int, batch_size: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One drawing of a sample, which with the seed decides all of its randomness.
+    """One draw of a sample, which together with the seed determines all of its randomness.
 
     Attributes:
-        index: Of the sample.
-        epoch: In which it is drawn.
+        index: Index of the sample.
+        epoch: The epoch in which it is drawn.
         repeat: How often it was drawn before in this epoch, over all ranks.
         wanted_class: Train id that the crop should show; -1 for any.
     """
@@ -62,8 +62,8 @@ class TrainSampler(DistributedSampler[Any]):
     Lightning calls `set_epoch` before each epoch.
 
     Attributes:
-        resume: (epoch, samples): of that epoch so many, over all ranks, were used before the run was stopped; they are
-            left out.
+        resume: (epoch, samples): that many samples of that epoch, over all ranks, were used before the run was stopped;
+            they are skipped.
     """
 
     def __init__(self, dataset: Sized, seed: int = 0, num_replicas: int | None = None, rank: int | None = None) -> None:
@@ -88,22 +88,22 @@ class TrainSampler(DistributedSampler[Any]):
         return np.random.default_rng((self.seed, self.epoch))
 
     def __len__(self) -> int:
-        """Samples per rank."""
+        """The number of samples per rank."""
         return self.length // self.num_replicas
 
 
 class RareClassSampler(TrainSampler):
-    """Draws a class, rare ones more often, then an image that has it, with replacement: as many as there are images.
+    """Draws a class, rare ones more often, then an image that has it; as often per epoch as there are images.
 
     Rare class sampling of DAFormer (Hoyer et al., CVPR 2022, equation 5): class c with probability proportional to
     exp((1 - f_c) / T), f_c being its share of all valid pixels.
 
     Args:
         areas: Pixels of each class of each image, integers (N, K).
-        temperature: T; the smaller, the rarer the classes that are drawn. 0.01 in the paper.
-        seed: Of the draws.
-        num_replicas: Processes; None: as many as run.
-        rank: This one; None: as torch.distributed says.
+        temperature: T, 0.01 in the paper; lower ones draw rare classes more often.
+        seed: Seed of the draws.
+        num_replicas: Number of processes; None: torch.distributed's world size.
+        rank: Rank of this process; None: torch.distributed's rank.
     """
 
     def __init__(
@@ -141,11 +141,11 @@ class EvalSampler(DistributedSampler[Any]):
     Ranks may differ by one sample, and have none where there are more ranks than samples.
 
     Args:
-        dataset: Only its length matters.
-        num_replicas: Processes; None: as many as run.
-        rank: This one; None: as torch.distributed says.
-        skip: Which indices this rank leaves out of its own. They are still its own: dealing out only what is left would
-            need all ranks to see the same rest, while some of them already work.
+        dataset: The data set, of which only the length matters.
+        num_replicas: Number of processes; None: torch.distributed's world size.
+        rank: Rank of this process; None: torch.distributed's rank.
+        skip: Whether this rank skips one of its own indices. Dealing out only the remaining ones would require all
+            ranks to see the same remainder, while some of them already work.
     """
 
     def __init__(
@@ -165,5 +165,5 @@ class EvalSampler(DistributedSampler[Any]):
         return iter(self.indices)
 
     def __len__(self) -> int:
-        """Samples of this rank."""
+        """The number of samples of this rank."""
         return len(self.indices)

@@ -22,9 +22,9 @@ from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.paths import cache_folder
 from segkit.text import aligned, percent
 
-VERSION = 1  # of the file; raise it when what is stored changes
+VERSION = 1  # version of the file; raise it when its contents change
 
-KINDS = ("enet", "median")  # of class weights
+KINDS = ("enet", "median")  # kinds of class weights
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Statistics:
     """Pixels of each class in each image.
 
     Attributes:
-        split: Of which data.
-        class_names: K names.
-        by_image: Int64 (K + 1) of each image by name; the last number is that of ignored pixels.
+        split: The split that was counted.
+        class_names: Names of the K classes.
+        by_image: Pixel counts int64 (K + 1) of each image by name; the last one is the number of ignored pixels.
     """
 
     split: str
@@ -43,22 +43,22 @@ class Statistics:
 
     @property
     def pixels(self) -> Int64Array:
-        """Of each class, int64 (K)."""
+        """Pixels of each class, int64 (K)."""
         return self._total[:-1]
 
     @property
     def ignored(self) -> int:
-        """Pixels of no class."""
+        """The number of pixels that belong to no class."""
         return int(self._total[-1])
 
     @property
     def images(self) -> Int64Array:
-        """In which each class occurs, int64 (K)."""
+        """The number of images in which each class occurs, int64 (K)."""
         return np.asarray(np.count_nonzero(self._matrix[:, :-1], axis=0), np.int64)
 
     @property
     def ids(self) -> list[int]:
-        """Train ids that occur, 255 = ignored among them."""
+        """Train ids that occur, including 255 = ignored."""
         return [*np.flatnonzero(self.pixels).tolist(), *([IGNORE_INDEX] if self.ignored else [])]
 
     def areas(self, names: Sequence[str]) -> Int64Array:
@@ -78,7 +78,7 @@ def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
     """A weight for each class, larger for rarer ones.
 
     Args:
-        found: Of the training split.
+        found: Statistics of the training split.
         kind: "enet": 1 / ln(1.02 + f), f being the class's share of all valid pixels (Paszke et al. 2016, section 5.2).
             "median": median of all g, divided by g, g being the class's share of the valid pixels of the images that
             have it (median frequency balancing, Eigen and Fergus 2015, section 4.3.2); 0 for a class that never occurs.
@@ -104,7 +104,7 @@ def class_weights(found: Statistics, kind: str) -> tuple[float, ...]:
 
 
 def statistics_table(found: Statistics) -> str:
-    """Pixels, share, images and weights of each class, in aligned rows."""
+    """A table with the pixels, share, images and weights of each class."""
     total = int(found.pixels.sum())
     weights = [class_weights(found, kind) if total else (np.nan,) * len(found.class_names) for kind in KINDS]
     rows: list[tuple[str, ...]] = [("id", "class", "pixels", "share", "images", *KINDS)]
@@ -118,9 +118,9 @@ def statistics_table(found: Statistics) -> str:
 
 
 def statistics_path(layout: Layout, split: str) -> Path:
-    """Where the statistics of a split are kept.
+    """The file that keeps the statistics of a split.
 
-    In the data set's folder, or beside its zip file, with its name; where nobody may write there, in segkit's cache.
+    It is in the data set's folder, or beside its zip file with its name; if that is read-only, in segkit's cache.
     """
     name = f"segkit-statistics-{split}.json"
     is_zip = layout.root.suffix.lower() == ".zip"
@@ -145,7 +145,7 @@ def statistics(
         split: Which of its splits.
         path: The file that keeps them; None: beside the data, or in segkit's cache if nobody may write there.
         workers: Threads that decode; None: one for each core.
-        say: Told in a line where they are kept, or that they are not.
+        say: Called with a line that says where they are kept, or that they are not.
 
     Raises:
         InputError: A mask is wrong, or `path` cannot be written.
@@ -164,7 +164,7 @@ def statistics(
         say(f"statistics of {layout.title} {split} are counted again each time, as they cannot be kept: {error}")
         return _count(layout, split, samples, workers)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):  # of several processes one counts
+    with FileLock(target.with_name(f".{target.name}.lock")):  # only one of several processes counts
         found = _read(target, key)
         if found is not None:
             return found
@@ -196,7 +196,7 @@ def _count(layout: Layout, split: str, samples: Sequence[Sample], workers: int |
 
 
 def _write(path: Path, key: str, found: Statistics) -> None:
-    """A summary for people, then what it is made of, sparse: {class: pixels} of each image."""
+    """Write a summary for people, then the sparse counts behind it: {class: pixels} of each image."""
     total, classes = int(found.pixels.sum()), len(found.class_names)
     weights = {kind: class_weights(found, kind) for kind in KINDS} if total else {}
     summary = [
@@ -222,7 +222,7 @@ def _write(path: Path, key: str, found: Statistics) -> None:
 
 
 def _read(path: Path, key: str) -> Statistics | None:
-    """None where there is no such file, or it is of other data."""
+    """Read the statistics; None if there is no such file, or it belongs to other data."""
     try:
         plain = parse_json(path.read_text(encoding="utf-8"))
         if plain["key"] != key:

@@ -14,18 +14,18 @@ from segkit.data.crops import RandomLongSideCrop
 from segkit.errors import InputError, one_line
 from segkit.metadata.label_space import IGNORE_INDEX
 
-Augmentation: TypeAlias = A.BasicTransform | A.BaseCompose  # the latter: OneOf, SomeOf, Sequential
+Augmentation: TypeAlias = A.BasicTransform | A.BaseCompose  # BaseCompose: OneOf, SomeOf, Sequential
 
 
 class TrainTransform:
-    """Crop, then augmentations of the crop; each call a pure function of its key.
+    """Crop, then augmentations of the crop; each call is a pure function of its key.
 
     Args:
         crop: Reads and resamples the crop.
         augmentations: albumentations transforms of the finished crop.
 
     Raises:
-        InputError: One of `augmentations` would paint masks with another value than 255.
+        InputError: One of `augmentations` would fill masks with a value other than 255.
     """
 
     def __init__(self, crop: RandomLongSideCrop, augmentations: Sequence[Augmentation] = ()) -> None:
@@ -34,7 +34,7 @@ class TrainTransform:
         self.augmentations = A.Compose(list(augmentations)) if augmentations else None
 
     def take(self, bands: Bands) -> None:
-        """Prepare for images of these bands: what pads them is the low end of each one's range.
+        """Prepare for images of these bands, which are padded with the low end of each band's range.
 
         Raises:
             InputError: An augmentation cannot take them.
@@ -51,18 +51,19 @@ class TrainTransform:
         Args:
             image: uint8 (H, W, 3) RGB, or the data's bands (H, W, C), uint8, uint16 or float32.
             mask: Train ids, uint8 (H, W).
-            key: What the randomness is a function of, not negative: seed, epoch, sample index, repetition.
+            key: Non-negative numbers that determine the randomness: seed, epoch, sample index, repetition.
             wanted_class: Train id that the crop should show; -1 for any.
 
         Returns:
             The crop's image and mask.
 
         Raises:
-            InputError: The augmentations made another type or number of bands of the image, or sizes that differ.
+            InputError: The augmentations changed the image's type or number of bands, or made image and mask differ in
+                size.
         """
         python = random.Random(int(_child(key, 1).generate_state(1, np.uint64)[0]))
-        # albumentations gives every step a generator of its own with the same seed: flip, scale and place would be
-        # one draw. Here all steps share one.
+        # albumentations gives every step its own generator with the same seed, so that flip, scale and place would be
+        # the same draw. Here all steps share one generator.
         self.crop.set_random_state(self.crop.random_generator, python)
         out = self.crop(image=image, mask=mask, wanted_class=wanted_class)
         if self.augmentations is not None:
@@ -73,7 +74,7 @@ class TrainTransform:
 
 
 def _child(key: Sequence[int], number: int) -> np.random.SeedSequence:
-    """Of the seeds that `SeedSequence(key).spawn` gives."""
+    """One of the seeds that `SeedSequence(key).spawn` returns."""
     return np.random.SeedSequence(tuple(key), spawn_key=(number,))
 
 
@@ -101,7 +102,7 @@ def _check_bands(augmentations: Iterable[Augmentation], bands: Bands, size: tupl
     """Try each augmentation, however deep, on an image of these bands.
 
     Raises:
-        InputError: One cannot take them, or changes values by the range of 8 bits or of 0..1, which is not theirs.
+        InputError: An augmentation cannot take them, or assumes a range of 8 bits or 0..1 that is not theirs.
     """
     image = np.broadcast_to(np.asarray(bands.low), (*size, len(bands.names))).astype(bands.dtype)
     for transform in augmentations:

@@ -1,5 +1,6 @@
 """`segkit data` through the front door, on small data sets built here."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -306,3 +307,34 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
     command = f"{sys.executable} -u -m segkit data check folder {tmp_path} 2> {tmp_path}/err | true"
     subprocess.run(["bash", "-c", command], check=True)
     assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+OWN_OPTIONS = {  # of the data modules that add some to those of all, misspelt
+    "cityscapes": ("coars", "coarse"),
+    "folder": ("clases", "classes"),
+    "synthetic": ("num_tran", "num_train"),
+    "voc": ("augmentd", "augmented"),
+}
+
+
+@pytest.mark.parametrize("name", data_sets())
+def test_names_and_types_of_the_options_of_every_data_set_are_checked(name):
+    def refusal(option: str, value: str) -> str:
+        with pytest.raises(InputError) as refused:
+            opened("--data", name, "--data.root", "here", f"--data.{option}", value)
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    for wrong, meant in (("batch_sise", "batch_size"), *([OWN_OPTIONS[name]] if name in OWN_OPTIONS else [])):
+        message = refusal(wrong, "1")
+        assert f"'{wrong}' is no argument of" in message and f"did you mean {meant}?" in message
+    assert "batch_size: 'three' is not" in refusal("batch_size", "three")
+
+
+@pytest.mark.parametrize(("command", "name"), [("fit", "voc"), ("test", "folder")])
+def test_the_help_of_a_data_module_lists_its_own_options_and_those_of_all(command, name, capsys):
+    module = data_sets()[name]
+    assert main([command, "--data.help", module.__name__]) == 0
+    listed = set(re.findall(r"^ +--data\.(\w+)", capsys.readouterr().out, re.M))
+    parameters = [*inspect.signature(module).parameters, *inspect.signature(SegmentationDataModule).parameters]
+    assert listed == set(parameters) - {"options"}

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("-o", "--output", type=Path, metavar="FILE", help="keep them here (default: beside the data)")
     cache = _add(actions, "cache", "decode once, for fast training", _CACHE)
     cache.add_argument("--cache_dir", type=Path, required=True, metavar="DIR", help="as --data.cache_dir of training")
-    cache.add_argument("--verify", action=Switch, help="compare all check sums of the caches that are there")
+    cache.add_argument("--verify", action=Switch, help="compare all checksums of existing caches")
     cache.add_argument("--list", action=Switch, help="only list the caches of this data set")
     for command, splits in ((check, "all that there are"), (stats, "train"), (cache, "train val")):
         command.add_argument("--split", nargs="+", choices=_SPLITS, metavar="SPLIT", help=f"default: {splits}")

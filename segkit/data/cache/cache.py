@@ -3,9 +3,9 @@
 A folder `NAME-SPLIT-KEY` below `cache_dir` holds `images.u8` (each image's rows, RGB or the data's bands), `masks.u8`
 (train ids) and `index.json`. The key is a hash of the sources (path, size, time of change), the label table and the
 format's version: changed data have another key, so that a cache is either right or not found. Workers and processes map
-the same files, of which the operating system keeps one copy; a crop reads its own rows and no others.
+the same files, of which the operating system keeps one copy; a crop reads only its own rows.
 
-`segkit.data.cache.writing` makes them.
+`segkit.data.cache.writing` writes caches.
 """
 
 import re
@@ -25,11 +25,11 @@ from segkit.data.layout.base import Layout, Sample, samples_key
 from segkit.errors import InputError
 from segkit.files import parse_json
 
-VERSION = 1  # of the format; raise it when what is stored changes
+VERSION = 1  # version of the format; raise it when the contents change
 
 
 IMAGES, MASKS, INDEX = "images.u8", "masks.u8", "index.json"
-_PROBES = 4  # images whose check sums are compared when a cache is opened
+_PROBES = 4  # images whose checksums are compared when a cache is opened
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Index:
         key: Hash of what the cache was made from.
         source: Root of the data set.
         names: Names of the samples.
-        sizes: (height, width) of each.
+        sizes: (height, width) of each sample.
         checksums: CRC-32 of each image and mask; empty until all are written.
-        channels: Of the images.
-        dtype: Of the images.
+        channels: Number of channels of the images.
+        dtype: NumPy type of the images.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Index:
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """Pixels before each sample, and of all."""
+        """Pixels before each sample, and their total at the end."""
         return np.concatenate([[0], np.cumsum([height * width for height, width in self.sizes], dtype=np.int64)])
 
     @property
@@ -66,7 +66,7 @@ class Index:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of both files."""
+        """Bytes of the image file and the mask file together."""
         return (self.pixel_bytes + 1) * int(self.offsets[-1])
 
 
@@ -84,7 +84,7 @@ class Cache:
         self._positions = {name: i for i, name in enumerate(index.names)}
 
     def read(self, sample: Sample) -> tuple[BandArray, UInt8Array]:
-        """Image (H, W, C) and train ids uint8 (H, W) of a sample: read-only views; no byte is read yet."""
+        """Image (H, W, C) and train ids uint8 (H, W) of a sample, as read-only views that read no bytes yet."""
         return self.view(self._positions[sample.name])
 
     def view(self, i: int) -> tuple[BandArray, UInt8Array]:
@@ -95,7 +95,7 @@ class Cache:
         return image.reshape(height, width, self.index.channels), self._masks[start:end].reshape(height, width)
 
     def verify(self, positions: Iterable[int]) -> None:
-        """Compare check sums.
+        """Compare checksums.
 
         Raises:
             InputError: The stored bytes differ from those that were written.
@@ -106,7 +106,7 @@ class Cache:
                                  "rebuilt")  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the maps: a worker process makes its own, of the same memory."""
+        """The state without the maps: each worker process maps the same files itself."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_images", "_masks")}
 
     @cached_property
@@ -150,7 +150,7 @@ def open_cache(folder: Path, key: str) -> Cache | None:
 
 
 def other_caches(cache_dir: Path, layout: Layout, split: str, samples: Sequence[Sample]) -> dict[Path, int]:
-    """Caches of the same data set and split that are not those of these samples, finished or not, and their bytes.
+    """Other caches of the same data set and split, finished or not, and their bytes.
 
     They were made before files or the label table changed, or with other options of the data set.
     """
@@ -163,12 +163,12 @@ def other_caches(cache_dir: Path, layout: Layout, split: str, samples: Sequence[
 
 
 def prefix_of(layout: Layout, split: str) -> str:
-    """The beginning of the name of such a cache."""
+    """The part of a cache's folder name before its key."""
     return f"{layout.title.replace(' ', '-').lower()}-{split}"
 
 
 def folder_of(cache_dir: Path, layout: Layout, split: str, key: str) -> Path:
-    """Where the complete cache of that key is, or would be."""
+    """The folder where the complete cache with this key is, or would be."""
     return cache_dir / f"{prefix_of(layout, split)}-{key[:16]}"
 
 
@@ -180,12 +180,12 @@ def folders_of(cache_dir: Path, layout: Layout, split: str) -> list[Path]:
 
 
 def root_of(layout: Layout) -> str:
-    """The root as an index records it."""
+    """The data set's root as an index records it."""
     return str(layout.root.absolute())
 
 
 def _root_of(folder: Path) -> str | None:
-    """Root of the data set that a cache is of; None where its index is damaged."""
+    """Root of the cached data set; None if the index is damaged."""
     try:
         return read_index(folder).source
     except InputError:
@@ -193,13 +193,13 @@ def _root_of(folder: Path) -> str | None:
 
 
 def _bytes_on_disk(file: Path) -> int:
-    """Without the holes of a file that is not written yet."""
+    """Bytes that the folder occupies, without the holes of unfinished files."""
     stat = file.stat()
     return min(stat.st_size, 512 * stat.st_blocks) if hasattr(stat, "st_blocks") else stat.st_size
 
 
 def read_index(folder: Path, key: str | None = None) -> Index:
-    """The index of a cache; of the one with this `key`, where it is given.
+    """The index of a cache, which must have this `key` if one is given.
 
     Raises:
         InputError: There is no index, or it belongs to another cache.
@@ -228,10 +228,10 @@ def read_index(folder: Path, key: str | None = None) -> Index:
 
 
 def _mapped(path: Path) -> UInt8Array:
-    """A plain array over the map: slices of a memmap object cost a hundred times as much to make."""
+    """A plain array over the mapped file: slicing a memmap object takes a hundred times as long."""
     return np.asarray(np.memmap(path, np.uint8, "r"))
 
 
 def checksums_of(image: BandArray, mask: UInt8Array) -> tuple[int, int]:
-    """CRC-32 of image and mask."""
+    """CRC-32 of the image and of the mask."""
     return zlib.crc32(np.ascontiguousarray(image).data), zlib.crc32(np.ascontiguousarray(mask).data)

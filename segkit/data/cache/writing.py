@@ -1,7 +1,7 @@
-"""Making a cache: a split is decoded once and written to flat files; see `segkit.data.cache` for what they are.
+"""Writes a cache: a split is decoded once into flat files, which `segkit.data.cache.cache` describes.
 
-Writing goes to `<folder>.part`, which a run that was killed leaves behind and the next one completes, also when some of
-the images have been mended in between; a journal has the check sums of the images that are done.
+They are written to `<folder>.part`. A killed run leaves it behind and the next one completes it, even if some images
+have been repaired in between; a journal records the checksums of finished images.
 """
 
 import os
@@ -51,22 +51,22 @@ def make_cache(
     workers: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Cache:
-    """The cache of these samples, which is written or completed first if necessary.
+    """Open the cache of these samples; write or complete it first if necessary.
 
     Args:
-        cache_dir: Holds the caches; made if it is absent.
+        cache_dir: The folder of all caches; created if it is absent.
         layout: Reads the samples.
-        split: For the cache's name and messages.
-        samples: With masks.
+        split: Name of the split, for the cache's name and messages.
+        samples: Samples with masks.
         workers: Threads that decode; None: one for each core.
-        say: Told in a line each how much disk is needed, and what is found.
+        say: Called with a line on the disk space needed, and with one on what is found.
 
     Raises:
-        InputError: The disk is too full or not writable, or an image or mask cannot be read; what is done is kept.
+        InputError: The disk is full or not writable, or an image or mask cannot be read; finished work is kept.
     """
     key = samples_key(layout, samples, VERSION)
     folder = folder_of(cache_dir, layout, split, key)
-    found = open_cache(folder, key)  # before the lock: a cache may lie where nobody may write
+    found = open_cache(folder, key)  # before the lock, because the folder may be read-only
     if found is not None:
         return found
     check_writable(cache_dir, "cache_dir")
@@ -77,7 +77,7 @@ def make_cache(
     except Timeout:
         say(f"{layout.title} {split}: waiting for another process that makes a cache in {cache_dir}")
         lock.acquire()
-    try:  # of several processes one writes, the others find it written
+    try:  # one of several processes writes, the others find the cache
         found = open_cache(folder, key)
         if found is not None:
             return found
@@ -90,7 +90,7 @@ def make_cache(
 
 
 class _Writer:
-    """One run that makes, or completes, a cache."""
+    """One run that writes or completes a cache."""
 
     def __init__(
         self,
@@ -121,12 +121,12 @@ class _Writer:
         complete = replace(index, checksums=tuple(done[i] for i in range(len(self.samples))))
         write_json(self.part / INDEX, asdict(complete))
         os.replace(self.part, self.folder)
-        (self.folder / _JOURNAL).unlink(missing_ok=True)  # not before: a run that is killed here would start over
+        (self.folder / _JOURNAL).unlink(missing_ok=True)  # only now: a run killed before this must resume
         self.say(f"{self.title}: cached in {self.folder}")
         return Cache(self.folder, complete)
 
     def _write(self, index: Index, done: dict[int, tuple[int, int]]) -> None:
-        """Decode and store the samples that are not in `done`, and add them to it."""
+        """Decode and store the samples that are not in `done`, and add their checksums to it."""
         left = [i for i in range(len(self.samples)) if i not in done]
         with (self.part / _JOURNAL).open("ab") as journal, self._bar("cache", len(done)) as bar:
             for i, sums in zip(left, self.pool.map(lambda i: self._store(index, i), left), strict=True):
@@ -139,9 +139,9 @@ class _Writer:
                 os.fsync(file.fileno())
 
     def _store(self, index: Index, i: int) -> tuple[int, int]:
-        """Decode and write one sample; its check sums.
+        """Decode and write one sample; return its checksums.
 
-        Plain writes and no map: on a disk that is full, writing to a map kills the process.
+        It writes to the file and not to a map, because on a full disk writing to a map kills the process.
         """
         image, mask = self.layout.read(self.samples[i])
         if mask is None or mask.shape != index.sizes[i]:
@@ -157,11 +157,11 @@ class _Writer:
         return checksums_of(image, mask)
 
     def _begin(self) -> Index:
-        """The index of a run that was stopped, or a new one: sizes are read from the files' headers."""
+        """The index of a stopped run, or a new one with sizes from the files' headers."""
         try:
             return read_index(self.part, self.key)
         except InputError:
-            pass  # there is none, or it was being written when the power failed
+            pass  # absent, or half-written when the power failed
         sizes, apply_exif = [], self.layout.reader.apply_exif
         with self._bar("sizes", 0) as bar:
             for width, height in self.pool.map(lambda sample: image_size(sample.image, apply_exif), self.samples):
@@ -176,7 +176,7 @@ class _Writer:
         return index
 
     def _take_over(self, index: Index) -> None:
-        """Go on with an unfinished cache of the same images, of which some have been mended since."""
+        """Take over an unfinished cache of the same images, some of which have been repaired since."""
         for folder in () if self.part.exists() else self.unfinished:
             try:
                 other = read_index(folder)
@@ -187,7 +187,7 @@ class _Writer:
                 return
 
     def _done(self, index: Index) -> dict[int, tuple[int, int]]:
-        """What an earlier run has written, as far as its files are unchanged and its check sums are right."""
+        """Checksums of the samples that an earlier run wrote, if their files are unchanged and the checksums match."""
         path = self.part / _JOURNAL
         if not path.is_file():
             return {}
@@ -218,7 +218,7 @@ class _Writer:
 
 
 def _lengthen(path: Path, length: int) -> None:
-    """Make a file, or give it its full length: what is not written yet takes no disk."""
+    """Create a file or extend it to its full length; unwritten parts take no disk space."""
     with path.open("ab") as file:
         file.truncate(length)
 
@@ -227,5 +227,5 @@ def _write_at(path: Path, start: int, array: BandArray) -> None:
     with path.open("r+b", buffering=0) as file:
         file.seek(start)
         left = np.ascontiguousarray(array).data.cast("B")
-        while left:  # an unbuffered write may take a part
+        while left:  # an unbuffered write may be partial
             left = left[file.write(left) :]

@@ -1,7 +1,7 @@
-"""What is wrong with a data set: everything is listed in one pass over all files, and nothing stops at the first error.
+"""Lists everything that is wrong with a data set, in one pass over all files that does not stop at the first error.
 
-A mask is looked at as training would read it: the layout's own reader, then the label table. What a layout refuses as a
-whole (another archive, a wrong list of names) is one problem of the split.
+A mask is checked as training would read it: by the layout's own reader, then the label table. A split that the layout
+refuses as a whole (another archive, a wrong list of names) counts as one problem.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -29,7 +29,7 @@ def splits_of(layout: Layout) -> list[Split]:
     try:
         own_test = layout.has_split("test") and layout.parts("test") != layout.parts("val")
     except InputError:
-        own_test = False  # said when the other splits are looked at
+        own_test = False  # reported when the other splits are checked
     return [split for split in SPLITS if split != "test" or own_test]
 
 
@@ -39,13 +39,13 @@ def check(
     workers: int | None = None,
     limit: int | None = None,
 ) -> None:
-    """Look at every file of these splits, and write what is found into `report`.
+    """Check every file of these splits, and add all findings to `report`.
 
     Args:
-        report: Report of the data set, which is filled.
+        report: The report of the data set, which this function fills.
         splits: Splits to check.
         workers: Threads that decode; None: one for each core.
-        limit: Images to open of each split, evenly spread; None: all.
+        limit: Images to open in each split, evenly spread; None: all.
 
     Raises:
         InputError: The folder of the data set is absent or empty.
@@ -65,7 +65,7 @@ def check(
 
 
 def _require_images(layout: Layout, splits: Sequence[Split]) -> None:
-    """Refuse a root that has no folder of images; one that the layout refuses is a problem to report."""
+    """Refuse a root without a folder of images; a root that the layout refuses is a problem to report."""
     try:
         if any(layout.has_split(split) for split in splits):
             return
@@ -82,7 +82,7 @@ def _note_label_space(report: Report) -> None:
 
 
 def _list_files(report: Report, split: Split, seen: set[str]) -> list[Pair]:
-    """Images of a split with their masks; notes what does not fit together."""
+    """Images of a split with their masks; images without masks and masks without images are noted."""
     layout, findings = report.layout, report.findings
     found = SplitReport(split, layout.counts.get(split), is_labelled=split not in layout.scored_as)
     report.splits.append(found)
@@ -107,7 +107,7 @@ def _list_files(report: Report, split: Split, seen: set[str]) -> list[Pair]:
 
 
 def _named(report: Report, part: Part, images: dict[str, Source]) -> dict[str, Source]:
-    """Those that the part's list names; notes names without an image."""
+    """The images that the part's list names; names without an image are noted."""
     for name in part.names or ():
         if name not in images:
             report.findings.add("not found", f"{part.list_file}: {name}")
@@ -124,7 +124,7 @@ def _pairs(report: Report, part: Part, images: dict[str, Source], is_labelled: b
         report.findings.add("data set", str(error))
         return []
     without = [name for name, mask in masks.items() if mask is None]
-    why = f" ({layout.why_no_mask(part, without[0])})" if without else ""  # of the first one: a folder is read for it
+    why = f" ({layout.why_no_mask(part, without[0])})" if without else ""  # only for the first, as it reads a folder
     for name in without:
         expected = layout.files.describe(part.mask_path(name))
         report.findings.add("no mask", f"{images[name]}: expected is {expected}{why}")
@@ -133,13 +133,13 @@ def _pairs(report: Report, part: Part, images: dict[str, Source], is_labelled: b
 
 
 def _note_lone_masks(report: Report, part: Part, images: dict[str, Source]) -> None:
-    """Of the whole folder: a mask whose image is in another split's list is not lone."""
-    if not report.layout.files.has(part.mask.folder):  # each image is reported as lacking its mask
+    """Note masks of the whole folder without an image; an image in another split's list counts."""
+    if not report.layout.files.has(part.mask.folder):  # each image is already reported as lacking its mask
         return
     wanted = {part.mask_path(name).rpartition(".")[0] for name in images}
     for relative, file in report.layout.files.below(part.mask.folder, MASK_SUFFIXES):
         name = relative.with_suffix("").as_posix().removesuffix(CONVERTED)  # mmsegmentation's copies are not lone
-        # Other files may lie beside masks whose names say what they are, as they do in Cityscapes.
+        # Where masks have names of their own, as in Cityscapes, other files may lie beside them.
         is_mask = part.mask.matches(name) and not (name in images and images[name] == file)
         if is_mask and "/".join(filter(None, (part.mask.folder, name))) not in wanted:
             report.findings.add("no image", str(file))
@@ -171,13 +171,13 @@ def _open_files(
 
 
 def _note_absences(report: Report, found: SplitReport, space: LabelSpace) -> None:
-    """Classes that no mask of the split has, and whether one at most is left."""
+    """Note classes that are in no mask of the split, and whether at most one class is left."""
     where, names = f"{found.split} ({found.opened} masks): ", absent_classes(found, space)
     ids = {space.table[value] for value in np.flatnonzero(found.pixels)}
     note = space.note_of_absence(ids) if ids and UNDECLARED not in ids else None
     if note is not None:
         report.findings.add("0/255 masks" if space.looks_binary(ids) else "one class", where + note)
-    elif names and ids:  # where no mask could be read, that is what is wrong
+    elif names and ids:  # if no mask could be read, that is the problem
         report.findings.add("absent class", where + ", ".join(names))
 
 
@@ -193,7 +193,7 @@ def _take_in(report: Report, found: SplitReport, look: Look) -> None:
 def _note_twin(
     report: Report, split: Split, pair: Pair, digest: bytes | None, images: dict[bytes, tuple[Split, str]]
 ) -> None:
-    """Note an image that another split has, too, whatever it is called there."""
+    """Note an image that is also in another split, under any name."""
     if digest is None:
         return
     other, name = images.setdefault(digest, (split, str(pair.image)))
@@ -205,7 +205,7 @@ def _note_twin(
 def _in_threads(
     function: Callable[[Pair], Look], pairs: Sequence[Pair], workers: int | None
 ) -> Generator[Look, None, None]:
-    """Results in order; work not yet started when the caller stops is cancelled."""
+    """Results in order; work that has not started when the caller stops is cancelled."""
     pool = ThreadPoolExecutor(workers or cores())
     try:
         yield from pool.map(function, pairs)

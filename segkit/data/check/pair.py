@@ -1,4 +1,4 @@
-"""What is wrong with one image and its mask."""
+"""Checks one image and its mask."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,25 +16,25 @@ from segkit.io import File, read_header, read_image
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED
 from segkit.paths import read_file
 
-Notes: TypeAlias = list[tuple[str, str]]  # kind, of those in `check_report.KINDS`, and text
+Notes: TypeAlias = list[tuple[str, str]]  # kind (one of `report.KINDS`) and text
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image, and its mask where it is there and public."""
+    """An image, and its mask if it exists and is public."""
 
     image: Source
     mask: Source | None
 
 
 class Look(NamedTuple):
-    """What a look at a pair has found.
+    """What was found in a pair.
 
     Attributes:
-        notes: What is wrong.
-        counts: The mask's pixels of each raw value, int64 (256); None where it cannot be read.
-        digest: BLAKE2b of the image's file; None where it cannot be read.
-        outside: Share of the image's values that lie outside of the declared range; None where there is none.
+        notes: Problems of the pair.
+        counts: The mask's pixels of each raw value, int64 (256); None if it cannot be read.
+        digest: BLAKE2b of the image's file; None if it cannot be read.
+        outside: Share of the image's values outside the declared range; None if no range is declared.
     """
 
     notes: Notes
@@ -44,7 +44,7 @@ class Look(NamedTuple):
 
 
 def inspect_pair(layout: Layout, pair: Pair) -> Look:
-    """Look at an image and its mask; no file stops the others, whatever a decoder makes of it."""
+    """Check an image and its mask; errors of a decoder become notes, so that no file stops the check."""
     try:
         return _inspect(layout, pair)
     except (OSError, ValueError, MemoryError, cv2.error) as error:
@@ -53,7 +53,7 @@ def inspect_pair(layout: Layout, pair: Pair) -> Look:
 
 
 class _Loaded:
-    """A file that is read from the disk once, for several looks at it."""
+    """A file that is read from disk once and decoded several times."""
 
     def __init__(self, file: Source) -> None:
         self.file = file
@@ -64,14 +64,14 @@ class _Loaded:
         return str(self.file)
 
     def read_bytes(self) -> bytes:
-        """Its content."""
+        """The file's content."""
         if self._data is None:
             self._data = read_file(self.file) if isinstance(self.file, Path) else self.file.read_bytes()
         return self._data
 
     @property
     def digest(self) -> bytes | None:
-        """BLAKE2b of its content; None where it cannot be read."""
+        """BLAKE2b of the content; None if it cannot be read."""
         try:
             return hashlib.blake2b(self.read_bytes(), digest_size=16).digest()
         except (OSError, InputError):
@@ -87,7 +87,7 @@ def _inspect(layout: Layout, pair: Pair) -> Look:
         raw = layout.read_mask(pair.mask)
     except InputError as error:
         return Look([*notes, (_kind_of(pair.mask, str(error)), str(error))], digest=image.digest)
-    # Masks are never turned, whatever they say, and those of more than 8 bits are read whole or not at all.
+    # Masks are never turned by EXIF, and those of more than 8 bits are read without loss or refused.
     notes += [note for note in _inspect_header(pair.mask, is_turned=True) if "bits per channel" not in note[1]]
     counts = np.bincount(raw.ravel(), minlength=256)  # (256)
     if size is not None and size != raw.shape:
@@ -97,7 +97,7 @@ def _inspect(layout: Layout, pair: Pair) -> Look:
 
 
 def _inspect_image(image: _Loaded, layout: Layout) -> tuple[Notes, tuple[int, ...] | None, float | None]:
-    """Also its (height, width), as it is read, and the share of its values outside of the range."""
+    """Problems of an image, its (height, width) as it is read, and the share of its values outside the range."""
     try:
         values = layout.reader.image(image)
     except InputError as error:
@@ -109,7 +109,7 @@ def _inspect_image(image: _Loaded, layout: Layout) -> tuple[Notes, tuple[int, ..
 
 
 def _inspect_header(file: File, is_turned: bool) -> Notes:
-    """What is not read of a file, and its orientation unless it `is_turned` by it."""
+    """Notes on the parts of a file that are not read, and on its orientation unless it `is_turned` by it."""
     try:
         header = read_header(file)
     except InputError as error:
@@ -131,7 +131,7 @@ def _inspect_values(layout: Layout, raw: UInt8Array, counts: Int64Array, mask: S
 
 
 def _kind_of(mask: Source, message: str) -> str:
-    """Of a mask that the layout refused: an unknown colour, another kind of file, or damage."""
+    """The kind of problem of a mask that the layout refused: an unknown colour, another kind of file, or damage."""
     if "is not declared" in message:  # a mask of colours, which the layout maps
         return "undeclared"
     try:

@@ -1,4 +1,4 @@
-"""What a check of a data set found, as plain numbers and texts that can be read at any time."""
+"""The findings of a check of a data set, as plain numbers and texts that can be read at any time."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -41,12 +41,12 @@ KINDS = PROBLEMS | WARNINGS | NOTES
 
 @dataclass
 class Findings:
-    """What was found: by kind (`KINDS`), one text a file."""
+    """Texts of all findings by kind (`KINDS`), one for each file."""
 
     found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, text: str) -> None:
-        """Note one finding."""
+        """Add one finding of this kind."""
         assert kind in KINDS
         self.found[kind].append(text)
 
@@ -57,13 +57,13 @@ class Findings:
 
 @dataclass
 class SplitReport:
-    """A split, as far as it was looked at.
+    """A split, as far as it has been checked.
 
     Attributes:
         split: Its name.
         official: Number of images that it should have; None if unknown.
-        images: Number of its images.
-        masks: Number of their masks.
+        images: Number of images.
+        masks: Number of images with a mask.
         is_labelled: Whether its masks are public.
         wanted: Number of images to open.
         opened: Number of images opened so far.
@@ -82,18 +82,18 @@ class SplitReport:
     having: Int64Array = field(default_factory=lambda: np.zeros(256, np.int64))
 
     def valid_share(self, table: Sequence[int]) -> float:
-        """Of the pixels of all masks, those that belong to a class."""
+        """Share of the pixels of all masks that belong to a class."""
         return float(self.pixels[_is_class(table)].sum() / max(1, self.pixels.sum()))
 
 
 @dataclass
 class Report:
-    """The findings of `check`; valid at any time, also after an interrupt.
+    """The findings of `check`; valid at any time, even after an interrupt.
 
     Attributes:
         layout: The data set.
-        splits: The splits begun so far.
-        findings: What was found.
+        splits: The splits whose check has begun.
+        findings: All findings so far.
     """
 
     layout: Layout
@@ -102,14 +102,14 @@ class Report:
 
     @property
     def label_space(self) -> LabelSpace | None:
-        """That of the data set; None where its files are wrong, which is a problem already noted."""
+        """The data set's label space; None if its files are wrong, which is noted as a problem."""
         try:
             return self.layout.label_space
         except InputError:
             return None
 
     def to_dict(self) -> dict[str, object]:
-        """All of it, in plain lists and numbers."""
+        """The whole report as plain lists and numbers."""
         space = self.label_space
         return {
             "data_set": self.layout.title,
@@ -123,7 +123,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Row:
-    """A raw value of the masks, and what becomes of it.
+    """A raw value of the masks and the class that it becomes.
 
     Attributes:
         raw: 0..255.
@@ -141,7 +141,7 @@ class Row:
 
 
 def rows_of(split: SplitReport, space: LabelSpace) -> list[Row]:
-    """By class, then ignored ones, then undeclared ones; values without class that never occur are left out."""
+    """Rows in order of class, then ignored values, then undeclared ones; absent values without a class are left out."""
     shown = [raw for raw in range(256) if split.pixels[raw] or 0 <= space.table[raw] < space.num_classes]
     order = {UNDECLARED: IGNORE_INDEX + 1}
     shown.sort(key=lambda raw: (order.get(space.table[raw], space.table[raw]), raw))

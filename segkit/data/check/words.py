@@ -7,12 +7,12 @@ from segkit.errors import printable
 from segkit.metadata.label_space import LabelSpace
 from segkit.text import aligned, counted, percent
 
-_SHOWN = 5  # files listed of each kind
+_SHOWN = 5  # files listed for each kind
 _WIDTH = 160  # letters of a list of classes
 
 
 def lines(report: Report) -> Iterator[str]:
-    """The report, line by line: splits, what becomes of each raw value, what was found, and a verdict."""
+    """The lines of the report: splits, the class of each raw value, findings, and a verdict."""
     space = report.label_space
     yield f"{report.layout.title}: {report.layout.root}"
     for split in report.splits:
@@ -46,7 +46,7 @@ def _split_line(split: SplitReport, space: LabelSpace | None) -> str:
 
 
 def _table(splits: list[SplitReport], space: LabelSpace) -> list[str]:
-    """A line for each raw value that occurs: what it becomes, then pixels and masks of each split."""
+    """A line for each raw value that occurs: its class, then pixels and masks of each split."""
     order = {row.raw: row for split in splits for row in rows_of(split, space) if row.pixels}
     ranks = {-1: 256}  # undeclared values last
     heads = (head for split in splits for head in (f"{split.split} pixels", "share", "masks"))

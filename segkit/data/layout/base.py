@@ -1,4 +1,4 @@
-"""What every data set says of itself: its classes, where the images and masks of its splits lie, how they are read."""
+"""What every data set declares: its classes, where the images and masks of its splits are, and how they are read."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. `name` is its path below the split's image folder without suffix, '/' kept."""
+    """One image and its mask; `name` is the image's path below the split's folder without suffix, '/' kept."""
 
     image: Source
     mask: Source | None
@@ -38,10 +38,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class PathTemplate:
-    """Paths below a data set's root that differ in the name of an image: `gt/{name}_mask.png`.
+    """Paths below a data set's root that differ only in an image's name: `gt/{name}_mask.png`.
 
     Args:
-        text: The path, with `{name}` once. `{name}` may stand for folders, too: `town/a`.
+        text: The path, with `{name}` once. `{name}` may include folders: `town/a`.
 
     Raises:
         InputError: `{name}` is absent or occurs twice, or the path leads out of the root.
@@ -74,7 +74,7 @@ class PathTemplate:
 
     @property
     def suffix(self) -> str:
-        """ ".png", or nothing where any will do."""
+        """The suffix (".png"), or nothing if any is allowed."""
         found = PurePosixPath(self.text).suffix
         return found if found.lower() in IMAGE_SUFFIXES else ""
 
@@ -84,7 +84,7 @@ class PathTemplate:
         return not self.prefix + self.ending
 
     def matches(self, stem: str) -> bool:
-        """Whether a path below the folder, without suffix, is one of these."""
+        """Whether a path below the folder, without suffix, fits the template."""
         return (
             len(stem) > len(self.prefix + self.ending) and stem.startswith(self.prefix) and stem.endswith(self.ending)
         )
@@ -94,21 +94,21 @@ class PathTemplate:
         return stem.removeprefix(self.prefix).removesuffix(self.ending)
 
     def path_of(self, name: str) -> str:
-        """The whole path; a PNG where any suffix will do."""
+        """The whole path of a name; a PNG if any suffix is allowed."""
         return self.text.replace("{name}", name) + ("" if self.suffix else ".png")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images and the masks that go with them; a split has one part or more.
+    """Images and their masks; a split has one part or more.
 
     Attributes:
-        images: Where the images lie: `images/train/{name}.jpg`. Without a suffix, any of `IMAGE_SUFFIXES` will do.
-        masks: Where their masks lie: `labels/train/{name}.png`; one of `MASK_SUFFIXES` in its place will do. None
-            where none are published.
-        names: Those of the images that belong to the part, in this order; None for all. A name is the path below the
+        images: Where the images are: `images/train/{name}.jpg`. Without a suffix, any of `IMAGE_SUFFIXES` is found.
+        masks: Where their masks are: `labels/train/{name}.png`; any of `MASK_SUFFIXES` in its place is found, too.
+            None if the masks are not public.
+        names: Names of the images that belong to the part, in this order; None: all. A name is the path below the
             folder of the images, without suffix.
-        list_file: Where the names come from, for a message.
+        list_file: The file that the names come from, for messages.
     """
 
     images: str
@@ -128,11 +128,11 @@ class Part:
         return PathTemplate(self.masks)
 
     def mask_path(self, name: str) -> str:
-        """Where the mask of an image of this part must be."""
+        """The path at which the mask of an image of this part must be."""
         return self.mask.path_of(self.image.name_in(name))
 
     def is_image(self, name: str, file: Source) -> bool:
-        """Whether a file in the folder of the images is one of them, and no mask that lies there too."""
+        """Whether a file in the folder of the images is an image, not a mask that is kept there, too."""
         if not self.image.matches(name):
             return False
         if self.masks is None or self.mask.folder != self.image.folder or not self.mask.matches(name):
@@ -144,13 +144,13 @@ class Part:
 
 @dataclass(frozen=True)
 class PairReader:
-    """Reads image and mask of a sample. It is all of a data set that the worker processes of a loader are sent.
+    """Reads image and mask of a sample. A loader's worker processes receive nothing else of a data set.
 
     Attributes:
         label_space: Classes and label table.
-        read_mask: Gives a mask's raw values, uint8 (H, W), for the label table.
-        apply_exif: Whether images are turned as their EXIF orientation says; masks never are.
-        bands: What the images must have; None: they are read as uint8 RGB.
+        read_mask: Returns a mask's raw values, uint8 (H, W), for the label table.
+        apply_exif: Whether images are turned by their EXIF orientation; masks never are.
+        bands: Bands that the images must have; None: images are read as uint8 RGB.
     """
 
     label_space: LabelSpace
@@ -159,7 +159,7 @@ class PairReader:
     bands: Bands | None = None
 
     def image(self, file: File) -> BandArray:
-        """An image as `__call__` gives it."""
+        """An image, read as by `__call__`."""
         if self.bands is None:
             return read_image(file, self.apply_exif)
         return read_bands(file, self.bands, self.apply_exif)
@@ -184,7 +184,7 @@ class PairReader:
         return image, mask
 
     def size_cure(self, image: File, shape: Sequence[int], mask_shape: Sequence[int]) -> str:
-        """What to do about an image and a mask of different (height, width)."""
+        """Advice on an image and a mask of different (height, width)."""
         header = read_header(image)
         if header.is_upright or (shape[1], shape[0]) != tuple(mask_shape):
             return "export both at the same size"
@@ -197,20 +197,20 @@ class PairReader:
 
 
 class Layout(ABC):
-    """Where a data set's files are and what its labels mean. Nothing is read before it is asked for.
+    """Where a data set's files are and what its labels mean. Nothing is read before it is needed.
 
-    A data set gives `label_space` and `parts`, and sets the class attributes that differ from these.
+    A data set defines `label_space` and `parts`, and sets the class attributes that differ from these.
 
     Args:
         root: The data set's folder, or the zip file that it is published as.
 
     Attributes:
-        title: What a message calls the data set.
-        folder: Its folder below `datasets`, as the recipes have it.
-        counts: Official number of images of each split, where there is one.
+        title: The data set's name in messages.
+        folder: Its folder below `datasets`, as in the recipes.
+        counts: Official number of images of each split, if there is one.
         archives: Names of the zip files that it is published as; they may stay packed.
-        homes: Folders of those archives in which the data set begins.
-        scored_as: For a split without public labels, the one that is scored in its place.
+        homes: Folders in those archives that may be the data set's root.
+        scored_as: For a split without public labels, the split that is scored in its place.
     """
 
     title: ClassVar[str] = ""
@@ -238,7 +238,7 @@ class Layout(ABC):
         """
 
     def has_split(self, split: Split) -> bool:
-        """Whether there are images of that split."""
+        """Whether the split has images."""
         return all(self.files.has(part.image.folder) for part in self.parts(split))
 
     def images_of(self, part: Part) -> dict[str, Source]:
@@ -279,7 +279,7 @@ class Layout(ABC):
         return dict(zip(names, found, strict=True))
 
     def why_no_mask(self, part: Part, name: str) -> str:
-        """What to say of an image without a mask: what lies where it should be, and what is allowed."""
+        """Words on an image without a mask: the files where it should be, and the allowed ones."""
         return what_is_there(self.files, part.mask.folder, part.mask_path(name))
 
     def read_list(self, file: Source, images: str, mask_ending: str = "") -> tuple[str, ...]:
@@ -293,7 +293,7 @@ class Layout(ABC):
         return read_names(file, [begin for begin in begins if not self.files.has(f"{images}/{begin}")], mask_ending)
 
     def find_samples(self, split: Split, with_masks: bool = True) -> list[Sample]:
-        """The samples of a split, in a fixed order; the masks are None without `with_masks`.
+        """The samples of a split in a fixed order; without `with_masks` their masks are None.
 
         Raises:
             InputError: Folders or masks are absent, or there is no image.
@@ -309,23 +309,23 @@ class Layout(ABC):
 
     @property
     def reader(self) -> PairReader:
-        """What reads the samples."""
+        """The function that reads image and mask of a sample."""
         return PairReader(self.label_space)
 
     @cached_property
     def bands(self) -> Bands | None:
-        """What the channels of the images are; None: they are read as uint8 RGB. It may be set to a checkpoint's."""
+        """Bands of the images; None: they are read as uint8 RGB. They may be set to a checkpoint's bands."""
         return None
 
     def take_bands(self, bands: Bands | None, source: str) -> None:
-        """Read images by the range of a checkpoint, if they are of its bands.
+        """Read images by a checkpoint's range, if the data have its bands.
 
         Args:
-            bands: Those of the checkpoint.
-            source: Its name in the message.
+            bands: The checkpoint's bands.
+            source: The checkpoint's name, for the message.
 
         Raises:
-            InputError: The data's bands are others.
+            InputError: The data have other bands.
         """
         own = self.kind_of_bands
         if not (own is bands if own is None else own.same_kind(bands)):
@@ -337,16 +337,16 @@ class Layout(ABC):
 
     @property
     def kind_of_bands(self) -> Bands | None:
-        """The bands with no meaning in their range; None: uint8 RGB."""
+        """The bands with a placeholder for their range; None: uint8 RGB."""
         return None
 
     @property
     def num_channels(self) -> int:
-        """C."""
+        """The number of channels, C."""
         return len(RGB if self.kind_of_bands is None else self.kind_of_bands.names)
 
     def read(self, sample: Sample) -> tuple[BandArray, UInt8Array | None]:
-        """Image and train ids of a sample, as `PairReader` gives them."""
+        """Image and train ids of a sample; see `PairReader`."""
         return self.reader(sample)
 
     def read_mask(self, file: Source) -> UInt8Array:
@@ -358,7 +358,7 @@ class Layout(ABC):
         return self.reader.read_mask(file)
 
     def mask_key(self) -> str:
-        """What shapes train ids besides the mask files and the label table; part of the key of a cache."""
+        """Everything besides the mask files and the label table that train ids depend on; part of a cache's key."""
         return ""
 
     def _samples(self, part: Part, with_masks: bool) -> list[Sample]:
@@ -381,10 +381,10 @@ class Layout(ABC):
 
 
 def samples_key(layout: Layout, samples: Sequence[Sample], version: int) -> str:
-    """SHA-256 of all that decoded samples depend on.
+    """SHA-256 of everything that decoded samples depend on.
 
     Args:
-        layout: Layout that reads them.
+        layout: The layout that reads them.
         samples: The samples.
         version: Version of the format that is stored under the key.
     """
@@ -392,7 +392,7 @@ def samples_key(layout: Layout, samples: Sequence[Sample], version: int) -> str:
 
 
 def sample_keys(layout: Layout, samples: Sequence[Sample]) -> list[str]:
-    """SHA-256 of what each decoded sample depends on: its files' path, size and time of change, and the label table."""
+    """SHA-256 for each decoded sample of its files' paths, sizes and modification times, and the label table."""
     start = hashlib.sha256(json.dumps([layout.mask_key(), layout.label_space.table]).encode())
     keys = []
     for sample in samples:

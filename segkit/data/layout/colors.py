@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.io import File, read_colors
 from segkit.metadata.class_files import Colour, read_colour_table
 
-_AT_ONCE = 1 << 20  # pixels of a mask that are looked up together: what they need stays small
+_AT_ONCE = 1 << 20  # pixels of a mask that are looked up at once, to save memory
 _UNKNOWN = 254  # a colour of no class, in the look-up table; so masks of colours have at most 254 classes
 
 
@@ -20,7 +20,7 @@ class ColorMasks:
     """Reads masks of RGB colours as train ids.
 
     Args:
-        palette: palette.csv, which gives each class its colours; read at first use.
+        palette: The file palette.csv with each class's colours; read at first use.
         class_names: K names.
     """
 
@@ -69,7 +69,7 @@ class ColorMasks:
 
 
 def _codes(colours: UInt8Array) -> npt.NDArray[np.int32]:
-    """A number for each colour: (..., 3) -> (...)."""
+    """The 24-bit number of each colour: (..., 3) -> (...)."""
     red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
     return np.asarray((red << 16) | (green << 8) | blue)
 
@@ -78,7 +78,7 @@ def _describe_unknown(colours: UInt8Array, unknown: npt.NDArray[np.bool_]) -> st
     row, col = divmod(int(unknown.argmax()), unknown.shape[1])
     first = colours[row, col]
     step = -(-max(unknown.shape) // math.isqrt(_AT_ONCE))
-    seen = unknown[::step, ::step]  # (H, W, 3) has too many colours to sort all of them
+    seen = unknown[::step, ::step]  # an image (H, W, 3) has too many colours to sort them all
     others = len(set(np.unique(_codes(colours[::step, ::step][seen])).tolist()) - {int(_codes(first))})
     more = f" (and {others} other undeclared colours)" if others else ""
     cause = "give it a row (a class's id, or 255 to ignore it)"

@@ -1,4 +1,4 @@
-"""The files of a data set: in folders, or in the zip files that its owner publishes, which need not be unpacked."""
+"""The files of a data set, in folders or in the published zip files, which need not be unpacked."""
 
 import os
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ Source: TypeAlias = Path | ZipMember
 
 
 def size_of(file: Source) -> int:
-    """Bytes of the file's content."""
+    """Size of the file's content in bytes."""
     return file.size if isinstance(file, ZipMember) else _stat(file).st_size
 
 
 def fingerprint(file: Source) -> tuple[str, int, int]:
-    """What tells a file from another one: its name, size, and time of change in ns (in a zip: its CRC-32)."""
+    """What identifies a file: its name, size, and modification time in ns (in a zip: its CRC-32)."""
     if isinstance(file, ZipMember):
         return str(file.archive.absolute()) + "/" + file.name, file.size, file.crc
     stat = _stat(file)
@@ -35,13 +35,13 @@ def _stat(file: Path) -> os.stat_result:
 
 
 class Files:
-    """The files below a data set's root: what is unpacked first, then what its archives hold.
+    """The files below a data set's root: unpacked files first, then members of its archives.
 
-    Nothing is read before it is asked for.
+    Nothing is read before it is needed.
 
     Args:
         root: A folder, or one of the archives itself.
-        archives: File names of the zips that the data set is published as; those that lie in `root` are looked into.
+        archives: File names of the zips that the data set is published as; those in `root` are searched.
         homes: Folders, below root or inside the archives, in which paths may begin; "" is the root itself.
     """
 
@@ -55,14 +55,14 @@ class Files:
         return self._on_disk(folder) is not None or self._in_archive(folder) is not None
 
     def below(self, folder: str, suffixes: Sequence[str] = ()) -> list[tuple[PurePosixPath, Source]]:
-        """Files anywhere below `folder` by their relative paths; what is no data is left out.
+        """Files anywhere below `folder` by their relative paths; files that are no data are left out.
 
-        On the disk as `walk_files` finds them, links to folders included; an archive has none. A folder on the disk
+        On disk they are found by `walk_files`, which follows links to folders; archives have no links. A folder on disk
         without such files does not hide that of an archive: COCO's images and masks share one.
 
         Args:
             folder: Path below the root; "" is the root itself.
-            suffixes: Endings that count, in small letters; none given: all.
+            suffixes: Suffixes to look for, in lower case; empty: all.
 
         Raises:
             InputError: There is no such folder.
@@ -100,12 +100,12 @@ class Files:
         return next((p for home in self.homes if (p := self.root / _join(home, folder)).is_dir()), None)
 
     def _in_archive(self, folder: str) -> str | None:
-        """The archives' path of a folder that they have."""
+        """The path of a folder inside the archives, if they have it."""
         prefixes = (_join(home, folder) for home in self.homes)
         return next((prefix for prefix in prefixes if prefix in self._folders), None)
 
     def _below(self, prefix: str, suffixes: Sequence[str]) -> list[tuple[PurePosixPath, Source]]:
-        """What a walk of that folder would find, in its order."""
+        """The members of that folder in the order in which `walk_files` would find them."""
         start = f"{prefix}/" if prefix else ""
         inside = [(PurePosixPath(n[len(start) :]), m) for n, m in self._members.items() if n.startswith(start)]
         data = [item for item in inside if not any(map(is_left_out, item[0].parts))]

@@ -1,4 +1,4 @@
-"""Where the images and masks of a folder probably lie, for a message that names the options which read them."""
+"""Guesses where the images and masks of a folder are, for a message that names the options to read them."""
 
 import re
 from collections import defaultdict
@@ -10,14 +10,14 @@ from segkit.data.layout.masks import MASK_SUFFIXES
 from segkit.paths import IMAGE_SUFFIXES
 
 _SPLITS = ("train", "val", "test")
-_MASK_WORDS = ("mask", "label", "gt", "truth", "annot", "seg")  # of two folders that fit either way, the masks'
+_MASK_WORDS = ("mask", "label", "gt", "truth", "annot", "seg")  # tell the masks' folder
 
 
 def guess_paths(files: Files) -> tuple[str, str] | None:
     """The path templates that pair the most images with a mask; None if no rule is found.
 
-    The rule is that both names share a part: `img/{name}.jpg` and `gt/{name}_mask.png`. Folders that are called like a
-    split become `{split}`.
+    A rule is that both names share a part: `img/{name}.jpg` and `gt/{name}_mask.png`. Folders named like a split become
+    `{split}`.
     """
     stems = defaultdict[tuple[str, str], set[str]](set)
     for path, _ in files.below("", IMAGE_SUFFIXES) if files.has("") else ():
@@ -37,7 +37,7 @@ def guess_paths(files: Files) -> tuple[str, str] | None:
 def _rules(
     image_place: tuple[str, str], image_stems: set[str], mask_place: tuple[str, str], mask_stems: set[str]
 ) -> Iterator[tuple[int, str, str]]:
-    """How many images each rule fits, and its templates."""
+    """The number of images that each rule fits, and its templates."""
     image = min(image_stems, key=lambda stem: (len(stem), stem))
     others = sorted(mask_stems - {image} if image_place == mask_place else mask_stems)
     partners = [stem for stem in others if image in stem][:1]
@@ -60,7 +60,7 @@ def _rules(
 
 
 def _shared(image: str, mask: str) -> str:
-    """The longest part that both names share, without what is only the beginning or the end of a word in it."""
+    """The longest part that both names share, cut to whole words."""
     start, at, size = SequenceMatcher(None, image, mask, autojunk=False).find_longest_match()
     shared = image[start : start + size]
     if any(behind[:1].isalpha() for behind in (image[start + size :], mask[at + size :])):

@@ -1,4 +1,4 @@
-"""Lists of image names, as data sets come with them: one image a line."""
+"""Lists of image names that come with data sets: one image a line."""
 
 import re
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ NEEDED = "a line is an image's path below its folder, without suffix (town/a), o
 def read_names(list_file: Source, folders: Sequence[str] = (), mask_ending: str = "") -> tuple[str, ...]:
     """The names in a list, in its order.
 
-    A line is a name, or a path with the suffix of an image, or one that begins with the folder of the images. A second
-    column must name the mask of the same image; where it lies is known to the layout.
+    A line is a name, which may have the suffix of an image or begin with the folder of the images. A second column must
+    name the mask of the same image; the layout knows where it is.
 
     Args:
-        list_file: One image a line; empty lines are left out.
-        folders: With which a path may begin, the longest first: "JPEGImages"; they are no part of the name.
-        mask_ending: What follows the image's name in that of its mask.
+        list_file: The list, one image a line; empty lines are skipped.
+        folders: Folders with which a path may begin, the longest first ("JPEGImages"); they are no part of the name.
+        mask_ending: The text after the image's name in the name of its mask.
 
     Raises:
-        InputError: It is not UTF-8, names nothing, or names an image twice; or a line leads out of the folder, or its
-            second column is of another image.
+        InputError: The file is not UTF-8, names nothing, or names an image twice; or a line leads out of the folder, or
+            its second column belongs to another image.
     """
     names: dict[str, int] = {}
     for number, line in enumerate(read_text(list_file).split("\n"), start=1):
@@ -58,7 +58,7 @@ def _name(line: str, where: str, folders: Sequence[str], mask_ending: str) -> st
 
 
 def _columns(line: str, mask_ending: str) -> tuple[str, str]:
-    """Image and mask of a line (empty if it has no mask); names may contain blanks."""
+    """Image and mask of a line (empty if it has no mask); names may contain spaces."""
     two = _TWO_PATHS.fullmatch(line)
     if two is None:
         two = _TWO_WORDS.fullmatch(line)
@@ -72,7 +72,7 @@ def _agree(image: str, mask: str, mask_ending: str) -> bool:
 
 
 def _without(path: str, folders: Sequence[str]) -> str:
-    """Without the folder of the images, with which a path may begin even after a slash, and without suffix."""
+    """The path without the images' folder, before which there may be a slash, and without suffix."""
     stem = _stem(path).removeprefix("./")
     inside = stem.removeprefix("/")  # DeepLab's lists have "/JPEGImages/..."
     return next((inside.removeprefix(f"{f}/") for f in folders if inside.startswith(f"{f}/")), stem)

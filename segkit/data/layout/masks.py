@@ -1,4 +1,4 @@
-"""The mask of an image: in which formats it may be, and what to say where it is not."""
+"""The mask of an image: its allowed formats, and the message if it is missing."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from pathlib import PurePosixPath
 from segkit.data.layout.files import Files, Source
 from segkit.errors import InputError
 
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy")  # in capitals, too; a mask is looked for as .png first
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy")  # in any case; .png is tried first
 CONVERTED = "_labelTrainIds"  # what mmsegmentation's converters append to a mask's name
 
 _SHOWN = 3  # names of files in a message
 
 
 def find_masks(files: Files, folder: str, paths: Sequence[str]) -> list[Source | None]:
-    """The masks at these paths, or what has such a path but for its suffix; None where there is neither.
+    """The masks at these paths, or files that differ only in their suffix; None if there is neither.
 
     Args:
         files: Files of the data set.
         folder: Folder of the masks.
-        paths: Where they are expected.
+        paths: Paths at which they are expected.
 
     Raises:
         InputError: There are two masks for one path, as `a.PNG` and `a.tif`.
@@ -34,7 +34,7 @@ def find_masks(files: Files, folder: str, paths: Sequence[str]) -> list[Source |
 
 
 def what_is_there(files: Files, folder: str, path: str) -> str:
-    """For a message about a mask that is not at `path`: what lies in the folder of the masks, and what is allowed."""
+    """Words for a missing mask at `path`: the files in the folder of the masks, and the allowed ones."""
     if not files.has(folder):
         return f"there is no folder {files.describe(folder)}"
     wanted = PurePosixPath(path).relative_to(folder).with_suffix("")

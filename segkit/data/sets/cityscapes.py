@@ -1,6 +1,6 @@
 """Cityscapes: 19 classes, 2975 training and 500 validation images of 2048x1024. Cordts et al., CVPR 2016.
 
-The label table is in `segkit.metadata.cityscapes`, where submissions and official scores find it too, which read no
+The label table is in `segkit.metadata.cityscapes`, because submissions and official scores need it without reading a
 data set.
 """
 
@@ -42,7 +42,7 @@ class CityscapesDataModule(SegmentationDataModule):
         "gtCoarse.zip",
     )
     scored_as = MappingProxyType({"test": "val"})
-    own_base_size = 2048  # those of the authors' group for this data set
+    own_base_size = 2048  # the sizes of the authors' group for this data set
     own_crop_size = 768
 
     def __init__(self, root: str | os.PathLike[str], coarse: bool = False, **options: Any) -> None:

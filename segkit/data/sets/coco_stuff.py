@@ -236,7 +236,7 @@ class CocoStuffDataModule(SegmentationDataModule):
         return (Part(f"{images}/{{name}}.jpg", f"{self._masks(folder)}/{{name}}.png"),)
 
     def _masks(self, folder: str) -> str:
-        """Where the masks are, or ought to be."""
+        """The folder where the masks are, or should be."""
         kinds = self._kinds(folder)
         found = next((place for place, kind in kinds.items() if kind == "raw"), None)
         return found or (folder if (self.root / _MAPS).is_file() else next(iter(kinds)))
@@ -255,7 +255,7 @@ def _folder(split: Split) -> str:
 
 
 def _kind_of_masks(folder: Path) -> str:
-    """Whether a folder has "raw" masks, only "converted" ones, or "no" masks; it is read up to the first raw one."""
+    """Whether a folder has "raw" masks, only "converted" ones, or "no" masks; reading stops at the first raw one."""
     kind = "no"
     if folder.is_dir():
         with os.scandir(folder) as entries:

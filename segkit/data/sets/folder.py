@@ -43,24 +43,24 @@ class FolderDataModule(SegmentationDataModule):
 
     Args:
         root: The folder.
-        masks: What the masks hold, where they lie, or both: `binary gt/{name}_mask.png`. What they hold is "ids":
+        masks: The kind of the masks, their paths, or both: `binary gt/{name}_mask.png`. The kind "ids" are class
             numbers, also as the indices of a palette; line i of classes.txt (from 0) is class i and 255 is ignored,
-            unless table.csv says otherwise. Or "binary": 0 and 255, the two lines of classes.txt. Or "colors": RGB
-            colours, those of palette.csv. They lie, by default, in `labels/{name}.png`, or `labels/{split}/{name}.png`
-            where images have such folders; `{split}` is train, val or test, and `.tif` or `.npy` is found, too.
-        images: Where the images lie: `img/{name}.jpg`. Without a suffix, any image will do. None:
-            `images/{split}/{name}` or `images/{name}`, whichever is there.
-        classes: The file of class names; None: classes.txt in the folder. palette.csv and table.csv lie beside it.
+            unless table.csv says otherwise. "binary" are 0 and 255, the two lines of classes.txt. "colors" are the RGB
+            colours of palette.csv. The default paths are `labels/{name}.png`, or `labels/{split}/{name}.png` if the
+            images have such folders; `{split}` is train, val or test, and `.tif` or `.npy` is found, too.
+        images: Paths of the images: `img/{name}.jpg`. Without a suffix, any image is found. None:
+            `images/{split}/{name}` or `images/{name}`, whichever exists.
+        classes: The file of class names; None: classes.txt in the folder. palette.csv and table.csv are beside it.
         exif: What to do with the images' EXIF orientation. "ignore": the masks fit the images as they are stored.
-            "apply": they were drawn on the images as they are shown, by a tool that turns them.
+            "apply": the masks were drawn on the images as they are shown, turned by the tool.
         bands: Names of the images' channels, or their number; what a file stores is kept, up to float32. None: RGB of
             8 bits, or with a `range` the channels that the first image has.
         range: The values that become 0 and 1, two numbers for all bands or for each; others are clipped. 8 bits need
-            none. "percentile": the 2nd and 98th of each band over the training split, counted once.
+            none. "percentile": the 2nd and 98th percentile of each band over the training split, computed once.
         **options: The arguments of `SegmentationDataModule`.
 
     Raises:
-        InputError: An option has no such value, or a path lacks `{name}`.
+        InputError: An option has a wrong value, or a path lacks `{name}`.
     """
 
     title = "folder"
@@ -86,13 +86,13 @@ class FolderDataModule(SegmentationDataModule):
         self.image_paths = images
         for paths in (self.mask_paths, self.image_paths):
             if paths is not None:
-                PathTemplate(paths)  # refuses what is none
+                PathTemplate(paths)  # raises if it is no template
         self.classes = self.root / "classes.txt" if classes is None else Path(classes)
         self.exif = exif
 
     @cached_property
     def label_space(self) -> LabelSpace:
-        """Classes and colours of classes.txt and palette.csv, the table of table.csv; read at first use.
+        """Classes from classes.txt, colours from palette.csv and the table from table.csv; read at first use.
 
         Raises:
             InputError: classes.txt is absent or wrong, or another of the files does not fit it.
@@ -102,7 +102,7 @@ class FolderDataModule(SegmentationDataModule):
         palette = read_palette(self._palette, names) if self._palette.is_file() else distinct_palette(len(names))
         table = identity_table(len(names))
         if self.masks == "colors":
-            _ = ColorMasks(self._palette, names).ids  # what is wrong with palette.csv is wrong with every mask
+            _ = ColorMasks(self._palette, names).ids  # an error in palette.csv is one of every mask
         elif self.masks == "binary":
             table = binary_table(len(names), str(self.classes))
         elif table_file.is_file():
@@ -111,13 +111,13 @@ class FolderDataModule(SegmentationDataModule):
 
     @property
     def reader(self) -> PairReader:
-        """See base class; colours become train ids."""
+        """See base class; masks of colours are read as train ids."""
         read_mask = self._color_masks if self.masks == "colors" else read_label
         return PairReader(self.label_space, read_mask, self.exif == "apply", self.bands)
 
     @cached_property
     def bands(self) -> Bands | None:
-        """See base class; with "percentile" counted at first use.
+        """See base class; a range of "percentile" is computed at first use.
 
         Raises:
             InputError: The images have other bands than declared, or their range is missing or wrong.
@@ -131,7 +131,7 @@ class FolderDataModule(SegmentationDataModule):
 
     @cached_property
     def kind_of_bands(self) -> Bands | None:
-        """See base class; the type, and without names the number, are those of the first image."""
+        """See base class; the type, and without names the number, are taken from the first image."""
         if self.declared_bands is None and self.range is None:
             return None
         first = self.find_samples("train" if self.has_split("train") else "val", with_masks=False)[0].image
@@ -142,7 +142,7 @@ class FolderDataModule(SegmentationDataModule):
 
     @cached_property
     def _color_masks(self) -> ColorMasks:
-        return ColorMasks(self._palette, read_classes(self.classes))  # as they are before any is joined or dropped
+        return ColorMasks(self._palette, read_classes(self.classes))  # the names before any are merged or dropped
 
     @property
     def _palette(self) -> Path:
@@ -160,7 +160,7 @@ class FolderDataModule(SegmentationDataModule):
         return (part if self._folder_of(split) is not None else replace(part, names=self._hashed(part, split)),)
 
     def has_split(self, split: Split) -> bool:
-        """Whether there are images of that split; of test, only if they are not those of val."""
+        """Whether the split has images; a test split that only repeats val does not count."""
         if split == "test" and not self._is_declared(split):
             return False
         return self.files.has(self._part(split).image.folder)
@@ -172,7 +172,7 @@ class FolderDataModule(SegmentationDataModule):
         return self.masks + colours + ("exif" if self.exif == "apply" else "") + bands
 
     def images_of(self, part: Part) -> dict[str, Source]:
-        """See base class; if they are not found, the error names the options that would find them.
+        """See base class; if there are none, the error names options that would find them.
 
         Raises:
             InputError: See base class.
@@ -183,11 +183,11 @@ class FolderDataModule(SegmentationDataModule):
             raise InputError(f"{error}{self._advice()}") from error
 
     def why_no_mask(self, part: Part, name: str) -> str:
-        """See base class; also names the options that would find them."""
+        """See base class; it also names options that would find the masks."""
         return super().why_no_mask(part, name) + self._advice()
 
     def _advice(self) -> str:
-        """The options that would find images and masks, if they are not those that are set."""
+        """The options that would find images and masks, if they differ from those given."""
         paths = guess_paths(self.files)
         if paths is None or _same(paths, self._paths("train")):
             return ""
@@ -195,7 +195,7 @@ class FolderDataModule(SegmentationDataModule):
         return f"; if {paths[1]} are the masks of {paths[0]}: set --data.images '{paths[0]}' --data.masks '{masks}'"
 
     def _folder_of(self, split: Split) -> str | None:
-        """The folder of the images of that split alone; None where there is none."""
+        """The folder that holds only this split's images; None if there is none."""
         paths = "images/{split}/{name}" if self.image_paths is None else self.image_paths
         folder = PathTemplate(paths.replace("{split}", split)).folder
         return folder if "{split}" in paths and self.files.has(folder) else None
@@ -230,12 +230,12 @@ class FolderDataModule(SegmentationDataModule):
 
 
 def is_validation(name: str) -> bool:
-    """Where the automatic split puts an image: a function of its name alone."""
+    """Whether the automatic split puts an image into validation, which depends on its name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100 < VAL_PERCENT
 
 
 def _kind_and_paths(masks: str) -> tuple[str, str | None]:
-    """`binary gt/{name}.png`: what the masks hold, and where they lie; each may be left out."""
+    """The kind and the paths of `binary gt/{name}.png`; each may be left out."""
     kind, _, paths = masks.partition(" ") if masks.split(" ")[0] in get_args(MaskKind) else ("ids", "", masks)
     if paths and "{name}" not in paths:
         raise InputError(
@@ -246,6 +246,6 @@ def _kind_and_paths(masks: str) -> tuple[str, str | None]:
 
 
 def _same(paths: tuple[str, str], others: tuple[str, str]) -> bool:
-    """Whether both find the same files, whatever their suffixes."""
+    """Whether both pairs of templates find the same files, ignoring suffixes."""
     stems = [[path.removesuffix(PathTemplate(path).suffix) for path in pair] for pair in (paths, others)]
     return stems[0] == stems[1]

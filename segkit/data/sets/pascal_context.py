@@ -1,8 +1,8 @@
 """PASCAL Context on the images of VOC 2010, its 59 most frequent classes. Mottaghi et al., CVPR 2014.
 
 Raw 0 = background and every other class (ignored), raw i -> id i - 1. Names, order and colours as in mmsegmentation
-1.2.2, PascalContextDataset59; raw values as its converter writes them. Raw 255 stays undeclared: it betrays label maps
-that are already shifted (0..58), which would be read one class off.
+1.2.2, PascalContextDataset59; raw values as its converter writes them. Raw 255 stays undeclared, because it reveals
+masks that are already shifted (0..58), which would be read one class off.
 """
 
 from collections.abc import Sequence

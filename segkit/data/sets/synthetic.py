@@ -22,7 +22,7 @@ from segkit.io import write_png
 from segkit.metadata.cityscapes import LABELS
 from segkit.metadata.label_space import IGNORE_INDEX, UNDECLARED, LabelSpace
 
-VERSION = 1  # raise it when the drawing changes: folders written before are then not mistaken for these
+VERSION = 1  # raise it when the drawing changes, so that folders drawn before are not taken for current ones
 MANIFEST = "synthetic.json"
 
 
@@ -49,16 +49,16 @@ class SyntheticDataModule(SegmentationDataModule):
 
     Args:
         root: Folder to write to; absent or empty, or one that this class wrote before.
-        seed: Of the scenes, the shuffling and the transforms.
+        seed: Seed of the scenes, the shuffling and the transforms.
         num_train: Scenes in the training split.
         num_val: Scenes in the validation split.
         num_test: Scenes in the test split.
-        height: Pixels of a scene.
-        width: Pixels of a scene.
+        height: Height of a scene in pixels.
+        width: Width of a scene in pixels.
         **options: The arguments of `SegmentationDataModule`.
 
     Raises:
-        InputError: A number is out of range, or `root` holds something else: nothing is ever overwritten.
+        InputError: A number is out of range, or `root` holds other files, which are never overwritten.
     """
 
     title = "synthetic"
@@ -93,11 +93,11 @@ class SyntheticDataModule(SegmentationDataModule):
         }
 
     def parts(self, split: Split) -> Sequence[Part]:
-        """See base class; the folders are those of Cityscapes, and the test images also have labels."""
+        """See base class; the folders are those of Cityscapes, and the test images have labels, too."""
         return (fine_part(split),)
 
     def prepare_data(self) -> None:
-        """Draw the scenes unless they are there, then as in the base class.
+        """Draw the scenes unless they exist, then do as the base class does.
 
         Raises:
             InputError: `root` holds other scenes or other files.
@@ -107,11 +107,11 @@ class SyntheticDataModule(SegmentationDataModule):
 
     def setup(self, stage: str) -> None:
         """See base class."""
-        self._draw_all()  # free when the scenes are there, so that the loaders work without a Trainer too
+        self._draw_all()  # free if the scenes exist; the loaders then also work without a Trainer
         super().setup(stage)
 
     def _draw_all(self) -> None:
-        """Into a temporary folder, which is then renamed."""
+        """Draw all scenes into a temporary folder, then rename it."""
         if self._is_there():
             return
         self.root.parent.mkdir(parents=True, exist_ok=True)
@@ -152,5 +152,5 @@ class SyntheticDataModule(SegmentationDataModule):
         try:
             temporary.rename(self.root)  # replaces an empty folder, fails on any other
         except OSError:
-            if not self._is_there():  # another process was faster with the same scenes
+            if not self._is_there():  # another process drew the same scenes first
                 raise

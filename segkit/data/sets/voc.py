@@ -57,7 +57,7 @@ class VOCDataModule(SegmentationDataModule):
         root: VOC2012, VOCdevkit, or the folder that contains VOCdevkit.
         augmented: Train on 10582 images: those of trainaug.txt or, where that is missing, of train.txt and aug.txt.
             The images of train.txt keep VOC's own masks, the others take those of `SegmentationClassAug`, which
-            lacks a part of VOC's where it was made from SBD alone.
+            lacks some of VOC's if it was made from SBD alone.
         **options: The arguments of `SegmentationDataModule`.
     """
 
@@ -86,7 +86,7 @@ class VOCDataModule(SegmentationDataModule):
         return (self._part(split, "SegmentationClass", self._names(split)),)
 
     def _augmented_parts(self) -> Sequence[Part]:
-        """Images with VOC's masks, then those with SBD's."""
+        """Images with VOC's masks, then images with SBD's masks."""
         if not self.files.has("SegmentationClassAug"):
             raise InputError(
                 f"{self.root}: no folder SegmentationClassAug beside SegmentationClass, the masks of SBD; add it, or "

@@ -1,7 +1,7 @@
 """A canvas seen by a pinhole camera over a flat street: shapes given in metres, painted into image and labels.
 
 Axes: X metres right of the camera, Y metres above the ground, Z metres ahead. Everything is painted at three times
-the final size, the image averaged down (smooth edges), the labels taken at the middle pixel (crisp edges).
+the final size; the image is then averaged (smooth edges), and labels are taken at the middle pixel (crisp edges).
 """
 
 import math
@@ -71,7 +71,7 @@ class Canvas:
         )
 
     def polygons(self, corners: Float64Array, colour: Colour, label: int) -> None:
-        """Fill convex polygons given in canvas pixels, (N, P, 2) or (P, 2); colour as it shall appear."""
+        """Fill convex polygons given in canvas pixels, (N, P, 2) or (P, 2); the colour is used as it is."""
         batch = corners if corners.ndim == 3 else corners[None]
         seen = (batch.max(1) > 0).all(-1) & (batch.min(1) < (self.width, self.height)).all(-1)
         for polygon in np.round(batch[seen] * (1 << _SHIFT)).astype(np.int32):
@@ -86,7 +86,7 @@ class Canvas:
     def disc(
         self, centre: Sequence[float] | Float64Array, radii: tuple[float, float], colour: Colour, label: int
     ) -> None:
-        """Fill an upright ellipse: centre in canvas pixels, radii in canvas pixels, colour as it shall appear."""
+        """Fill an upright ellipse with centre and radii in canvas pixels; the colour is used as it is."""
         self.polygons(CIRCLE * radii + np.asarray(centre), colour, label)
 
     def shadow(self, x: float, z: float, half_width: float, half_depth: float) -> None:

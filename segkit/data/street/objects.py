@@ -95,7 +95,7 @@ def _windows(
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, size: float) -> None:
-    """A trunk and a crown of many leaves' clumps; `size` is the crown's radius."""
+    """A trunk and a crown of many clumps of leaves; `size` is the crown's radius."""
     canvas.shadow(x - canvas.light.sun_side * 0.8 * size, z, 1.1 * size, 0.7 * size)
     stem = 0.75 * size + 1.0
     half = 0.12 * size
