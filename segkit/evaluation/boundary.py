@@ -9,9 +9,9 @@ d erosions by 3 x 3 are one by (2d + 1) x (2d + 1), so a pixel belongs to the bo
 window holds a pixel of another class or crosses the border. A window's lowest and highest id say whether it does, for
 all classes at once: two filters of the label map replace two erosions per class.
 
-Ignored pixels are neither inside nor outside a class: they belong to no boundary and create none. So what was predicted
-there cannot matter, a prediction that is right wherever there is truth scores 1, and the edge of an ignored area,
-behind which nobody knows what is, earns nothing and costs nothing. Without ignored pixels the numbers are the paper's.
+Ignored pixels are neither inside nor outside a class: they belong to no boundary and create none. So predictions there
+do not matter, a prediction that is right wherever there is truth scores 1, and the edge of an ignored area, whose other
+side is unknown, earns nothing and costs nothing. Without ignored pixels the numbers are the paper's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from segkit.arrays import UInt8Array
 from segkit.errors import InputError
 from segkit.metadata.label_space import IGNORE_INDEX
 
-DILATION_RATIO = 0.02  # of the image's diagonal: the helper's default
+DILATION_RATIO = 0.02  # share of the image's diagonal: the helper's default
 
 BOUNDARY_RULE = (
     "boundary IoU of Cheng et al. 2021: IoU of the pixels within 2 % of the diagonal of a class's outline, summed over "
@@ -51,8 +51,8 @@ def boundary_areas(
         dilation_ratio: Width of the boundary as a share of the image's diagonal; at least one pixel.
 
     Returns:
-        int64 (3, K), pixels of each class: in both boundaries with this class in both maps; in the true boundary; in
-        the predicted one. As `ImageAreas` takes them.
+        int64 (3, K), pixels of each class as `ImageAreas` takes them: in both boundaries with this class in both maps;
+        in the true boundary; in the predicted one.
 
     Raises:
         InputError: Shapes differ, something is not uint8 (H, W), the mask holds ids that are neither classes nor
@@ -77,7 +77,7 @@ def boundary_distance(shape: tuple[int, ...], dilation_ratio: float = DILATION_R
 
 
 def _at_boundary(ids: UInt8Array, ignored: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
-    """Where a counted pixel has another class, or the image's border, within `distance` rows and columns."""
+    """Pixels with a counted pixel of another class, or the image's border, within `distance` rows and columns."""
     window = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
     # 255 cannot lower a minimum and 0 cannot raise a maximum; outside the image OpenCV does likewise.
     lowest = cv2.erode(np.where(ignored, np.uint8(255), ids), window)

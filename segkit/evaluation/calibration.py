@@ -31,7 +31,7 @@ class Calibration:
     """Sums pixels, right pixels and confidence per bin; one per process, and one `all_reduce` at the end.
 
     Args:
-        device: Where the sums lie; that of the labels, so that `update` waits for nothing.
+        device: The device of the sums; that of the labels, so that `update` waits for nothing.
         num_bins: Number of bins of equal width over 0..1.
         ignore_index: True id of pixels that do not count.
     """
@@ -108,7 +108,7 @@ class Reliability:
 
     @property
     def gaps(self) -> NDArray[np.float64]:
-        """float64 (bins,): accuracy minus confidence; negative where the network is too sure of itself."""
+        """float64 (bins,): accuracy minus confidence; negative where the network is overconfident."""
         return self.accuracy - self.confidence
 
     @property

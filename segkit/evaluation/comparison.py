@@ -2,9 +2,9 @@
 
 - How large: B - A with a bootstrap interval; both models are scored on the same resampled images, so that what is
   hard for both cancels.
-- Whether real: a permutation test. If the models were alike, each image's two predictions could be swapped; p is the
-  share of swaps, a coin for each image, with a difference at least as large: (1 + their number) / (1 + swaps), or
-  exact over all 2^N where that is fewer (Noreen 1989; Phipson and Smyth 2010, arXiv 1603.05766). Two-sided.
+- Whether real: a two-sided permutation test. If the models were alike, each image's two predictions could be swapped; p
+  is the share of random swaps, by a coin for each image, with a difference at least as large: (1 + their number) /
+  (1 + swaps), or exact over all 2^N if that is fewer (Noreen 1989; Phipson and Smyth 2010, arXiv 1603.05766).
 - Many classes: 1 of 20 equal classes has p < 0.05, so p is corrected by Holm's step-down rule (1979) over the classes.
 
 A class without truth has no difference of its own; false predictions of it count in the mIoU, as segkit's rule says.
@@ -36,7 +36,7 @@ from segkit.text import RULE, aligned, percent, points
 
 SIGNIFICANCE = 0.05
 
-_EQUAL = 1e-12  # differences this close are equal: their last digits depend on the order of the classes' sum
+_EQUAL = 1e-12  # differences this close count as equal, since their last digits depend on the order of summation
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Difference:
 
     Attributes:
         a, b: The two scores, 0..1.
-        difference: B - a with its interval; NaN for a class without truth.
-        p: The p value of the two-sided permutation test; over the classes corrected by Holm.
+        difference: b - a with its interval; NaN for a class without truth.
+        p: The p value of the two-sided permutation test, corrected by Holm over the classes.
     """
 
     a: float
@@ -56,7 +56,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """`A`, `B`: that one is better; `=`: not distinguishable; empty for a class without truth."""
+        """`A` or `B` if that model is better, `=` if they are not distinguishable; empty for a class without truth."""
         if np.isnan(self.p):
             return ""
         return "=" if self.p >= SIGNIFICANCE else ("B" if self.difference.value > 0 else "A")
@@ -69,7 +69,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences of mIoU and of K classes, what they were computed with, and the classes that were left out."""
+    """The differences of mIoU and of K classes, the settings of the comparison, and the classes left out."""
 
     miou: Difference
     classes: tuple[Difference, ...]
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def mean(self) -> str:
-        """What the mean is called: "mIoU without background"."""
+        """The name of the mean: "mIoU without background"."""
         return f"mIoU{without_words(self.without, range(len(self.without)))}"
 
     def sentence(self, a: str = "A", b: str = "B") -> str:
@@ -137,9 +137,9 @@ def paired_comparison(
         b: Areas of the second, of the same images and truth, in any order.
         num_samples: Number of resampled data sets of the bootstrap.
         num_permutations: Number of swaps of the test. The least p is 1 / (1 + this), times the classes by Holm: 10,000
-            are enough for 150 classes; all 2^N are taken where that is fewer.
-        seed: Seed of both.
-        level: Probability that the intervals are meant to cover.
+            are enough for 150 classes; all 2^N are taken if that is fewer.
+        seed: Seed of bootstrap and test.
+        level: Nominal coverage of the intervals.
 
     Raises:
         InputError: Images or truth differ, there are fewer than 2 images, or a number is out of range.
@@ -234,7 +234,7 @@ def _permutation_test(a: ImageAreas, b: ImageAreas, num_permutations: int, seed:
 
 
 def _swaps(num_images: int, num_permutations: int, seed: int) -> Iterator[Float64Array]:
-    """Which images are swapped, (s, N) of 0 and 1: all 2^N subsets if they are no more than asked for."""
+    """Which images are swapped, (s, N) of 0 and 1: all 2^N subsets if there are not more than requested."""
     if 2**num_images <= num_permutations:
         numbers = np.arange(2**num_images)[:, None]
         yield ((numbers >> np.arange(num_images)) & 1).astype(np.float64)

@@ -1,7 +1,7 @@
 """The confusion matrix of a data set.
 
-One integer matrix is summed over all images and processes, and every score is a function of it: never a mean over
-images or batches. How it becomes a score is a convention: `segkit.evaluation.conventions`.
+One integer matrix is summed over all images and processes, and every score is a function of it, never a mean over
+images or batches. Which function is a convention: `segkit.evaluation.conventions`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from segkit.metadata.label_space import IGNORE_INDEX
 
 Array = TypeVar("Array", Tensor, NDArray[Any])
 
-# OpenCV hands its counts over in float32: integers up to here, and their sums up to here, are exact.
+# OpenCV returns counts in float32: integers up to this one, and their sums up to it, are exact.
 _EXACT = 2**24
 _BIT_7_OF_EVERY_SECOND = np.uint64(0x8000_8000_8000_8000)
 
@@ -65,7 +65,7 @@ def confusion_counts(mask: Tensor, labels: Tensor, num_classes: int, ignore_inde
 
 
 def true_ids(counts: Tensor) -> list[int]:
-    """Train ids that occur in the truth of `confusion_counts`, 255 = ignored among them."""
+    """Train ids that occur in the truth of `confusion_counts`, including 255 = ignored."""
     num_classes = counts.shape[1] - 1
     pixels = counts[: num_classes + 1].sum(dim=1).tolist()
     return [label for label, count in zip([*range(num_classes), IGNORE_INDEX], pixels, strict=True) if count]
@@ -76,11 +76,11 @@ class ConfusionMatrix:
 
     Args:
         num_classes: K.
-        device: Where the counts lie; that of the labels, so that `update` waits for nothing.
+        device: The device of the counts; that of the labels, so that `update` waits for nothing.
         ignore_index: True id of pixels that do not count.
 
     Attributes:
-        num_images: Images seen, of all processes after `all_reduce`.
+        num_images: Images seen; after `all_reduce`, those of all processes.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu", ignore_index: int = IGNORE_INDEX) -> None:
@@ -88,7 +88,7 @@ class ConfusionMatrix:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset counts and number of images to zero."""
         self._counts = torch.zeros(self.num_classes + 2, self.num_classes + 1, dtype=torch.int64, device=self.device)
         self.num_images = 0
 
@@ -144,7 +144,7 @@ class ConfusionMatrix:
 def byte_pairs(true: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> NDArray[np.int64]:
     """How often each pair of bytes occurs in two uint8 arrays of one shape: int64 (256, 256), the first by row.
 
-    For many threads at once: OpenCV and NumPy start no threads of their own here, as torch's operations do in each.
+    It suits many threads at once: OpenCV and NumPy start no threads of their own here, while torch's operations do.
     """
     pairs = np.zeros((256, 256), np.int64)
     for part in _pairs_by_part(true, predicted):
@@ -159,19 +159,19 @@ def _byte_counts(mask: Tensor, labels: Tensor, num_classes: int, ignore_index: i
         index = mask.to(torch.int32).mul_(256).add_(labels.to(torch.int32))
         pairs = _histogram(index.flatten(), 256 * 256).view(256, 256)
         return _by_class(pairs, torch.zeros(shape, dtype=torch.int64, device=mask.device), num_classes, ignore_index)
-    # In NumPy, which needs half of torch's time for so small arrays: a tenth of all the time for an image of ADE20K.
+    # NumPy takes half of torch's time for arrays this small, which is a tenth of the total for an image of ADE20K.
     parts = _pairs_by_part(mask.numpy(), labels.numpy())
     counts: list[NDArray[Any]] = [_by_class(p, np.zeros(shape, np.int64), num_classes, ignore_index) for p in parts]
     return torch.from_numpy(reduce(add, counts))
 
 
 def _pairs_by_part(true: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-    """`byte_pairs` of parts so small that float32 is exact; one of them at least.
+    """`byte_pairs` of parts so small that float32 is exact; yields at least one.
 
-    OpenCV's two-dimensional histogram reads the bytes where they lie: no wide index is built, which is where the time
-    goes elsewhere. What is left to wait for is a bin's last increment, as neighbours mostly are the same pair. So where
-    the predictions leave bit 7 free (they mostly do), every second pixel sets it and has bins of its own: a quarter
-    less time.
+    OpenCV's two-dimensional histogram reads the bytes in place: it builds no wide index, which takes most of the time
+    elsewhere. What remains is the wait for a bin's previous increment, as neighbours are mostly the same pair. So if
+    the predictions leave bit 7 free, as they mostly do, every second pixel sets it and uses bins of its own, which
+    saves a quarter of the time.
     """
     flat_true, flat_predicted = true.reshape(-1), predicted.reshape(-1)
     if not true.size:
@@ -207,7 +207,7 @@ def _by_class(pairs: Array, counts: Array, num_classes: int, ignore_index: int) 
 
 
 def _ids(values: Tensor, num_classes: int, outside: int) -> Tensor:
-    """int32, or int64 where the input was: ids as they are, everything that is no class replaced by `outside`."""
+    """Ids as int32, or int64 if the input was, with everything that is no class replaced by `outside`."""
     wide = values.to(torch.int64 if values.dtype == torch.int64 else torch.int32, copy=True)
     return wide.masked_fill_((wide < 0) | (wide >= num_classes), outside)
 

@@ -1,9 +1,9 @@
-"""Metrics by convention: which rule of which toolkit turns one count matrix into mIoU, and how far they differ.
+"""Metrics by convention: each toolkit's rule that turns one count matrix into mIoU, and how far the results differ.
 
-The toolkits agree on the pixels: counts are summed over the data set, and pixels of ignored truth count for nobody
-(except under `void-class`, which some published CamVid numbers use). They differ in classes that are absent, in pixels
-predicted as no class, and in what they average. Everything here was read in the file that `Convention.source` names;
-the arithmetic is in `segkit.evaluation.scores`.
+The toolkits agree on the pixels: counts are summed over the data set, and pixels of ignored truth do not count (except
+under `void-class`, which some published CamVid numbers use). They differ in classes that are absent, in pixels
+predicted as no class, and in what they average. All rules were read in the files that `Convention.source` names; the
+arithmetic is in `segkit.evaluation.scores`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # it takes seconds to import, and the names of the convention
     from torch import Tensor
 
 DEFAULT = "segkit"
-ALL_METRICS = "all"  # what an option takes for the table of all conventions
+ALL_METRICS = "all"  # the value of an option for the table of all conventions
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Convention:
     """One toolkit's rule, in words and as a function.
 
     Attributes:
-        name: What `--metric` takes.
-        source: The project and its file that was read.
+        name: The value of `--metric`.
+        source: The project, and the file in which the rule was read.
         rule: The whole rule in one line.
         score: The arithmetic.
-        heading: What the score of a class is called in a table.
+        heading: The name of a class's score in a table.
     """
 
     name: str
@@ -128,7 +128,7 @@ def convention(name: str, others: tuple[str, ...] = ()) -> Convention:
     """The convention of that name.
 
     Args:
-        name: A key of `CONVENTIONS`, or the import path of your own `Convention`, which then is its name.
+        name: A key of `CONVENTIONS`, or the import path of your own `Convention`, which becomes its name.
         others: Other values that the option accepts, listed in the message.
 
     Raises:
@@ -164,20 +164,20 @@ def convention_scores(counts: Tensor | NDArray[Any], name: str = DEFAULT, withou
 
     Args:
         counts: Integer (K + 2, K + 1) of `segkit.evaluation.confusion.confusion_counts`, of the whole data set.
-        name: As of `convention`.
+        name: See `convention`.
         without: Classes that the means leave out.
 
     Raises:
-        InputError: No such convention, another shape, or true ids that were not declared.
+        InputError: There is no such convention, the counts have another shape, or true ids were not declared.
     """
     return scores.without(convention(name).score(areas_of(counts)), without)
 
 
 def comparison_table(counts: Tensor | NDArray[Any], without: Sequence[int] = (), heading: str = "mIoU") -> str:
-    """How far the conventions differ on the same counts (see `convention_scores`): an aligned table, then the rules.
+    """An aligned table of all conventions' scores for the same counts (see `convention_scores`), then their rules.
 
-    Percents, and the difference to segkit's mIoU in points; `classes` is how many the mean IoU is over. `without` are
-    classes that the means leave out, which `heading` then says.
+    Scores are in percent, differences from segkit's mIoU in points; `classes` is the number of classes in the mean. The
+    means leave out the classes `without`, which `heading` then says.
     """
     found = {name: convention_scores(counts, name, without) for name in CONVENTIONS}
     rows: list[tuple[str, ...]] = [("metric", heading, "vs segkit", "pixel acc.", "mean acc.", "classes"), RULE]

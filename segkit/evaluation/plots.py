@@ -1,7 +1,7 @@
 """Figures of an evaluation: confusion matrix, reliability diagram, comparison of two models.
 
-Made to be read at 100 %: text keeps its size and the figure grows with the number of classes. Colours are safe for
-colour-blind readers: ColorBrewer's orange and blue scales, and blue, vermilion and grey of Okabe and Ito (2008).
+They are made to be read at 100 %: text keeps its size and the figure grows with the number of classes. Colours are safe
+for colour-blind readers: ColorBrewer's orange and blue scales, and blue, vermilion and grey of Okabe and Ito (2008).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from segkit.text import percent, points, shorten
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 
 DPI = 150
-_LEAST_SHARE = 1e-3  # of a true class: what is less stays white
+_LEAST_SHARE = 1e-3  # share of a true class; smaller ones stay white
 _GAMMA = 0.4  # of the errors' scale: 1 % has a sixth of the range, 10 % two fifths
 _MANY = 40  # classes; from here on cells are small and carry no numbers
 _CORNER = "predicted \u2192"
@@ -72,14 +72,14 @@ def confusion_figure(matrix: Int64Array, class_names: Sequence[str]) -> Figure:
 
 
 def save_figure(figure: Figure, output: Path, dpi: int = DPI) -> None:
-    """Write a PNG, atomically; `dpi` pixels an inch."""
+    """Write a PNG atomically, with `dpi` pixels per inch."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=dpi)
     write_bytes(output, png.getvalue())
 
 
 def reliability_figure(reliability: Reliability) -> Figure:
-    """Draw accuracy over confidence with the gap to the diagonal, and below the share of pixels of each bin."""
+    """Draw accuracy over confidence with the gap to the diagonal and, below it, the share of pixels in each bin."""
     figure = Figure(figsize=(5.6, 6.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = len(reliability.pixels)
@@ -104,7 +104,7 @@ def reliability_figure(reliability: Reliability) -> Figure:
 
 
 def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str = "A", b: str = "B") -> Figure:
-    """Draw B - A of each class with its interval, sorted, the mIoU on top; what is real (p < 0.05) has colour.
+    """Draw B - A of each class with its interval, sorted, the mIoU on top; real differences (p < 0.05) are coloured.
 
     Args:
         comparison: The comparison of K classes; those without truth are left out.
@@ -188,10 +188,10 @@ def _colour_bar(figure: Figure, errors: AxesImage, left: float, top: float, heig
 
 
 def _text_width(text: str, size: float) -> float:
-    """Inches."""
+    """The width of a text in inches."""
     return float(TextPath((0, 0), text, size=size).get_extents().width) / 72
 
 
 def _label(name: str) -> str:
-    """A name as Matplotlib takes it: short, and no part of it a formula."""
+    """A name for Matplotlib: shortened, and escaped so that it is not read as a formula."""
     return shorten(name, 24).replace("$", r"\$")

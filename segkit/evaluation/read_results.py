@@ -1,4 +1,4 @@
-"""The result files of a checkpoint: which ones are its own, and what a card keeps of them."""
+"""The result files of a checkpoint: finds those made with its weights, and extracts what a card keeps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 from segkit.errors import InputError
 from segkit.files import parse_json
 
-_KEPT = ("num_images", "partial", "date")  # of a result, beside its scores
+_KEPT = ("num_images", "partial", "date")  # fields of a result that a card keeps beside its scores
 
 
 def results_of_run(checkpoint: Path, sha256: str) -> tuple[list[Path], list[Path]]:
     """`result*.json` in the run's folder: those that were made with these weights, and the others.
 
     Args:
-        checkpoint: In the run's folder `checkpoints`.
-        sha256: `segkit.models.checkpoint.weights_sha256` of its weights: a run has several checkpoints.
+        checkpoint: A file in the run's folder `checkpoints`.
+        sha256: `segkit.models.checkpoint.weights_sha256` of its weights, because a run has several checkpoints.
     """
     if checkpoint.parent.name != "checkpoints":
         return [], []
@@ -25,7 +25,7 @@ def results_of_run(checkpoint: Path, sha256: str) -> tuple[list[Path], list[Path
 
 
 def score_of(path: Path, class_names: Sequence[str] | None) -> dict[str, Any]:
-    """What a card keeps of a result file: `{"card": scores and circumstances, "protocol": the whole protocol}`.
+    """The parts of a result file that a card keeps: `{"card": scores and circumstances, "protocol": the protocol}`.
 
     Raises:
         InputError: The file is not a result of `segkit test` or `validate`, or it is of other classes.

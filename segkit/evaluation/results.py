@@ -1,4 +1,4 @@
-"""Result files and tables: the scores with all that they are a property of; the most confused pairs of classes.
+"""Result files and tables: scores with everything they depend on, and the most confused pairs of classes.
 
 `result_dict` gives plain JSON data: protocol, images, every class, the matrix, versions, command and date.
 """
@@ -51,13 +51,13 @@ def result_dict(
     Args:
         confusion: The matrix of the whole split, after `all_reduce`.
         class_names: K names by train id.
-        protocol: Fields of the one that really ran (`segkit.inference.engine.resolve` fills in what depends on the
-            network).
+        protocol: Fields of the protocol that really ran (`segkit.inference.engine.resolve` fills in those that depend
+            on the network).
         dataset: Plain data that names data set and split.
-        weights: Plain data that tells which weights, "sha256" above all.
-        partial: Only a part of the split was seen, so that the scores are not those of the split.
+        weights: Plain data that identifies the weights, above all their "sha256".
+        partial: Whether only a part of the split was seen, so that the scores are not those of the split.
         metric: The convention of "scores" and "classes"; "conventions" has the means by all of them.
-        note: What whoever reads the scores must know, such as `LabelSpace.note_of_absence` of the truth.
+        note: A remark for readers of the scores, such as `LabelSpace.note_of_absence` of the truth.
         without: Classes that all means leave out.
 
     Raises:
@@ -65,13 +65,13 @@ def result_dict(
     """
     scores, matrix = confusion.scores(metric, without), confusion.matrix.cpu()
     names, missed = row_names(class_names, scores), confusion.missed.cpu()
-    pixels = confusion.counts.sum(dim=1)[: len(names)].tolist()  # of void, too, where that is a row
+    pixels = confusion.counts.sum(dim=1)[: len(names)].tolist()  # includes void if it has a row
     return {
         "segkit": __version__,
         "date": now(),
         "command": command_line(),
         "protocol": dict(protocol),
-        "precision": None,  # the form and type in which the network ran, where one ran
+        "precision": None,  # form and type in which the network ran, if one ran
         "dataset": dict(dataset or {}),
         "weights": dict(weights or {}),
         "partial": partial,
@@ -98,7 +98,7 @@ def format_table(scores: Scores, class_names: Sequence[str], heading: str = "IoU
     Args:
         scores: The scores of a convention.
         class_names: K names.
-        heading: What the convention calls the score of a class.
+        heading: The convention's name for the score of a class.
 
     Raises:
         InputError: There are not K names.
@@ -118,12 +118,12 @@ def format_table(scores: Scores, class_names: Sequence[str], heading: str = "IoU
 
 
 def without_words(class_names: Sequence[str], left_out: Sequence[int]) -> str:
-    """What the heading of a mean adds where classes are left out: " without background"; "" where none is."""
+    """The suffix of a mean's heading if classes are left out: " without background"; otherwise ""."""
     return f" without {', '.join(class_names[i] for i in left_out)}" if left_out else ""
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on, and the GPU where there is one."""
+    """Versions of Python and of the packages that numbers depend on, and the GPU if there is one."""
     found = {"segkit": __version__, "python": platform.python_version(), "platform": platform.system()}
     for name in _PACKAGES:
         try:
@@ -161,7 +161,7 @@ def _absences(scores: Scores, class_names: Sequence[str], heading: str) -> list[
             counted.append(name)
     lines = []
     if left_out:
-        both = len(left_out) == len(scores.absent)  # else it is the truth alone that these classes are absent from
+        both = len(left_out) == len(scores.absent)  # otherwise they are absent from the truth alone
         where = "truth and prediction" if both else "the truth"
         lines.append(f"left out of the mean {heading}, absent from {where}: {', '.join(left_out)}")
     if counted:
@@ -183,12 +183,12 @@ def command_line() -> str:
 
 
 def now() -> str:
-    """The time, UTC, to the second, ISO 8601."""
+    """The current time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def row_names(class_names: Sequence[str], scores: Scores) -> tuple[str, ...]:
-    """Names of the rows of `scores`: the classes, and "void" where the convention counts it as one.
+    """Names of the rows of `scores`: the classes, and "void" if the convention counts it as one.
 
     Raises:
         InputError: There are not K names.
@@ -211,7 +211,7 @@ class ConfusedPair:
 
     Attributes:
         true, predicted: Names of the classes.
-        pixels: How many.
+        pixels: Number of these pixels.
         share: Share of the true class's pixels, 0..1.
     """
 
@@ -224,13 +224,14 @@ class ConfusedPair:
 def most_confused_pairs(
     matrix: NDArray[np.int64], class_names: Sequence[str], n: int = 10, by: Literal["pixels", "share"] = "pixels"
 ) -> list[ConfusedPair]:
-    """The n largest cells beside the diagonal.
+    """The n largest cells off the diagonal.
 
     Args:
         matrix: int64 (K, K), rows are true classes.
         class_names: K names.
         n: Pairs at most; pairs that never occur are left out.
-        by: `pixels` finds what costs pixel accuracy, `share` of the true class what costs the mIoU of small classes.
+        by: `pixels` finds the errors that cost pixel accuracy, `share` (of the true class) those that cost the mIoU of
+            small classes.
 
     Raises:
         InputError: The matrix is not (K, K) of K names.

@@ -1,8 +1,8 @@
 """The arithmetic of scores: pixel areas of a count matrix to IoU and accuracy, by segkit's rule and by other toolkits'.
 
-Each function below `Areas` is one convention; `segkit.evaluation.conventions` names them and says their rules in words
-and where each comes from. All are functions of summed integers, never means over images or batches, and divide in
-float64. A score that a toolkit does not have is NaN.
+Each function below `Areas` is one convention; `segkit.evaluation.conventions` has their names, rules in words and
+sources. All are functions of summed integers, never means over images or batches, and divide in float64. A score that a
+toolkit does not have is NaN.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Scores:
         frequency_weighted_iou: Mean of `class_iou` weighted by true pixels.
         absent: Classes absent from truth and prediction.
         counts_void: Whether void is a class, the last one.
-        left_out: Classes that `miou` and `mean_accuracy` leave out because the user says so.
+        left_out: Classes that `miou` and `mean_accuracy` leave out at the user's request.
     """
 
     class_iou: NDArray[np.float64]
@@ -60,9 +60,9 @@ class Areas:
     Attributes:
         right: Pixels of the class that are predicted as it.
         true: Pixels of the class.
-        predicted: Predicted as the class.
+        predicted: Pixels that are predicted as the class.
         missed: Pixels of the class that are predicted as no class at all; part of `true`.
-        void: (K + 1,) whose truth is ignored: predicted as each class, and last, as no class at all.
+        void: (K + 1,) pixels whose truth is ignored: predicted as each class, and last, as no class at all.
     """
 
     right: NDArray[np.int64]
@@ -96,7 +96,7 @@ def areas_of(counts: Tensor | NDArray[Any]) -> Areas:
 
 
 def check_declared(counts: Tensor | NDArray[Any], ignore_index: int = IGNORE_INDEX) -> None:
-    """Refuse counts of true ids that are neither a class nor ignored: no score of them would mean anything.
+    """Refuse counts of true ids that are neither a class nor ignored, as scores of them would be meaningless.
 
     Raises:
         InputError: The last row holds such pixels.
@@ -110,43 +110,43 @@ def check_declared(counts: Tensor | NDArray[Any], ignore_index: int = IGNORE_IND
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any], empty: float = NAN) -> NDArray[np.float64]:
-    """part / whole, of shapes that broadcast; `empty` where whole is 0."""
+    """The quotient part / whole of shapes that broadcast; `empty` where whole is 0."""
     result = np.full(np.broadcast(part, whole).shape, empty)
     np.divide(part, whole, out=result, where=whole > 0)
     return result
 
 
 def segkit(areas: Areas) -> Scores:
-    """Means over the classes that have a value."""
+    """segkit's rule: means are over the classes that have a value."""
     iou, accuracy = ratio(areas.right, areas.union), ratio(areas.right, areas.true)
     return means(areas, iou, accuracy, pixel=_share(areas), weighted=_weighted(iou, areas.true))
 
 
 def encoding(areas: Areas) -> Scores:
-    """The smallest float64 step in each denominator, so that an absent class counts 0; all K classes in the mean."""
+    """Add the smallest float64 step to each denominator, so that an absent class counts 0; average all K classes."""
     step = float(np.spacing(1))
     iou = areas.right / (step + areas.union)
     return means(areas, iou, pixel=float(areas.right.sum() / (step + areas.true.sum())))
 
 
 def mmseg(areas: Areas) -> Scores:
-    """segkit's rule without the weighted IoU."""
+    """Apply segkit's rule, without the weighted IoU."""
     return means(areas, ratio(areas.right, areas.union), ratio(areas.right, areas.true), pixel=_share(areas))
 
 
 def csail(areas: Areas) -> Scores:
-    """1e-10 in each denominator, so that an absent class counts 0; all K classes in the mean."""
+    """Add 1e-10 to each denominator, so that an absent class counts 0; average all K classes."""
     iou = areas.right / (areas.union + 1e-10)
     return means(areas, iou, pixel=float(areas.right.sum() / (areas.true.sum() + 1e-10)))
 
 
 def cityscapes(areas: Areas) -> Scores:
-    """IoU alone."""
+    """Apply segkit's rule to the IoU; there are no accuracies."""
     return means(areas, ratio(areas.right, areas.union))
 
 
 def paddleseg(areas: Areas, absent: float = 1.0) -> Scores:
-    """All K classes in the mean; accuracies are divided by predicted, not by true pixels."""
+    """Average all K classes; divide accuracies by predicted, not by true pixels."""
     iou = np.nan_to_num(ratio(areas.right, areas.union), nan=absent)
     accuracy = np.nan_to_num(ratio(areas.right, areas.predicted), nan=0.0)
     total = int(areas.predicted.sum())
@@ -155,12 +155,12 @@ def paddleseg(areas: Areas, absent: float = 1.0) -> Scores:
 
 
 def paddleseg_2_8(areas: Areas) -> Scores:
-    """An absent class counts 0."""
+    """Apply PaddleSeg's rule of release 2.8.0, in which an absent class counts 0."""
     return paddleseg(areas, absent=0.0)
 
 
 def detectron2(areas: Areas) -> Scores:
-    """Pixels predicted as no class do not exist, and neither do classes without a true pixel."""
+    """Leave out pixels predicted as no class, and classes without a true pixel."""
     true = areas.true - areas.missed
     seen = replace(areas, true=true)
     iou = np.where(true > 0, ratio(areas.right, seen.union), NAN)
@@ -168,7 +168,7 @@ def detectron2(areas: Areas) -> Scores:
 
 
 def torchmetrics(areas: Areas) -> Scores:
-    """Classes absent from truth and prediction are left out of both means; an accuracy of nothing is 0."""
+    """Leave classes absent from truth and prediction out of both means; accuracy without true pixels is 0."""
     accuracy = np.nan_to_num(ratio(areas.right, areas.true), nan=0.0)
     accuracy[list(areas.absent)] = NAN
     result = means(areas, ratio(areas.right, areas.union), accuracy, pixel=_share(areas))
@@ -176,7 +176,7 @@ def torchmetrics(areas: Areas) -> Scores:
 
 
 def void_class(areas: Areas) -> Scores:
-    """Void is one more class of the truth, which is predicted by predicting no class; 1e-8 in each denominator."""
+    """Count void as one more class, predicted by predicting no class; add 1e-8 to each denominator."""
     right = np.append(areas.right, areas.void[-1])  # (K + 1)
     true = np.append(areas.true, areas.void.sum())
     predicted = np.append(areas.predicted, areas.missed.sum()) + areas.void
@@ -187,7 +187,7 @@ def void_class(areas: Areas) -> Scores:
 
 
 def without(scores: Scores, left_out: Sequence[int]) -> Scores:
-    """The scores with means over the other classes; those of each class and of all pixels stay as they are."""
+    """The scores with means over the other classes; scores of classes and of all pixels do not change."""
     if not left_out:
         return scores
     kept = np.setdiff1d(np.arange(len(scores.class_iou)), left_out)
@@ -215,9 +215,9 @@ def means(
     """The scores of a convention: means over the values that are not NaN.
 
     Args:
-        areas: What was counted.
-        iou: (K,) of each class; NaN leaves a class out of the mean.
-        accuracy: (K,) of each class; None where the convention has none.
+        areas: The counted areas.
+        iou: (K,) IoU of each class; NaN leaves a class out of the mean.
+        accuracy: (K,) accuracy of each class; None if the convention has none.
         pixel: Pixel accuracy.
         weighted: Frequency-weighted IoU.
     """
@@ -226,14 +226,14 @@ def means(
 
 
 def _share(areas: Areas) -> float:
-    """Right pixels among the true ones."""
+    """The share of right pixels among the true ones."""
     total = int(areas.true.sum())
     return int(areas.right.sum()) / total if total else NAN
 
 
 def _weighted(iou: NDArray[np.float64], true: NDArray[np.int64]) -> float:
     """Mean of `iou` weighted by true pixels."""
-    total, present = int(true.sum()), true > 0  # a class without them may have a NaN, which 0 times would keep
+    total, present = int(true.sum()), true > 0  # a class without true pixels may be NaN, and 0 * NaN is NaN
     return float((true[present] / total) @ iou[present]) if total else NAN
 
 
@@ -242,6 +242,6 @@ def _as_integers(counts: Tensor | NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of the values that are not NaN; NaN, without a warning, if there are none."""
+    """Mean of the values that are not NaN; NaN without a warning if all are."""
     kept = values[~np.isnan(values)]
     return float(kept.mean()) if len(kept) else NAN

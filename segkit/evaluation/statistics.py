@@ -1,10 +1,10 @@
-"""How sure a mIoU is: confidence intervals by resampling images.
+"""Confidence intervals of a mIoU by resampling images.
 
 The image is the unit: the pixels of one image are not independent observations. Everything is computed from three areas
 per image and class, and each resampled data set is scored by segkit's own rule: areas summed over its images, mean
 over the classes that occur in its truth or prediction. (A rare class may be missing from a resampled set; it then does
-not count there.) The split itself is taken as drawn at random, image by image: frames of one video are alike, and make
-the interval too narrow. Another training run is not in it either.
+not count there.) The images of the split are taken as independent draws, so frames of one video make the interval too
+narrow. It does not cover the variation between training runs either.
 
 The intervals are those of the percentile bootstrap (Efron and Tibshirani 1993, chapter 13). Two models are compared in
 `comparison.py`.
@@ -34,7 +34,7 @@ _CHUNK = 2**22  # numbers in one array of weights, so that memory does not grow 
 
 @dataclass(frozen=True)
 class ImageAreas:
-    """Areas of each class in each image; what intervals and comparisons are computed from.
+    """Areas of each class in each image, from which intervals and comparisons are computed.
 
     Attributes:
         areas: int64 (N, 3, K), pixels in the intersection of truth and prediction, in the truth, in the prediction.
@@ -56,11 +56,11 @@ class ImageAreas:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return int(self.areas.shape[2])
 
     def by_name(self) -> ImageAreas:
-        """The same in the order of the names, so that what is drawn does not depend on the order of the files."""
+        """The same areas sorted by name, so that random draws do not depend on the order of the files."""
         return self._picked(sorted(range(len(self.names)), key=self.names.__getitem__))
 
     def only(self, names: Iterable[str]) -> ImageAreas:
@@ -122,7 +122,7 @@ class ImageAreas:
 
 
 def image_areas(counts: Tensor, name: str) -> Int64Array:
-    """(3, K) of one image's counts: predictions on ignored truth are nobody's, those of no class are missed."""
+    """Areas (3, K) of one image's counts; predictions on ignored truth do not count, those of no class are misses."""
     table = torch.as_tensor(counts).cpu().numpy().astype(np.int64)
     undeclared = int(table[-1].sum())
     if undeclared:
@@ -146,7 +146,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Confidence intervals of one model's scores: mIoU and K classes, and what they were computed with."""
+    """Confidence intervals of one model's mIoU and K classes, with the settings of the bootstrap."""
 
     miou: Interval
     classes: tuple[Interval, ...]
@@ -173,9 +173,9 @@ def bootstrap_miou(areas: ImageAreas, num_samples: int = 1000, seed: int = 0, le
 
     Args:
         areas: Areas of the whole split.
-        num_samples: Resampled data sets; 1000 settle the second digit of the interval's ends.
-        seed: Seed of the drawing; equal seeds give equal intervals.
-        level: Probability that the interval is meant to cover, 0..1.
+        num_samples: Resampled data sets; 1000 fix the second digit of the interval's ends.
+        seed: Seed of the draws; equal seeds give equal intervals.
+        level: Nominal coverage of the interval, 0..1.
 
     Raises:
         InputError: There are fewer than 2 images or 1 sample, or the level is not between 0 and 1.
@@ -227,14 +227,14 @@ def bootstrap_weights(num_images: int, num_samples: int, seed: int) -> Iterator[
 
 
 def chunks(num_samples: int, num_images: int) -> Iterator[int]:
-    """Sizes of the parts in which samples are drawn."""
+    """Sizes of the chunks in which samples are drawn."""
     step = max(1, _CHUNK // num_images)
     for start in range(0, num_samples, step):
         yield min(step, num_samples - start)
 
 
 def interval(value: float, samples: Float64Array, level: float) -> Interval:
-    """Percentile interval of samples (S,), in which NaN is a data set without this class."""
+    """Percentile interval of samples (S,), in which NaN stands for a data set without this class."""
     kept = samples[~np.isnan(samples)]
     if np.isnan(value) or not len(kept):
         return Interval(value, float("nan"), float("nan"))
@@ -243,7 +243,7 @@ def interval(value: float, samples: Float64Array, level: float) -> Interval:
 
 
 def check_resampling(num_images: int, num_samples: int, level: float) -> None:
-    """Refuse what cannot be resampled, in one line."""
+    """Refuse numbers with which nothing can be resampled."""
     if num_images < 2:
         raise InputError(f"bootstrap: {num_images} image; an interval needs 2 or more to draw from")
     if num_samples < 1:

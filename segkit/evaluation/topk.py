@@ -13,12 +13,12 @@ from segkit.evaluation.results import command_line, now, versions
 from segkit.evaluation.statistics import Interval
 from segkit.text import aligned, percent
 
-_Z = 1.959963984540054  # of a normal distribution 95 % lie within so many standard deviations
+_Z = 1.959963984540054  # standard deviations within which 95 % of a normal distribution lie
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of so many images have their class first, and among the first five."""
+    """The number of images, of those whose class comes first, and of those whose class is among the first five."""
 
     images: int
     first: int
@@ -35,7 +35,7 @@ class Accuracy:
         return wilson(self.among_five, self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a result file, with the versions that it was made with."""
+        """Plain data for a result file, with the versions of the packages used."""
         scores = {"top1": self.top1.to_dict(), "top5": self.top5.to_dict(), "rule": "Wilson interval, 95 %"}
         made = {"segkit": __version__, "date": now(), "command": command_line(), "versions": versions()}
         return made | {"num_images": self.images, "scores": scores}
@@ -52,7 +52,7 @@ class TopK:
     """Counts images; one a process, and one `all_reduce` at the end.
 
     Args:
-        device: Where the counts are kept: the device of the logits, so that `update` waits for nothing.
+        device: The device of the counts; that of the logits, so that `update` waits for nothing.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -64,19 +64,19 @@ class TopK:
         self.counts += torch.stack([torch.ones_like(places), places < 1, places < 5]).sum(dim=1)
 
     def all_reduce(self) -> None:
-        """Sum over all processes."""
+        """Sum the counts over all processes."""
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.counts)
 
     def compute(self) -> Accuracy:
-        """The counts so far."""
+        """Return the counts so far as an `Accuracy`."""
         return Accuracy(*(int(count) for count in self.counts))
 
 
 def ranks(logits: Tensor, label: Tensor) -> Tensor:
-    """How many classes come before the true one, int64 `(B,)`.
+    """The number of classes that rank before the true one, int64 `(B,)`.
 
-    Of equal logits the lower class comes first, so that the device does not matter; a NaN comes before everything.
+    Of equal logits the lower class ranks first, so that the device does not matter; a NaN ranks before everything.
     """
     true = logits.gather(1, label[:, None])  # (B, 1)
     classes = torch.arange(logits.shape[1], device=logits.device)
@@ -85,7 +85,7 @@ def ranks(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """A share with its 95 % interval (Wilson 1927): it stays within 0..1 also where all or none succeed."""
+    """A share with its 95 % interval (Wilson 1927), which stays within 0..1 even if all or none succeed."""
     if not trials:
         return Interval(math.nan, math.nan, math.nan)
     share, z2 = successes / trials, _Z**2 / trials

@@ -1,4 +1,4 @@
-"""The engine: a network and a normalised image in, labels or scores out, by any protocol.
+"""The engine: maps a network and a normalised image to labels or scores, by any protocol.
 
 Windows and flips of one scale share forwards; their logits are kept at the network's stride, never at full size.
 
@@ -28,7 +28,7 @@ from segkit.ops.upsample_argmax import upsample_argmax, upsample_argmax_confiden
 
 
 class Task(NamedTuple):
-    """What one call is asked for.
+    """The request of one call.
 
     Attributes:
         batch: Shape (B, C, H, W) of the images.
@@ -47,7 +47,7 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one call does at once, which changes its speed and memory, but no result.
+    """How much one call does at once, which affects speed and memory but no result.
 
     `segkit.inference.tiling.budget.Budget` is a subclass that keeps a call within a number of bytes.
 
@@ -63,7 +63,7 @@ class Limits:
     always_strips: bool = False
 
     def applied(self, network: nn.Module, task: Task) -> tuple[nn.Module, Limits]:
-        """Return the network to run and the limits that apply to it: here, these."""
+        """Return the network to run and the limits that apply to it, here both unchanged."""
         return network, self
 
 
@@ -178,7 +178,7 @@ def resolve(protocol: Protocol, network: nn.Module) -> Protocol:
 
 @dataclass(frozen=True)
 class _Look:
-    """The network's output for a batch, and how it becomes a result."""
+    """The network's output for a batch, and how it is turned into a result."""
 
     views: list[View]
     task: Task
@@ -208,7 +208,7 @@ class _Look:
         return StripFusion(self.views, self.task.size, protocol, count, strip_bytes)
 
     def empty(self, dtype: torch.dtype, *channels: int) -> Tensor:
-        """A result (B, ..., H, W), uninitialised."""
+        """An uninitialised result (B, ..., H, W)."""
         return torch.empty(self.task.batch[0], *channels, *self.task.size, dtype=dtype, device=self.task.device)
 
     def fill(self, result: Tensor, whole: Tensor) -> Tensor:

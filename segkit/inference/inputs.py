@@ -23,8 +23,8 @@ def find_images(
     Args:
         inputs: Files, kept even if they do not exist, and folders, which are searched by `walk_files`.
         output: The folder of the results; everything below it is left out.
-        failed: Called for what cannot be read in a folder; without it, the first such error is raised.
-        say: Called with how many images are left out because they are below `output` and not results.
+        failed: Called for each entry of a folder that cannot be read; without it, the first such error is raised.
+        say: Called with a line on images that are left out because they are below `output` and not results.
 
     Returns:
         (image, name of its results relative to `output`), each image once. The name is that of the image without
@@ -79,7 +79,7 @@ def _below(found: Iterable[Path], folder: Path, output: Path) -> Iterable[Path]:
 
 
 def _unique(names: list[Path]) -> list[Path]:
-    """Drop the suffix where the rest tells the names apart, without regard to case (macOS and Windows have none)."""
+    """Drop the suffix where names remain distinct, ignoring case as macOS and Windows do."""
     short = [name.with_suffix("") for name in names]
     short = _replace_shared(short, [name.with_name(name.name.replace(".", "_")) for name in names])
     taken: dict[str, Path] = {}

@@ -1,8 +1,8 @@
-"""Test protocols: data that says what is done with an image at test time, and the named protocols.
+"""Test protocols: plain data that says what is done with an image at test time, and the named protocols.
 
-A score is a property of (weights, split, protocol). The toolkits of the field differ in how large their views are, in
-how the image is resized, and in how views become one score; here each of these is a field, so that each one's
-number can be reproduced by naming it. `NAMED` is the table, with the source of each row.
+A score is a property of (weights, split, protocol). The field's toolkits differ in the sizes of their views, in how
+they resize the image, and in how they fuse views; here each of these is a field, so that the numbers of each toolkit
+can be reproduced by naming its protocol. `NAMED` is the table, with the source of each row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Segmenter: a trained network with everything needed to turn an image into labels; `load` makes one.
+"""Segmenter: a trained network with everything needed to turn an image into labels; `load` builds one.
 
 Normalisation, class names and colours come from the checkpoint, never from the user.
 """
@@ -44,13 +44,13 @@ class Segmenter:
         normalization: The normalisation that the network was trained with.
         protocol: Scales, flip and windows; see `segkit.inference.protocols`.
         device: Where the network runs.
-        card: What else the file says about the weights: "protocol", "scores", "source", "versions".
+        card: Further facts of the file about the weights: "protocol", "scores", "source", "versions".
         memory: Bytes that one image may take; a larger one is processed in tiles (see `segkit.inference.tiling`). None
-            means 0.7 of what is free, on the device or on the machine, whichever is less, when the image comes.
+            means 0.7 of the memory that is free for each image, on the device or the machine, whichever has less.
 
     Attributes:
         label_space: Class names, palette and label table.
-        protocol: The protocol that really runs, with what it left to the network filled in.
+        protocol: The protocol that really runs, with the network's settings filled in.
         card: The file's card. Its protocol is a recommendation that `load` does not follow: a score is a property of
             weights and protocol, and `protocol` alone says what runs.
 
@@ -113,7 +113,7 @@ class Segmenter:
 
     @property
     def budget(self) -> int:
-        """The bytes that an image may take now."""
+        """The number of bytes that an image may take now."""
         return self.memory or default_budget(self.device)
 
     @property

@@ -1,6 +1,6 @@
 """Labels many images: reading, copying and writing overlap the network, and images of one size share a forward.
 
-On CUDA, the labels of a batch are fetched after the next one has been handed to the GPU. Only protocols that fuse by
+On CUDA, the labels of a batch are fetched after the next batch has been queued on the GPU. Only protocols that fuse by
 `exp_sum` wait for the GPU in between, because they need the largest logit.
 """
 
@@ -19,13 +19,13 @@ from segkit.errors import InputError
 from segkit.inference.segmenter import Segmenter
 
 READERS = 2  # threads; decoding and resizing release Python's lock
-AHEAD = 8  # images read before they are wanted
-# Of images of one size in one forward, by the device's type; a CPU gains nothing from more than one image.
+AHEAD = 8  # images to read in advance
+# Images of one size in one forward, by device type; a CPU gains nothing from more than one.
 BATCH_PIXELS = {"cpu": 1, "cuda": 2**21}
 
 
 class Labelled(NamedTuple):
-    """One image and what was found in it."""
+    """One image and its labels."""
 
     path: Path
     image: np.ndarray  # uint8 (H, W, 3); of other bands three, scaled by their range
@@ -110,7 +110,7 @@ def _read_ahead(
                     yield from next_read()
             while reading:
                 yield from next_read()
-        finally:  # whoever consumes these may stop early
+        finally:  # the consumer may stop early
             pool.shutdown(cancel_futures=True)
 
 

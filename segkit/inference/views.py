@@ -1,4 +1,4 @@
-"""What the network sees of an image under a protocol: the sizes of its views, the resizes to them, and the windows.
+"""The network's input for an image under a protocol: the sizes of its views, the resizes to them, and the windows.
 
 Sizes: each toolkit rounds in its own way, and a pixel more or less moves every sample of the resize that follows.
 Sources: PyTorch-Encoding (encoding/models/sseg/base.py), mmcv 2.1.0 (image/geometric.py `rescale_size`,
@@ -186,7 +186,7 @@ def window_grid(protocol: Protocol, image: Size) -> Grid:
 
 
 def network_inputs(protocol: Protocol, size: Size) -> list[tuple[int, Size]]:
-    """What the network sees of one image of `size`: for each scale, how many inputs of what size."""
+    """The network's inputs for one image of `size`: for each scale, their number and size."""
     grids = [window_grid(protocol, view_size(protocol, scale, size)) for scale in protocol.scales]
     return [(len(grid.windows) * (2 if protocol.flip else 1), grid.shape) for grid in grids]
 

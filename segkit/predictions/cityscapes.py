@@ -1,7 +1,7 @@
 """Official Cityscapes scores: cityscapesScripts' own evaluation, run on label-id PNGs.
 
-It scores classes, categories, and instances weighted by size (iIoU). This file is the only one that repairs it while it
-runs; the module is put back afterwards, and its global `args` are never changed.
+It scores classes, categories, and instances weighted by size (iIoU). Only this file patches it, while it runs; the
+module is restored afterwards, and its global `args` are never changed.
 """
 
 import copy
@@ -36,7 +36,7 @@ TRUTH_ENDING = "_gtFine_labelIds.png"
 
 _SERVER = SERVERS["cityscapes"]
 
-_LOCK = threading.Lock()  # the repair is visible to the whole process
+_LOCK = threading.Lock()  # the patch is visible to the whole process
 
 
 def official_scores(pairs: Sequence[LabelPair], instances: bool = True) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def official_scores(pairs: Sequence[LabelPair], instances: bool = True) -> dict[
             f"{truths[0]}: no truth has an evaluated pixel, as in the test split, whose labels are not public; give "
             "gtFine/val"
         )
-    if not instances:  # it says 0 then
+    if not instances:  # the script reports 0
         for key in ("classInstScores", "categoryInstScores"):
             found[key] = dict.fromkeys(found[key], math.nan)
         found["averageScoreInstClasses"] = found["averageScoreInstCategories"] = math.nan
@@ -109,12 +109,12 @@ def official_pairs(predictions: Path, truth: Path) -> list[LabelPair]:
 
 
 def label_id_copies(pairs: Sequence[LabelPair], folder: Path, ids: Ids) -> list[LabelPair]:
-    """Write the predictions as label ids into `folder`, and pair those with the truth; a progress bar on the way.
+    """Write the predictions as label ids into `folder`, with a progress bar, and pair them with the truth.
 
     Args:
-        pairs: From `official_pairs`.
-        folder: An empty one.
-        ids: What the predictions hold: "train" ids, as `segkit predict` writes them, or "raw" ones, the label ids.
+        pairs: Pairs from `official_pairs`.
+        folder: An empty folder.
+        ids: The kind of ids in the predictions: "train" ids, as `segkit predict` writes them, or "raw" label ids.
 
     Raises:
         InputError: A value is not such an id, or prediction and truth differ in size.
@@ -133,7 +133,7 @@ def check_instances(truths: Sequence[Path]) -> None:
     """Refuse truth without its instances.
 
     Raises:
-        InputError: Names the first file that is missing, and how many are.
+        InputError: Files are missing; the message has the first one and their number.
     """
     files = [Path(str(path).replace("labelIds", "instanceIds")) for path in truths]  # as cityscapesScripts looks for it
     missing = [file for file in files if not file.is_file()]
@@ -145,7 +145,7 @@ def check_instances(truths: Sequence[Path]) -> None:
 
 
 def differences(found: Mapping[str, Any], class_iou: npt.NDArray[np.float64]) -> list[str]:
-    """Where the official class scores are not, to the last digit, segkit's `class_iou` (19,); empty: nowhere.
+    """Lines on official class scores that are not, to the last digit, segkit's `class_iou` (19,).
 
     The mean is compared after adding in cityscapesScripts' order, which is not NumPy's.
     """
@@ -177,7 +177,7 @@ def format_official(found: Mapping[str, Any], class_iou: npt.NDArray[np.float64]
 
 
 class _NumPyWithIn1d:
-    """NumPy, and the `in1d` that NumPy 2.4 removed."""
+    """NumPy together with the `in1d` that NumPy 2.4 removed."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -188,7 +188,7 @@ class _NumPyWithIn1d:
 
 
 class _Watched(list[str]):
-    """File names that move a progress bar when they are asked for, as the evaluation does once for each."""
+    """File names that advance a progress bar when they are accessed, which the evaluation does once for each."""
 
     def __init__(self, names: Sequence[str], bar: "Bar") -> None:
         super().__init__(names)
@@ -217,7 +217,7 @@ def _copy(pair: LabelPair, target: Path, ids: Ids) -> set[int]:
 
 @contextmanager
 def _repaired() -> Iterator[None]:
-    """Repair cityscapesScripts' module within this context only.
+    """Patch cityscapesScripts' module within this context only.
 
     - `np.in1d`, which it calls for iIoU, is gone from NumPy 2.4
       (https://github.com/mcordts/cityscapesScripts/pull/196): its name `np` gets one that has it.

@@ -28,11 +28,11 @@ class ExtraScores:
 
     Attributes:
         areas: Areas of each image.
-        boundary: Those of the boundaries; None = not asked for.
-        interval: Interval of the IoU; None = not asked for, or there is one image only.
+        boundary: Areas of the boundaries; None = not requested.
+        interval: Interval of the IoU; None = not requested, or there is only one image.
         boundary_interval: Interval of the boundary IoU.
-        class_names: Names of the classes that these scores are of.
-        heading: What their mean is called.
+        class_names: Names of the classes that these scores belong to.
+        heading: The name of their mean.
     """
 
     areas: ImageAreas
@@ -59,7 +59,7 @@ class ExtraScores:
         return found
 
     def table(self) -> str:
-        """Class, IoU with its interval, boundary IoU with its own; in points."""
+        """A table of each class's IoU and boundary IoU with their intervals, in points."""
         columns = [_column("IoU", self.areas, self.interval)]
         if self.boundary is not None:
             columns.append(_column("boundary IoU", self.boundary, self.boundary_interval))

@@ -1,6 +1,6 @@
-"""Folders of label maps, of any tool, scored without a network: `segkit benchmark score` and `compare`.
+"""Scores folders of label maps, written by any tool, without a network: `segkit benchmark score` and `compare`.
 
-One wrong image does not stop the others: all are read, what is wrong is listed, and the rest is kept as partial.
+One wrong image does not stop the others: problems are listed, and the scores of the rest are marked partial.
 """
 
 import time
@@ -24,13 +24,13 @@ from segkit.predictions.scoring import score_pairs, train_id_space
 
 @dataclass(frozen=True)
 class Reading:
-    """How two folders of label maps are read: which files count, and what their values mean.
+    """How two folders of label maps are read: which files are scored, and what their values mean.
 
     Attributes:
         space: Classes, and what the raw values of the truth mean.
-        prediction_ids: What the predictions hold: train ids, as `segkit predict` writes them, or the truth's raw ones.
-        truth_ids: What the truth holds.
-        prediction_ending: Ending of the files that count; it is no part of an image's name.
+        prediction_ids: Ids in the predictions: train ids, as `segkit predict` writes them, or the truth's raw ids.
+        truth_ids: Ids in the truth.
+        prediction_ending: Ending of the files to score; it is no part of an image's name.
         truth_ending: The same for the truth.
         allow_missing: Leave out images without a prediction silently.
         workers: Threads; None = one for each core.
@@ -86,7 +86,7 @@ class FolderScores:
 
     @property
     def note(self) -> str | None:
-        """What the absence of most classes from the truth may mean."""
+        """A remark if most classes are absent from the truth."""
         return self.reading.space.note_of_absence(true_ids(self.confusion.counts))
 
     def result(
@@ -121,7 +121,7 @@ def score_folders(predictions: Path, truth: Path, reading: Reading, limit: int |
     Args:
         predictions: Folder of the predicted label maps.
         truth: Folder of the true ones.
-        reading: Which files count, and what their values mean.
+        reading: Which files are scored, and what their values mean.
         limit: Maximum number of images.
 
     Raises:
@@ -156,8 +156,8 @@ def areas_of_folder(predictions: Path, truth: Path | None, reading: Reading, nam
 
     Args:
         predictions: A folder of label maps, or that file.
-        truth: The folder of the true ones, which a folder of predictions needs.
-        reading: Which files count, and what their values mean.
+        truth: The folder of the true label maps, needed for a folder of predictions.
+        reading: Which files are scored, and what their values mean.
         name: Name of the model, for the progress bar.
 
     Raises:

@@ -25,32 +25,32 @@ from segkit.metadata.cityscapes import CITYSCAPES, LABELS
 from segkit.metadata.label_space import LabelSpace
 from segkit.paths import walk_files
 
-Ids = Literal["train", "raw"]  # what label maps hold: train ids, or the ids of the data set itself
+Ids = Literal["train", "raw"]  # kinds of ids in label maps: train ids, or the data set's own
 WidthHeight = tuple[int, int]  # width, height
 
-_BESIDE_LABELS = ("_color", "_overlay")  # what `segkit infer` writes beside NAME_labels.png
+_BESIDE_LABELS = ("_color", "_overlay")  # files that `segkit infer` writes beside NAME_labels.png
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "paletted", 4: "grey with alpha", 6: "RGB with alpha"}
 
-# What the file system and Pillow raise for a damaged or truncated file; InputError is a ValueError.
+# Errors of the file system and Pillow for a damaged or truncated file; InputError is a ValueError.
 _READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
 class Server:
-    """What one test server requires.
+    """The requirements of one test server.
 
     Attributes:
-        space: Classes; `space.unmap_labels` makes the uploaded ids of train ids.
-        ids: The values a pixel may have.
-        image: Finds the image's name at the start of a file's name.
-        file: What a file's name must be.
+        space: Classes; `space.unmap_labels` turns train ids into the uploaded ids.
+        ids: The values that a pixel may have.
+        image: Matches the image's name at the start of a file's name.
+        file: Matches allowed file names.
         ending: Ending of the names that segkit gives.
-        flat: Whether files must lie at the top of the archive.
-        size: Width and height of every image, or None where they differ.
-        counts: Images of each split.
-        folders: Where the images of each split lie below the data root, the first that exists.
+        flat: Whether files must be at the top of the archive.
+        size: Width and height of every image, or None if they differ.
+        counts: Number of images of each split.
+        folders: Folders below the data root that may hold the images of each split; the first that exists is used.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Server:
         return match.group(0) if match else None
 
     def holds_train_ids(self, values: set[int]) -> bool:
-        """Whether a label map of these values was written in train ids: all are some, and not all are uploaded ids."""
+        """Whether these values of a label map are train ids: all are valid train ids, but not all are uploaded ids."""
         classes = self.space.num_classes
         evaluated = {raw for raw, train_id in enumerate(self.space.table) if 0 <= train_id < classes}
         return values <= {*range(classes), 255} and not values <= evaluated
@@ -116,7 +116,7 @@ class IdError(InputError):
 
 @dataclass(frozen=True)
 class LabelPng:
-    """Pixels of each value that occurs, or the kind and text of the problem."""
+    """The number of pixels of each value that occurs, or the kind and text of the problem."""
 
     pixels: Mapping[int, int] = field(default_factory=dict)
     problem: tuple[str, str] | None = None
@@ -126,12 +126,12 @@ def inspect_label_png(read: Callable[[], bytes], size: tuple[int, int] | None) -
     """Count the values of an 8-bit grey PNG.
 
     Args:
-        read: Gives the file's bytes.
+        read: Returns the file's bytes.
         size: The (width, height) that it must have; None: any.
 
     Returns:
-        The counts; or a problem of the kind "unreadable", "format" or "wrong size", found in the header where
-        possible, so that a wrong file is not decoded.
+        The counts; or a problem of the kind "unreadable", "format" or "wrong size", found in the header if possible, so
+        that a wrong file is not decoded.
     """
     try:
         data = read()
@@ -161,7 +161,7 @@ def _header_problem(data: bytes, size: tuple[int, int] | None) -> tuple[str, str
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether every chunk has its check sum, up to the end marker; Pillow forgives, another reader may not."""
+    """Whether every chunk up to the end marker has a right checksum; Pillow does not mind, other readers may."""
     try:
         return any(kind == b"IEND" for kind, _ in png_chunks(data, "PNG"))
     except InputError:
@@ -169,7 +169,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def find_predictions(folder: Path, server: Server) -> dict[str, list[Path]]:
-    """PNGs anywhere below `folder` by the image that their names begin with; other files are left out.
+    """PNGs anywhere below `folder` by the image name with which theirs begin; other files are left out.
 
     Raises:
         InputError: There is no such folder, or no such PNG in it.

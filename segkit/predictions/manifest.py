@@ -1,4 +1,4 @@
-"""`predictions.json`: what made the label maps of a folder, so that they can be completed and scored later."""
+"""`predictions.json`: records what made the label maps of a folder, so that they can be completed and scored later."""
 
 import hashlib
 import json
@@ -22,17 +22,17 @@ SPACES = {"cityscapes": CITYSCAPES, "ade20k": ADE20K}
 
 @dataclass(frozen=True)
 class Manifest:
-    """What makes a label map what it is, and where the folder stands; all plain data.
+    """Everything that label maps depend on, and whether the folder is complete; all plain data.
 
     Attributes:
         weights: "file", the checkpoint's name or None, and "sha256" of parameters and buffers.
-        protocol: The one that really runs.
+        protocol: The protocol that really runs.
         precision: Precision of the arithmetic, in Lightning's words.
         dataset: "name" and "split".
         images: "count", and "sha256" of their names and file sizes.
         label_space: `LabelSpace.to_dict()`: classes, and what raw label values of the truth mean.
         complete: Whether every image has its label map.
-        run: What does not affect the labels: command, date, versions, processes.
+        run: Facts that do not affect the labels: command, date, versions, processes.
     """
 
     weights: Mapping[str, Any]
@@ -46,11 +46,11 @@ class Manifest:
 
     @property
     def space(self) -> LabelSpace:
-        """Classes and label table."""
+        """The classes with their label table."""
         return LabelSpace.from_dict(self.label_space)
 
     def difference(self, other: "Manifest") -> str | None:
-        """What first differs from `other` in what makes the labels, as "name: this, not that"; None = nothing."""
+        """The first difference from `other` that affects labels, as "name: this, not that"; None = there is none."""
         if self.weights["sha256"] != other.weights["sha256"]:
             return f"weights: {_weights(self)}, not {_weights(other)}"
         for key in ("protocol", "precision", "dataset", "images", "label_space"):
@@ -60,7 +60,7 @@ class Manifest:
         return None
 
     def write(self, folder: Path) -> None:
-        """Write it into the folder, atomically."""
+        """Write the manifest into the folder, atomically."""
         write_json(folder / NAME, {"format": 1, **asdict(self)})
 
 
@@ -94,9 +94,9 @@ def named_space(
     """Classes, and what the raw values of the truth mean.
 
     Args:
-        labels: "cityscapes", "ade20k", a classes.txt or its folder, "none", or None: what `segkit predict` wrote down.
-        num_classes: With "none", K; label values are train ids then.
-        masks: With a classes.txt, what the raw values are: class numbers, or 0 and 255.
+        labels: "cityscapes", "ade20k", a classes.txt or its folder, "none", or None: those of `predictions.json`.
+        num_classes: With "none", K; label values are then train ids.
+        masks: With a classes.txt, the kind of raw values: class numbers, or 0 and 255.
         manifest: The manifest of the predictions.
         folder: The folder of the predictions, for the message.
 
@@ -148,7 +148,7 @@ def _own_space(path: Path, masks: str) -> LabelSpace:
 
 
 def images_identity(images: Mapping[str, int]) -> dict[str, Any]:
-    """`Manifest.images` of names and bytes of the files: the size is enough to notice other images."""
+    """`Manifest.images` for names and sizes of files; their sizes are enough to notice other images."""
     digest = hashlib.sha256()
     for name in sorted(images):
         digest.update(f"{name}\0{images[name]}\n".encode())

@@ -1,4 +1,4 @@
-"""Which label maps of two folders, of any tool, belong together."""
+"""Pairs the label maps of two folders, written by any tool."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,15 +9,7 @@ from segkit.errors import InputError, printable
 from segkit.paths import walk_files
 from segkit.predictions.label_files import SERVERS, Ids
 
-SUFFIXES = (
-    ".png",
-    ".tif",
-    ".tiff",
-    ".npy",
-    ".bmp",
-    ".jpg",
-    ".jpeg",
-)  # JPEGs, to say what is wrong
+SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".jpg", ".jpeg")  # JPEGs: to refuse them with a reason
 _FRAME_ENDINGS: dict[Ids, str] = {"raw": "_labelIds.png", "train": "_labelTrainIds.png"}  # of Cityscapes' truth
 
 
@@ -41,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Pairing:
-    """What `find_pairs` found, in the order of the names.
+    """The result of `find_pairs`, in order of names.
 
     Attributes:
         pairs: Images with both label maps.
@@ -65,15 +57,15 @@ def find_pairs(
 ) -> Pairing:
     """Pair the label maps of two folders and their subfolders by name.
 
-    The name is the relative path without suffix. Where the truth is in the Cityscapes layout
-    (`*_gtFine_labelIds.png`), it is city, sequence and frame, and predictions may lie in any folder and end in
-    anything, as for the official script. Other formats are left out where a PNG has the same name.
+    The name is the relative path without suffix. If the truth is in the Cityscapes layout (`*_gtFine_labelIds.png`),
+    it is city, sequence and frame, and predictions may be in any folder and have any ending, as for the official
+    script. Other formats are left out if a PNG has the same name.
 
     Args:
         predictions: Folder of the predicted label maps.
         truth: Folder of the true ones.
         truth_ids: "train": in the Cityscapes layout take `*_labelTrainIds.png`.
-        prediction_ending: Ending of the files that count; it is no part of the name (`_labels.png` for `segkit infer`).
+        prediction_ending: Ending of the files to pair; it is no part of the name (`_labels.png` for `segkit infer`).
         truth_ending: The same for the truth.
 
     Raises:
@@ -101,7 +93,7 @@ def find_pairs(
 
 
 def problem_lines(problems: Sequence[Problem], most: int) -> Iterator[str]:
-    """The first ones of each kind, at most about `most` in all, and how many there are of it."""
+    """Lines with the first problems of each kind, about `most` at most in all, and the number of each kind."""
     kinds = defaultdict[str, list[Problem]](list)
     for problem in problems:
         kinds[problem.kind].append(problem)
@@ -126,7 +118,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
 
 
 def _by_name(folder: Path, ending: str, frames: bool) -> Mapping[str, Sequence[Path]]:
-    """Files of each name; only PNGs where there are some."""
+    """Files of each name; only PNGs if there are any."""
     files = defaultdict[str, list[Path]](list)
     for path in _files(folder, ending):
         relative = path.relative_to(folder).as_posix()

@@ -1,7 +1,7 @@
-"""Scoring folders of label maps, of any tool, without a network: image by image, the counts of the pair.
+"""Counts pairs of label maps, written by any tool, image by image and without a network.
 
 Values stay as stored until they are counted: an image is one 256 x 256 histogram of (truth, prediction), whose rows
-and columns the label tables then sort into classes. Mapping every pixel first would cost about as much again.
+and columns the label tables then sort into classes. Mapping every pixel first would take about as long again.
 """
 
 from collections import deque
@@ -38,7 +38,7 @@ class ImageError(InputError):
 
 
 def train_id_space(space: LabelSpace) -> LabelSpace:
-    """The same classes for label maps that hold train ids: 0..K-1, and 255 = ignore."""
+    """The same classes for label maps of train ids: 0..K-1, and 255 = ignore."""
     return replace(space, table=identity_table(space.num_classes))
 
 
@@ -48,7 +48,7 @@ def read_pair(pair: LabelPair, truth: LabelSpace, predictions: LabelSpace) -> tu
     Args:
         pair: The files.
         truth: What the values of the truth mean.
-        predictions: What those of the predictions mean, of the same classes (`train_id_space`, often).
+        predictions: What the values of the predictions mean, for the same classes (often `train_id_space`).
 
     Raises:
         ImageError: A file is unreadable or no 8-bit label map, sizes differ, or a value is undeclared.
@@ -89,9 +89,9 @@ def score_pairs(
     """Count image after image, in order, decoding and counting ahead in threads.
 
     Args:
-        pairs: What `find_pairs` found.
+        pairs: Pairs from `find_pairs`.
         truth: What the values of the truth mean.
-        predictions: What those of the predictions mean; None = train ids.
+        predictions: What the values of the predictions mean; None = train ids.
         workers: Threads; None = one for each core.
         report: Called for each image that cannot be scored, which is left out; None = raise the first error.
 
@@ -99,7 +99,7 @@ def score_pairs(
         Name and int64 (K + 2, K + 1), see `segkit.evaluation.confusion.confusion_counts`.
 
     Raises:
-        InputError: The two label spaces are of different classes.
+        InputError: The two label spaces have different numbers of classes.
         ImageError: See `read_pair`; only without `report`.
     """
     predictions = train_id_space(truth) if predictions is None else predictions
@@ -137,7 +137,7 @@ def suspicion(counts: Tensor) -> str | None:
     classes = len(counts) - 2
     inside, counted = counts[:classes, :classes], int(counts[:classes].sum())
     present = inside.sum(dim=1).nonzero().flatten()
-    usual = inside.argmax(dim=1)[present]  # the prediction that each class of the truth mostly gets
+    usual = inside.argmax(dim=1)[present]  # the most frequent prediction for each class of the truth
     for step, hint in (
         (1, "one class too high: numbered from 1, as ADE20K's files are? try --prediction_ids raw"),
         (-1, "one class too low: are they train ids? try --prediction_ids train"),
@@ -151,7 +151,7 @@ def suspicion(counts: Tensor) -> str | None:
 
 
 def _read_raw(pair: LabelPair) -> tuple[UInt8Array, UInt8Array]:
-    """Both label maps as stored, of one size."""
+    """Both label maps as stored, which must have one size."""
     arrays = []
     for path in (pair.truth, pair.prediction):
         try:
@@ -180,7 +180,7 @@ def _mapped(raw: UInt8Array, space: LabelSpace, pair: LabelPair, what: str, cure
 
 
 def _cure(raw: UInt8Array, option: str, space: LabelSpace, others: dict[Ids, LabelSpace]) -> str:
-    """Which option would read values that are undeclared in `space`."""
+    """The option that would read the values that are undeclared in `space`."""
     values = np.unique(raw)
     fits = [ids for ids, other in others.items() if all(other.table[value] != UNDECLARED for value in values)]
     differs = [ids for ids in fits if others[ids].table != space.table]
@@ -190,7 +190,7 @@ def _cure(raw: UInt8Array, option: str, space: LabelSpace, others: dict[Ids, Lab
 def _in_order(
     function: Callable[[LabelPair], R], pairs: Iterable[LabelPair], workers: int | None
 ) -> Iterator[tuple[LabelPair, "Future[R]"]]:
-    """Each pair with its future, in order; threads work ahead, a few images only: an interrupt waits for these."""
+    """Each pair with its future, in order; threads work only a few images ahead, as an interrupt waits for them."""
     workers = workers or cores()
     source, waiting = iter(pairs), deque[tuple[LabelPair, "Future[R]"]]()
     pool = ThreadPoolExecutor(workers)

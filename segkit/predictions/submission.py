@@ -1,4 +1,4 @@
-"""Submissions to the test servers of Cityscapes and ADE20K: a validator that lists all that is wrong; the archive."""
+"""Submissions to the test servers of Cityscapes and ADE20K: the archive, and a validator that lists its problems."""
 
 import io
 import tempfile
@@ -50,13 +50,13 @@ KINDS = {
 
 @dataclass
 class Problems:
-    """What is wrong with a submission: by kind (`KINDS`), one text for each file, image or value."""
+    """The problems of a submission by kind (`KINDS`), one text for each file, image or value."""
 
     found: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     num_files: int = 0
 
     def add(self, kind: str, text: str) -> None:
-        """Note one problem."""
+        """Add one problem of this kind."""
         assert kind in KINDS
         self.found[kind].append(text)
 
@@ -65,7 +65,7 @@ class Problems:
         return any(self.found.values())
 
     def report(self, limit: int = 10) -> str:
-        """One paragraph a kind: its count, its meaning, and the first `limit` cases."""
+        """One paragraph for each kind: its count, its meaning, and the first `limit` cases."""
         lines, limit = [], max(0, limit)
         for kind, meaning in KINDS.items():
             cases = self.found.get(kind, [])
@@ -81,7 +81,7 @@ class Problems:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a submission: its path inside the archive, and how to get its bytes."""
+    """A file of a submission: its path inside the archive, and a function that reads its bytes."""
 
     name: str
     read: Callable[[], bytes]
@@ -91,7 +91,7 @@ def open_submission(path: Path) -> list[Entry]:
     """The files of a zip archive or a folder, in the order of their names.
 
     Raises:
-        InputError: It is neither, or holds no file, or is a zip that no server should unpack (`read_members`).
+        InputError: The path is neither, holds no file, or is a zip that no server should unpack (`read_members`).
     """
     if path.is_dir():
         files = walk_files(path)
@@ -113,8 +113,8 @@ def check_submission(
     Args:
         entries: The files, from `open_submission`.
         server: The server's rules.
-        split: The split that the images are of.
-        sizes: Image name to (width, height) of that split; None: only the number of images is checked.
+        split: The split of the images.
+        sizes: (width, height) of the split's images by name; None: only the number of images is checked.
     """
     problems = Problems(num_files=len(entries))
     maps = _check_names(entries, server, sizes, problems)
@@ -130,7 +130,7 @@ def check_submission(
 
 @dataclass(frozen=True)
 class Made:
-    """The result of `make_submission`: problems, because of which nothing was written, and the number left out."""
+    """The result of `make_submission`: problems, which prevent writing, and the number of predictions left out."""
 
     problems: Problems
     left_out: int
@@ -139,14 +139,14 @@ class Made:
 def make_submission(
     predictions: Path, output: Path, server: Server, ids: Ids, split: str, sizes: Mapping[str, WidthHeight] | None
 ) -> Made:
-    """Rewrite predictions in the server's ids, check the result, and write the archive unless something is wrong.
+    """Rewrite predictions in the server's ids, check the result, and write the archive if nothing is wrong.
 
     Args:
         predictions: Folder of label PNGs, named by image.
         output: The archive.
         server: The server whose rules apply.
-        ids: What the predictions hold.
-        split: The split that the images are of.
+        ids: The kind of ids in the predictions.
+        split: The split of the images.
         sizes: See `check_submission`; predictions of other images are left out.
 
     Raises:
@@ -200,7 +200,7 @@ def write_archive(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], description: str) -> list[R]:
-    """`function` of every item, in order, on all cores: decoding PNGs holds no lock; a progress bar on the way."""
+    """Results of `function` for all items in order, on all cores (decoding PNGs holds no lock), with a progress bar."""
     with ThreadPoolExecutor(min(16, cores())) as pool:
         return list(Bar(pool.map(function, items), desc=description, total=len(items), unit="file"))
 
@@ -243,7 +243,7 @@ def _not_empty(entries: list[Entry], path: Path) -> list[Entry]:
 def _check_names(
     entries: Sequence[Entry], server: Server, sizes: Mapping[str, WidthHeight] | None, problems: Problems
 ) -> list[tuple[str, Entry]]:
-    """(image, file) for every file that belongs to an image."""
+    """Pairs (image, file) of all files that belong to an image; others are noted as problems."""
     maps = []
     for entry in entries:
         key, base = server.key(entry.name), entry.name.rsplit("/", 1)[-1]
@@ -282,7 +282,7 @@ def _check_images(
 
 
 def _check_ids(results: Sequence[tuple[str, LabelPng]], server: Server, problems: Problems) -> None:
-    """Unknown ids, summed over the files; and files in train ids."""
+    """Note unknown ids, summed over all files, and files in train ids."""
     pixels: Counter[int] = Counter()
     files: dict[int, list[str]] = defaultdict(list)
     for name, result in results:

@@ -1,4 +1,4 @@
-"""What the Lightning modules of all tasks share: a network, its optimiser and schedule, what of it is frozen."""
+"""What the Lightning modules of all tasks share: a network, its optimiser and schedule, and its frozen parts."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
@@ -16,18 +16,18 @@ from segkit.training.preflight import batch_size, check_monitors, check_norms, l
 
 
 class NetworkModule(pl.LightningModule):
-    """Trains a network; a task is a subclass with its steps, and with `logged` if they log more.
+    """Trains a network; each task is a subclass with its steps, and with `logged` if they log more.
 
     Args:
-        network: With an attribute `encoder`.
+        network: A network with an attribute `encoder`.
         optim: Optimiser and schedule.
         normalization: Mean and standard deviation of the input, on the 0..1 scale.
         frozen_stages: Encoder stages that are not trained: -1 none, 0 the stem, n the stem and stages 1 to n.
         norm_eval: Whether the encoder's batch norms also use their running statistics in training.
     """
 
-    network: Any  # a task knows more of it
-    score: ClassVar[str] = "val/mIoU"  # by which the best checkpoint is chosen
+    network: Any  # subclasses narrow the type
+    score: ClassVar[str] = "val/mIoU"  # decides on the best checkpoint
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class NetworkModule(pl.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)
         self.optim, self.normalization = optim, normalization
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
-        self._form: list[nn.Module] = []  # at most one; in a list, for it is no part of the module's state
+        self._form: list[nn.Module] = []  # at most one; a list keeps it out of the module's state
         self._group_options: list[dict[str, Any]] = []
         self._lr_factors: list[Callable[[int], float]] = []
 
     @property
     def logged(self) -> list[str]:
-        """Names of all values that `fit` logs, those of segkit's callbacks too: what a callback may monitor."""
+        """Names of all values that `fit` logs, including those of segkit's callbacks, which callbacks may monitor."""
         return ["train/loss", "lr", "samples/s", "data_wait"]
 
     def train(self, mode: bool = True) -> Self:
@@ -75,7 +75,7 @@ class NetworkModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Train with this run's learning rate, decay and momentum, also where a checkpoint has restored its own."""
+        """Use this run's learning rate, decay and momentum, even if a checkpoint has restored its own."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         schedule.base_lrs = [options["lr"] for options in self._group_options]
@@ -86,14 +86,14 @@ class NetworkModule(pl.LightningModule):
     def log_step(self, loss: Tensor) -> None:
         """Log the loss of a training step, and the learning rate."""
         groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
-        # Of the encoder; with layer decay that of its last block.
+        # The encoder's rate; with layer decay, that of its last block.
         lr = max([g["lr"] for g in groups if g["name"].startswith("encoder")] or [groups[0]["lr"]])
         self.log("train/loss", loss, prog_bar=True)
         self.log("lr", lr, prog_bar=True)
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that `test`, `validate` and `predict` run: itself, or the form of it that was set."""
+        """The network that `test`, `validate` and `predict` run: the network itself, or the form set in its place."""
         network: nn.Module = self._form[0] if self._form else self.network
         return network
 
@@ -103,7 +103,7 @@ class NetworkModule(pl.LightningModule):
 
     @property
     def ran_in(self) -> str:
-        """The form and type in which `test`, `validate` and `predict` run: "exact", "float32" or "bfloat16"."""
+        """The precision in which `test`, `validate` and `predict` run: "exact", "float32" or "bfloat16"."""
         return precision_of(self.evaluated)
 
     @property
@@ -113,7 +113,7 @@ class NetworkModule(pl.LightningModule):
 
     @property
     def protocol_name(self) -> str:
-        """Of the protocol by which images are scored."""
+        """The name of the protocol by which images are scored."""
         raise NotImplementedError
 
     def running(self, metric: str) -> str:
@@ -135,11 +135,11 @@ class NetworkModule(pl.LightningModule):
 
     @property
     def loss_config(self) -> dict[str, Any]:
-        """What repeating a step needs of the loss, as plain data."""
+        """The settings of the loss that repeating a step needs, as plain data."""
         raise NotImplementedError
 
     def normalized(self, batch: Mapping[str, Any]) -> Tensor:
-        """The images of a batch, uint8 to float, on the device; of the weights' type where all is of a "true" one."""
+        """Normalise a batch's images on the device, uint8 to float, or to the weights' type in "true" precision."""
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         image = normalize(batch["image"], self.normalization, dtype).to(self.dtype)
         return image.contiguous(memory_format=torch.channels_last)

@@ -36,7 +36,7 @@ class ClassificationModule(NetworkModule):
         label_smoothing: Share of the truth that is spread over all classes.
         lighting: Standard deviation of the PCA lighting; 0: none.
         normalization: Mean and standard deviation of the input, on the 0..1 scale.
-        class_names: Those of the data, stored in the checkpoint.
+        class_names: The data's class names, stored in the checkpoint.
 
     Attributes:
         protocol: How the test images were cropped, as plain data, for the result file.
@@ -73,7 +73,7 @@ class ClassificationModule(NetworkModule):
 
     @property
     def logged(self) -> list[str]:
-        """With the scores of a validation."""
+        """See base class; adds the scores of a validation."""
         return [*super().logged, "val/loss", "val/top1", "val/top5"]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class ClassificationModule(NetworkModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Start to count."""
+        """Start an empty count for the validation."""
         self.counts = TopK(self.device)
         self._loss = torch.zeros((), device=self.device)
 
@@ -127,15 +127,15 @@ class ClassificationModule(NetworkModule):
 
     @property
     def protocol_name(self) -> str:
-        """Of the centre crop, and its size."""
+        """The name of the centre crop, and its size."""
         return f"{self.protocol.get('name')}@{self.protocol.get('size')}"
 
     def running(self, metric: str) -> str:
-        """The score so far."""
+        """The score of the images so far."""
         return f"top-1 {100 * self.counts.compute().top1.value:.2f}"
 
     def result(self, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What `test` and `validate` leave, as plain data; `about` has data set and whether a part of it was seen."""
+        """The result of `test` or `validate` as plain data; `about` has the data set and whether it is partial."""
         weights = {"sha256": weights_sha256(self.network.state_dict())}
         ran = {"protocol": dict(self.protocol), "precision": self.ran_in, "weights": weights}
         return self.counts.compute().to_dict() | ran | dict(about)
@@ -146,7 +146,7 @@ class ClassificationModule(NetworkModule):
 
     @property
     def loss_config(self) -> dict[str, Any]:
-        """What a repeated step needs of the loss."""
+        """The settings of the loss that repeating a step needs."""
         return {"label_smoothing": self.label_smoothing}
 
     def _plain_hyper_parameters(self) -> dict[str, Any]:
@@ -163,9 +163,9 @@ class ClassificationModule(NetworkModule):
 
 
 def mixed_loss(logits: Tensor, label: Tensor, other: Tensor, share: float, smoothing: float) -> Tensor:
-    """Cross entropy with the truth `share` of `label` and the rest of `other`, smoothed, averaged over `(B, K)` logits.
+    """Smoothed cross entropy of `(B, K)` logits for a truth that is `label` by `share` and `other` by the rest.
 
-    The authors' NLLMultiLabelSmooth: smoothing takes from both, as the mean over all classes is added once.
+    This is the authors' NLLMultiLabelSmooth: the mean over all classes is added once, and reduces both labels.
     """
     first = F.cross_entropy(logits, label, label_smoothing=smoothing)
     if share == 1.0:
@@ -174,6 +174,6 @@ def mixed_loss(logits: Tensor, label: Tensor, other: Tensor, share: float, smoot
 
 
 def light(count: int, deviation: float, normalization: Normalization) -> Tensor:
-    """What PCA lighting adds to normalised images, `(B, 3, 1, 1)`; drawn on the CPU, so that devices agree."""
+    """Offsets `(B, 3, 1, 1)` of PCA lighting for normalised images, drawn on the CPU, so that devices agree."""
     along = torch.randn(count, 3) * deviation * torch.tensor(_EIGENVALUES)
     return (along @ torch.tensor(_COMPONENTS).T / torch.tensor(normalization.std)).view(count, 3, 1, 1)

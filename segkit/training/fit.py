@@ -1,4 +1,4 @@
-"""What `segkit fit` gives Lightning's trainer beside the config: loggers, and the callbacks that watch over a run."""
+"""What `segkit fit` adds to the config's trainer: loggers, and the callbacks that watch over a run."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ from segkit.training.views.data import SeenClasses, Throughput
 from segkit.training.views.overlays import ValidationOverlays
 from segkit.training.views.summary import RunSummary
 
-# What decides on batches, loss and steps: a run is not resumed where one of these has changed.
+# Settings that affect batches, loss and steps: a run is not resumed if one of these has changed.
 _OF_THE_RUN = ("max_epochs", "max_steps", "accumulate_grad_batches", "precision", "gradient_clip_val",
                "gradient_clip_algorithm", "limit_train_batches", "sync_batchnorm")  # fmt: skip
 _OF_THE_MODEL = ("optim", "loss", "frozen_stages", "norm_eval")
@@ -42,8 +42,8 @@ def fit_callbacks(
     Args:
         config: The parsed options of `fit`, as plain data.
         run: The run's folder.
-        faster_loading: Says how the data could be loaded faster.
-        module: Class of what is trained.
+        faster_loading: Returns advice on how to load the data faster.
+        module: Class of the trained module.
 
     Raises:
         InputError: An option is out of range.
@@ -72,7 +72,7 @@ def fit_loggers(given: Any, run: Path, checkpoint: str | None) -> Any:
     Args:
         given: `trainer.logger`: None, a bool, or loggers.
         run: The run's folder.
-        checkpoint: What is resumed.
+        checkpoint: The checkpoint to resume from.
 
     Raises:
         InputError: The folder holds another run's logs, or the checkpoint is damaged.
@@ -80,7 +80,7 @@ def fit_loggers(given: Any, run: Path, checkpoint: str | None) -> Any:
     if given is False:
         return False
     first = None
-    if checkpoint and goes_on(run, checkpoint):  # the first step that is still to be logged
+    if checkpoint and goes_on(run, checkpoint):  # the first step that has yet to be logged
         first = checked_training(read_torch_file(checkpoint), checkpoint)["global_step"]
     csv = csv_logger(run, first)
     return [csv, *(tensorboard_loggers(run, first) if given in (None, True) else as_list(given))]
@@ -90,7 +90,7 @@ class FitConfig(SaveConfigCallback):
     """Writes the run's `config.yaml`, for `fit` only: neither a later test nor a resumed run replaces it."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write it when fitting begins; of a resumed run beside the first one, if its settings may differ."""
+        """Write it when fitting begins; a resumed run writes beside the first one, if its settings may differ."""
         if stage != "fit":
             return
         run = Path(trainer.default_root_dir)
@@ -102,12 +102,12 @@ class FitConfig(SaveConfigCallback):
 
 
 def as_list(value: Any) -> list[Any]:
-    """What may be one thing, several, or none, as a list."""
+    """A list of one value, of several, or of none."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _record(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides on batches, loss and steps, as plain values by dotted name; nothing of this machine."""
+    """Settings that affect batches, loss and steps, as plain values by dotted name; none depend on the machine."""
     model = {f"model.{name}": config["model"].get(name) for name in (*_OF_THE_MODEL, *_OF_A_CLASSIFIER)}
     data = config["data"].get("init_args", {})
     return flatten(

@@ -21,7 +21,7 @@ from segkit.ops.upsample_cross_entropy import (
 )
 from segkit.training.pixels import PixelAverage, hard_target, own_count
 
-WEIGHT_KINDS = ("enet", "median")  # words for class weights that follow from the data
+WEIGHT_KINDS = ("enet", "median")  # rules by which class weights follow from the data
 MAIN_TERMS = ("cross_entropy", "dice", "lovasz", "focal", "tversky")  # the fields that are weights of the main head
 
 
@@ -31,15 +31,15 @@ class LossConfig:
 
     Attributes:
         aux_weight: Weight of the auxiliary head's loss, which is always the plain cross entropy, without mining.
-        label_smoothing: Share of the target spread over all classes, in [0, 1]; of the cross entropies.
-        class_weights: One weight a class, for rare classes; None or "none" weighs all pixels alike, as the authors do.
-            "enet" and "median" stand for the numbers that follow from the training data: `segkit fit` puts them in;
-            from Python give `data.class_weights("enet")`. Of the cross entropies only.
+        label_smoothing: Share of the target that the cross entropies spread over all classes, in [0, 1].
+        class_weights: One weight a class, for the cross entropies only; None or "none" weighs all pixels alike, as the
+            authors do. "enet" and "median" stand for numbers that follow from the training data: `segkit fit` fills
+            them in; from Python give `data.class_weights("enet")`.
         cross_entropy: Weight of the main head's cross entropy; 0 leaves it out, here and below.
         ohem_threshold: Online hard example mining: the main cross entropy is that of the pixels whose true class has
             a probability below this, or of `ohem_min_kept` where these are fewer; 0 turns it off. See `pixels.py`.
-        ohem_min_kept: Pixels an image.
-        dice: Weight of the Dice loss. This and the next three are as in segmentation_models_pytorch, of the main head.
+        ohem_min_kept: Minimum number of pixels per image.
+        dice: Weight of the Dice loss. This and the next three are segmentation_models_pytorch's, for the main head.
         lovasz: Weight of the Lovász-Softmax loss.
         focal: Weight of the focal loss.
         tversky: Weight of the Tversky loss.
@@ -49,15 +49,15 @@ class LossConfig:
         average: What the sums over pixels (cross entropies and focal loss) are divided by: "valid", the number of
             pixels that count (their class weights' sum, as in `torch.nn.CrossEntropyLoss`); or "all", the number of
             all pixels, ignored ones included (mmsegmentation's default, `avg_non_ignore=False`).
-        extra: Your own loss, added unweighted: maps float logits `(B, K, H, W)` and int64 train ids `(B, H, W)`,
-            255 ignored, to a scalar. Of the main head, and of each process's own batch; no checkpoint keeps it.
+        extra: Your own loss for the main head, added unweighted: maps float logits `(B, K, H, W)` and int64 train ids
+            `(B, H, W)`, 255 ignored, to a scalar, for each process's own batch. No checkpoint keeps it.
         fused: Whether cross entropies and mining do without full-size logits (`segkit.ops.upsample_cross_entropy`);
             false takes PyTorch's operations, which differ by rounding and take far more memory.
     """
 
     aux_weight: float = 0.2
     label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] | str | None = None  # not a Literal: the message below says more than its parser's
+    class_weights: tuple[float, ...] | str | None = None  # no Literal: the message below says more than the parser's
     cross_entropy: float = 1.0
     ohem_threshold: float = 0.0
     ohem_min_kept: int = 100_000
@@ -73,7 +73,7 @@ class LossConfig:
     extra: nn.Module | None = None
 
     def __post_init__(self) -> None:
-        """Turn a list (as read from a file) into a tuple and refuse what no loss can be made of."""
+        """Turn a list (as read from a file) into a tuple and refuse values that make no loss."""
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", _checked_weights(self.class_weights))
         for name in ("aux_weight", *MAIN_TERMS, "focal_gamma", "tversky_alpha", "tversky_beta"):
@@ -126,7 +126,7 @@ def segmentation_loss(
     align_corners: bool = True,
     mean_count: Callable[[Tensor], Tensor] = own_count,
 ) -> Tensor:
-    """The sum of `loss_terms`, which has the arguments: a float32 scalar, float64 where the logits are."""
+    """The sum of `loss_terms`, which takes the same arguments: a float32 scalar, float64 if the logits are."""
     return torch.stack(list(loss_terms(outputs, mask, config, align_corners, mean_count).values())).sum()
 
 
@@ -143,20 +143,20 @@ def loss_terms(
 
     In distributed training `mean_count` makes the averaged gradients those of one process with the joined batch:
     let it return the sum of the counts over all processes, divided by the number of processes. That holds for the
-    cross entropies and the focal loss, which are sums over pixels. Dice, Lovász and Tversky losses are of each
-    process's own batch, and hard pixels are mined in it.
+    cross entropies and the focal loss, which are sums over pixels. Dice, Lovász and Tversky losses, and the mining of
+    hard pixels, use each process's own batch.
 
     Args:
         outputs: Logits "out" and perhaps "aux", `(B, K, h, w)`; half precision is raised to float32.
         mask: Train ids `(B, H, W)`, any integer dtype; 255 is ignored.
         config: The weights.
         align_corners: How the logits are upsampled to `(H, W)`.
-        mean_count: Gets the count of this process that a sum over pixels belongs to, a float scalar on the device,
-            and returns what the sum is divided by. Called once for each kind of count (valid, mined or all pixels,
-            class weights); `config` and the names in `outputs` alone say how often.
+        mean_count: Takes this process's count for a sum over pixels, a float scalar on the device, and returns the
+            sum's divisor. Called once for each kind of count (valid, mined or all pixels, class weights); how often
+            depends only on `config` and the names in `outputs`.
 
     Raises:
-        InputError: There is not one class weight a class, or still the word for them.
+        InputError: There is not one class weight for each class, or class weights are still the name of a rule.
     """
     target = mask.long()
     average = PixelAverage(config.average, mean_count)
@@ -170,7 +170,7 @@ def loss_terms(
     if set(config.terms()) - {"cross_entropy"}:  # only these need the logits at full size
         full = upsample(raised(outputs["out"]), (target.shape[1], target.shape[2]), align_corners)
         terms |= _full_size_terms(full, target, config, average)
-    if "aux" in outputs:  # also with a weight of 0: a head that takes no part in the loss stops distributed training
+    if "aux" in outputs:  # even if its weight is 0: a head without a loss stops distributed training
         loss = _cross_entropy(outputs["aux"], target, config, align_corners, average)
         terms["aux"] = config.aux_weight * loss
     return terms
@@ -199,7 +199,7 @@ def _cross_entropy(
 
 
 def _full_size_terms(logits: Tensor, target: Tensor, config: LossConfig, average: PixelAverage) -> dict[str, Tensor]:
-    """The terms that come from segmentation_models_pytorch and from outside, of logits `(B, K, H, W)`."""
+    """The terms of segmentation_models_pytorch and the user's own loss, from logits `(B, K, H, W)`."""
     terms = {} if config.extra is None else {"extra": config.extra.to(logits.device)(logits, target)}
     if config.terms() in (["extra"], ["cross_entropy", "extra"]):
         return terms
@@ -220,10 +220,10 @@ def _full_size_terms(logits: Tensor, target: Tensor, config: LossConfig, average
 
 
 def check_class_weights(config: LossConfig, num_classes: int) -> None:
-    """Refuse class weights that are those of another data set.
+    """Refuse class weights of another data set.
 
     Raises:
-        InputError: There is not one a class.
+        InputError: There is not one weight for each class.
     """
     weights = config.class_weights
     if weights is not None and not isinstance(weights, str) and len(weights) != num_classes:
@@ -235,7 +235,7 @@ def check_class_weights(config: LossConfig, num_classes: int) -> None:
 
 
 def _checked_weights(given: Sequence[float] | str) -> tuple[float, ...] | str | None:
-    """Numbers as a tuple, "none" as None."""
+    """Class weights with numbers as a tuple, and "none" as None."""
     if isinstance(given, str):
         if given not in (*WEIGHT_KINDS, "none"):
             raise InputError(
@@ -250,7 +250,7 @@ def _checked_weights(given: Sequence[float] | str) -> tuple[float, ...] | str | 
 
 
 def _weights(config: LossConfig, logits: Tensor) -> Tensor | None:
-    """One weight a class, where the logits are; float32, float64 where the logits are."""
+    """One weight for each class, on the logits' device; float32, or float64 if the logits are."""
     if config.class_weights is None:
         return None
     if isinstance(config.class_weights, str):

@@ -41,7 +41,7 @@ from segkit.training.validation_loss import ValidationLoss
 
 
 class Batch(TypedDict, total=False):
-    """What the data modules hand over.
+    """A batch of the data modules.
 
     image: uint8 `(B, 3, H, W)` RGB, or the data's bands, uint8, uint16 or float32.
     mask: uint8 `(B, H, W)` train ids, 255 = ignore. name: B strings.
@@ -53,18 +53,18 @@ class Batch(TypedDict, total=False):
 
 
 class SegmentationModule(NetworkModule):
-    """Trains and evaluates a network. What it is made of is what a checkpoint keeps (but for `checkpoint_stages`).
+    """Trains and evaluates a network. A checkpoint keeps its arguments, except for `checkpoint_stages`.
 
     Args:
         network: `FCN`, `DeepLabV3`, or any `SegmentationModel`.
         optim: Optimiser and schedule.
         loss: Weights of the loss.
         normalization: Mean and standard deviation of the input, on the 0..1 scale. "encoder": those that its
-            published weights were trained with, for other channels than RGB repeated. "data": those of the training
-            images, which the command line counts and hands to `normalize_by`.
+            published weights were trained with, repeated for channels other than RGB. "data": those of the training
+            images, which the command line computes and passes to `normalize_by`.
         frozen_stages: Encoder stages that are not trained: -1 none, 0 the stem, n the stem and stages 1 to n.
         norm_eval: Whether the encoder's batch norms also use their running statistics in training.
-        checkpoint_stages: Encoder stages whose activations are computed again in the backward pass instead of kept.
+        checkpoint_stages: Encoder stages whose activations are recomputed in the backward pass instead of kept.
         label_space: Classes, colours and label table of the data; stored in the checkpoint for inference.
 
     Attributes:
@@ -103,13 +103,13 @@ class SegmentationModule(NetworkModule):
                 f"logits of {network.num_classes}: give its constructor num_classes, which is filled in from the data"
             )
         self.confusion: ConfusionMatrix | None = None
-        self.validation_loss: ValidationLoss | None = None  # of `fit`
-        self.calibration: Calibration | None = None  # set by who wants it measured
+        self.validation_loss: ValidationLoss | None = None  # in `fit` only
+        self.calibration: Calibration | None = None  # set by `CalibrationReport`
         self.scores: Scores | None = None
         self.without: tuple[int, ...] = ()
-        self.note: str | None = None  # on the scores: of a truth that holds one class, or none
+        self.note: str | None = None  # a remark on the scores if the truth has one class or none
         self.save_hyperparameters(self._plain_hyper_parameters(), logger=False)
-        self.train()  # Lightning leaves the modes as they are, and those of frozen parts are not the others'
+        self.train()  # Lightning does not set the modes, and those of frozen parts differ
 
     def normalize_by(self, normalization: Normalization) -> None:
         """Take another normalization, which a checkpoint then keeps."""
@@ -118,7 +118,7 @@ class SegmentationModule(NetworkModule):
 
     @property
     def classes(self) -> LabelSpace:
-        """The label space, or where none is known one of numbered classes."""
+        """The label space, or if it is unknown, one of numbered classes."""
         return self.label_space or numbered_space(self.network.num_classes)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -138,14 +138,14 @@ class SegmentationModule(NetworkModule):
 
     @property
     def logged(self) -> list[str]:
-        """With the terms of the loss, and the scores of a validation."""
+        """See base class; adds the terms of the loss and the scores of a validation."""
         terms = [*self.loss.terms(), *(["aux"] if self.network.aux_head is not None else [])]
         scores = ["loss", "mIoU", "pixel_accuracy", "mean_accuracy", *(f"IoU/{n}" for n in self.classes.class_names)]
         trained = [f"train/loss_{name}" for name in terms if len(terms) > 1]
         return [*super().logged, *trained, *(f"val/{name}" for name in scores)]
 
     def on_validation_epoch_start(self) -> None:
-        """Start an empty confusion matrix, and in `fit` an empty loss."""
+        """Start with an empty confusion matrix and, in `fit`, an empty loss."""
         self.confusion = ConfusionMatrix(self.network.num_classes, self.device)
         fitting = self.trainer.state.fn == "fit"
         self.validation_loss = ValidationLoss(self.loss, self.device) if fitting else None
@@ -174,7 +174,7 @@ class SegmentationModule(NetworkModule):
         self.scores = self.confusion.scores(without=self.without)
         self.note = self.classes.note_of_absence(true_ids(self.confusion.counts))
         prefix = "test" if self.trainer.state.fn == "test" else "val"
-        # The matrix is already that of all processes, so each logs the same floats and none needs to synchronise.
+        # The matrix is already summed over all processes, so each logs the same floats without synchronising.
         shown = math.isfinite(self.scores.miou)  # a bar would show "nan"
         self.log(f"{prefix}/mIoU", self.scores.miou, prog_bar=shown, rank_zero_only=False, sync_dist=False)
         self.log(f"{prefix}/pixel_accuracy", self.scores.pixel_accuracy, sync_dist=False)
@@ -191,7 +191,7 @@ class SegmentationModule(NetworkModule):
         return predict(self.evaluated, self.normalized(batch), self.protocol, normalization=self.normalization)
 
     def configure_optimizers(self) -> Any:
-        """As for every task, once the class weights are known to fit."""
+        """Check the class weights, then do as the base class does."""
         check_class_weights(self.loss, self.network.num_classes)
         return super().configure_optimizers()
 
@@ -228,9 +228,9 @@ class SegmentationModule(NetworkModule):
         return f"{heading} {percent(self.confusion.scores(metric, self.without).miou)}"
 
     def result(self, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
-        """All scores; see `result_dict`."""
+        """All scores as plain data; see `result_dict`."""
         assert self.confusion is not None
-        protocol = resolve(self.protocol, self.network).to_dict()  # what depends on the network filled in
+        protocol = resolve(self.protocol, self.network).to_dict()  # with the network's settings filled in
         weights, names = {"sha256": weights_sha256(self.network.state_dict())}, self.classes.class_names
         about = {"weights": weights, "note": self.note, "without": self.without, **about}
         result = result_dict(self.confusion, names, protocol, metric=metric, **dict(about))
@@ -249,11 +249,11 @@ class SegmentationModule(NetworkModule):
 
     @property
     def loss_config(self) -> dict[str, Any]:
-        """All of the loss."""
+        """All settings of the loss as plain data."""
         return self.loss.to_dict()
 
     def _plain_hyper_parameters(self) -> dict[str, Any]:
-        """What a checkpoint keeps: plain data only, and nothing of how one tests."""
+        """The hyper-parameters that a checkpoint keeps: plain data only, without the test protocol."""
         return {
             "network": self.network.config,
             "optim": asdict(self.optim),
@@ -265,7 +265,7 @@ class SegmentationModule(NetworkModule):
         }
 
     def _mean_count(self, count: Tensor) -> Tensor:
-        """The mean over all processes: with it averaged gradients are those of one process with the joined batch."""
+        """The mean over all processes, which makes averaged gradients those of one process with the joined batch."""
         if self.trainer.world_size == 1:
             return count
         total = count.clone()

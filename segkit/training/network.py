@@ -1,4 +1,4 @@
-"""What Lightning is given for the network: the weights to begin with, the form that is evaluated, SyncBN."""
+"""Lightning callbacks and plugins for the network: its first weights, the form that is evaluated, SyncBN."""
 
 from pathlib import Path
 
@@ -21,20 +21,20 @@ from segkit.training.module import SegmentationModule
 
 
 class InitialWeights(Callback):
-    """Loads the weights that `fit` begins with; other commands read nothing.
+    """Loads the weights with which `fit` begins; other commands read nothing.
 
     Args:
         encoder_weights: A file with the encoder's weights, or "imagenet" for those that timm publishes, or "authors"
             for the authors' own, which are downloaded once.
-        init_from: A whole network of any toolkit, or one of the authors' by name (`authors/RECIPE`): what fits is
-            taken, and of a classifier of other classes the rows whose class has the same name.
+        init_from: A whole network of any toolkit, or one of the authors' by name (`authors/RECIPE`): tensors that fit
+            are taken, and from a classifier with other classes the rows of classes with the same name.
     """
 
     def __init__(self, encoder_weights: str | None = None, init_from: str | None = None) -> None:
         self.encoder_weights, self.init_from = encoder_weights, init_from
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Load the weights, and say so."""
+        """Load the weights and report them."""
         assert isinstance(pl_module, NetworkModule)
         if stage != "fit":
             return
@@ -68,7 +68,7 @@ class EvaluationForm(Callback):
         self.precision: Precision = precision
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the form, but not within `fit`, where weights change."""
+        """Build the form, but not within `fit`, where weights change."""
         assert isinstance(pl_module, NetworkModule)
         dtype = convolution_dtype(self.precision, pl_module.device)
         if dtype is not None and trainer.state.fn != "fit":
@@ -77,23 +77,23 @@ class EvaluationForm(Callback):
     on_validation_start = on_predict_start = on_test_start
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Free the memory of the form."""
+        """Release the memory of the form."""
         assert isinstance(pl_module, NetworkModule)
         pl_module.evaluate_in(None)
 
 
 class SyncBatchNormPlugin(layer_sync.TorchSyncBatchNorm):
-    """What `trainer.sync_batchnorm: true` stands for: `segkit.ops.sync_batch_norm` in the place of each batch norm.
+    """Implements `trainer.sync_batchnorm: true`: replaces each batch norm by `segkit.ops.sync_batch_norm`.
 
-    The names in a state dict do not change, and after training the network has its own norms again. Norms that use
-    their running statistics only have nothing to synchronise and stay.
+    The names in a state dict do not change, and after training the network has its own norms again. Norms that only use
+    their running statistics have nothing to synchronise and stay.
     """
 
     def __init__(self) -> None:
         self._originals: list[tuple[nn.Module, str, BatchNormBase]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Put the synchronised norms in, in place."""
+        """Replace the norms by synchronised ones, in place."""
         assert isinstance(model, pl.LightningModule)
         device = model.trainer.strategy.root_device.type
         for parent in list(model.modules()):
@@ -104,7 +104,7 @@ class SyncBatchNormPlugin(layer_sync.TorchSyncBatchNorm):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Put the network's own norms back, with what they have learnt."""
+        """Restore the network's own norms, with what they have learnt."""
         for parent, name, original in self._originals:
             setattr(parent, name, to_batch_norm(getattr(parent, name), original))
         self._originals = []

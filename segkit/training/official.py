@@ -1,4 +1,4 @@
-"""`segkit test --official`: cityscapesScripts' own evaluation beside ours, on label-id PNGs of the same run."""
+"""`segkit test --official`: cityscapesScripts' own evaluation beside segkit's, on label-id PNGs of the same run."""
 
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,15 @@ _SERVER = SERVERS["cityscapes"]
 
 
 class OfficialCityscapes(Callback):
-    """Writes each label map as a PNG of label ids into `<run>/official/`, and has them all scored after the test.
+    """Writes each label map as a PNG of label ids into `<run>/official/`, and scores them all after the test.
 
     The official table is printed beside segkit's and written to `<run>/official.json`. Each process writes its own
     images; the first one scores them.
 
     Raises:
-        InputError: Before anything runs: this is not a test, not on Cityscapes, or only of a part of the split, or
+        InputError: Before anything runs, if this is not a test, not on Cityscapes, or on only part of the split, or if
             instance files are missing.
-        RuntimeError: At the end: a class score differs from segkit's in any digit.
+        RuntimeError: At the end, if a class score differs from segkit's in any digit.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class OfficialCityscapes(Callback):
                 f"--official: official scores are of a whole split; leave out limit_test_batches ({limit})"
             )
         check_instances(list(truths.values()))
-        run = Path(trainer.log_dir or ".")  # asked on every rank: it is broadcast
+        run = Path(trainer.log_dir or ".")  # read on every rank, because it is broadcast
         self.folder = trainer.strategy.broadcast(free_path(run / "official"))
 
     def on_test_batch_end(
@@ -68,7 +68,7 @@ class OfficialCityscapes(Callback):
             write_png(self._path(name), _SERVER.space.unmap_labels(labels))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score, print, write and compare once all processes have written."""
+        """Score the PNGs once all processes have written them; print, compare and write the scores."""
         trainer.strategy.barrier("official")
         if not trainer.is_global_zero:
             return
@@ -78,7 +78,7 @@ class OfficialCityscapes(Callback):
         found = official_scores(pairs)
         wrong = differences(found, class_iou)
         path = free_path(self.folder.with_name("official.json"))
-        rank_zero_info(f"\n{format_official(found, class_iou)}\n{len(pairs)} images")  # also where it is not kept
+        rank_zero_info(f"\n{format_official(found, class_iou)}\n{len(pairs)} images")  # first: writing may fail
         write_json(path, found | {"equals_segkit": not wrong, "differences": wrong, "versions": versions()})
         rank_zero_info(f"{path}, {self.folder}")
         if wrong:

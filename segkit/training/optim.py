@@ -19,14 +19,14 @@ from segkit.text import aligned
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["poly", "cosine", "step", "constant"]
 
-# What wrapping (FSDP, torch.compile, activation checkpointing) puts into the names of parameters.
+# Parts that wrappers (FSDP, torch.compile, activation checkpointing) insert into the names of parameters.
 _WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_orig_mod\.|_checkpoint_wrapped_module\.")
 # layer3.5, stages_2.blocks.3, stages.2.blocks.3, blocks.4.1, blocks.4, s3.b4 (RegNet), denseblock1.denselayer6
 _BLOCK = re.compile(
     r"(?:^|\.|features_)(?P<stage>(?:layers?|stages?|blocks|denseblock|s)[._]?\d+)"
     r"(?:\.(?:blocks\.|denselayer|b)?(?P<block>\d+))?\."
 )
-# Their weights keep being decayed under FSDP, which makes flat shards of them.
+# Layers whose weights are decayed even under FSDP, which makes one-dimensional shards of them.
 _MATRICES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -42,17 +42,17 @@ class OptimConfig:
         layer_decay: Each block of the encoder learns this much slower than the one above it, the last block than the
             head; in (0, 1], and 1 is none (BEiT, Bao et al. 2021, section 3.2; timm's `param_groups_layer_decay`).
         momentum: Momentum of SGD.
-        weight_decay: On every parameter, norms and biases included, as the authors have it.
+        weight_decay: Weight decay of every parameter, including norms and biases, as in the authors' code.
         decay_norm_bias: False exempts biases and the norms' parameters, as recipes with AdamW do. "not_by_name" is the
             ResNeSt authors' rule on ImageNet (zhanghang1989/ResNeSt, scripts/torch/train.py): exempt is what has "bn"
             or "bias" in its name, so the weights of the norms in a deep stem (conv1.1, conv1.4) and behind a shortcut
             (downsample.2) are still decayed.
         schedule: "poly", "cosine", "step" or "constant", by optimiser step after the warm-up.
         power: Exponent of the polynomial.
-        min_lr: Where poly and cosine end, for every group alike, not in units of its learning rate, and not scaled to
-            the batch; mmsegmentation's `eta_min`.
+        min_lr: Learning rate at which poly and cosine end, the same for every group, and not scaled to the batch;
+            mmsegmentation's `eta_min`.
         milestones: Optimiser steps, counted from the end of the warm-up, at which "step" multiplies by `gamma`.
-        gamma: That factor.
+        gamma: Factor of the schedule "step".
         warmup_steps: Steps of linear warm-up before the schedule.
     """
 
@@ -72,7 +72,7 @@ class OptimConfig:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        """Turn a list (as read from a file) into a tuple and refuse what cannot train."""
+        """Turn a list (as read from a file) into a tuple and refuse values that cannot train."""
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for name, kind in (("name", Optimizer), ("schedule", Schedule)):
             if getattr(self, name) not in get_args(kind):
@@ -111,11 +111,11 @@ def scaled_lr(config: OptimConfig, total_batch: int) -> float:
 
 
 def parameter_groups(network: nn.Module, lr: float, config: OptimConfig) -> list[dict[str, Any]]:
-    """What is to be trained, in groups for an optimiser: `params`, `lr`, `weight_decay` and `name`.
+    """Trainable parameters in groups for an optimiser: `params`, `lr`, `weight_decay` and `name`.
 
-    Two groups, "encoder" at `lr` and "head" (everything else) at `lr * head_lr_mult`. With layer decay "encoder.stem",
-    "encoder.block1", ... take the first one's place; where norms and biases are exempt from weight decay, they stand
-    behind each in a group of their own, "NAME.no_decay". Groups without parameters are left out.
+    There are two groups, "encoder" at `lr` and "head" (everything else) at `lr * head_lr_mult`. With layer decay,
+    "encoder.stem", "encoder.block1", ... replace the first; norms and biases that are exempt from weight decay follow
+    each in a group of their own, "NAME.no_decay". Groups without parameters are left out.
 
     Args:
         network: Network whose encoder is its attribute `encoder`.
@@ -146,7 +146,7 @@ def parameter_groups(network: nn.Module, lr: float, config: OptimConfig) -> list
 
 
 def groups_table(groups: Sequence[dict[str, Any]], network: nn.Module) -> str:
-    """The groups as an aligned table, one a line, with a total and, if any, what is frozen in `network`."""
+    """The groups as an aligned table, one a line, with a total and the frozen parameters of `network`, if any."""
     rows: list[tuple[str, ...]] = [("group", "tensors", "parameters", "lr", "weight decay")]
     rows += [(g["name"], *_count(g["params"]), f"{g['lr']:.3g}", f"{g['weight_decay']:.3g}") for g in groups]
     rows.append(("total", *_count([p for g in groups for p in g["params"]])))
@@ -157,7 +157,7 @@ def groups_table(groups: Sequence[dict[str, Any]], network: nn.Module) -> str:
 
 
 def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW, over `groups`, which have their learning rates and weight decays."""
+    """SGD with momentum, or AdamW, over `groups` with their own learning rates and weight decays."""
     return torch.optim.AdamW(groups) if config.name == "adamw" else torch.optim.SGD(groups, momentum=config.momentum)
 
 
@@ -172,7 +172,7 @@ def lr_factors(config: OptimConfig, total_steps: int, groups: Sequence[dict[str,
     Args:
         config: The schedule.
         total_steps: Optimiser steps of the run.
-        groups: With the initial learning rates, as `parameter_groups` makes them.
+        groups: Groups with their initial learning rates, from `parameter_groups`.
 
     Raises:
         InputError: `min_lr` is above a group's learning rate.
@@ -187,7 +187,7 @@ def lr_factors(config: OptimConfig, total_steps: int, groups: Sequence[dict[str,
 
 
 def _lr_factor(config: OptimConfig, total_steps: int, end: float) -> Callable[[int], float]:
-    """The factor by step: a pure function. `end` is that of poly and cosine."""
+    """The factor at each step, as a pure function; `end` is the final factor of poly and cosine."""
 
     def factor(step: int) -> float:
         if step < config.warmup_steps:
@@ -206,7 +206,7 @@ def _lr_factor(config: OptimConfig, total_steps: int, end: float) -> Callable[[i
 
 
 def _parts(names: list[str], layer_decay: float) -> dict[str, tuple[str, float]]:
-    """Group and factor on the learning rate of each of the encoder's parameters."""
+    """The group of each of the encoder's parameters, and its factor on the learning rate."""
     if layer_decay == 1:
         return dict.fromkeys(names, ("encoder", 1.0))
     layers = _layers(names)
@@ -223,9 +223,9 @@ def _parts(names: list[str], layer_decay: float) -> dict[str, tuple[str, float]]
 
 
 def _layers(names: Sequence[str]) -> list[int]:
-    """0 for what comes before the first block, then n for the n-th block and what comes behind it.
+    """The layer of each parameter: 0 before the first block, then n for the n-th block and everything after it.
 
-    What a stage has before its first block (a downsampling convolution) belongs to that block, as in timm.
+    Layers of a stage before its first block (a downsampling convolution) belong to that block, as in timm.
     """
     layers: list[int] = []
     stage = block = None
@@ -250,7 +250,7 @@ def _exempt(network: nn.Module, decay: bool | str) -> set[str]:
 
 
 def _norms_and_biases(network: nn.Module) -> set[str]:
-    """Names of biases and of all else that has one dimension: norms, and ConvNeXt's layer scale."""
+    """Names of biases and other one-dimensional parameters: norms, and ConvNeXt's layer scale."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in network.named_modules()
@@ -260,5 +260,5 @@ def _norms_and_biases(network: nn.Module) -> set[str]:
 
 
 def _count(parameters: Sequence[nn.Parameter]) -> tuple[str, str]:
-    """How many tensors, and how many numbers in them."""
+    """The number of tensors, and of the numbers in them."""
     return f"{len(parameters)}", f"{sum(p.numel() for p in parameters):,}"

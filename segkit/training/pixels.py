@@ -1,4 +1,4 @@
-"""Which pixels of a batch count in a loss, and for how much: hard example mining, and averages over processes."""
+"""Which pixels of a batch a loss counts, and with what weight: hard example mining, and averages over processes."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -16,16 +16,16 @@ def hard_target(probability: Tensor, target: Tensor, threshold: float, min_kept:
     Source: mmsegmentation 1.2.2, mmseg/structures/sampler/ohem_pixel_sampler.py (its mode with a threshold), restated
     without boolean indexing, so that no GPU is waited for.
 
-    Hard is a valid pixel whose probability of its true class is below `threshold`, or, where these are too few, below
-    that of the pixel with `min_kept * B` smaller ones in the batch (or below the largest there is). The comparison is
-    strict, as mmsegmentation's: of equal probabilities at the limit none is kept.
+    A valid pixel is hard if the probability of its true class is below `threshold` or, if those are too few, below that
+    of the pixel with `min_kept * B` smaller ones in the batch (or below the largest one). The comparison is strict, as
+    in mmsegmentation: of equal probabilities at the limit none is kept.
 
     Args:
         probability: Float `(B, H, W)` of the true classes, and more than 1 at ignored pixels, so that they are sorted
-            to the end: what `segkit.ops.upsample_cross_entropy` makes.
+            to the end, as `segkit.ops.upsample_cross_entropy` returns it.
         target: int64 train ids `(B, H, W)`; 255 is ignored.
         threshold: Probability in 0..1.
-        min_kept: Pixels an image.
+        min_kept: Minimum number of pixels per image.
 
     Returns:
         int64 `(B, H, W)`: `target`, with 255 at the pixels that are not hard.
@@ -38,16 +38,16 @@ def hard_target(probability: Tensor, target: Tensor, threshold: float, min_kept:
 
 
 def own_count(count: Tensor) -> Tensor:
-    """The `mean_count` of a single process: its own."""
+    """The `mean_count` of a single process, which is its own count."""
     return count
 
 
 class PixelAverage:
-    """Divides sums over pixels by their counts, each kind of which is asked of `mean_count` once.
+    """Divides sums over pixels by their counts, and calls `mean_count` once for each kind of count.
 
     Args:
-        over: "valid" pixels, or "all": the ignored ones too, and all alike whatever their class weights.
-        mean_count: Gets this process's count, a float scalar on the device, and returns the divisor.
+        over: "valid" pixels, or "all": ignored ones, too, all alike whatever their class weights.
+        mean_count: Takes this process's count, a float scalar on the device, and returns the divisor.
     """
 
     def __init__(self, over: Literal["valid", "all"], mean_count: Callable[[Tensor], Tensor]) -> None:
@@ -55,20 +55,20 @@ class PixelAverage:
         self._divisors: dict[str, Tensor] = {}
 
     def __call__(self, total: Tensor, target: Tensor, weights: Tensor | None = None, pixels: str = "valid") -> Tensor:
-        """The average of what sums to `total` over the valid pixels of a target; 0 if its count is 0.
+        """The average of a quantity that sums to `total` over the valid pixels of a target; 0 if its count is 0.
 
         Args:
             total: Float scalar.
             target: int64 train ids `(B, H, W)`; 255 is ignored.
             weights: Class weights `(K,)`, whose sum over the pixels is then the count.
-            pixels: A name for the valid pixels of this target; the same name must mean the same ones.
+            pixels: A name for the valid pixels of this target; equal names must mean the same pixels.
         """
         kind = "all" if self._over == "all" else pixels if weights is None else f"weighted {pixels}"
         if kind not in self._divisors:
             count = total.new_full((), target.numel()) if kind == "all" else _count(target, weights).to(total.dtype)
             self._divisors[kind] = self._mean_count(count)
         divisor = self._divisors[kind]
-        some = divisor > 0  # not "at least 1": a mean over processes, or of weights, may well lie between 0 and 1
+        some = divisor > 0  # not "at least 1", because a mean over processes, or of weights, may be between 0 and 1
         return total * some / torch.where(some, divisor, 1)
 
 

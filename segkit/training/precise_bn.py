@@ -1,11 +1,11 @@
 """Precise batch norm: running statistics measured again, as averages over many batches at fixed weights.
 
-What training leaves is a moving average over weights that still changed (Wu and Johnson 2021, "Rethinking 'Batch' in
+Training leaves a moving average over weights that were still changing (Wu and Johnson 2021, "Rethinking 'Batch' in
 BatchNorm", section 3.1). The average is PyTorch-Encoding's (encoding/utils/precise_bn.py, 200 batches): the mean of the
-batch means, and the mean of the batch variances. These are the UNBIASED ones, as torch's batch norms keep them and as
-Ioffe and Szegedy 2015 (algorithm 2) have them for inference. The variance of the batch means is not added, so batches
-should be as large as in training. `torch.optim.swa_utils.update_bn` computes it; changed here: frozen norms stay as
-they are, the network that is given is not touched, and input that would leave wrong numbers is refused.
+batch means, and the mean of the batch variances. Variances are UNBIASED, as in torch's batch norms and in Ioffe and
+Szegedy 2015 (algorithm 2) for inference. The variance of the batch means is not added, so batches should be as large as
+in training. `torch.optim.swa_utils.update_bn` computes it; changed here: frozen norms keep their statistics, the given
+network is not modified, and input that would give wrong numbers is refused.
 """
 
 import copy
@@ -31,7 +31,7 @@ class Change:
     Attributes:
         layer: Its name in the network.
         mean: |new - old| / |old| of its running mean, Euclidean over the channels; infinite from 0.
-        variance: Likewise of its running variance.
+        variance: The same for its running variance.
     """
 
     layer: str
@@ -44,11 +44,11 @@ class Recalibration:
     """A network whose batch norms have new statistics, and how far these moved.
 
     Attributes:
-        network: A copy with the new statistics, each part in the training or eval mode that it had. Its counters
+        network: A copy with the new statistics, each part in its former training or eval mode. Its counters
             `num_batches_tracked` hold the number of batches.
-        batches: How many were averaged.
-        images: How many these held in all.
-        changes: One for each norm that was recalibrated, in the network's order.
+        batches: Number of batches that were averaged.
+        images: Number of images in them.
+        changes: One for each recalibrated norm, in the network's order.
     """
 
     network: nn.Module
@@ -93,13 +93,13 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
 def recalibrate_checkpoint(
     checkpoint: Checkpoint, images: Iterable[Tensor], device: torch.device, seed: int = 0
 ) -> tuple[Checkpoint, Recalibration]:
-    """`recalibrate` a checkpoint's network; its scores, which were those of the old statistics, go.
+    """`recalibrate` a checkpoint's network, and drop its scores, which belong to the old statistics.
 
     Args:
-        checkpoint: Of a whole network.
+        checkpoint: A checkpoint of a whole network.
         images: uint8 (B, 3, H, W) crops, as in training.
         device: Where to compute.
-        seed: Of DropBlock.
+        seed: Seed of DropBlock.
 
     Raises:
         InputError: See `recalibrate`.
@@ -113,7 +113,7 @@ def recalibrate_checkpoint(
 
 
 class _View(nn.Module):
-    """What `update_bn` sees of a network: only the norms that move; the frozen ones stay in eval mode."""
+    """A network as `update_bn` sees it: only the norms to recalibrate; frozen ones stay in eval mode."""
 
     def __init__(self, network: nn.Module, moving: Sequence[nn.Module], frozen: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class _View(nn.Module):
         return self
 
     def forward(self, batch: Tensor) -> Any:
-        """Run the network, and count."""
+        """Run the network, and count batches and images."""
         self.batches += 1
         self.images += len(batch)
         return self.network(batch)

@@ -1,7 +1,7 @@
-"""The label maps of `segkit predict`: each image is predicted once, by any number of processes, over any interruption.
+"""The label maps of `segkit predict`: each image is predicted once, with any number of processes and interruptions.
 
-A file that exists is complete (`segkit.io` renames finished files), so a run is resumed by leaving out the images whose
-file exists. Each process looks only at its own images, so that none depends on how far another one is.
+A file that exists is complete (`segkit.io` renames finished files), so a resumed run skips the images whose file
+exists. Each process checks only its own images, so that none depends on how far another one is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         output: The folder.
-        images: Gives name and bytes of every image; called after the data's setup.
+        images: Returns name and bytes of every image; called after the data's setup.
         dataset: Name and split, for the manifest.
         weights_file: Name of the checkpoint, for the manifest.
         overwrite: Replace label maps that exist already, whatever made them.
@@ -59,10 +59,10 @@ class PredictionWriter(BasePredictionWriter):
         return self._path(name).is_file()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look at the folder before any process writes; Lightning waits for all of them afterwards.
+        """Check the folder before any process writes; Lightning waits for all of them afterwards.
 
         Raises:
-            InputError: The folder has label maps of these names but no manifest, or, where they are to be replaced, a
+            InputError: The folder has label maps of these names but no manifest, or, if they are to be replaced, a
                 manifest of other images.
         """
         images = self.images()
@@ -84,7 +84,7 @@ class PredictionWriter(BasePredictionWriter):
             rank_zero_info(f"{self.output}: {len(done)} of {len(images)} images are there already; {left} to do")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the manifest, which says what the label maps are made with.
+        """Write the manifest, which records what makes the label maps.
 
         Raises:
             InputError: The folder was begun with other weights, protocol, precision, images or classes.
@@ -110,7 +110,7 @@ class PredictionWriter(BasePredictionWriter):
             write_png(self._path(name), labels)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Mark the manifest as complete if all images are written; the last process to end always finds them so.
+        """Mark the manifest as complete if all images are written, as the last process to end always finds them.
 
         Raises:
             InputError: The folder was begun with something else, and `on_predict_start`, which would have refused it,
@@ -125,7 +125,7 @@ class PredictionWriter(BasePredictionWriter):
         rank_zero_info(f"predictions: {self.output}, {written} of {len(names)} images")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say how to resume."""
+        """Say that the label maps are kept, and how to resume."""
         if self._manifest is not None:
             rank_zero_info(f"what is in {self.output} is kept; the same command goes on from there")
 
@@ -140,7 +140,7 @@ class PredictionWriter(BasePredictionWriter):
             )
 
     def _clean(self, done: Sequence[str]) -> None:
-        """Remove half-written files of a killed run, and what is to be replaced, the manifest last."""
+        """Remove half-written files of a killed run, and files to be replaced, the manifest last."""
         for folder in {path.parent for path in self.output.rglob(".*.tmp")}:
             remove_left_behind(folder)
         if self.overwrite:
@@ -149,7 +149,7 @@ class PredictionWriter(BasePredictionWriter):
             (self.output / NAME).unlink(missing_ok=True)
 
     def _check(self, trainer: Trainer, module: LightningModule) -> Manifest:
-        """Make the manifest of this run, once the weights are loaded, and compare it with that of the folder."""
+        """Make this run's manifest once the weights are loaded, and compare it with the folder's."""
         assert isinstance(module, SegmentationModule)
         manifest = Manifest(
             weights={"file": self.weights_file, "sha256": weights_sha256(module.network.state_dict())},

@@ -1,4 +1,4 @@
-"""What is checked, refused or printed before the first step of a training, and advice where it does not fit."""
+"""Checks and messages before the first step of a training, and advice if memory does not suffice."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -26,7 +26,7 @@ def check_norms(network: nn.Module, batch_size: int | None) -> None:
     PyTorch would stop in the first step ("Expected more than 1 value per channel") and name neither norm nor cure.
 
     Raises:
-        InputError: Names the norms and what helps.
+        InputError: There are such norms; the message names them and the cures.
     """
     if batch_size != 1 or any(isinstance(module, SYNCHRONISED) for module in network.modules()):
         return
@@ -43,21 +43,21 @@ def check_monitors(trainer: Trainer, names: Collection[str]) -> None:
     """Refuse a callback that monitors a value which nothing logs: Lightning would find out after an epoch, or never.
 
     Args:
-        trainer: With its callbacks.
-        names: All values that segkit logs.
+        trainer: The trainer with its callbacks.
+        names: Names of all values that segkit logs.
 
     Raises:
-        InputError: Names the callback, the value, and the values that are logged.
+        InputError: There is such a callback; the message names it, the value, and the values that are logged.
     """
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if not all(type(callback).__module__.startswith(_KNOWN) for callback in callbacks):
-        return  # a user's own may log anything
+        return  # a user's own callback may log anything
     validates = trainer.limit_val_batches != 0
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
-        if not isinstance(monitor, str) or monitor.startswith("lr-"):  # which is LearningRateMonitor's
+        if not isinstance(monitor, str) or monitor.startswith("lr-"):  # logged by LearningRateMonitor
             continue
-        # A best checkpoint that never comes is no reason not to train; what decides when to stop is.
+        # A missing best checkpoint is no reason not to train; a missing stopping criterion is.
         there = [name for name in names if validates or isinstance(callback, Checkpoint) or not name.startswith("val/")]
         if monitor not in there:
             raise InputError(
@@ -95,7 +95,7 @@ def learning_rate(trainer: Trainer, optim: OptimConfig, total_steps: float) -> f
 
 
 def batch_size(trainer: Trainer) -> int | None:
-    """Images of a training batch in each process; None where the loader does not tell."""
+    """Images of a training batch in each process; None if the loader does not say."""
     return getattr(train_loader(trainer), "batch_size", None)
 
 
@@ -105,11 +105,11 @@ def is_whole(limit: float | int | None) -> bool:
 
 
 def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int]) -> str:
-    """Advice in one line: what did not fit, and the largest smaller batch that trains on as many images a step.
+    """One line of advice: what did not fit, and the next smaller batch that trains on as many images per step.
 
     Args:
-        batch_size: Crops in the batch that did not fit, of one process.
-        accumulated: Batches of an optimiser step.
+        batch_size: Crops in one process's batch, which did not fit.
+        accumulated: Batches per optimiser step.
         crop_size: (H, W) in pixels.
     """
     height, width = crop_size
@@ -128,10 +128,10 @@ def smaller_batch(batch_size: int, accumulated: int, crop_size: tuple[int, int])
 
 
 def check_settings(network: SegmentationModel, loss: LossConfig, norm_eval: bool) -> None:
-    """Refuse settings that change nothing of this network.
+    """Refuse settings that have no effect on this network.
 
     Raises:
-        InputError: Names the first such setting.
+        InputError: There is such a setting; the message names the first.
     """
     if network.aux_head is None:
         if loss.aux_weight not in (0, LossConfig.aux_weight):
@@ -139,7 +139,7 @@ def check_settings(network: SegmentationModel, loss: LossConfig, norm_eval: bool
                 f"model.loss.aux_weight={loss.aux_weight} has no effect: the network has no auxiliary head; set it to "
                 "0, or model.network.init_args.aux to true"
             )
-        replace(loss, aux_weight=0.0)  # which refuses options of a cross entropy if no cross entropy is left
+        replace(loss, aux_weight=0.0)  # refuses options of cross entropies if none is left
     if norm_eval and not any(isinstance(m, BATCH_NORMS) for m in network.encoder.modules()):
         raise InputError("model.norm_eval=true has no effect: the encoder has no batch norms; leave it out")
 
@@ -170,7 +170,7 @@ def check_work(command: str, trainer: Mapping[str, Any]) -> None:
         trainer: The options.
 
     Raises:
-        InputError: Names the first such option.
+        InputError: There is such an option; the message names the first.
     """
     limit, done = _BATCHES[command]
     lengths = [limit, "max_epochs", "max_steps"] if command == "fit" else [limit]
@@ -189,10 +189,10 @@ _PLAIN = {"frozen_stages": int, "norm_eval": bool}
 
 
 def training_arguments(hyper_parameters: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Arguments of `SegmentationModule`, those that a checkpoint has: optim, loss, frozen_stages and norm_eval.
+    """Arguments of `SegmentationModule` that a checkpoint keeps: optim, loss, frozen_stages and norm_eval.
 
     Raises:
-        InputError: One of them has another type than it must have, or a value that is not allowed.
+        InputError: One of them has the wrong type, or a value that is not allowed.
     """
     found: dict[str, Any] = {}
     try:

@@ -22,10 +22,10 @@ from segkit.training.module import SegmentationModule
 from segkit.training.optim import build_optimizer, parameter_groups
 from segkit.training.views.summary import clock, rate_text
 
-SHARE = 0.9  # of the memory that a run may take: images, loaders and fragmentation need the rest
+SHARE = 0.9  # share of the memory that a run may take; images, loaders and fragmentation need the rest
 _MOST = 1024  # crops a batch
 _CPU_SIZES = (2, 4, 8)  # enough for a straight line; past the memory a CPU does not fail, it swaps, or is killed
-_BATCHES = 8  # whose loading is timed
+_BATCHES = 8  # batches whose loading is timed
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Probed:
     """One batch size that was tried.
 
     Attributes:
-        batch_size: Crops.
+        batch_size: Crops in the batch.
         seconds: Time of one optimiser step.
-        memory: What `peak_memory` gives.
+        memory: Bytes, from `peak_memory`.
     """
 
     batch_size: int
@@ -44,7 +44,7 @@ class Probed:
 
 
 class Data(Protocol):
-    """What the probe asks of a data module; `crop_size` is (H, W) in pixels."""
+    """What the probe needs of a data module; `crop_size` is (H, W) in pixels."""
 
     batch_size: int
     crop_size: tuple[int, int]
@@ -60,9 +60,9 @@ def probe(trainer: Trainer, module: SegmentationModule, data: Data) -> Iterator[
     """The lines of a table of batch sizes, each as soon as it is measured, and of an estimate of the run.
 
     Args:
-        trainer: Of the run; its device and precision are those of the probe.
-        module: Its weights are changed.
-        data: Not set up yet.
+        trainer: The run's trainer, whose device and precision the probe uses.
+        module: The module, whose weights are changed.
+        data: The data, not set up yet.
 
     Raises:
         InputError: Not even the smallest batch fits.
@@ -137,7 +137,7 @@ def _validations(trainer: Trainer, batches: int, in_all: int) -> int:
 
 
 def _seconds_an_image(trainer: Trainer, module: SegmentationModule, data: Data) -> float:
-    """Of the second of two forwards, in the precision of the run."""
+    """Seconds per image of the second of two forwards, in the precision of the run."""
     batch = next(iter(data.val_dataloader()))
     image = normalize(batch["image"].to(module.device), module.normalization)
     module.eval()
@@ -171,7 +171,7 @@ class Prober:
         self.optimizer = build_optimizer(module.optim, parameter_groups(module.network, 1e-6, module.optim))
 
     def try_batch(self, batch_size: int) -> Probed | None:
-        """Make three steps, of which the faster one of the last two counts; None if memory does not suffice."""
+        """Make three steps, and report the faster one of the last two; None if memory does not suffice."""
         try:
             self._step(batch_size)
             if self.device.type == "cuda":
@@ -187,7 +187,7 @@ class Prober:
             return None
 
     def _timed_step(self, batch_size: int) -> float:
-        """Seconds."""
+        """Make one optimiser step, and return its seconds."""
         self._wait()
         start = time.perf_counter()
         self._step(batch_size)
@@ -226,7 +226,7 @@ def search_gpu(prober: Prober, limit: int) -> Iterator[Probed]:
 
 
 def search_cpu(prober: Prober, limit: int) -> Iterator[Probed]:
-    """Try small batches only, and each only if by the line through the earlier ones it fits."""
+    """Try small batches only, and each only if the line through the earlier ones predicts that it fits."""
     done: list[Probed] = []
     for size in _CPU_SIZES:
         if len(done) >= 2 and line(done)(size) > limit:

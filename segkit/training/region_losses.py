@@ -2,8 +2,8 @@
 
 All take float32 or float64 logits `(B, K, H, W)` and int64 train ids `(B, H, W)`, of which 255 is ignored, and return a
 scalar of the logits' dtype: 0, with zero gradients, if all pixels are ignored. Focal is a sum over pixels; the others
-compare regions of the whole batch and cannot be summed over processes. None waits for a GPU, as smp's own Lovász and
-focal losses do at every class: they pick the valid pixels by a boolean mask.
+compare regions of the whole batch and cannot be summed over processes. None waits for a GPU, while smp's own Lovász and
+focal losses, which select valid pixels by a boolean mask, do so at every class.
 """
 
 import torch
@@ -28,7 +28,7 @@ def tversky_loss(logits: Tensor, target: Tensor, alpha: float, beta: float) -> T
 def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Lovász-Softmax (Berman et al. 2018, section 3.1) of the batch, the mean over the classes present in it.
 
-    Computed in float32 whatever the dtype, as smp's weights of the sorted errors are.
+    It is computed in float32 whatever the dtype, as are smp's weights of the sorted errors.
     """
     probability, valid = logits.float().softmax(1), (target != IGNORE_INDEX).flatten()
     losses, present = [], []
@@ -43,9 +43,9 @@ def lovasz_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def focal_loss_sum(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
-    """Focal loss (Lin et al. 2017) of each class against the rest, its mean over K classes summed over valid pixels."""
+    """Focal loss (Lin et al. 2017) of each class against the rest, averaged over classes, summed over valid pixels."""
     valid = (target != IGNORE_INDEX)[:, None]
-    # An ignored pixel is surely none of the classes, and none is its target: its loss is exactly 0.
+    # An ignored pixel has probability 0 for all classes and no target, so its loss is exactly 0.
     sure = torch.where(valid, logits, torch.finfo(logits.dtype).min / 2)
     loss: Tensor = FocalLoss(MULTICLASS_MODE, gamma=gamma, reduction="sum")(sure, target)
     return loss

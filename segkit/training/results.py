@@ -1,4 +1,4 @@
-"""What `test` and `validate` leave: the result file, the tables, and how well calibrated the network is."""
+"""The output of `test` and `validate`: the result file, the tables, and the network's calibration."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +25,8 @@ class ResultWriter(Callback):
     """Writes `result.json` into the run's folder and prints the per-class table after `test` and `validate`.
 
     Args:
-        metric: The convention of both (`segkit.evaluation.conventions`), or `all`: segkit's, and a table of all.
+        metric: The convention of file and table (`segkit.evaluation.conventions`), or `all`: segkit's own, and a table
+            of all conventions.
 
     Raises:
         InputError: There is no such convention.
@@ -37,7 +38,7 @@ class ResultWriter(Callback):
         self._reported = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hide Lightning's own table, which would show segkit's scores beside those of the metric asked for."""
+        """Hide Lightning's own table, which would show segkit's scores beside those of the requested metric."""
         hide_score_tables(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -55,8 +56,8 @@ class ResultWriter(Callback):
         if loader is None or self._reported or not isinstance(pl_module, NetworkModule) or not pl_module.num_scored:
             return
         name = f"result-partial-rank{trainer.global_rank}.json" if trainer.global_rank else "result-partial.json"
-        with suppress(InputError):  # of ids that cannot be scored; the exception itself tells more
-            # Not log_dir, which is broadcast: the other processes are elsewhere.
+        with suppress(InputError):  # undeclared ids cannot be scored; the exception itself says more
+            # Not log_dir, which is broadcast, because the other processes are elsewhere.
             self._write(Path(trainer.default_root_dir), pl_module, _dataset(trainer, loader), name)
 
     def _report(self, trainer: Trainer, module: LightningModule, loader: Any, limit: float | int | None) -> None:
@@ -65,7 +66,7 @@ class ResultWriter(Callback):
         partial = not is_whole(limit)
         if not partial and count != expected:
             raise RuntimeError(f"{count} images were scored, the split has {expected}: a sampler repeats or drops some")
-        folder = trainer.log_dir  # asked on every rank: it is broadcast
+        folder = trainer.log_dir  # read on every rank, because it is broadcast
         self._reported = True
         if trainer.is_global_zero:
             self._write(Path(folder or "."), module, _dataset(trainer, loader), "result.json", partial)
@@ -77,7 +78,7 @@ class ResultWriter(Callback):
         path = free_path(folder / name)
         try:
             write_json(path, result)
-        finally:  # hours of work are shown also where the disk does not take them
+        finally:  # hours of work, printed even if the file cannot be written
             self._print(module, dataset["num_images"], partial, path)
 
     def _print(self, module: NetworkModule, expected: int, partial: bool, path: Path) -> None:
@@ -96,12 +97,12 @@ def _dataset(trainer: Trainer, loader: Any) -> dict[str, Any]:
 
 
 class CalibrationReport(Callback):
-    """`segkit test --calibration`: how sure the fused scores are of each pixel, against how often they are right.
+    """`segkit test --calibration`: compares the confidence of the fused scores with how often they are right.
 
-    Prints the error and draws `<run>/reliability.png`; `ResultWriter` writes the numbers into `result.json`.
+    It prints the error and draws `<run>/reliability.png`; `ResultWriter` writes the numbers into `result.json`.
 
     Raises:
-        InputError: Before anything runs: this is no test.
+        InputError: Before anything runs, if this is not a test.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -110,7 +111,7 @@ class CalibrationReport(Callback):
             raise InputError("--calibration: calibration is measured by `segkit test`; leave it out here")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Have the module measure, from empty bins."""
+        """Let the module measure calibration, from empty bins."""
         assert isinstance(pl_module, SegmentationModule)
         pl_module.calibration = Calibration(pl_module.device)
 
@@ -119,8 +120,8 @@ class CalibrationReport(Callback):
         _calibration(pl_module).all_reduce()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print and draw."""
-        folder = Path(trainer.log_dir or ".")  # asked on every rank: it is broadcast
+        """Print the error and draw the diagram."""
+        folder = Path(trainer.log_dir or ".")  # read on every rank, because it is broadcast
         if trainer.is_global_zero:
             result = _calibration(pl_module).result()
             path = free_path(folder / "reliability.png")

@@ -1,4 +1,4 @@
-"""A training run's folder: where it lies, the logs in it, and the lock that lets one training at a time write there."""
+"""A training run's folder: where it is, its logs, and the lock that lets only one training at a time write there."""
 
 import csv
 import io
@@ -21,15 +21,15 @@ from segkit.training.guards.preemption import slurm_job
 
 CHECKPOINTS, METRICS, CONFIG = "checkpoints", "metrics.csv", "config.yaml"
 
-# Seconds. Loader workers share the lock of the process that started them, and outlive its SIGKILL by five.
+# Seconds. Loader workers share the lock of the process that started them, and outlive its SIGKILL by five seconds.
 WAIT = 10.0
 
-# Where launchers say which of a training's processes this is, before there is a Trainer that knows.
+# Environment variables in which launchers give this process's rank, before there is a Trainer that knows it.
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 def next_run() -> Path:
-    """`runs/<n>` with the first free number; for a job of SLURM `runs/slurm-<id>`, the same when it is run again."""
+    """`runs/<n>` with the first free number; in a SLURM job `runs/slurm-<id>`, the same after a requeue."""
     numbers = [int(path.name) for path in Path("runs").glob("*") if path.name.isdigit()]
     job = slurm_job(os.environ)
     return Path("runs") / (f"slurm-{job}" if job else str(max(numbers, default=-1) + 1))
@@ -50,21 +50,21 @@ def newest_run() -> Path:
 
 
 def has_not_begun(run: Path) -> bool:
-    """Whether a run was stopped before its first step, so that resuming it means beginning it."""
+    """Whether a run was stopped before its first step, so that resuming it means starting it."""
     return (run / CONFIG).is_file() and not (run / METRICS).exists() and not any((run / CHECKPOINTS).glob("*.ckpt"))
 
 
 def goes_on(run: Path, checkpoint: str | None) -> bool:
-    """Whether a run is resumed in the folder that its checkpoint is from."""
+    """Whether a run is resumed in its checkpoint's own folder."""
     return checkpoint is not None and (run / CHECKPOINTS).resolve() in Path(checkpoint).resolve().parents
 
 
 @contextmanager
 def run_lock(run: Path) -> Iterator[None]:
-    """Hold `<run>/.lock`, which ends with the process in any case; then remove half-written files of a killed run.
+    """Hold `<run>/.lock`, which always ends with the process, and remove half-written files of a killed run.
 
-    Of several processes of a training the first one holds it. On a file system without locks a warning says so. A
-    training that is refused before it writes anything leaves neither the lock nor a folder that was made for it.
+    Only the first of a training's processes holds it. On a file system without locks a warning says so. A training that
+    is refused before it writes anything leaves neither the lock nor a folder that was created for it.
 
     Raises:
         InputError: Another training holds it.
@@ -82,7 +82,7 @@ def run_lock(run: Path) -> Iterator[None]:
             "for runs/<n>"
         ) from None
     except (OSError, NotImplementedError) as error:
-        if not os.access(run, os.W_OK):  # the next write says this better
+        if not os.access(run, os.W_OK):  # the next write has a better message
             raise
         rank_zero_warn(f"{run}: this file system has no locks ({error}); see to it that no other fit writes here")
     for folder in (run, run / CHECKPOINTS, run / "validation"):
@@ -93,9 +93,9 @@ def run_lock(run: Path) -> Iterator[None]:
         with suppress(OSError):
             left = list(run.iterdir())
             if all(path.name == ".lock" or path.name.startswith("events.out.tfevents") for path in left):
-                for path in left:  # TensorBoard makes its file before there is anything to log
+                for path in left:  # TensorBoard creates its file before anything is logged
                     path.unlink()
-            for folder in made:  # which ends at the first that holds something
+            for folder in made:  # stops at the first folder that is not empty
                 folder.rmdir()
         lock.release()
 
@@ -105,10 +105,10 @@ def csv_logger(run: Path, from_step: int | None) -> CSVLogger:
 
     Args:
         run: The folder.
-        from_step: When a run is resumed, the first step that is to be logged again; None for a new run.
+        from_step: For a resumed run, the first step to log again; None for a new run.
 
     Raises:
-        InputError: The run is new and the folder holds another one's logs, which Lightning would delete.
+        InputError: The run is new and the folder holds another run's logs, which Lightning would delete.
     """
     if from_step is None and (run / METRICS).exists():
         raise InputError(
@@ -119,7 +119,7 @@ def csv_logger(run: Path, from_step: int | None) -> CSVLogger:
 
 
 def tensorboard_loggers(run: Path, from_step: int | None) -> list[TensorBoardLogger]:
-    """The logger of TensorBoard's file in `run`, or none, with a message, where TensorBoard is not installed."""
+    """The logger of TensorBoard's file in `run`; if TensorBoard is not installed, none and a message."""
     if find_spec("tensorboard") is None:
         rank_zero_info(f"no TensorBoard log: it is not installed; {install_extra('tensorboard')}")
         return []
@@ -128,11 +128,11 @@ def tensorboard_loggers(run: Path, from_step: int | None) -> list[TensorBoardLog
 
 
 class ContinuedCSVLogger(CSVLogger):
-    """Lightning's logger without versions, which keeps the rows of the run that is resumed.
+    """Lightning's logger without versions, which keeps the rows of a resumed run.
 
     Args:
-        folder: Where `metrics.csv` is.
-        from_step: The rows of earlier steps are kept; None keeps none.
+        folder: The folder of `metrics.csv`.
+        from_step: Rows of earlier steps are kept; None keeps none.
     """
 
     def __init__(self, folder: Path, from_step: int | None) -> None:
@@ -143,22 +143,22 @@ class ContinuedCSVLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> "_Writer":
-        """The writer, whose file holds the rows to be kept."""
+        """The writer, whose file already holds the rows to keep."""
         if self._writer is None:
             self._writer = _Writer(self.log_dir, self._from_step)
         return self._writer
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write the remaining rows, where anything was logged."""
+        """Write the remaining rows, if anything was logged."""
         if self._writer is not None:
             self.save()
 
 
 class _Writer(ExperimentWriter):
-    """Lightning's writer, but whatever is in `metrics.csv` is replaced at once or not at all."""
+    """Lightning's writer, except that it replaces `metrics.csv` atomically."""
 
-    NAME_METRICS_FILE = ".none"  # Lightning begins by removing it
+    NAME_METRICS_FILE = ".none"  # Lightning removes this file at the start
 
     def __init__(self, folder: str, from_step: int | None) -> None:
         super().__init__(folder)
@@ -172,7 +172,7 @@ class _Writer(ExperimentWriter):
             path.unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Append the new rows; where a column is new, write all rows again."""
+        """Append the new rows; if there is a new column, write all rows again."""
         path, columns = Path(self.metrics_file_path), sorted({*self.metrics_keys}.union(*self.metrics))
         if columns != self.metrics_keys:
             before = _rows(path.read_text(encoding="utf-8")) if path.is_file() else []
@@ -183,7 +183,7 @@ class _Writer(ExperimentWriter):
 
 def _earlier_rows(path: Path, step: int) -> list[dict[str, str]]:
     text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # a process that is killed leaves half a row
+    whole = text[: text.rfind("\n") + 1]  # a killed process leaves half a row
     return [row for row in _rows(whole) if (row.get("step") or "").isdigit() and int(row["step"]) < step]
 
 

@@ -1,4 +1,4 @@
-"""The loss of a validation: the terms of the training's loss, over all valid pixels of the split."""
+"""The loss of a validation: the training loss's terms over all valid pixels of the split."""
 
 import torch
 import torch.distributed as dist
@@ -12,20 +12,20 @@ class ValidationLoss:
     """Sums the terms of the main head over images; one per process, and one `all_reduce` at the end.
 
     Cross entropy and focal loss are sums over valid pixels, divided by their number in the whole split (by the sum of
-    their class weights, where there are any), so that neither the order of images nor the number of processes matters.
+    their class weights, if there are any), so that neither the order of images nor the number of processes matters.
     Dice, Lovász, Tversky and extra losses are computed for each image, and averaged over images. Class weights, label
-    smoothing and the weights of the terms are the training's. All valid pixels count, also where training mines the
-    hard ones (`ohem_threshold`) or divides by ignored pixels too (`average: all`). The auxiliary head does not run.
+    smoothing and the weights of the terms are the training's. All valid pixels count, even if training mines hard ones
+    (`ohem_threshold`) or divides by ignored pixels, too (`average: all`). The auxiliary head does not run.
 
     Args:
-        config: Of the training; its class weights are numbers.
-        device: Where the sums are kept: the device of the logits, so that `update` waits for nothing.
+        config: The training's loss, with numbers as class weights.
+        device: The device of the sums; that of the logits, so that `update` waits for nothing.
     """
 
     def __init__(self, config: LossConfig, device: torch.device | str = "cpu") -> None:
         self._terms = [_only(config, name) for name in config.terms()]
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64  # MPS has no float64
-        self._sums = torch.zeros(len(self._terms), 2, dtype=dtype, device=device)  # of the loss, and what it is over
+        self._sums = torch.zeros(len(self._terms), 2, dtype=dtype, device=device)  # each term's sum and divisor
 
     def update(self, logits: Tensor, mask: Tensor, align_corners: bool) -> None:
         """Add images: logits `(B, K, h, w)` at any stride, train ids `(B, H, W)`."""
@@ -34,7 +34,7 @@ class ValidationLoss:
                 row += _sum_and_count(logits[image, None], mask[image, None], term, align_corners).to(row)
 
     def compute(self) -> float:
-        """The loss over all processes; NaN where no pixel is valid. Every process calls it, once, at the end."""
+        """The loss over all processes; NaN if no pixel is valid. Every process calls it once, at the end."""
         sums = self._sums.clone()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
@@ -42,12 +42,12 @@ class ValidationLoss:
 
 
 def _only(config: LossConfig, name: str) -> LossConfig:
-    """The configuration of a loss that has this term alone."""
+    """The configuration of a loss with only this term."""
     kept = {field: getattr(config, field) for field in (name, *_BELONGS.get(name, ()))}
     return LossConfig(**({"cross_entropy": 0.0, "aux_weight": 0.0} | kept))
 
 
-# term            the fields that say how it is computed
+# term            the fields that it depends on
 _BELONGS = {
     "cross_entropy": ("class_weights", "label_smoothing", "fused"),
     "focal":         ("focal_gamma",),
@@ -56,7 +56,7 @@ _BELONGS = {
 
 
 def _sum_and_count(logits: Tensor, mask: Tensor, config: LossConfig, align_corners: bool) -> Tensor:
-    """One term's sum over an image, and what it is divided by: a number of pixels, or 1 for the image."""
+    """One term's sum over an image, and its divisor: a number of pixels, or 1 for the image."""
     counts = []
 
     def undivided(count: Tensor) -> Tensor:

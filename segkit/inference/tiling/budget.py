@@ -1,4 +1,4 @@
-"""The engine's own formula of memory, and what a budget leaves for one forward of the network.
+"""The engine's formula for its memory, and the part of a budget that it leaves for one forward of the network.
 
 Held during a call, in bytes, of B images of H x W with K classes:
 
@@ -31,11 +31,11 @@ from segkit.ops.winograd import gave_up_filters
 _IMAGE = 18  # bytes a pixel of RGB: its uint8 values twice, and float32; of other bands three times float32
 _RESIZED = 8  # bytes a value of a view: resized, and flipped
 _STRIPS = 8  # tensors of `strip_bytes` at once
-_SURELY = 10_000  # bytes a pixel: ten times what the networks of this package take
+_SURELY = 10_000  # bytes a pixel: ten times those that the networks of this package take
 _RESULT = 6  # bytes a pixel: labels and confidence
 
-LEAST_PIXELS = 64**2  # of one tile
-SHARE = 0.7  # of the free memory, by default; the rest is for buffers outside tensors and for other processes
+LEAST_PIXELS = 64**2  # pixels of one tile
+SHARE = 0.7  # share of the free memory, by default; the rest is for buffers outside tensors and for other processes
 
 _log = logging.getLogger(__name__)
 

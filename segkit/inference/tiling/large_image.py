@@ -47,7 +47,7 @@ def is_large(path: Path, memory: int) -> bool:
     try:
         header = read_header(path)
     except InputError:
-        return False  # whoever reads it says what is wrong
+        return False  # the reader reports the error
     pixels = header.width * header.height
     more = _BANDS * max(0, header.channels * header.bits // 8 - 3)
     return pixels > max_pixels() or pixels * (_WHOLE + more) > _HELD * memory

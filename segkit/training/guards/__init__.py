@@ -1,1 +1,1 @@
-"""What lets a training survive: signals, crashes, lost processes, non-finite numbers, too little memory."""
+"""Callbacks by which a training survives signals, crashes, lost processes, non-finite numbers and lack of memory."""

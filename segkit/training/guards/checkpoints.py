@@ -1,4 +1,4 @@
-"""Checkpoints that a stop cannot damage: when `last.ckpt` is written, how, and which file a run is resumed from."""
+"""Checkpoints that a stop cannot damage: when and how `last.ckpt` is written, and which file a run resumes from."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -34,10 +34,10 @@ _TRAINING = {
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary name in its folder, waits until it is on the disk, and renames it.
+    """Writes a checkpoint under a temporary name in its folder, waits until it is on disk, and renames it.
 
-    Lightning's own writes into the system's temporary folder and copies from there, so that a process that dies then
-    leaves half a checkpoint in the place of the good one. A `last.ckpt` that is replaced stays as `last-previous.ckpt`.
+    Lightning writes into the system's temporary folder and copies from there, so that a process that dies while copying
+    leaves half a checkpoint in place of the good one. A replaced `last.ckpt` is kept as `last-previous.ckpt`.
     """
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checked_training(super().load_checkpoint(path, *args, **kwargs), path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint atomically, keeping the previous `last.ckpt`."""
         if "://" in str(path):  # a remote store, which fsspec knows to write to
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -64,10 +64,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def checked_training(checkpoint: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """Return the checkpoint if a training can be resumed from it; `path` is what an error calls it.
+    """Return the checkpoint if a training can be resumed from it; `path` names it in errors.
 
     Raises:
-        InputError: A part that resuming needs is absent, or of another type.
+        InputError: A part that resuming needs is absent or has the wrong type.
     """
     wrong = next(_wrong_parts(checkpoint, _TRAINING), None)
     if wrong is not None:
@@ -79,7 +79,7 @@ def checked_training(checkpoint: dict[str, Any], path: str | Path) -> dict[str, 
 
 
 def _wrong_parts(parts: Any, expected: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """Names of the parts that are not as expected, outer ones first."""
+    """Names of the parts that are absent or have the wrong type, outer ones first."""
     for name, kind in expected.items():
         if not isinstance(parts, Mapping) or name not in parts:
             yield f"{where}{name}"
@@ -90,7 +90,7 @@ def _wrong_parts(parts: Any, expected: Mapping[str, Any], where: str = "") -> It
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The checkpoint in `folder` to resume from: the last one, or where that is damaged, with a warning, an older one.
+    """The checkpoint in `folder` to resume from: the last one or, with a warning if that is damaged, an older one.
 
     Raises:
         InputError: No checkpoint is complete.
@@ -110,12 +110,12 @@ def newest_checkpoint(folder: Path) -> Path:
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves `last.ckpt` between two steps, when all that follows from the steps before is done and logged.
+    """Saves `last.ckpt` between two steps, once everything that the steps before it caused is done and logged.
 
     That is before the first step, every `save_every` steps, before a step that a validation follows, and after each
-    epoch. A run that is stopped at any moment, in a validation or while it writes its best checkpoint, then repeats at
-    most the steps since, and does all that follows from them again; no validation is resumed in its middle. With
-    gradients that are accumulated over batches, a step begins with the first of these.
+    epoch. A run that is stopped at any moment, in a validation or while it writes its best checkpoint, then repeats
+    only the steps since then and the validation after them; no validation is resumed half-way. If gradients are
+    accumulated over batches, a step begins with the first of these batches.
 
     Args:
         folder: Folder of the checkpoint.
@@ -132,27 +132,27 @@ class LastCheckpoint(Checkpoint):
         self._saved: int | None = None  # optimiser steps until then
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do not write again what the run was resumed from."""
+        """Avoid writing the checkpoint again that the run was resumed from."""
         if trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() == self.path.resolve():
             self._saved = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, index: int) -> None:
-        """Save when it is due."""
+        """Save if a checkpoint is due."""
         if trainer.global_step == self._saved or not begins_step(trainer, index):
             return
         if self._saved is None or trainer.global_step % self.save_every == 0 or validation_follows(trainer, index):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after the best checkpoint, of which `last.ckpt` must know."""
+        """Save after the best checkpoint, to which `last.ckpt` refers."""
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Save now, which must be between two steps."""
+        """Save now; call this only between two steps."""
         trainer.save_checkpoint(self.path)
         self._saved = trainer.global_step
 
 
 def begins_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a batch is the first one of an optimiser step: no gradient is waiting, which a checkpoint would lose."""
+    """Whether a batch is the first of an optimiser step: a checkpoint then loses no accumulated gradients."""
     return batch_idx % trainer.accumulate_grad_batches == 0

@@ -1,4 +1,4 @@
-"""A loss that is not finite: stop before it spoils the weights, say where it came from, and keep what repeats it."""
+"""Stops at a loss that is not finite before it spoils the weights, says where it came from, and keeps it repeatable."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,11 +30,11 @@ _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class NonFiniteGuard(Callback):
-    """Looks at loss and gradients before each optimiser step; where they are not finite, no weight is changed.
+    """Checks loss and gradients before each optimiser step; if they are not finite, no weight is changed.
 
-    The step is then skipped, running statistics of norms included, or, once `skip` steps have been, training stops;
+    The step is then skipped, including running statistics of norms, or, after `skip` skipped steps, training stops and
     the batch, the weights and the settings are kept in `nonfinite-step<n>.pt` for `replay`. All processes decide alike.
-    With float16, gradients that overflow are the gradient scaler's business.
+    With float16, overflowing gradients are left to the gradient scaler.
 
     Args:
         skip: How many such steps a run may skip.
@@ -59,19 +59,19 @@ class NonFiniteGuard(Callback):
         self._batches.append(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Remember the loss."""
+        """Remember the loss of the batch."""
         self._losses.append(loss.detach())
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Skip the step, or stop.
+        """Skip the step or stop if the loss or a gradient is not finite.
 
         Raises:
             InputError: The loss or a gradient is not finite, and no more steps may be skipped.
         """
         losses, batches, self._losses, self._batches = self._losses, self._batches, [], []
-        if not losses:  # a step without a backward pass, as stochastic weight averaging makes for the norms
+        if not losses:  # no backward pass, as in the steps of stochastic weight averaging for the norms
             return
         if _is_finite(trainer, pl_module, losses):
             return
@@ -83,17 +83,17 @@ class NonFiniteGuard(Callback):
         if self.skipped >= self.skip:
             raise InputError(_stop(trainer, _replayable(trainer, pl_module, batch, loss), cause, kept_elsewhere))
         self.skipped += 1
-        optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without a gradient alone
+        optimizer.zero_grad(set_to_none=True)  # optimisers skip parameters without a gradient
         for buffer, before in zip(_running(pl_module), self._statistics, strict=True):
             buffer.copy_(before)
         rank_zero_warn(f"left out {_step(trainer)}: {cause} ({self.skipped} of {self.skip} allowed)")
 
     def state_dict(self) -> dict[str, int]:
-        """Keep how many steps were skipped."""
+        """Keep the number of skipped steps."""
         return {"skipped": self.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count those that were skipped before the stop."""
+        """Restore the number of steps that were skipped before the stop."""
         self.skipped = state_dict["skipped"]
 
 
@@ -109,7 +109,7 @@ def _is_finite(trainer: Trainer, module: LightningModule, losses: Sequence[Tenso
 
 
 def _cause(trainer: Trainer, own: str | None, batch: dict[str, Any]) -> tuple[str, bool]:
-    """What was not finite, in words, and whether it was in another process's batch only."""
+    """Words on what was not finite, and whether it was in another process's batch only."""
     said: list[str | None] = [own]
     if trainer.world_size > 1:
         said = [None] * trainer.world_size
@@ -121,7 +121,7 @@ def _cause(trainer: Trainer, own: str | None, batch: dict[str, Any]) -> tuple[st
 
 
 def _stop(trainer: Trainer, replayable: dict[str, Any], cause: str, kept_elsewhere: bool) -> str:
-    """Save what repeats the step, and return the message."""
+    """Save everything needed to repeat the step, and return the message."""
     if kept_elsewhere:
         return f"{_step(trainer)}: {cause}; that process has kept the batch"
     rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
@@ -136,7 +136,7 @@ def _stop(trainer: Trainer, replayable: dict[str, Any], cause: str, kept_elsewhe
 
 
 def _replayable(trainer: Trainer, module: LightningModule, batch: dict[str, Any], loss: float) -> dict[str, Any]:
-    """What repeats the step; every process makes it, as each may hold a part of the weights."""
+    """Everything needed to repeat the step; called in every process, as each may hold a part of the weights."""
     assert isinstance(module, NetworkModule)
     return {
         "batch": {name: value.cpu() if isinstance(value, Tensor) else value for name, value in batch.items()},
@@ -174,7 +174,7 @@ class Replay:
         step: Number of optimiser steps before it.
         names: Images of the batch.
         loss: Loss of the repeated forward pass.
-        first: Name of the first layer whose output is not finite; None if all are.
+        first: Name of the first layer whose output is not finite; None if all outputs are finite.
         parameters: Names of parameters that are not finite before the step.
     """
 
@@ -214,14 +214,14 @@ def replay(path: str | Path, device: str = "cpu") -> Replay:
 
 
 def _loss(network: nn.Module, outputs: Any, batch: Mapping[str, Any], config: dict[str, Any]) -> Tensor:
-    if "label" in batch:  # of classification; mixup and lighting are redrawn, and so left out
+    if "label" in batch:  # classification: without mixup and lighting, which would be redrawn
         return F.cross_entropy(outputs, batch["label"], **config)
     return segmentation_loss(outputs, batch["mask"], LossConfig(**config), bool(network.align_corners))
 
 
 @contextmanager
 def _first_not_finite(network: nn.Module) -> Iterator[list[str]]:
-    """Names of the layers whose outputs are not finite, in the order in which they ran; only those without children."""
+    """Names of layers without children whose outputs are not finite, in the order in which they ran."""
     found: list[str] = []
 
     def watch(name: str) -> Any:

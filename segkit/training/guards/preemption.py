@@ -1,4 +1,4 @@
-"""Stopping on a signal: finish the step, write `last.ckpt`, queue the SLURM job again, end."""
+"""Stops a run on a signal: finishes the step, writes `last.ckpt`, requeues the SLURM job, and ends."""
 
 import os
 import re
@@ -19,10 +19,10 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from segkit.training.guards.checkpoints import LastCheckpoint, begins_step
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
-_EVERY = 10  # batches between two questions to the other processes
+_EVERY = 10  # batches between two exchanges with the other processes
 
 
-class Preempted(BaseException):  # no error, and as a KeyboardInterrupt not for `except Exception`
+class Preempted(BaseException):  # like KeyboardInterrupt, it must pass `except Exception`
     """Training was stopped by a signal, and the checkpoint to resume from is written.
 
     Attributes:
@@ -40,27 +40,27 @@ class Preemption(Callback):
     """On SIGTERM, SIGUSR1 or Ctrl-C: end the step, save, and raise `Preempted` in all processes at the same moment.
 
     In a validation only the current image is finished: `last.ckpt` was written before the step that the validation
-    follows, and both are repeated. SLURM sends SIGTERM before it preempts a job, and what `--signal=SIGUSR1@120` asks
-    for before the time is up; under SLURM the job is then queued again. A second Ctrl-C stops at once.
+    follows, and both are repeated. SLURM sends SIGTERM before it preempts a job, and with `--signal=SIGUSR1@120` that
+    signal before the time limit; under SLURM the job is then requeued. A second Ctrl-C stops at once.
 
     Args:
-        last: Callback that writes `last.ckpt`.
+        last: The callback that writes `last.ckpt`.
     """
 
     def __init__(self, last: LastCheckpoint) -> None:
         self.last = last
-        self._received = 0  # the signal, of this process
-        self._agreed = 0  # of all
+        self._received = 0  # the signal that this process received
+        self._agreed = 0  # the signal that all processes know of
         self._shared = 0  # validation batches that every process has
         self._replaced: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen, in the place of Lightning's handlers, whose broadcasts from within a signal can cross others."""
-        if self._replaced or threading.current_thread() is not threading.main_thread():  # where Python lets nobody
+        """Install handlers in place of Lightning's, whose broadcasts from inside a signal handler can cross others."""
+        if self._replaced or threading.current_thread() is not threading.main_thread():  # Python allows none there
             return
         for signum in SIGNALS:
             self._replaced[signum] = signal.signal(signum, self._receive)
-        if trainer.received_sigterm:  # until now
+        if trainer.received_sigterm:  # received before this moment
             self._received = signal.SIGTERM
         self._ask(trainer)
         self._stop(trainer)
@@ -70,7 +70,7 @@ class Preemption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Ask whether any process has received a signal; only later what the step has measured is logged."""
+        """Ask whether any process has received a signal; acting on it waits until the step's values are logged."""
         if _is_time(trainer, batch_idx) or batch_idx + 1 == trainer.num_training_batches:
             self._ask(trainer)
 
@@ -85,7 +85,7 @@ class Preemption(Callback):
             self._stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before a validation."""
+        """Stop before a validation begins."""
         self._stop(trainer)
         shared = torch.tensor(sum(trainer.num_val_batches), device=trainer.strategy.root_device)
         if trainer.world_size > 1:
@@ -95,7 +95,7 @@ class Preemption(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
-        """Stop within a validation."""
+        """Stop after an image of a validation."""
         if batch_idx < self._shared and _is_time(trainer, batch_idx):
             self._ask(trainer)
             self._stop(trainer)
@@ -116,7 +116,7 @@ class Preemption(Callback):
         self._received = signum
 
     def _ask(self, trainer: Trainer) -> None:
-        """Learn of a signal that this process, or another one, has received."""
+        """Find out whether this process or another one has received a signal."""
         if trainer.world_size == 1:
             self._agreed = self._received
             return
@@ -135,7 +135,7 @@ class Preemption(Callback):
 
 
 def slurm_job(environment: Mapping[str, str]) -> str | None:
-    """The id of the batch job that this process belongs to, as `scontrol` takes it; None outside SLURM's jobs."""
+    """The id of this process's batch job, as `scontrol` takes it; None outside SLURM's jobs."""
     if environment.get("SLURM_JOB_NAME") in (None, "bash", "interactive"):
         return None
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
@@ -144,7 +144,7 @@ def slurm_job(environment: Mapping[str, str]) -> str | None:
 
 
 def requeue(job: str) -> None:
-    """Ask SLURM to run the job again; a warning says where that failed."""
+    """Ask SLURM to run the job again; a warning says if that failed."""
     try:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True, timeout=60)
         rank_zero_info(f"job {job} is queued again")
@@ -154,5 +154,5 @@ def requeue(job: str) -> None:
 
 
 def _is_time(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether to ask behind this batch; alone, it costs nothing."""
+    """Whether to ask after this batch; a single process always asks, as it costs nothing."""
     return trainer.world_size == 1 or (batch_idx + 1) % _EVERY == 0

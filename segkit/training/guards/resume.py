@@ -1,4 +1,4 @@
-"""A run that was stopped is resumed as if it had not been: same draws, same position, and no setting changed unseen."""
+"""Resumes a stopped run as if it had not stopped: same draws, same position, and no silently changed setting."""
 
 import random
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ _SHOWN = 6  # changes that a message names
 class StepSeeds(Callback):
     """Seeds torch, NumPy and Python before each training step with a function of (seed, rank, epoch, batch).
 
-    Dropout and DropBlock then draw the same in a step whether or not the run was stopped before it, without the states
-    of all processes' generators in the checkpoint. Processes draw differently from each other.
+    Dropout and DropBlock then draw the same in a step whether or not the run was stopped before it, without keeping the
+    generators of all processes in the checkpoint. Each process draws differently.
 
     Args:
         seed: Seed of the run; None draws one, which the checkpoint keeps.
@@ -33,7 +33,7 @@ class StepSeeds(Callback):
         self.seed = random.SystemRandom().randrange(2**32) if seed is None else seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed this step."""
+        """Seed all generators for this step."""
         seeds = np.random.SeedSequence((self.seed, trainer.global_rank, trainer.current_epoch, batch_idx))
         of_torch, of_numpy, of_python = (int(word) for word in seeds.generate_state(3))
         torch.manual_seed(of_torch)
@@ -41,7 +41,7 @@ class StepSeeds(Callback):
         random.seed(of_python)
 
     def state_dict(self) -> dict[str, int]:
-        """Keep the seed."""
+        """Keep the seed in the checkpoint."""
         return {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -50,15 +50,15 @@ class StepSeeds(Callback):
 
 
 class ExactResume(Callback):
-    """Keeps in each checkpoint how the run trains and where it stands, and resumes it there, after any number of stops.
+    """Keeps a run's settings and position in each checkpoint, and resumes there after any number of stops.
 
-    A run with other settings is refused. Beside the loops and the train loader, which leaves out the samples of the
-    epoch that were used, it restores what Lightning keeps in memory only: the metrics that other callbacks look at, and
-    that early stopping has ended the run.
+    A run with other settings is refused. Besides the loops and the train loader, which skips the epoch's used samples,
+    it restores what Lightning keeps only in memory: the metrics that other callbacks monitor, and whether early
+    stopping has ended the run.
 
     Args:
-        config: Plain values by dotted name: what decides on batches, loss and schedule.
-        reschedule: Accept other settings and say which; that the run was ended early then does not count.
+        config: Settings that affect batches, loss and schedule, as plain values by dotted name.
+        reschedule: Accept other settings and report them; a run that was stopped early then continues.
     """
 
     def __init__(self, config: Mapping[str, Any], reschedule: bool = False) -> None:
@@ -67,7 +67,7 @@ class ExactResume(Callback):
         self._position: dict[str, Any] = {}  # likewise, until there is a loader
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add settings and position."""
+        """Add settings and position to the checkpoint."""
         epoch, batches = epoch_and_batches(checkpoint["loops"]["fit_loop"])
         batch = batch_size(trainer)
         checkpoint[RECORD] = self._settings(trainer)
@@ -79,7 +79,7 @@ class ExactResume(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Set the loops, which Lightning restores after the callbacks, and keep the rest until it can be used."""
+        """Set the loops, which Lightning restores after the callbacks, and keep the rest for later hooks."""
         self._record, self._position = checkpoint.get(RECORD, {}), checkpoint.get(POSITION, {})
         if not self._position or trainer.state.fn != "fit":
             return
@@ -93,10 +93,10 @@ class ExactResume(Callback):
                 callback.current_score = checkpoint["callbacks"].get(callback.state_key, {}).get("current_score")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the settings, also of a run that is over already.
+        """Compare the settings, even if the run is already over.
 
         Raises:
-            InputError: Some differ, and `reschedule` is off; names them.
+            InputError: Some settings differ, and `reschedule` is off; the message names them.
         """
         now, (before, self._record) = self._settings(trainer), (self._record, {})
         changed = [
@@ -115,7 +115,7 @@ class ExactResume(Callback):
         rank_zero_info(f"rescheduled: {text}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell the loader, restore the metrics, and end a run that early stopping had ended.
+        """Set the loader's position, restore the metrics, and end a run that early stopping had ended.
 
         Raises:
             InputError: Settings differ, and the strategy has loaded the checkpoint only now.

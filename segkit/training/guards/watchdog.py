@@ -1,8 +1,8 @@
-"""No process waits forever for another one that has failed.
+"""Ends the processes of a run when one of them has failed, so that none waits forever.
 
 A process that raises tells the others why; one that is killed, or whose machine is lost, is noticed by its silence.
 Either way all processes end with the reason; without this a collective operation would hang until its own timeout (10
-to 30 minutes) and then blame whoever waited. The processes talk through a key-value store of their own
+to 30 minutes) and then blame the waiting process. The processes talk through a key-value store of their own
 (torch.distributed.TCPStore on rank 0), which works whatever the main threads are doing and whatever the backend is.
 """
 
@@ -20,18 +20,18 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, but not in __all__
 
-_POLL = 1.0  # seconds between two looks
-_GRACE = 5.0  # seconds that a main thread has to end by itself once it is known that another process failed
+_POLL = 1.0  # seconds between two checks
+_GRACE = 5.0  # seconds for the main thread to end by itself once another process is known to have failed
 _ERROR = "error"
 _DONE = "done"
 
 
 class OtherProcessError(Exception):
-    """This process stops only because another one of the run has failed; the message is from that process."""
+    """This process stops only because another one of the run failed, whose message this is."""
 
 
 class Watchdog(Callback):
-    """Ends this process when another one of the run has failed, with the message of that process.
+    """Ends this process with the message of another one of the run that has failed.
 
     Args:
         timeout: Seconds without a sign of life after which a process counts as lost.
@@ -42,7 +42,7 @@ class Watchdog(Callback):
         self._watch: _Watch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin to watch once the processes are connected."""
+        """Start watching once the processes are connected."""
         if self._watch is None and trainer.world_size > 1 and dist.is_initialized():
             self._watch = _Watch(_connect(self.timeout), trainer.global_rank, trainer.world_size, self.timeout)
             self._watch.start()
@@ -68,7 +68,7 @@ class Watchdog(Callback):
 
 
 class _Watch(threading.Thread):
-    """Sends signs of life to the other processes and looks for theirs."""
+    """Sends heartbeats to the other processes and checks theirs."""
 
     def __init__(
         self, store: TCPStore, rank: int, world: int, timeout: float, clock: Callable[[], float] = time.monotonic
@@ -80,17 +80,17 @@ class _Watch(threading.Thread):
         self._lock = threading.Lock()  # one thread at a time talks to the store
 
     def run(self) -> None:
-        """Look until told to stop."""
+        """Check the other processes until told to stop."""
         beat = 0
         while not self._stop.wait(_POLL):
             beat += 1
             reason = self._look(str(beat))
             if reason is not None and not self._stop.wait(_GRACE):
                 _say(f"rank {self.rank} ends: {reason}")
-                os._exit(1)  # the main thread may be waiting in a collective operation, from which nothing calls back
+                os._exit(1)  # the main thread may be stuck in a collective operation
 
     def finish(self) -> None:
-        """Stop watching, and say that this process is done; rank 0 waits for the others, as the store ends with it."""
+        """Stop watching and report that this process is done; rank 0, which holds the store, waits for the others."""
         self._stop.set()
         with self._lock, contextlib.suppress(dist.DistError, RuntimeError):
             self.store.set(f"beat/{self.rank}", _DONE)
@@ -98,7 +98,7 @@ class _Watch(threading.Thread):
             time.sleep(_POLL / 4)
 
     def fail(self, exception: BaseException) -> str | None:
-        """Stop watching; return why another process failed if that is the cause, or else tell the others the reason."""
+        """Stop watching; if another process's failure is the cause, return its reason, else send this one's."""
         self._stop.set()
         reason = None
         if _follows(exception):
@@ -113,13 +113,13 @@ class _Watch(threading.Thread):
         return reason
 
     def _serve(self) -> None:
-        """Keep the store, which ends with this process, until the others know why they end."""
+        """Keep the store, which ends with this process, until the others have read why they end."""
         deadline = time.monotonic() + 2 * _GRACE
         while time.monotonic() < deadline and not self._all_done():
             time.sleep(_POLL / 4)
 
     def _all_done(self) -> bool:
-        """Whether no other process needs the store any more; on rank 0."""
+        """Whether no other process still needs the store; called on rank 0."""
         keys = [f"beat/{other}" for other in self._beats]
         with self._lock:
             return all(self.store.check([key]) and self.store.get(key) == _DONE.encode() for key in keys)
@@ -135,7 +135,7 @@ class _Watch(threading.Thread):
         return "the connection to another process was lost"
 
     def _look(self, beat: str) -> str | None:
-        """Why this process must end; None where all are well."""
+        """The reason why this process must end; None if all processes are well."""
         try:
             with self._lock:
                 self.store.set(f"beat/{self.rank}", beat)
@@ -175,7 +175,7 @@ def _say(text: str) -> None:
 
 
 def _follows(exception: BaseException) -> bool:
-    """Whether an exception only says that another process is gone."""
+    """Whether an exception only means that another process is gone."""
     text = str(exception).lower()
     return isinstance(exception, dist.DistError) or (
         isinstance(exception, RuntimeError)

@@ -1,1 +1,1 @@
-"""What a training shows of itself: progress, speed, curves, images, a summary."""
+"""Callbacks that show a training: progress, speed, curves, images, a summary."""

@@ -1,7 +1,7 @@
 """Two figures of a training run, from its `metrics.csv`: its curves over the steps, and the IoU of each class.
 
-Lightning's CSVLogger writes one row for each logging event, with a `step` column and empty cells for what was not
-logged then. A run that was resumed may log a step again: the last value counts.
+Lightning's CSVLogger writes one row for each logging event, with a `step` column and empty cells for values that were
+not logged then. A resumed run may log a step again: the last value counts.
 """
 
 import csv
@@ -39,7 +39,7 @@ _PANELS: tuple[tuple[str, Callable[[str], bool], bool], ...] = (
 )  # fmt: skip
 
 _DPI = 120
-_BLOCK = 60  # classes that stand below each other; more are drawn in several blocks
+_BLOCK = 60  # classes in one column; more are drawn in several blocks
 _TICKS = 8  # labels below a block, at most
 _LONGEST = 28  # characters of a class name
 
@@ -48,12 +48,12 @@ class CurvePlotter(Callback):
     """Draws `curves.png` and `class_iou.png` beside `metrics.csv` after every validation and at the end of `fit`."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Redraw, so that a run in progress can be looked at."""
+        """Redraw both figures, so that a run in progress can be followed."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._draw(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the whole run."""
+        """Draw both figures of the whole run."""
         self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:
@@ -132,7 +132,7 @@ class ClassIoU:
     """IoU of K classes in V validations of a run.
 
     Attributes:
-        class_names: K names, that of the highest IoU in the last validation first, those absent from it last.
+        class_names: K names, in descending order of IoU in the last validation, classes absent from it last.
         iou: Float64 (K, V), 0..1; NaN where a class was absent.
         at: V epochs or steps, ascending.
         unit: Whether `at` counts epochs or, where an epoch had several validations, steps.

@@ -1,4 +1,4 @@
-"""What training gets of its data: how fast, whether it waits for them, and which classes are in them."""
+"""Watches the data that training receives: their speed, the wait for them, and the classes in them."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ from torch import Tensor
 from segkit.training.module import SegmentationModule
 from segkit.training.preflight import is_whole
 
-WARN_SHARE = 0.2  # of the time
+WARN_SHARE = 0.2  # share of the time
 WARN_STEPS = 50  # measured, before a warning
 EARLY = 10  # steps after which masks that hold one class at most are reported
 _FEWEST = 10  # measured, before a warning at the end of an epoch
@@ -24,17 +24,16 @@ _log = logging.getLogger(__name__)
 
 
 class Throughput(Callback):
-    """Logs speed, and warns once where training waits long for its data; all values are smoothed over ~10 steps.
+    """Logs speed, and warns once if training waits long for its data; all values are smoothed over ~10 steps.
 
-    `samples/s` are images over all processes by the time since the last batch. `data_wait` is the share of the time
-    that fetching a batch takes: over that from the end of a step to the end of the next one. The first steps of an
-    epoch, validation and the writing of checkpoints are left out of it. A loader that counts the time itself, as
-    segkit's `seconds_waited`, is believed; of another one it is what lies between two steps. Nothing here waits for the
-    device.
+    `samples/s` are images of all processes per second since the last batch. `data_wait` is the share of a step's time,
+    from the end of the step before, that fetching its batch takes. The first steps of an epoch, validation and the
+    writing of checkpoints are left out. A loader that measures the wait itself, as segkit's does (`seconds_waited`), is
+    trusted; for others it is the time between two steps. Nothing here waits for the device.
 
     Args:
-        cure: Tells, when it is asked, what would make loading faster in this run.
-        clock: Gives seconds from any beginning.
+        cure: Returns advice on how to make loading faster in this run.
+        clock: Returns seconds since any fixed time.
     """
 
     def __init__(self, cure: Callable[[], str], clock: Callable[[], float] = time.perf_counter) -> None:
@@ -42,10 +41,10 @@ class Throughput(Callback):
         self._last: float | None = None  # the end of the last step of this epoch
         self._rate: float | None = None
         self._warned = False
-        self._begin = 0.0  # when the batch of this step was there
-        self._fetched = 0.0  # what the loader had counted at the end of the last step, in seconds
-        self._measured = False  # whether what follows the last step is waiting, and not validation or a checkpoint
-        self._steps = 0  # of the epoch
+        self._begin = 0.0  # when the batch of this step had arrived
+        self._fetched = 0.0  # the loader's `seconds_waited` at the end of the last step
+        self._measured = False  # whether the time since the last step is waiting, not validation or a checkpoint
+        self._steps = 0  # steps of the epoch
         self._recent, self._unjudged = _Times(), _Times()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,21 +52,21 @@ class Throughput(Callback):
         self._last, self._steps = None, 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out what validation took."""
+        """Leave out the time of the validation."""
         self._measured = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Leave out what writing takes."""
+        """Leave out the time of writing."""
         self._measured = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note when the batch is here."""
+        """Note when the batch has arrived."""
         self._begin = self.clock()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log both; from now on the next batch is waited for."""
+        """Log speed and wait; from now on the run waits for the next batch."""
         now = self.clock()
         fetched: float | None = getattr(trainer.train_dataloader, "seconds_waited", None)
         self._steps += 1
@@ -85,12 +84,12 @@ class Throughput(Callback):
         self._last, self._fetched, self._measured = now, fetched or 0.0, True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge epochs too short for the regular check."""
+        """Check epochs that are too short for the regular check."""
         if self._unjudged.steps >= _FEWEST:
             self._judge(trainer)
 
     def _judge(self, trainer: Trainer) -> None:
-        """Warn if the share is large; then measure again, so that a slow start does not weigh on what follows."""
+        """Warn if the share is large; then measure anew, so that a slow start does not affect later checks."""
         share = self._unjudged.share
         if share > WARN_SHARE and not self._warned and trainer.is_global_zero:
             self._warned = True
@@ -119,28 +118,28 @@ class _Times:
 class SeenClasses(Callback):
     """Warns once of classes that are in no crop: after `EARLY` steps if at most one class is seen, else after an epoch.
 
-    It looks at the crops that are trained on, until the first epoch that this process sees from its beginning is over:
-    no file is read for it, and a GPU is waited for twice in all.
+    It checks the training crops until the end of the first epoch that this process sees from the start. It reads no
+    file, and waits for a GPU only twice.
     """
 
     def __init__(self) -> None:
-        self._seen: Tensor | None = None  # bool (256), which train ids have occurred; None: no longer counted
+        self._seen: Tensor | None = None  # bool (256), train ids that have occurred; None: counting is over
         self._steps = self._crops = 0
         self._warned = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
+        """Start with no class seen."""
         self._seen = torch.zeros(256, dtype=torch.bool, device=pl_module.device)
         self._warned = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the steps of the epoch."""
+        """Start counting the steps of the epoch."""
         self._steps = self._crops = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note which ids the masks have."""
+        """Note which ids occur in the masks."""
         if self._seen is None:
             return
         _mark(self._seen, batch["mask"])
@@ -150,7 +149,7 @@ class SeenClasses(Callback):
             self._warn_of_one_class(pl_module, self._seen, f"the first {self._crops} crops of this process")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Name the classes that did not occur, if the epoch was seen from its beginning."""
+        """Name the classes that did not occur, if the epoch was seen from the start."""
         if self._seen is None or self._steps < trainer.num_training_batches:
             return
         seen = trainer.strategy.reduce(self._seen.int(), reduce_op="sum")  # over all processes
@@ -177,7 +176,7 @@ def _warn_of_absent_classes(module: LightningModule, seen: Tensor, where: str) -
 
 
 def _mark(seen: Tensor, mask: Tensor) -> None:
-    """Set the ids of a mask, uint8 (B, H, W), in `seen`, bool (256); a GPU is not waited for."""
+    """Set the ids of a mask, uint8 (B, H, W), in `seen`, bool (256), without waiting for a GPU."""
     if mask.device.type == "cpu":
         seen |= torch.bincount(mask.flatten(), minlength=256) > 0
     else:

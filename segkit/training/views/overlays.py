@@ -1,4 +1,4 @@
-"""The same few validation images after every validation of a run: what the network gets right, and when."""
+"""Draws the same few validation images after every validation, to show what the network gets right, and when."""
 
 import math
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ from segkit.visualization import (
     text_line,
 )
 
-TAG = "validation"  # of the images in TensorBoard, and their folder in the run's
+TAG = "validation"  # tag of the images in TensorBoard, and their folder in the run's
 
-_LONGEST, _SHORTEST = 480, 240  # pixels: larger panels are reduced, those below are enlarged by a whole factor
+_LONGEST, _SHORTEST = 480, 240  # pixels: larger panels are reduced, smaller ones enlarged by a whole factor
 _GAP, _TEXT, _LINE = 6, 14, 24  # pixels: between panels, of the font, of a line of text
 _STRIPED = (130, 130, 130)
 
@@ -43,7 +43,7 @@ class Example:
     """A validation image at the size at which it is drawn.
 
     Attributes:
-        name: Of the image.
+        name: Name of the image.
         image: uint8 (H, W, 3) RGB.
         truth: Train ids, uint8 (H, W), 255 = ignored.
         prediction: Train ids, uint8 (H, W).
@@ -76,13 +76,13 @@ class ValidationOverlays(Callback):
         self._examples: list[Example] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what a validation that was cut off has left."""
+        """Discard images of a validation that was interrupted."""
         self._examples = []
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, loader: int = 0
     ) -> None:
-        """Keep small copies of images that lie evenly over the split, in the CPU's memory."""
+        """Keep small copies of evenly spread images in the CPU's memory."""
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if loader == 0 and fitting and trainer.is_global_zero and isinstance(outputs, Tensor):
             batches = trainer.num_val_batches[0]
@@ -92,7 +92,7 @@ class ValidationOverlays(Callback):
                 self._examples += _examples(batch, outputs, due - len(self._examples), bands)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw them."""
+        """Draw the kept images."""
         if not self._examples:
             return
         assert isinstance(pl_module, SegmentationModule)
@@ -107,14 +107,14 @@ class ValidationOverlays(Callback):
 
 
 def draw_examples(examples: Sequence[Example], space: LabelSpace) -> UInt8Array:
-    """Draw a row an example, image | ground truth | prediction under its name, above one legend.
+    """Draw one row per example, image | ground truth | prediction under its name, above one legend.
 
     Args:
         examples: One or more.
         space: Names and colours of the classes.
 
     Returns:
-        uint8 RGB. Labels have the very colours of the palette; ignored pixels of the truth are hatched.
+        uint8 RGB. Labels have exactly the palette's colours; ignored pixels of the truth are hatched.
 
     Raises:
         InputError: A label has no colour.
@@ -138,7 +138,7 @@ def _examples(batch: Any, labels: Tensor, most: int, bands: Bands | None) -> lis
         image = image if bands is None else bands.as_rgb(image)
         truth, prediction = (ids[i].cpu().numpy().astype(np.uint8) for ids in (batch["mask"], labels))
         small, small_truth = fit(image, truth, _LONGEST)
-        # Copies: none may keep a batch in memory.
+        # Copies, so that no view keeps a batch in memory.
         maps = [np.array(array, np.uint8) for array in (small, small_truth, fit(image, prediction, _LONGEST)[1])]
         found.append(Example(names[i], *maps))
     return found

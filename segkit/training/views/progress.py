@@ -1,4 +1,4 @@
-"""What a run says while it runs: how much there is to do, how fast, how good so far.
+"""The progress of a run: how much there is to do, how fast, and how good so far.
 
 `test`, `validate` and `predict` begin with a line (images, forwards per image, about how long); then a bar counts
 images and shows forwards per second and the running score. Nothing here touches the result or the random numbers.
@@ -30,9 +30,9 @@ from segkit.training.results import ResultWriter
 from segkit.training.views.summary import rate_text
 
 PEEKED = 5  # images that are read to learn their sizes
-FEW = 20  # forwards: below it, timing one would take as long as the job
-SLOW = 2.0  # seconds of the first forward, after which a second, warm one tells little more
-REFRESH = 1.0  # seconds between two looks at the matrix, each of which waits for the GPU
+FEW = 20  # forwards: for fewer, timing one would take as long as the job
+SLOW = 2.0  # seconds of a first forward, above which a second, warm one tells little more
+REFRESH = 1.0  # seconds between two readings of the matrix, each of which waits for the GPU
 
 
 class RunProgress(ProgressBar):
@@ -54,16 +54,16 @@ class RunProgress(ProgressBar):
         self._silent = True
 
     def enable(self) -> None:
-        """Show the bar again."""
+        """Show the progress bar again."""
         self._silent = False
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print above the bar."""
+        """Print a line above the bar."""
         if not self._silent:
             Bar.write(kwargs.get("sep", " ").join(map(str, args)), end=kwargs.get("end", "\n"))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the bar of an epoch."""
+        """Start the bar of an epoch."""
         if not self._silent:
             steps = trainer.num_training_batches
             total = None if math.isinf(steps) else int(steps)
@@ -72,7 +72,7 @@ class RunProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step; a run that is resumed begins in the middle of an epoch."""
+        """Count the step; a resumed run begins in the middle of an epoch."""
         if self._bar is not None:
             self._bar.update(batch_idx + 1 - self._bar.n)
 
@@ -83,7 +83,7 @@ class RunProgress(ProgressBar):
         self._close()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how much there is to do, and begin the bar."""
+        """Say how much there is to do, and start the bar."""
         if self._silent or trainer.state.fn == "fit":
             return
         loader, batches = _stage(trainer)
@@ -108,13 +108,13 @@ class RunProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count the images."""
+        """Count the batch's images on the bar."""
         assert isinstance(pl_module, NetworkModule)
         if self._bar is None or trainer.state.fn == "fit":
             return
         count, _, height, width = batch["image"].shape
         if (height, width) not in self._forwards:
-            once = 1  # of a classifier
+            once = 1  # a classifier's
             if isinstance(pl_module, SegmentationModule):
                 once = forwards(pl_module.protocol, (height, width))
             self._forwards[height, width] = once
@@ -139,7 +139,7 @@ class RunProgress(ProgressBar):
         self._close()
 
     def _look(self, bar: Bar, trainer: Trainer, module: NetworkModule) -> None:
-        """Show the speed, and the score of this process so far by the metric asked for, behind the bar."""
+        """Show the speed and this process's score so far, by the requested metric, after the bar."""
         self._looked = time.perf_counter()
         rate = f"{rate_text(self._done / (self._looked - self._started))} forwards/s"
         bar.set_postfix_str(", ".join([rate, *_running_score(module, _metric(trainer))]), refresh=False)
@@ -152,7 +152,7 @@ class RunProgress(ProgressBar):
 
 @dataclass(frozen=True)
 class Job:
-    """The work of an evaluation: a protocol, a number of images, and (height, width) of some of them."""
+    """The work of an evaluation: a protocol, a number of images, and the (height, width) of some of them."""
 
     protocol: Protocol
     images: int
@@ -172,7 +172,7 @@ class Job:
         return self.images * _mean(pixels) * per_pixel
 
     def heaviest(self, device: torch.device) -> tuple[int, tuple[int, int]]:
-        """The number of inputs that the network takes at once where most of the work is, and their shape."""
+        """The number and shape of inputs that the network takes at once at the scale with most of the work."""
         inputs = [seen for size in self.sizes for seen in network_inputs(self.protocol, size)]
         count, shape = max(inputs, key=lambda seen: seen[0] * seen[1][0] * seen[1][1])
         return min(count, max(1, default_pixels(device) // (shape[0] * shape[1]))), shape
@@ -188,7 +188,7 @@ class Job:
 
 
 def image_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
-    """(height, width) of some images, evenly spread; of none where they cannot be read, which the run itself reports.
+    """(height, width) of evenly spread images; none if one cannot be read, which the run itself reports.
 
     Args:
         dataset: Map-style, of items with "image" (3, H, W).
@@ -205,7 +205,7 @@ def image_sizes(dataset: Any, most: int = PEEKED) -> list[tuple[int, int]]:
 
 @torch.inference_mode()
 def seconds_per_pixel(trainer: Trainer, module: SegmentationModule, job: Job) -> float | None:
-    """Time of one warm forward pass, by pixel, at the job's heaviest shape; None where memory does not suffice."""
+    """Time per pixel of one warm forward pass at the job's heaviest shape; None if memory does not suffice."""
     count, shape = job.heaviest(module.device)
     image = torch.zeros(count, 3, *shape, device=module.device).contiguous(memory_format=torch.channels_last)
     taken = 0.0
@@ -226,14 +226,14 @@ def seconds_per_pixel(trainer: Trainer, module: SegmentationModule, job: Job) ->
 
 
 def duration(seconds: float) -> str:
-    """Format a time as one says it: 40 s, 12 min, 3.5 h."""
+    """Format a time for people: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _stage(trainer: Trainer) -> tuple[Any, Sequence[int | float]]:
-    """The loader of the command that runs, and how many batches of it are taken."""
+    """The loader of the running command, and the number of its batches that are used."""
     if trainer.state.fn == "test":
         return trainer.test_dataloaders, trainer.num_test_batches
     if trainer.state.fn == "predict":
@@ -242,20 +242,20 @@ def _stage(trainer: Trainer) -> tuple[Any, Sequence[int | float]]:
 
 
 def _share(loader: Any, batches: Sequence[int | float]) -> int:
-    """How many images this process sees."""
+    """The number of images that this process sees."""
     mine = len(loader.sampler) if isinstance(loader.sampler, Sized) else len(loader.dataset)
     return int(min(mine, sum(batches) * (loader.batch_size or 1)))
 
 
 def _metric(trainer: Trainer) -> str:
-    """The convention that the table after the bar has."""
+    """The convention of the table after the bar."""
     writers = [callback for callback in trainer.callbacks if isinstance(callback, ResultWriter)]  # type: ignore[attr-defined]
     return writers[0].convention.name if writers else DEFAULT
 
 
 def _running_score(module: NetworkModule, metric: str) -> list[str]:
-    """None while predicting, before the first image, or where undeclared ids spoil the matrix."""
-    with suppress(Exception):  # a rule of the user's own may need all images; the bar must not end the run
+    """The score so far; None while predicting, before the first image, or if the matrix has undeclared ids."""
+    with suppress(Exception):  # a user's own rule may need all images, and the bar must not end the run
         if module.num_scored:
             return [module.running(metric)]
     return []

@@ -22,11 +22,11 @@ from segkit.training.base import NetworkModule
 from segkit.training.run_folder import CONFIG, METRICS
 
 NAME = "summary.json"
-_FILES = ("curves.png", "class_iou.png", METRICS, CONFIG)  # beside the two checkpoints
+_FILES = ("curves.png", "class_iou.png", METRICS, CONFIG)  # files of a run beside its two checkpoints
 
 
 class RunSummary(Callback):
-    """Tells at the end of `fit` the scores, the speed, where the files are and what to run next; or how to resume.
+    """Reports at the end of `fit` scores, speed, files and the next command; after a stop, how to resume.
 
     It must come after the callbacks that draw and log, so that it finds their files.
 
@@ -36,14 +36,14 @@ class RunSummary(Callback):
 
     def __init__(self, score: str = NetworkModule.score) -> None:
         self.name, self.logged_as = score.removeprefix("val/"), score
-        self._begin: float | None = None  # of `fit`; None: not yet
-        self._mark = 0.0  # what follows it is training
-        self._seconds, self._samples = 0.0, 0  # of training, without validation; samples of this process
+        self._begin: float | None = None  # start of `fit`; None: not started
+        self._mark = 0.0  # start of the current stretch of training
+        self._seconds, self._samples = 0.0, 0  # time of training without validation; samples of this process
         self._score: float | None = None
         self._note: str | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of the run."""
         self._begin = time.perf_counter()
         self._seconds, self._samples, self._score, self._note = 0.0, 0, None, None
 
@@ -54,7 +54,7 @@ class RunSummary(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count samples, and the time that they took, waiting for data included."""
+        """Count samples and their time, including the wait for data."""
         now = time.perf_counter()
         self._seconds += now - self._mark
         self._samples += len(batch["image"])
@@ -77,7 +77,7 @@ class RunSummary(Callback):
         rank_zero_info("\n" + "\n".join(summary_lines(summary, folder)))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say how far the run came, and how to resume it."""
+        """Say how far the run got, and how to resume it."""
         if self._begin is None or trainer.state.fn != "fit":
             return
         score = "" if self._score is None else f", last {self.name} {percent(self._score)} %"
@@ -91,7 +91,7 @@ class RunSummary(Callback):
         rank_zero_info("\n" + "\n".join(lines))
 
     def _summary(self, trainer: Trainer) -> dict[str, Any]:
-        """Plain data: scores 0..1, `files` relative to the run's folder where they are inside it."""
+        """The summary as plain data: scores 0..1, `files` relative to the run's folder if they are inside it."""
         seconds = time.perf_counter() - (self._begin or time.perf_counter())
         rate = trainer.world_size * self._samples / self._seconds if self._seconds else None
         best = next((c for c in _checkpoints(trainer) if c.monitor == self.logged_as), None)
@@ -112,7 +112,7 @@ class RunSummary(Callback):
 
 
 def summary_lines(summary: dict[str, Any], folder: Path) -> list[str]:
-    """Format a summary for people, one aligned line for each subject; paths as one would type them.
+    """Format a summary for people, one aligned line for each subject, with paths as typed in a shell.
 
     Args:
         summary: The content of `summary.json`.
@@ -146,12 +146,12 @@ def clock(seconds: float) -> str:
 
 
 def rate_text(value: float) -> str:
-    """Format a rate a second, slow ones too: 0.031, 7.5, 120.4."""
+    """Format a rate per second, including slow ones: 0.031, 7.5, 120.4."""
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _score_text(best: float | None, epoch: int | None, last: float | None) -> str | None:
-    """Epochs are counted from 0, as in the names of the checkpoints."""
+    """The scores in words; epochs are counted from 0, as in the names of checkpoints."""
     at = "" if epoch is None else f" in epoch {epoch}"
     texts = ["" if best is None else f"{percent(best)} %{at}", "" if last is None else f"last {percent(last)} %"]
     return ", ".join(text for text in texts if text) or None
@@ -164,7 +164,7 @@ def _next_command(files: dict[str, Path]) -> str | None:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    """The first path in full; of the others in its folder the name alone."""
+    """The first path in full; others in its folder by name alone."""
     return ", ".join(p.name if i and p.parent == paths[0].parent else str(p) for i, p in enumerate(paths))
 
 
@@ -190,10 +190,10 @@ def _last_checkpoint(trainer: Trainer) -> Path | None:
 
 
 def _epoch(checkpoint: Path) -> int | None:
-    """The epoch in which a checkpoint was saved, counted from 0; None where it does not say."""
+    """The epoch in which a checkpoint was saved, counted from 0; None if it does not say."""
     try:
         return read_torch_file(checkpoint).get("epoch")
-    except InputError:  # of a file that was changed meanwhile; not worth failing at the end of a training
+    except InputError:  # a file changed meanwhile is not worth failing at the end of a training
         return None
 
 
