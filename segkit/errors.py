@@ -1,4 +1,4 @@
-"""The one exception that segkit raises for what a user gave: no traceback is needed to understand it."""
+"""The one exception that segkit raises for wrong input, which needs no traceback to be understood."""
 
 import difflib
 import importlib
@@ -18,8 +18,8 @@ _URL_AS_PATH = re.compile(r"\b(https?|ftp|s3|gs|hf):/(?!/)")
 def printable(text: str) -> str:
     r"""`text` in one line, its control characters as escapes such as \x1b and \n.
 
-    Names of files, archive members and classes are anybody's words: printed as they are, they could write over what a
-    terminal shows, or pretend to be a line of ours.
+    Names of files, archive members and classes may come from anybody: printed as they are, they could overwrite what a
+    terminal shows, or pretend to be a line of segkit's.
     """
     if text.isprintable():
         return text
@@ -35,10 +35,10 @@ def one_line(error: BaseException, longest: int = 120) -> str:
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a package that only an extra brings.
+    """Import a package that only an extra installs.
 
     Raises:
-        InputError: It is not installed; says what installs it.
+        InputError: It is not installed; the message has the command that installs it.
     """
     try:
         return importlib.import_module(module)

@@ -57,7 +57,7 @@ def _free_of_machine() -> int:
 
 
 def _free_of_container(limit: str, usage: str) -> int | float:
-    """What the container's limit leaves; infinite if there is none (version 2 writes "max")."""
+    """Bytes that the container's limit leaves; infinite if there is none (version 2 writes "max")."""
     try:
         return int(Path(limit).read_text(encoding="ascii")) - int(Path(usage).read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -12,7 +12,7 @@ from segkit.errors import InputError, printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
 
-# What file servers and systems write into any folder, besides hidden files.
+# Names that file servers and systems write into any folder, besides hidden files.
 _NO_DATA = {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "system volume information", "lost+found"}
 _KINDS = {
     stat.S_IFIFO: "a named pipe",

@@ -23,15 +23,15 @@ _KEYS = {"mIoU", "top1", "pixel_accuracy", "protocol", "images", "source"}
 
 @dataclass(frozen=True)
 class Published:
-    """A number that others published, and what it is a property of.
+    """A published number, and everything it depends on.
 
     Attributes:
-        miou: 0..1; in the file `mIoU`, in per cent; None of a classifier.
-        pixel_accuracy: 0..1 (in the file in per cent); None where none was published.
-        protocol: Name of the protocol that it was made with.
-        images: Size of the split that it was made on.
-        source: Where it stands.
-        top1: Of a classifier, 0..1 (in the file in per cent).
+        miou: 0..1 (in the file `mIoU`, in percent); None for a classifier.
+        pixel_accuracy: 0..1 (in the file in percent); None if none was published.
+        protocol: Name of the protocol with which it was measured.
+        images: Number of images in the split.
+        source: Where it was published.
+        top1: Top-1 accuracy of a classifier, 0..1 (in the file in percent).
     """
 
     miou: float | None
@@ -48,10 +48,10 @@ class Recipe:
 
     Attributes:
         path: The file.
-        content: All that is in it.
-        data: `{"class_path": ..., "init_args": {...}}` of its data module, read from the data recipe where it includes
-            one; the content itself of a data recipe; None where no class is named.
-        published: The numbers that others published for it.
+        content: Its content.
+        data: `{"class_path": ..., "init_args": {...}}` of its data module, read from the data recipe that it includes;
+            for a data recipe, the content itself; None if no class is named.
+        published: The numbers published for it.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Recipe:
     published: tuple[Published, ...]
 
     def published_for(self, protocol: str) -> Published | None:
-        """The number that was published for a protocol; where there is none for it, the first one, or None."""
+        """The number published for a protocol, otherwise the first one; None if there is none."""
         return next((one for one in self.published if one.protocol == protocol), next(iter(self.published), None))
 
 
@@ -70,7 +70,7 @@ def own_recipes() -> list[str]:
 
 
 def is_recipe(name: str) -> bool:
-    """Whether a name is that of a recipe, and not of a model, data set or protocol: a YAML file, or one of segkit."""
+    """Whether a name means a recipe (a YAML file, or one of segkit's), not a model, data set or protocol."""
     return name.lower().endswith(SUFFIXES) or (name in own_recipes() and not Path(name).is_file())
 
 

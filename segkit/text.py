@@ -19,7 +19,7 @@ def points(value: float | None, digits: int = 2) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
+    """A number with its noun: `1 image`, `2 images`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

@@ -1,1 +1,1 @@
-"""Several models under several protocols in one table, with what they cost and what was published."""
+"""Several models and protocols in one table, with their cost and their published numbers."""

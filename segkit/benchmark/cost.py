@@ -1,11 +1,11 @@
-"""What a network costs: parameters, floating-point operations, seconds and bytes.
+"""The cost of a network: parameters, floating-point operations, seconds and bytes.
 
 Conventions, which a table of such numbers must state:
 
 - Parameters: those of encoder and head. The auxiliary head is left out: it runs in training only.
 - FLOPs: convolutions and matrix products, a multiply-add counted as 2 (papers that write "FLOPs" often count it as 1).
   Norms, activations, pooling and interpolation are not counted.
-- Seconds: the device is waited for before and after; the first image is left out.
+- Seconds: timing waits for the device before and after; the first image is left out.
 - Bytes: the peak above the memory in use at the start.
 """
 

@@ -1,4 +1,4 @@
-"""What a row's network costs; and the row of a recipe without weights, of which the cost is all that is known."""
+"""The cost of a row's network, and the row of a recipe without weights, which has nothing but a cost."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ COST_SECONDS = 3.0  # of timing, for a network without data; one image at least
 
 
 def cost_only(row: PlannedRow, settings: Settings) -> dict[str, Any]:
-    """A recipe's network with random weights, on a random image: what it costs is known, what it is worth is not.
+    """The row of a recipe's network with random weights on a random image: its cost without a score.
 
     Raises:
         InputError: The network cannot be built.
@@ -71,5 +71,5 @@ def network_cost(
 
 
 def rate(images: int, seconds: float) -> float | None:
-    """Images a second; None before the first that was timed."""
+    """Images per second; None before the first timed image."""
     return images / seconds if images and seconds else None

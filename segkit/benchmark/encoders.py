@@ -1,4 +1,4 @@
-"""How well an encoder classifies ImageNet's validation images: what its weights are published with."""
+"""Scores encoders on ImageNet's validation images, by the accuracy with which their weights are published."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -41,9 +41,9 @@ def classify(
         data: Where the images are; `data.batch_size` of them are classified at once.
         crop: How they are cropped, `resolved`.
         device: Where the network is.
-        limit: Most images that are seen, evenly spread over the classes; None: all.
+        limit: Maximum number of images, evenly spread over the classes; None: all.
         normalization: Mean and standard deviation of the network's input.
-        title: Of the progress bar.
+        title: Title of the progress bar.
 
     Raises:
         InputError: Images are absent or unreadable, or their classes wrong.
@@ -64,7 +64,7 @@ def classify(
 
 
 def encoder_values(row: PlannedRow, settings: Settings) -> dict[str, Any]:
-    """The values of an encoder's row: accuracy beside the published one, where it has weights, and what it costs.
+    """The values of an encoder's row: its cost and, if it has weights, accuracy beside the published one.
 
     Raises:
         InputError: Weights and recipe, or weights and data, do not fit.
@@ -129,7 +129,7 @@ def _scores(row: PlannedRow, network: Classifier, crop: CentreCrop, settings: Se
 
 
 def _timed(network: Classifier, size: int, device: str) -> Stopwatch:
-    """Some seconds of forwards of one image."""
+    """Time forwards of one image for some seconds."""
     image, watch = torch.zeros(1, 3, size, size, device=device), Stopwatch(device)
     with torch.inference_mode():
         while not watch.images or (watch.seconds < COST_SECONDS and watch.images < 20):

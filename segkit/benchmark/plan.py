@@ -42,13 +42,13 @@ KEYS = ("name", "model", "config", "data", "protocol", "metric", *OPTIONS)  # of
 # Makes the data module of a class path with its arguments, or of a config's path; of None, what the command line names.
 MakeData = Callable[[Mapping[str, Any] | str | None], Data | None]
 
-# Where two networks of one name would still be two networks.
+# Arguments in which two networks of one name may still differ.
 _IDENTITY = ("encoder", "output_stride", "dilation_convention")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a recipe says about one row.
+    """A recipe's facts for one row.
 
     Attributes:
         path: The recipe's file.
@@ -78,7 +78,7 @@ class Experiment:
     def why_not_comparable(
         self, published: Published, network: SegmentationModel, protocol: Protocol, data_class: str, images: int
     ) -> str | None:
-        """Why a score must not be put beside the published number; None where it may.
+        """Why a score must not be compared with the published number; None if it may be.
 
         Args:
             published: The published number.

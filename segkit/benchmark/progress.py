@@ -1,4 +1,4 @@
-"""What determines a row of `segkit benchmark`, and the file beside the table that holds its counts so far.
+"""Everything that a row of `segkit benchmark` depends on, and the file beside the table with its counts so far.
 
 A row that was stopped resumes at the next image, and another metric needs no network.
 """
@@ -20,11 +20,11 @@ from segkit.files import parse_json, write_text
 
 @dataclass(frozen=True)
 class Settings:
-    """What all rows share.
+    """The settings that all rows share.
 
     Attributes:
         device: Where networks run.
-        limit: Most images that are scored; None = all.
+        limit: Maximum number of scored images; None = all.
         size: Height and width of the image whose FLOPs are counted.
         output: The table's folder.
         without: Names of the classes that all means leave out.
@@ -39,11 +39,11 @@ class Settings:
 
 @dataclass
 class Progress:
-    """What is known of a row so far; plain data in a file.
+    """The results of a row so far; plain data in a file.
 
     Attributes:
-        path: The file that holds it.
-        key: What the counts are a property of.
+        path: The file.
+        key: Identifies everything that the counts depend on.
         seen: Images done and their counts int64 (K + 2, K + 1): one attribute, so that they never disagree.
         timed: Number of timed images, and their seconds.
         peak_memory: Bytes, or None where they cannot be measured.
@@ -59,7 +59,7 @@ class Progress:
 
     @classmethod
     def read(cls, folder: Path, key: dict[str, Any]) -> "Progress":
-        """The progress with this key that lies in a folder, or none yet; a damaged file counts as absent."""
+        """The progress with this key in a folder, or an empty one; a damaged file counts as absent."""
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         progress = cls(folder / f"{name}.json", key)
         try:
@@ -89,7 +89,7 @@ class Progress:
 
 
 def key_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
-    """What a row's counts are a property of: another file, protocol, data set, device or limit is another row.
+    """The key of a row's counts: another file, protocol, data set, device or limit makes another row.
 
     Raises:
         InputError: The model or the data are absent.
@@ -119,7 +119,7 @@ def key_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
 
 
 def asked_of(row: PlannedRow, settings: Settings) -> dict[str, Any]:
-    """What else shapes the row, and costs little to change: it is computed again from the counts."""
+    """Further settings of the row that cost little to change, since it is computed again from the counts."""
     published = row.experiment.recipe.published_for(row.protocol.name) if row.experiment else None
     left_out = {"without": list(settings.without)} if settings.without else {}
     return {"size": list(settings.size), "published": asdict(published) if published else None, **left_out}

@@ -31,7 +31,7 @@ from segkit.metadata.class_match import ClassMatch, ModelClasses, match_classes
 from segkit.metadata.regroup import left_out_ids
 from segkit.text import percent
 
-SAVE_SECONDS = 30.0  # between two writings of a row's counts: as much is lost at most if the machine goes down
+SAVE_SECONDS = 30.0  # between two writings of a row's counts, which bounds the loss if the machine goes down
 OWN = "own"  # the protocol of a model that sees images in its own way
 SCORE_SECONDS = 1.0  # between two updates of the running mIoU
 
@@ -56,7 +56,7 @@ def fill_table(table: Table, rows: Sequence[PlannedRow], settings: Settings, rep
                 report(f"{where}: already in {table.folder / 'benchmark.json'}")
                 continue
             values = compute(row, key, settings, partial(_tell, report, where))
-        except (InputError, OSError, RuntimeError) as error:  # the last: out of memory, and what a device refuses
+        except (InputError, OSError, RuntimeError) as error:  # the last: out of memory, or an unsupported operation
             message = f"{where}: {' '.join(str(error).split())}"
             table.failed.append(message)
             report(f"segkit benchmark: error: {message}")
@@ -75,9 +75,9 @@ def compute(
 
     Args:
         row: The row.
-        key: Of `segkit.benchmark.progress.key_of`.
-        settings: What all rows share.
-        say: Called with what the model does with images, and how its classes were matched, before the first image.
+        key: See `segkit.benchmark.progress.key_of`.
+        settings: The settings that all rows share.
+        say: Called before the first image with the model's preprocessing, and with how its classes were matched.
 
     Raises:
         InputError: Model and data do not fit, or a file cannot be read.
@@ -103,7 +103,7 @@ def compute(
 def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     assert isinstance(row.data, SegmentationDataModule) and row.model is not None
     assert isinstance(row.protocol, Protocol)
-    left_out = left_out_ids(settings.without, row.data.class_names)  # wrong names are said before hours of work
+    left_out = left_out_ids(settings.without, row.data.class_names)  # refuses wrong names before hours of work
     total = len(row.data.datasets["test"])
     count = min(settings.limit or total, total)
     progress = Progress.read(settings.output / "counts", key)
@@ -150,7 +150,7 @@ def _count_images(
         return
     loader = row.data.test_dataloader()
     assert isinstance(loader.sampler, EvalSampler)
-    loader.sampler.indices = range(progress.seen[0], count)  # what is done, or not wanted, is not even read
+    loader.sampler.indices = range(progress.seen[0], count)  # images that are done, or beyond the limit, are not read
     watch = Stopwatch(model.device)
     timed, saved, scored = progress.timed, time.monotonic(), 0.0
     bar = Bar(total=count, initial=progress.seen[0], unit="image", desc=row.short_title)

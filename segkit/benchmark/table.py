@@ -36,7 +36,7 @@ def _range(value: Sequence[float]) -> str:
     return f"{percent(value[0])} to {percent(value[1])}"
 
 
-# column            how a value is shown; in JSON and CSV it stays as it is
+# column            how a value is shown; JSON and CSV keep it as it is
 COLUMNS: dict[str, Callable[[Any], str]] = {
     "model":          _text,
     "data":           _text,
@@ -200,7 +200,7 @@ def _point(axes: Axes, row: Values, colour: str, marker: str, label: str) -> Non
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """Protocols differ by factors, not by sums."""
+    """A logarithmic scale, because protocols differ by factors."""
     if values and max(values) > 5 * min(values):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -238,7 +238,7 @@ def _part(value: Any) -> str:
 
 
 def _model_notes(rows: Sequence[Values]) -> list[str]:
-    """What each model does with images, and how its classes were matched."""
+    """Notes on each model's preprocessing, and on how its classes were matched."""
     notes = []
     for row in rows:
         said = [preprocessing_words(row["preprocessing"])] if row.get("preprocessing") else []
@@ -249,7 +249,7 @@ def _model_notes(rows: Sequence[Values]) -> list[str]:
 
 
 def _published_notes(rows: Sequence[Values]) -> list[str]:
-    """Where each published number stands, or why it is not in the table."""
+    """Notes on the source of each published number, or why it is not in the table."""
     notes = []
     for row in rows:
         published = row.get("published")

@@ -63,7 +63,7 @@ class Share:
 
     Attributes:
         id: Train id, or 255 for the ignored pixels.
-        name: Of the class, or "ignored".
+        name: Name of the class, or "ignored".
         share: 0..1 of all pixels.
     """
 
@@ -81,7 +81,7 @@ class Share:
 
     @property
     def length(self) -> float:
-        """Of its bar, 0..1 on a logarithmic scale from 0.001 % to 100 %."""
+        """The length of the bar, 0..1 on a logarithmic scale from 0.001 % to 100 %."""
         return max(0.0, 1 - math.log10(self.share) / _LOWEST)
 
 
@@ -129,7 +129,7 @@ def tile_overlay(image: np.ndarray, mask: np.ndarray, palette: Palette) -> np.nd
 
 
 def _factor(samples: Sequence[Tile], box: int) -> int:
-    """By which all images are enlarged."""
+    """The factor by which all images are enlarged."""
     longest: int = max(max(sample.mask.shape) for sample in samples)
     return max(1, min(box, _LARGE) // longest)
 
@@ -191,7 +191,7 @@ def _chart(found: Sequence[Share], num_classes: int, palette: Palette, width: in
 
 
 def chart_title(found: Sequence[Share], num_classes: int) -> str:
-    """What the bars show."""
+    """The heading of the chart, which says what its bars show."""
     occurring = sum(row.id != IGNORED for row in found)
     return f"{occurring} of {num_classes} classes occur; share of all pixels shown, on a logarithmic scale"
 

@@ -1,1 +1,1 @@
-"""What `segkit doctor` looks at: packages, machine, GPU and data. Nothing here may fail because something is broken."""
+"""The checks of `segkit doctor`: packages, machine, GPU and data. None may fail because something is broken."""

@@ -1,4 +1,4 @@
-"""Where data sets are, and the variables of the environment that segkit reads."""
+"""Checks where data sets are, and the environment variables that segkit reads."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ VARIABLES = {"SEGKIT_CACHE", "SEGKIT_FUSED_OPS", "SEGKIT_MAX_PIXELS"}
 
 
 def data_below(roots: Sequence[Path]) -> Iterator[Finding]:
-    """Which data sets, and which splits of them, lie below the data roots.
+    """Find the data sets below the data roots, and their splits.
 
     Args:
         roots: Folders to search, each of which may be a data set itself; none = `datasets` in the working folder.
@@ -73,7 +73,7 @@ def _below(root: Path) -> Iterator[Finding]:
         splits = _splits(data(place))
         if splits:
             yield Finding(name, "ok", f"{place}: {', '.join(splits)}")
-        elif folders.count(data.folder) == 1:  # a shared one need not hold both
+        elif folders.count(data.folder) == 1:  # a folder that two data sets share need not hold both
             cure = f"segkit data check {name} {place} says what is missing"
             yield Finding(name, "note", f"{place}: is there, and none of its splits", cure)
 

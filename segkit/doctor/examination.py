@@ -1,4 +1,4 @@
-"""All checks, in the order in which they explain each other: what needs a missing package cannot be looked at."""
+"""All checks, in an order in which earlier ones explain later ones, such as those that need a missing package."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from segkit.doctor.finding import Check, Finding, guarded
 
 
 def examine(roots: Sequence[Path] = ()) -> Iterator[Finding]:
-    """Look at everything; each finding is yielded as soon as it is known.
+    """Run all checks, and yield each finding as soon as it is known.
 
     Args:
         roots: Data roots, see `segkit.doctor.data.data_below`.

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The findings of the checks, and a guard for checks that fail themselves."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ class Finding:
     """One line that says what was found, and one that says what to do.
 
     Attributes:
-        check: What was looked at.
-        status: "note": works, but may not be what is wanted. "wrong": to be mended.
-        found: One line.
-        cure: One line; empty where nothing is to be done.
+        check: The name of the check.
+        status: "ok"; "note": works, but may not be intended; or "wrong": must be fixed.
+        found: One line on what was found.
+        cure: One line on what to do; empty if there is nothing to do.
     """
 
     check: str
@@ -28,7 +28,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def guarded(name: str, check: Check) -> Iterator[Finding]:
-    """The findings of a check; a failure of the check itself is also one: a broken package may fail in any way."""
+    """The findings of a check. Its own failure is one, too, because a broken package may fail in any way."""
     try:
         yield from check()
     except Exception as error:

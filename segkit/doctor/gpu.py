@@ -1,4 +1,4 @@
-"""GPUs: whether PyTorch sees them, and whether each Triton kernel agrees with PyTorch's operations there."""
+"""Checks whether PyTorch sees the GPUs, and whether each Triton kernel agrees with PyTorch's operations there."""
 
 import shutil
 import subprocess
@@ -74,7 +74,7 @@ def compared(devices: Sequence["torch.device"]) -> Iterator[Finding]:
 
 
 def driver_version() -> str | None:
-    """What nvidia-smi says; None where there is no driver."""
+    """The driver's version by nvidia-smi; None if there is no driver."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

@@ -1,4 +1,4 @@
-"""Processor, threads, memory and disks: what this process may use of them, containers' limits included."""
+"""Checks what this process may use of processor, threads, memory and disks, within containers' limits."""
 
 import os
 import platform
@@ -43,7 +43,7 @@ def processor() -> Iterator[Finding]:
 
 
 def threads() -> Iterator[Finding]:
-    """Threads that PyTorch computes with, against the cores that there are for them."""
+    """Compare PyTorch's threads with the cores available to them."""
     import torch
 
     count, allowed, quota = torch.get_num_threads(), cores(), cpu_quota()
@@ -79,7 +79,7 @@ def memory() -> Iterator[Finding]:
 
 
 def disks() -> Iterator[Finding]:
-    """The folders that segkit writes into: this one, the cache of weights, that of temporary files."""
+    """Check the folders that segkit writes into: this one, the cache of weights, and that of temporary files."""
     from segkit.paths import cache_folder
 
     places = (

@@ -1,4 +1,4 @@
-"""Versions: of Python, of what segkit needs (by its own metadata), and those that are known to be bad."""
+"""Checks versions: of Python, of segkit's requirements (by its own metadata), and those known to be bad."""
 
 import importlib
 import os
@@ -34,7 +34,7 @@ _FIRST = ("torch", "torchvision", "pytorch-lightning", "timm", "segmentation-mod
 
 
 def python() -> Iterator[Finding]:
-    """Python, and segkit itself."""
+    """Check the versions of Python and of segkit itself."""
     here = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
     allowed = "" if _version(DISTRIBUTION) is None else metadata.metadata(DISTRIBUTION)["Requires-Python"]
     if allowed and not _within(platform.python_version(), allowed):
@@ -45,7 +45,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Whether each requirement of segkit is installed, of an allowed version, and importable."""
+    """Check that each requirement of segkit is installed, has an allowed version, and can be imported."""
     bounds = _bounds()
     if not bounds:
         yield Finding("packages", "note", "segkit is not installed: versions are not compared with its bounds",
@@ -58,7 +58,7 @@ def packages() -> Iterator[Finding]:
 
 
 def opencv() -> Iterator[Finding]:
-    """OpenCV's wheels all own the folder cv2: the last one that was installed is the one that runs."""
+    """Check OpenCV's wheels, which all own the folder cv2, so that the last one installed is the one that runs."""
     there = {name: found for name in OPENCV if (found := _version(name)) is not None}
     listed = ", ".join(f"{name} {found}" for name, found in there.items())
     if len(there) > 1:
@@ -104,7 +104,7 @@ def _import_fault(module: str) -> str | None:
 
 
 def _bounds() -> dict[str, str]:
-    """Names and versions of what segkit's metadata asks for, extras left out; empty where segkit is not installed."""
+    """Names and versions that segkit's metadata requires, without extras; empty if segkit is not installed."""
     from packaging.requirements import Requirement
 
     try:

@@ -29,12 +29,12 @@ def finding_lines(finding: Finding, columns: int) -> Iterator[str]:
 
 
 def count_by_status(findings: Sequence[Finding]) -> dict[str, int]:
-    """How many findings are "ok", a "note", and "wrong"."""
+    """Count the findings that are "ok", a "note", and "wrong"."""
     return {status: sum(one.status == status for one in findings) for status in ("ok", "note", "wrong")}
 
 
 def verdict(counts: dict[str, int]) -> str:
-    """The last line."""
+    """The last line: the number of checks, and of findings that are wrong or notes."""
     notes = f", {counted(counts['note'], 'note')}" if counts["note"] else ""
     wrong = f"{counts['wrong']} wrong" if counts["wrong"] else "nothing wrong"
     return f"{counted(sum(counts.values()), 'check')}: {wrong}{notes}"

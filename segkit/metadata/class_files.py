@@ -1,4 +1,4 @@
-"""What a user writes of a data set's classes: classes.txt, palette.csv and table.csv."""
+"""The files in which a user describes a data set's classes: classes.txt, palette.csv and table.csv."""
 
 import csv
 from collections.abc import Iterator
@@ -115,10 +115,10 @@ def _palette_row(row: dict[str, str], where: str) -> tuple[int, Colour]:
 
 
 class Readable(Protocol):
-    """A file: a path, or a member of an archive; `str` of it is its name."""
+    """A file: a path or a member of an archive, whose `str` is its name."""
 
     def read_bytes(self) -> bytes:
-        """Its content."""
+        """The file's content."""
         ...
 
 

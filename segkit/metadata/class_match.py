@@ -1,7 +1,7 @@
-"""Which class of a data set each class of a model is, where their tables differ: by name, by raw value, or as given.
+"""Matches the classes of a model with those of a data set if they differ: by name, by raw value, or by a given table.
 
-So that a network of Cityscapes' 34 labels is scored on the 19 that count, one of ADE20K's 151 ("other" first) on 150,
-one of COCO-Stuff's 182 on 171. What a model predicts as a class that the data lacks counts as no class (255).
+A network of Cityscapes' 34 labels is thus scored on the 19 that count, one of ADE20K's 151 ("other" first) on 150, one
+of COCO-Stuff's 182 on 171. Pixels that a model predicts as a class that the data lack count as no class (255).
 """
 
 import re
@@ -19,11 +19,11 @@ _LISTED = 5  # classes that a note names
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """What the numbers of a model mean to a data set.
+    """The meaning of a model's class numbers for a data set.
 
     Attributes:
         table: For each number of the model from 0 on, the data's train id, or 255 = no class of the data.
-        note: What whoever reads the scores must know: how classes were matched, and which were not; None: all agree.
+        note: A remark for readers of the scores: how classes were matched, and which were not; None: all agree.
     """
 
     table: tuple[int, ...]
@@ -37,12 +37,12 @@ class ClassMatch:
 
 @dataclass(frozen=True)
 class ModelClasses:
-    """What is known of a model's classes.
+    """The known facts about a model's classes.
 
     Attributes:
-        model: What to call the model in messages: its file.
-        names: Names by the model's own numbers; () where it has none.
-        count: Their number; None where only the labels could tell.
+        model: The model's name in messages: its file.
+        names: Names by the model's own numbers; () if it has none.
+        count: Number of classes; None if only the labels could tell.
     """
 
     model: str
@@ -51,7 +51,7 @@ class ModelClasses:
 
     @classmethod
     def of(cls, model: str, names: Sequence[str] | None, count: int | None) -> "ModelClasses":
-        """Of names that may be missing, or may be mere numbers ("class 0", "LABEL_0")."""
+        """Classes from names that may be missing, or may be mere numbers ("class 0", "LABEL_0")."""
         known = tuple(map(str, names or ()))
         known = () if all(_NUMBERED.fullmatch(name) for name in known) else known
         return cls(model, known, len(names) if names else count)
@@ -68,14 +68,14 @@ def match_classes(
     are as many as the raw values of the data set's masks are these.
 
     Args:
-        classes: Of the model.
-        space: Of the data.
-        data: What to call the data in messages.
+        classes: Classes of the model.
+        space: Label space of the data.
+        data: Name of the data in messages.
         given: The user's corrections: name or number of the model's class -> name of the data's, or None for no class;
             or "raw": the model's numbers are the raw values of the masks.
 
     Raises:
-        InputError: Fewer than half of the data's classes are found, or a correction names what is not there.
+        InputError: Fewer than half of the data's classes are found, or a correction names an unknown class.
     """
     wanted = space.class_names
     if given == RAW:

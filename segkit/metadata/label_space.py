@@ -1,4 +1,4 @@
-"""What the numbers in a label map mean: class names, colours, and one table from raw values to train ids."""
+"""The meaning of the numbers in a label map: class names, colours, and one table from raw values to train ids."""
 
 import colorsys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from segkit.errors import InputError, printable
 IGNORE_INDEX = 255
 UNDECLARED = -1
 
-# Of a folder of your own, as each command takes it; whether it names a path, only the data module knows.
+# The option for a user's own folder, the same in each command; only the data module knows whether it names a path.
 MASKS_OPTION = "--data.masks binary (with a path: --data.masks 'binary PATH')"
 _LISTED = 5  # classes that a note names
 
@@ -36,7 +36,7 @@ class LabelSpace:
     table: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Refuse sizes that disagree, at once rather than at the first batch."""
+        """Refuse sizes that disagree now rather than at the first batch."""
         object.__setattr__(self, "class_names", tuple(map(printable, self.class_names)))
         count = len(self.class_names)
         if not 1 <= count <= 255:
@@ -62,10 +62,10 @@ class LabelSpace:
 
         Args:
             raw: The label map as stored.
-            source: What to call it in an error: the file.
+            source: Its name in errors: the file.
 
         Raises:
-            InputError: A raw value is not declared in the table; names value, count, first pixel and likely cause.
+            InputError: A raw value is not declared in the table; the message has value, count, first pixel and cause.
         """
         data = raw.tobytes()
         undeclared = bytes(entry == UNDECLARED for entry in self.table)
@@ -91,18 +91,18 @@ class LabelSpace:
         return inverse[ids]
 
     def looks_binary(self, ids: Iterable[int]) -> bool:
-        """Whether masks that have these train ids in all (255 too) are probably 0/255 masks of two classes.
+        """Whether masks with these train ids altogether (including 255) are probably 0/255 masks of two classes.
 
-        As they hold nothing but the raw values 0 and 255, and 255 is ignored here.
+        They then hold only the raw values 0 and 255, and 255 is ignored here.
         """
         wanted = set(ids)
         raw = {value for value, entry in enumerate(self.table) if entry in wanted}
         return self.num_classes > 1 and IGNORE_INDEX in wanted and raw <= {0, IGNORE_INDEX}
 
     def note_of_absence(self, ids: Iterable[int]) -> str | None:
-        """What to say of masks that have these train ids in all (255 too), if one of several classes is there, or none.
+        """A remark on masks with these train ids altogether (including 255) if they show at most one of the classes.
 
-        Nothing is learned from such masks, and a score says nothing of the classes that they lack.
+        Nothing is learned from such masks, and a score says nothing about the classes that they lack.
         """
         found = sorted(set(ids))
         present = [label for label in found if 0 <= label < self.num_classes]
@@ -120,7 +120,7 @@ class LabelSpace:
         return f"only one class occurs, {self.class_names[present[0]]}; never: {never}"
 
     def to_dict(self) -> dict[str, list[str] | list[list[int]] | list[int]]:
-        """Plain lists, as a checkpoint or a JSON file holds them."""
+        """The label space as plain lists, for a checkpoint or a JSON file."""
         return {
             "class_names": list(self.class_names),
             "palette": [list(colour) for colour in self.palette],
@@ -131,7 +131,7 @@ class LabelSpace:
     def from_rows(
         cls, rows: Sequence[tuple[int, str, tuple[int, int, int]]], ignored: Sequence[int] = ()
     ) -> "LabelSpace":
-        """Of a table with a row for each class, in the order of the train ids.
+        """Build a label space from a table with a row for each class, in the order of the train ids.
 
         Args:
             rows: (raw value, name, RGB colour).
@@ -146,7 +146,7 @@ class LabelSpace:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, object]) -> "LabelSpace":
-        """The inverse of `to_dict`.
+        """Build a label space from the result of `to_dict`.
 
         Raises:
             InputError: A key is absent or unknown, or a value has the wrong form.
@@ -178,7 +178,7 @@ class LabelSpace:
         )
 
     def _likely_cause(self, occurs: npt.NDArray[np.bool_], unknown: Sequence[int]) -> str:
-        """What was probably done wrong, and what to do; `occurs` says which of the 256 raw values the map has."""
+        """The probable mistake, and what to do; `occurs` says which of the 256 raw values the map has."""
         values, count = set(np.flatnonzero(occurs).tolist()), self.num_classes
         is_identity = all(self.table[value] == value for value in range(count))
         if values <= {0, 1} and self.table[0] == 0 and self.table[255] == 1:
@@ -250,7 +250,7 @@ def _rgb(colour: Sequence[object]) -> tuple[int, int, int]:
 
 
 def numbered_space(num_classes: int) -> LabelSpace:
-    """For a network whose data is not known: "class 0", "class 1", ..., distinct colours, raw values = train ids."""
+    """A label space for unknown data: "class 0", "class 1", ..., distinct colours, raw values = train ids."""
     names = tuple(f"class {i}" for i in range(num_classes))
     return LabelSpace(names, distinct_palette(num_classes), identity_table(num_classes))
 
@@ -261,13 +261,13 @@ def check_same_classes(names: Sequence[str], wanted: Sequence[str], model: str, 
     Names that differ otherwise may be another spelling ("sidewalk", "pavement"), or none were known: they pass.
 
     Args:
-        names: The model's, by train id.
-        wanted: The data's.
-        model: What to call the model in the error: its file.
-        data: What to call the data.
+        names: The model's class names by train id.
+        wanted: The data's class names.
+        model: The model's name in errors: its file.
+        data: The data's name.
 
     Raises:
-        InputError: Names both, and the likely cause.
+        InputError: They differ; the message names both, and the likely cause.
     """
     if len(names) != len(wanted):
         cause = "it was trained on another data set, or with other classes"

@@ -1,4 +1,4 @@
-"""Classes of a data set joined and dropped: one table of names makes another label space."""
+"""Merges and drops classes of a data set, which makes a new label space."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,7 +10,7 @@ def class_ids(names: Iterable[str], class_names: Sequence[str], where: str) -> l
     """Train ids of classes that a user names.
 
     Args:
-        names: Their names.
+        names: Names of the classes.
         class_names: K names of the data set.
         where: The option, for messages.
 
@@ -41,14 +41,14 @@ def left_out_ids(names: Iterable[str], class_names: Sequence[str]) -> tuple[int,
 
 
 def regrouped(space: LabelSpace, merge: Mapping[str, Sequence[str]], ignore: Sequence[str]) -> LabelSpace:
-    """The label space with classes joined and dropped.
+    """The label space with classes merged and dropped.
 
-    A joined class stands where the first of its classes stood and has the colour of the first that is named. Pixels of
-    dropped classes are ignored, as 255 is. The other classes keep their order.
+    A merged class takes the place of the first of its classes and the colour of the first that is named. Pixels of
+    dropped classes are ignored, like 255. The other classes keep their order.
 
     Args:
-        space: That of the data set.
-        merge: The classes that each new one is made of; its name may be that of one of them.
+        space: The data set's label space.
+        merge: The classes of each new one, whose name may be that of one of them.
         ignore: The classes to drop.
 
     Raises:

@@ -1,7 +1,7 @@
 """The authors' own files by name: their ImageNet encoders and segmentation networks, fetched once and checked.
 
-A name is that of the recipe which the file was trained by: `imagenet/resnest50`, `ade20k/deeplabv3_resnest50`. Kept as
-`CACHE/authors/<name>.pth`, so that a file can also be put there by hand. What is checked is what is published: the
+A file has the name of the recipe that trained it: `imagenet/resnest50`, `ade20k/deeplabv3_resnest50`. It is kept as
+`CACHE/authors/<name>.pth`, so that it can also be put there by hand. It is checked by the published digits: the
 first 8 digits of the SHA-256 of an ImageNet file (zhanghang1989/ResNeSt, resnest/torch/models/{resnest,ablation}.py),
 the whole SHA-1 of a segmentation network, of the .pth in its zip (PyTorch-Encoding, encoding/models/model_store.py).
 """
@@ -57,7 +57,7 @@ def encoder_name(network: SegmentationModel) -> str:
     """The name of the authors' file for a network's encoder; nothing is fetched.
 
     Raises:
-        InputError: They publish none for this encoder or its arguments.
+        InputError: The authors publish none for this encoder or its arguments.
     """
     arguments = dict(network.config.get("init_args", {}))
     encoder = str(arguments.get("encoder"))
@@ -72,7 +72,7 @@ def encoder_name(network: SegmentationModel) -> str:
 
 
 def local_path(name: str) -> Path:
-    """Where the file of a name lies, or would lie.
+    """The local path of a name's file, whether it exists or not.
 
     Raises:
         InputError: The authors publish no file of that name.
@@ -86,10 +86,10 @@ def local_path(name: str) -> Path:
 
 
 def authors_weights_path(name: str) -> Path:
-    """The local path of one of the authors' files, fetched if it is not there yet; its hash is compared each time.
+    """The local path of one of the authors' files, fetched if it is absent; its hash is checked each time.
 
     Raises:
-        InputError: There is no such name, no network, the hash is another, or the cache folder cannot be written.
+        InputError: There is no such name, no network, the hash differs, or the cache folder cannot be written.
     """
     path = local_path(name)
     once(path, lambda path: _fetch(name, path))

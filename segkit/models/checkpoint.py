@@ -33,7 +33,7 @@ class Checkpoint:
 
     @property
     def network(self) -> dict[str, Any]:
-        """`{"class_path": ..., "init_args": {...}}`."""
+        """The network's config, `{"class_path": ..., "init_args": {...}}`."""
         return dict(self.hyper_parameters["network"])
 
     @property

@@ -1,4 +1,4 @@
-"""An encoder with the classifier of ImageNet: what encoders are pretrained as, and compared by."""
+"""An encoder with ImageNet's classifier: the network in which encoders are pretrained and compared."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +14,8 @@ from segkit.models.signatures import check_arguments
 class Classifier(nn.Module):
     """Encoder at stride 32, global average pool, dropout, one linear layer: `(B, 3, H, W)` to logits `(B, K)`.
 
-    Of a ResNeSt it is the authors' network (resnest/torch/models/resnet.py), and of a ResNet timm's. Other timm
-    encoders have layers behind their last feature, which are left out here.
+    For a ResNeSt it is the authors' network (resnest/torch/models/resnet.py), for a ResNet timm's. Other timm encoders
+    have layers after their last feature, which are left out here.
 
     Args:
         encoder: The name of a ResNeSt ("resnest50", ...) or a timm model.
@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         self.fc = nn.Linear(channels[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits."""
+        """Return logits `(B, K)`."""
         pooled = self.pool(self.encoder(x)[-1]).flatten(1)  # (B, C)
         logits: Tensor = self.fc(self.drop(pooled))
         return logits
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 
 CLASS_PATH = f"{Classifier.__module__}.{Classifier.__name__}"
 
-# So that files of weights name it as they name any network; whoever needs labels of pixels refuses it.
+# Registered so that weight files refer to it like to any network; code that needs labels of pixels refuses it.
 _KNOWN: dict[str, Any] = NETWORKS
 _KNOWN[CLASS_PATH] = Classifier
 

@@ -1,12 +1,12 @@
 """The networks that the ResNeSt paper compares itself with, as small as `resnest14_tiny`: ResNet-D, SENet, SKNet.
 
-The blocks are timm's (timm/models/resnet.py and sknet.py), registered there by the names below, so that they are built,
-dilated and exported as any timm encoder. Layers, deep stem and averaging shortcut are those of `resnest14_tiny`; the
-bottlenecks are wider by as much as makes parameters and FLOPs equal. As in segkit's ResNeSt, and unlike timm's default,
-the last norm of a block starts at 1.
+The blocks are timm's (timm/models/resnet.py and sknet.py), registered there under the names below, so that they are
+built, dilated and exported like any timm encoder. Layers, deep stem and averaging shortcut are those of
+`resnest14_tiny`; the bottlenecks are wider, so that parameters and FLOPs are equal. As in segkit's ResNeSt, and unlike
+timm's default, the last norm of a block starts at 1.
 
-Squeeze-and-excitation stands at the end of a block (Hu et al. 2018); the two kernels of the selective one, 3x3 and
-3x3 dilated, see half of the channels each (timm's skresnet50), as do the two splits of a ResNeSt of radix 2.
+Squeeze-and-excitation comes at the end of a block (Hu et al. 2018); the two selective kernels, 3x3 and dilated 3x3, see
+half of the channels each (timm's skresnet50), as do the two splits of a ResNeSt of radix 2.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ _ARGUMENTS = {
 
 COMPARATORS = ("resnet14_tiny", "senet14_tiny", "sknet14_tiny")
 
-# timm looks here for what it knows of a model's weights: there are none.
+# timm looks up a model's weights here: there are none.
 default_cfgs = generate_default_cfgs({n: {"first_conv": "conv1.0", "classifier": "fc"} for n in COMPARATORS})
 
 

@@ -1,4 +1,4 @@
-"""smp's decoders over any encoder: segmentation-models-pytorch builds decoder and head, segkit all that is around."""
+"""smp's decoders over any encoder: segmentation-models-pytorch builds decoder and head, segkit everything else."""
 
 import inspect
 import math
@@ -30,7 +30,7 @@ Decoder = Literal[
     "dpt",
 ]  # the names of smp.create_model
 
-# Output strides of the encoder that a decoder takes, smp's own first; the others join features that halve in size.
+# Output strides of the encoder that a decoder accepts, smp's own first; others need features that halve in size.
 _STRIDES: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
         "pspnet": (32, 16, 8),
@@ -41,7 +41,7 @@ _STRIDES: Mapping[str, tuple[int, ...]] = MappingProxyType(
         "segformer": (32, 16, 8),
     }
 )
-_OF_DECODERS = ("decoder_", "psp_", "encoder_depth")  # beginnings of smp's arguments that are a decoder's
+_OF_DECODERS = ("decoder_", "psp_", "encoder_depth")  # prefixes of smp's arguments that belong to the decoder
 _WHERE = "model.network.init_args"
 
 
@@ -56,13 +56,13 @@ class EncoderDecoder(SegmentationModel):
         encoder: The name of a ResNeSt or a timm model; "dpt" takes plain vision transformers of timm.
         num_classes: The number of classes, K.
         decoder: The name that `smp.create_model` takes: "unet", "fpn", ...
-        output_stride: Of the encoder; None means smp's for this decoder: 8 for deeplabv3, 16 for deeplabv3plus and
-            pan, else 32.
+        output_stride: Output stride of the encoder; None means smp's for this decoder: 8 for deeplabv3, 16 for
+            deeplabv3plus and pan, else 32.
         dilation_convention: How a ResNeSt is dilated; see `ResNeSt`.
         in_channels: Channels of the input.
         aux: Whether an auxiliary FCN head on the last feature but one helps the training.
         encoder_args: Arguments of `ResNeSt` that differ from the named variant's.
-        decoder_args: Arguments of smp's class that are the decoder's: `{"decoder_channels": [128, 64, 32, 16, 16]}`.
+        decoder_args: The decoder's arguments of smp's class: `{"decoder_channels": [128, 64, 32, 16, 16]}`.
             `encoder_depth` leaves out the encoder's last stages, as pspnet does by default (3).
         pooled_norm: See `SegmentationModel`.
 
@@ -125,20 +125,20 @@ class SMPHead(nn.Module):
 
 
 class _Channels(nn.Module):
-    """Stands in the encoder's place while smp builds a decoder for its channels."""
+    """A placeholder for the encoder while smp builds a decoder for its channels."""
 
     def __init__(self, channels: tuple[int, ...], depth: int, output_stride: int) -> None:
         super().__init__()
         self.out_channels, self.output_stride = list(channels), output_stride
 
     def set_in_channels(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to set."""
+        """Do nothing: the placeholder has no layers."""
 
     make_dilated = set_in_channels
 
 
 def _cropped(logits: Tensor, padded: Tensor, height: int, width: int) -> Tensor:
-    """Leave out the cells of the padding alone."""
+    """Remove the cells that lie in the padding only."""
     down, across = (p / cells for p, cells in zip(padded.shape[-2:], logits.shape[-2:], strict=True))
     return logits[..., : math.ceil(height / down), : math.ceil(width / across)]
 
@@ -170,10 +170,10 @@ def _transformer(arguments: Mapping[str, Any], given: dict[str, Any]) -> tuple[n
 
 
 def _build(arguments: Mapping[str, Any], **given: Any) -> Any:
-    """smp's network.
+    """Build smp's network.
 
     Raises:
-        InputError: An argument is wrong, in smp's words.
+        InputError: An argument is wrong; the message is smp's.
     """
     decoder, classes = arguments["decoder"], arguments["num_classes"]
     try:
@@ -186,7 +186,7 @@ def _build(arguments: Mapping[str, Any], **given: Any) -> Any:
 
 
 def _check(arguments: Mapping[str, Any]) -> None:
-    """Refuse what has no effect or does not go together."""
+    """Refuse arguments that have no effect or contradict each other."""
     decoder, encoder, stride = arguments["decoder"], arguments["encoder"], encoder_stride(arguments)
     taken = _STRIDES.get(decoder, (32,))
     if arguments["num_classes"] < 1:
@@ -224,9 +224,9 @@ def _arguments(decoder: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def encoder_stride(arguments: Mapping[str, Any]) -> int:
-    """The output stride that a network's arguments mean for its encoder: `null` is smp's own for the decoder.
+    """The encoder's output stride by a network's arguments, of which `null` means smp's own for the decoder.
 
-    The config keeps what was given, by which a run is resumed.
+    The config keeps the given value, by which a run is resumed.
     """
     return int(arguments.get("output_stride") or _STRIDES.get(arguments.get("decoder", ""), (32,))[0])
 

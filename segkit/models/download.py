@@ -1,7 +1,7 @@
-"""Downloads a file of known size from an HTTP server, resuming where it broke off, in this run or a later one.
+"""Downloads a file of known size from an HTTP server; a broken download resumes, in this run or a later one.
 
-huggingface_hub is not used for its own hub: since 2.x it removes a partial download that broke off, so that the next
-run starts from the beginning.
+huggingface_hub is not used even for its own hub: since 2.x it removes a broken partial download, so that the next run
+starts from the beginning.
 """
 
 import http.client
@@ -43,7 +43,7 @@ def once(path: Path, fetch: Callable[[Path], None]) -> None:
 
 
 def refuse_offline() -> None:
-    """Ask no server where the user has said that there is none.
+    """Refuse to ask a server if the user has declared that there is none.
 
     Raises:
         URLError: HF_HUB_OFFLINE is set.
@@ -95,7 +95,7 @@ def bytes_of(path: Path) -> int:
 
 
 def reason(error: Exception) -> str:
-    """Why a request failed, in one short line."""
+    """The reason why a request failed, in one short line."""
     told = getattr(error, "reason", None) or error
     code = f"{error.code} " if isinstance(error, HTTPError) else ""
     return code + (" ".join(str(told).split()) or type(error).__name__)[:160]

@@ -11,7 +11,7 @@ from segkit.errors import InputError
 from segkit.models.resnest import RESNEST_VARIANTS, DilationConvention, ResNeSt
 from segkit.ops.normalize import IMAGENET, Normalization
 
-# Arguments of ResNeSt that a network sets itself, and those of the ImageNet classifier, which no network has.
+# Arguments of ResNeSt that a network sets itself, and those of the ImageNet classifier, which networks lack.
 _OF_THE_NETWORK = {
     **dict.fromkeys(("in_channels", "output_stride", "dilation_convention"), "an argument of the network itself"),
     **dict.fromkeys(("num_classes", "final_drop"), "of the ImageNet classifier, which no segmentation network has"),
@@ -19,7 +19,7 @@ _OF_THE_NETWORK = {
 
 
 class Encoder(Protocol):
-    """What a head needs to know about an encoder.
+    """The interface of an encoder on which heads rely.
 
     Called with `(B, in_channels, H, W)`, it returns features, the last four at strides 4, 8, 16, 32 capped at
     `output_stride`. Feature i has `channels[i]` channels.
@@ -29,7 +29,7 @@ class Encoder(Protocol):
     output_stride: int
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Return the features."""
+        """Return the features of an image `(B, in_channels, H, W)`."""
         ...
 
 
@@ -50,7 +50,7 @@ def build_encoder(
         dilation_convention: How a ResNeSt is dilated; other encoders are always dilated as timm does.
         in_channels: Channels of the input.
         overrides: Arguments of `ResNeSt` that differ from the named variant's ("planes", "dropblock_prob", ...).
-        depth: Features behind the input, 3 to 5: stages after them are left out.
+        depth: Features after the input, 3 to 5: stages after them are left out.
 
     Raises:
         InputError: A name or argument is unknown, or the encoder cannot be dilated to `output_stride`.
@@ -73,8 +73,8 @@ def padded_to(x: Tensor, multiple: int, least: int = 0) -> Tensor:
 
     Args:
         x: The image.
-        multiple: Of what each side is to be a multiple.
-        least: A multiple of it; no side is smaller.
+        multiple: Each side becomes a multiple of this.
+        least: Minimum side, itself such a multiple.
     """
     below, beside = (max(-side % multiple, least - side) for side in x.shape[-2:])
     return F.pad(x, (0, beside, 0, below)) if below or beside else x
@@ -97,7 +97,7 @@ def timm_network(name: str, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
 
     Args:
         name: timm's name.
-        shapes: Of a file of it, for as many classes and input channels.
+        shapes: Tensor shapes of a file, which determine the number of classes and input channels.
 
     Raises:
         InputError: timm does not know the name.
@@ -136,7 +136,7 @@ def _check_overrides(name: str, overrides: Mapping[str, Any], arguments: Mapping
     """Refuse arguments that ResNeSt does not have or that would have no effect.
 
     Raises:
-        InputError: There is such an argument; names it and says why it is refused.
+        InputError: There is such an argument; the message names it and says why it is refused.
     """
     settable = inspect.signature(ResNeSt).parameters.keys() - _OF_THE_NETWORK.keys()
     for key in sorted(overrides.keys() - settable, key=str):

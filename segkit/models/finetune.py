@@ -24,7 +24,7 @@ _SHOWN = 3  # names in a line of the report
 
 @dataclass(frozen=True)
 class MatchReport:
-    """What a network took from a file. Counts and names leave out the counters of batch norms.
+    """The tensors that a network took from a file. Counts and names leave out the counters of batch norms.
 
     Attributes:
         source: The file.
@@ -35,7 +35,7 @@ class MatchReport:
         reason: Why all rows keep their initial values, or "".
         missing: Tensors of the network that keep their initial values, except classifiers.
         unused: Tensors of the file that fit nowhere, except classifiers.
-        warnings: Descriptions of what fits but does not mean the same.
+        warnings: Descriptions of weights that fit but do not mean the same.
     """
 
     source: str
@@ -68,7 +68,7 @@ class MatchReport:
 def load_matching(
     network: SegmentationModel, path: str | Path, class_names: Sequence[str] | None = None
 ) -> MatchReport:
-    """Copy into a network what fits from any weight file that segkit reads, of a whole network or of an encoder.
+    """Copy fitting tensors into a network from any weight file that segkit reads, of a whole network or an encoder.
 
     Tensors are copied if name and shape agree. In the classifiers of head and auxiliary head, the rows of classes with
     the same name (ignoring case and surrounding blanks) are copied to their place in the network. Other rows keep
@@ -121,7 +121,7 @@ def load_matching(
 
 @dataclass(frozen=True)
 class _Offer:
-    """What a file offers.
+    """The weights that a file offers.
 
     Attributes:
         weights: The tensors, under the network's names if it has them.

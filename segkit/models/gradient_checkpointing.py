@@ -26,7 +26,7 @@ class CheckpointedStage(nn.Sequential):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the stage's feature."""
+        """Return the stage's feature for `(B, C, h, w)`."""
         x = input
         for block in self:
             x = _checkpointed(block, x) if self.training and torch.is_grad_enabled() else block(x)

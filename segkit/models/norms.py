@@ -1,6 +1,6 @@
 """Batch norms that cannot train with one image per process, and norms or stages that are kept from training.
 
-A norm behind a global average pool sees a 1x1 map, one value per channel and image: those of the split attention
+A norm after a global average pool sees a 1x1 map, one value per channel and image: those of the split attention
 (`SplitAttention.bn1`), of ASPP's pooled branch, and of selective kernels in timm's SKNet. With one image in the batch
 PyTorch refuses it; with two, the values become plus and minus one.
 """

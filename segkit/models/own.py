@@ -1,4 +1,4 @@
-"""A network of the user's own: any `torch.nn.Module` that keeps the contract of `OwnNetwork`, without subclassing."""
+"""A user's own network: any `torch.nn.Module` that satisfies the contract of `OwnNetwork`, without subclassing."""
 
 import inspect
 import json
@@ -18,26 +18,26 @@ CLASS_COUNTS = ("num_classes", "classes")  # arguments that the data fills in
 
 _ARGUMENTS = "_arguments_of_segkit"  # the attribute of a module that keeps its constructor's arguments
 
-_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)  # of the sides that a network may ask for
+_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)  # multiples that a network may require of an image's sides
 _SIDE = 256
 
 
 class OwnNetwork(SegmentationModel):
-    """Stands around a module of the user's, as the network that is trained, tested, exported and run.
+    """Wraps a user's module as the network that is trained, tested, exported and run.
 
     The contract: the module maps a normalised float image `(B, C, H, W)` to logits `(B, K, h, w)`, or to a mapping with
     them as "out" and, in training, further logits as "aux". K is the number of classes, the same for every image; h
-    and w are H and W, or a whole fraction of both, for they are upsampled afterwards (with its attribute
-    `align_corners`, False where it has none). Where it asks for sides that are multiples of 2, 4, ... 128, images are
-    padded at the right and bottom with zeros, the mean colour, and the logits cropped. All of this is found by running
-    it on images without values. Its constructor's arguments must be plain data; `num_classes` (or `classes`) and
-    `in_channels` are filled in from the data, where it has them. All parameters learn at `model.optim.lr`.
+    and w are H and W, or a whole fraction of both, because they are upsampled afterwards (with its attribute
+    `align_corners`, False if it has none). If it requires sides that are multiples of 2, 4, ... 128, images are padded
+    at the right and bottom with zeros, the mean colour, and the logits cropped. All of this is found by running it on
+    images without values. Its constructor's arguments must be plain data; `num_classes` (or `classes`) and
+    `in_channels` are filled in from the data, if it has them. All parameters learn at `model.optim.lr`.
 
-    A file of weights records the class, but never imports it: the user names it (`--network my.module.Net`, in Python
+    A weight file records the class, but never imports it: the user names it (`--network my.module.Net`, in Python
     `segkit.load(path, network=Net)`).
 
     Raises:
-        InputError: The module breaks the contract; says where.
+        InputError: The module breaks the contract; the message says where.
     """
 
     own_class: ClassVar[type[nn.Module]]
@@ -46,7 +46,7 @@ class OwnNetwork(SegmentationModel):
         self.stand_around(build_module(self.own_class, arguments), arguments)
 
     def stand_around(self, module: nn.Module, arguments: dict[str, Any]) -> None:
-        """Set all attributes; `arguments` are those by which the module was constructed."""
+        """Set all attributes; `arguments` are those with which the module was constructed."""
         nn.Module.__init__(self)
         name = class_path(type(self))
         try:
@@ -68,14 +68,14 @@ class OwnNetwork(SegmentationModel):
         return {name: outputs[name][..., :rows, :columns] for name in names if name in outputs}
 
 
-del NETWORKS[class_path(OwnNetwork)]  # a file names the class that it stands around
+del NETWORKS[class_path(OwnNetwork)]  # files name the wrapped class instead
 
 
 def build_module(kind: Any, arguments: dict[str, Any]) -> nn.Module:
-    """Construct a module of the user's, which keeps its arguments for `around`.
+    """Construct a user's module, which keeps its arguments for `around`.
 
     Raises:
-        InputError: Its constructor raises something.
+        InputError: Its constructor raises an error.
     """
     try:
         module: nn.Module = kind(**arguments)
@@ -90,7 +90,7 @@ def build_module(kind: Any, arguments: dict[str, Any]) -> nn.Module:
 
 
 def around(module: nn.Module) -> SegmentationModel:
-    """The network that stands around a module; a network of segkit as it is.
+    """The network that wraps a module; a network of segkit is returned as it is.
 
     Raises:
         InputError: The module was not made by `build_module`, or breaks the contract.
@@ -110,7 +110,7 @@ def around(module: nn.Module) -> SegmentationModel:
 
 
 def own_network(given: str | type[nn.Module]) -> type[SegmentationModel]:
-    """The network that stands around a class of the user's; from then on a file of weights may name it, too.
+    """The network type that wraps a user's class; from then on weight files may refer to it, too.
 
     Args:
         given: The class, or its path, `my.module.Net`.
@@ -158,7 +158,7 @@ def imported(path: str, where: str) -> Any:
 
 
 def _facts(module: nn.Module, name: str, channels: int) -> tuple[int, int, int]:
-    """What a module's sides must be multiples of, its number of classes, and its stride."""
+    """The multiple that a module requires of an image's sides, its number of classes, and its stride."""
     shapes, error = on_meta(module), None
     for multiple in _MULTIPLES:
         sides = (
@@ -186,7 +186,7 @@ def _facts(module: nn.Module, name: str, channels: int) -> tuple[int, int, int]:
 
 
 def _fact(module: nn.Module, name: str, channels: int, size: tuple[int, int], batch: int) -> tuple[int, int]:
-    """Number of classes and stride, of one image size."""
+    """The number of classes and the stride for one image size."""
     out = _outputs(module(meta_image(module, (batch, channels, *size))), name)["out"]
     strides = [side / cells for side, cells in zip(size, out.shape[2:], strict=True)]
     if len(out) != batch or strides[0] < 1 or round(strides[0]) != round(strides[1]):
@@ -195,7 +195,7 @@ def _fact(module: nn.Module, name: str, channels: int, size: tuple[int, int], ba
             f"({batch}, K, H / stride, W / stride) with one whole stride of 1 or more"
         )
     stride = round(strides[0])
-    if tuple(out.shape[2:]) != tuple(-(-side // stride) for side in size):  # a pooling that rounds down, mostly
+    if tuple(out.shape[2:]) != tuple(-(-side // stride) for side in size):  # mostly due to a pooling that rounds down
         raise ValueError(f"of {size[0]} x {size[1]} pixels the last ones are in no cell of stride {stride}")
     return out.shape[1], stride
 

@@ -106,7 +106,7 @@ def check_arguments(name: str, given: dict[str, Any]) -> None:
     """Refuse arguments of a ResNeSt that change what its published weights compute.
 
     Raises:
-        InputError: One does.
+        InputError: There is such an argument.
     """
     variant = RESNEST_VARIANTS.get(name, {})
     changed = [key for key in sorted(given.keys() - HARMLESS) if _plain(given[key]) != _plain(variant.get(key))]
@@ -191,4 +191,4 @@ class _NoRedirect(HTTPRedirectHandler):
     """Leaves redirects to the caller, who needs their headers."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Follow nothing."""
+        """Follow no redirect."""

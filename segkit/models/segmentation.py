@@ -26,19 +26,19 @@ def class_path(cls: type["SegmentationModel"]) -> str:
     return f"{cls.__module__}.{cls.__name__}"
 
 
-NETWORKS: dict[str, type["SegmentationModel"]] = {}  # by class path: all that have been imported
+NETWORKS: dict[str, type["SegmentationModel"]] = {}  # by class path: all networks that have been imported
 
 
 class _NetworkType(type):
     """Lets a config name any module as a network: jsonargparse asks whether its class is a subclass."""
 
     def __subclasscheck__(cls, subclass: type) -> bool:
-        """Whether it is a network, or a module that `segkit.models.own` makes one."""
+        """Whether a class is a network, or a module that `segkit.models.own` can wrap."""
         own = cls.__dict__.get("takes_any_module", False) and nn.Module in getattr(subclass, "__mro__", ())
         return own or super().__subclasscheck__(subclass)
 
     def __instancecheck__(cls, instance: object) -> bool:
-        """Whether it is a network."""
+        """Whether an object is a network."""
         return cls in type(instance).__mro__
 
 
@@ -73,7 +73,7 @@ class SegmentationModel(nn.Module, metaclass=_NetworkType):
         InputError: The encoder or an argument is unknown, or an argument has no effect.
     """
 
-    takes_any_module: ClassVar[bool] = True  # of this class alone, not of its subclasses
+    takes_any_module: ClassVar[bool] = True  # true of this class only, not of its subclasses
     head_class: ClassVar[type[nn.Module]]
     aux_head_class: ClassVar[type[nn.Module]] = FCNHead
 
@@ -100,7 +100,7 @@ class SegmentationModel(nn.Module, metaclass=_NetworkType):
         self._assemble(arguments, built, head, align_corners)
 
     def _assemble(self, arguments: dict[str, Any], encoder: nn.Module, head: nn.Module, align_corners: bool) -> None:
-        """Set what every network has, and draw the auxiliary head's weights; `arguments` are the constructor's."""
+        """Set the common attributes, and draw the auxiliary head's weights; `arguments` are the constructor's."""
         super().__init__()
         self.config: dict[str, Any] = {"class_path": class_path(type(self)), "init_args": arguments}
         self.num_classes: int = arguments["num_classes"]
@@ -180,7 +180,7 @@ def build_network(config: Mapping[str, Any]) -> SegmentationModel:
 
 
 def unknown_network(path: object) -> str:
-    """What to say of a class path in a file that names no network which has been imported."""
+    """The message for a class path in a file that is no imported network."""
     return (
         f"network class {path!r:.60} is not one of {', '.join(NETWORKS)}; if it is a class of your own, name it, as a "
         f"file of weights imports nothing: --network {path!s:.60}, or load(..., network=...)"

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from segkit.errors import InputError, did_you_mean
 
-_LIMITS = {int: 2**31, float: 1e300}  # no setting comes near them, and what is computed of two still fits its type
+_LIMITS = {int: 2**31, float: 1e300}  # far above any setting, and results computed from two of them still fit the type
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 2, 60, 40, 60
 _KINDS: dict[type, type] = {int: Integral, float: Real}  # NumPy's numbers are of these kinds, too
@@ -27,7 +27,7 @@ def check_arguments(owner: type, values: Mapping[Any, Any], where: str) -> None:
         where: Their place in error messages, such as "model.optim".
 
     Raises:
-        InputError: An argument is wrong; names the first and what is allowed.
+        InputError: An argument is wrong; the message names the first, and what is allowed.
     """
     hints = _hints(owner)
     for name, value in values.items():
@@ -47,7 +47,7 @@ def check_effects(config: object, where: str, needs: Mapping[str, tuple[bool, st
         needs: Maps each field to whether it has an effect here and, in words, what it needs to have one.
 
     Raises:
-        InputError: A field has no effect; names the first.
+        InputError: A field has no effect; the message names the first.
     """
     for name, (has_effect, need) in needs.items():
         value, default = getattr(config, name), getattr(type(config), name)

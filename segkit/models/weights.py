@@ -100,13 +100,13 @@ def load_encoder_weights(
 ) -> tuple[str, ...]:
     """Load an encoder's weights: its own, ImageNet files of the authors, timm and torchvision, or a whole network's.
 
-    Segmentation heads, ImageNet classifiers and whatever else timm's whole network has after the encoder's last
+    Segmentation heads, ImageNet classifiers and everything else that timm's whole network has after the encoder's last
     feature are left out; counters of batch norms may be missing. RGB weights are adapted to an encoder of other bands.
 
     Args:
         encoder: The encoder.
         path: The file.
-        say: Told in a line of weights that are adapted.
+        say: Called with a line on weights that are adapted.
 
     Returns:
         timm's names of the layers after the last feature that were left out.
@@ -141,8 +141,8 @@ def adapt_input(
 
     Args:
         given: The weights.
-        own: Those of the network, under the same names.
-        say: Told of it in a line.
+        own: The network's weights, under the same names.
+        say: Called with a line on the change.
     """
     adapted = dict(given)
     for name in given.keys() & own.keys():
@@ -176,12 +176,12 @@ def read_classifier(
 
     Args:
         path: A file of the authors, timm or torchvision, or segkit's own.
-        encoder: Its encoder's name.
-        encoder_args: Those of `Classifier`.
-        class_names: Of the data, if known.
+        encoder: The encoder's name.
+        encoder_args: See `Classifier`.
+        class_names: Class names of the data, if known.
 
     Raises:
-        InputError: The file's classes are others; or see `load_classifier_weights`.
+        InputError: The file has other classes; or see `load_classifier_weights`.
     """
     content = _read(Path(path))
     if isinstance(content, _Own):
@@ -189,7 +189,7 @@ def read_classifier(
         if stored and class_names is not None:
             check_same_classes([str(name) for name in stored], class_names, str(path), "the data")
     else:
-        classes = len(content.tensors.get("fc.weight", ())) or 1  # 1: the next line says what is missing
+        classes = len(content.tensors.get("fc.weight", ())) or 1  # 1 if absent: the next line reports that
     network = Classifier(encoder, classes, encoder_args=encoder_args)
     load_classifier_weights(network, path)
     return network.eval()

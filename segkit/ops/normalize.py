@@ -67,12 +67,12 @@ class Normalization:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Normalization:
-        """The inverse of `to_dict`."""
+        """Build a normalization from the result of `to_dict`."""
         bands = values.get("bands")
         return cls(tuple(values["mean"]), tuple(values["std"]), None if bands is None else Bands.from_dict(bands))
 
     def adapted(self, channels: int) -> Normalization:
-        """For another number of channels, as pretrained weights are: RGB repeated; for one channel their mean."""
+        """Adapt to other channels as pretrained weights are adapted: repeat RGB; for one channel take the mean."""
         if channels == len(self.mean):
             return self
         if channels == 1:
@@ -123,7 +123,7 @@ def standardize_(values: Tensor, normalization: Normalization) -> Tensor:
 
 
 def restore(values: Tensor, normalization: Normalization) -> Tensor:
-    """The values that images store, float32, of normalised ones, but for rounding: `standardize_` taken back."""
+    """Invert `standardize_`: the stored values, float32, of normalised ones, up to rounding."""
     mean, std = (by_channel(constants, values.device) for constants in (normalization.mean, normalization.std))
     unit = values * std + mean
     if normalization.bands is None:

@@ -1,4 +1,4 @@
-"""What the processor and the GPU offer to this process, and how much memory it has used.
+"""The capabilities of processor and GPU for this process, and its memory use.
 
 Two documented environment variables restrict a process to the instructions of an older processor:
 ATEN_CPU_CAPABILITY for PyTorch's own operations, ONEDNN_MAX_CPU_ISA for its convolutions.

@@ -1,4 +1,4 @@
-"""The private names of PyTorch that segkit needs; no other file reaches into PyTorch.
+"""The private names of PyTorch that segkit needs; no other file uses any.
 
 * `TorchDispatchMode` sees every operation. It is documented for subclassing; only its module is private:
   https://dev-discuss.pytorch.org/t/torchdispatchmode-for-debugging-testing-and-more/717

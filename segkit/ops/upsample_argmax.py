@@ -1,7 +1,7 @@
 """From logits at the network's stride to labels at a wanted size, without full-size scores of all classes.
 
-Three forms, one meaning: a Triton kernel on CUDA, strips and cells in the caches of a CPU, and plain PyTorch, which is
-the reference (see `segkit.ops.dispatch`). Letters: B batch, K classes, H W wanted size, h w logits.
+There are three equivalent forms: a Triton kernel on CUDA, strips and cells in the caches of a CPU, and plain PyTorch,
+which is the reference (see `segkit.ops.dispatch`). Letters: B batch, K classes, H W wanted size, h w logits.
 """
 
 from collections.abc import Iterator, Sequence

@@ -103,7 +103,7 @@ def _cross_entropy(
     logits = raised(logits)
     weights = logits.new_ones(logits.shape[1]) if weight is None else weight.to(logits)
     rows = UpsampledRows(logits, (mask.shape[1], mask.shape[2]), align_corners, max_bytes)
-    with torch.autocast(logits.device.type, enabled=False):  # which would take the products in half precision
+    with torch.autocast(logits.device.type, enabled=False):  # autocast would take the products in half precision
         return cross_entropy_by_rows(rows, mask, weights, ignore_index, label_smoothing, with_gradient)
 
 
@@ -232,13 +232,13 @@ def plain_true_probability(logits: Tensor, mask: Tensor, align_corners: bool = T
 def _true_probability(
     logits: Tensor, mask: Tensor, align_corners: bool, ignore_index: int, max_bytes: int | None
 ) -> Tensor:
-    """One operation to torch.compile."""
+    """The probability of each pixel's true class, as one operation to torch.compile."""
     if logits.dtype != torch.float64 and uses_triton(logits, "upsample_true_probability"):
         from segkit.ops.kernels import upsample_cross_entropy as kernel
 
         return kernel.true_probability(logits, mask, align_corners, ignore_index, OF_IGNORED)
     rows = UpsampledRows(raised(logits), (mask.shape[1], mask.shape[2]), align_corners, max_bytes)
-    with torch.autocast(logits.device.type, enabled=False):  # which would take the products in half precision
+    with torch.autocast(logits.device.type, enabled=False):  # autocast would take the products in half precision
         return true_probability_by_rows(rows, mask, ignore_index)
 
 

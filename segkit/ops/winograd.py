@@ -96,7 +96,7 @@ class WinogradConv2d(nn.Module):
         return F.conv2d(x, self.weight, self.bias, 1, self.dilation, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
-        """Return what `print` shows."""
+        """The sizes that `print` shows of the module."""
         outputs, inputs = self.weight.shape[:2]
         return f"{inputs * self.groups}, {outputs}, dilation={self.dilation}, groups={self.groups}"
 

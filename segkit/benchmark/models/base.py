@@ -1,4 +1,4 @@
-"""What the scoring asks of a model, of whatever kind, and how what it returns becomes labels."""
+"""The interface of a model of any kind for scoring, and the conversion of its output into labels."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Swapped(JudgedModel):
 
 
 def labels_of(output: Any, size: tuple[int, int], name: str, num_classes: int | None, align: bool = False) -> Tensor:
-    """Labels of whatever a model of somebody's returned for one image.
+    """Convert the output of any model for one image into labels.
 
     Args:
         output: Integer labels (H, W), or floating point logits (K, h, w), which are resized bilinearly; a batch of one

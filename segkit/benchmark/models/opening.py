@@ -1,4 +1,4 @@
-"""Which kind of model a name is, and what tells another version of it."""
+"""Opens a model of any kind by its name, and identifies its version."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def open_model(given: str, device: str, protocol: Protocol, options: ModelOption
 
 
 def fingerprint(given: str) -> list[Any]:
-    """What is the same as long as the model is, as far as its files tell: name, bytes and time of change.
+    """A fingerprint that changes with the model, as far as its files tell: name, size and modification time.
 
     Raises:
         InputError: There is no such model.

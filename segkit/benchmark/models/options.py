@@ -1,4 +1,4 @@
-"""What a user says of a model that its file does not: options of the command, and keys of a plan."""
+"""Facts about a model that its file lacks and the user gives: options of the command, and keys of a plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,7 +12,7 @@ from segkit.plain_data import read_yaml
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What is known of a model besides its file.
+    """The given facts about a model besides its file.
 
     Attributes:
         classes: Corrections of `segkit.metadata.class_match.match_classes`; None: as its names say.

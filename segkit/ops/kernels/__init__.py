@@ -1,1 +1,1 @@
-"""Triton kernels, one file an operation; imported where a tensor on CUDA asks for one, and by their tests."""
+"""Triton kernels, one file per operation; imported when a CUDA tensor needs one, and by their tests."""

@@ -1,8 +1,8 @@
 """Compares each Triton kernel with plain PyTorch once, on a small input, before it is trusted.
 
-Kernels are compiled on the user's machine, by a compiler that changes with every release, for a card that we may never
-have seen. One that raises or differs is not used for the rest of the process: the plain form, which needs no compiler,
-takes its place, and one warning says so. The comparison adds a few milliseconds to the kernel's compilation.
+Kernels are compiled on the user's machine, by a compiler that changes with every release, for a card that may never
+have been tested. A kernel that raises or differs is not used for the rest of the process: the plain form, which needs
+no compiler, takes its place, and one warning says so. The comparison adds a few milliseconds to the compilation.
 """
 
 import importlib.metadata
@@ -22,13 +22,13 @@ _verdicts: dict[tuple[str, torch.device, torch.dtype], str | None] = {}  # None:
 
 
 class KernelResult(NamedTuple):
-    """What a kernel computed, and what it should have.
+    """A kernel's result, and the exact one.
 
     Attributes:
-        found: Of any floating type.
-        exact: float64 on the CPU, of the same inputs.
-        terms: How many float32 operations one after the other are behind a value; an exponential counts as 32, for
-            its argument's rounding is multiplied by the argument, here below 16.
+        found: The kernel's result, of any floating type.
+        exact: The result for the same inputs in float64 on the CPU.
+        terms: Number of consecutive float32 operations behind a value; an exponential counts as 32, because its
+            argument's rounding is multiplied by the argument, here below 16.
     """
 
     found: Tensor
@@ -72,7 +72,7 @@ def fault(kernel: str, device: torch.device, dtype: torch.dtype) -> str | None:
             differences = [text for text in map(_difference, comparisons) if text]
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a compiler raises
+    except Exception as error:  # a compiler may raise anything
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return differences[0] if differences else None
 
@@ -144,7 +144,7 @@ def _upsample_argmax(device: torch.device, dtype: torch.dtype) -> Iterator[Kerne
         full = F.interpolate(given.double().cpu(), size, mode="bilinear", align_corners=align_corners)  # (2, 5, 11, 70)
         labels, confidence = launch(given, size, align_corners, with_confidence=True)
         score = full.gather(1, labels.cpu().long()[:, None])[:, 0]
-        yield KernelResult(score.float(), full.amax(1), 8)  # of equal scores any class will do
+        yield KernelResult(score.float(), full.amax(1), 8)  # among equal scores any class is right
         yield KernelResult(confidence, full.softmax(1).amax(1), 8 + 5 * 32)
 
 
