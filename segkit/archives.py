@@ -1,4 +1,4 @@
-"""Reads untrusted zip and tar files: what they claim is believed only where it fits, and members are read by position.
+"""Reads untrusted zip and tar files: their claims are trusted only if they fit, and members are read by position.
 
 Reading a member takes two reads and a decompression, without the archive's directory, so that a loader worker opens
 nothing that it would have to share. Stored members are as fast as files; deflated ones also have to be inflated.
@@ -17,7 +17,7 @@ from typing import BinaryIO
 from segkit.errors import InputError
 from segkit.paths import leads_outside, shown
 
-# What zipfile raises for a file that is not a zip, or a damaged one.
+# Errors of zipfile for a file that is not a zip, or a damaged one.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -33,7 +33,7 @@ ZIP_ERRORS = (
 
 _LOCAL_HEADER = struct.Struct("<4s2xH18x2H")  # signature, flags; lengths of the name and of the extra field that follow
 _LOCAL_START = b"PK\x03\x04"
-_UTF8, _ENCRYPTED = 0x800, 0x1 | 0x40 | 0x2000  # of a member's flags
+_UTF8, _ENCRYPTED = 0x800, 0x1 | 0x40 | 0x2000  # bits of a member's flags
 _RATIO = 1033  # deflate's highest compression ratio, so a larger content is a lie
 _LARGEST = 1 << 30  # bytes of a member; an uncompressed mask of 32768 x 32768
 
@@ -167,7 +167,7 @@ class TarMember:
         archive: The outer tar's path.
         name: Path inside it, with '/'.
         offset: Byte at which the content begins.
-        size: Of the content, in bytes.
+        size: Size of the content in bytes.
     """
 
     archive: Path

@@ -1,7 +1,7 @@
-"""What the channels of an image are: their names, how their values are stored, and the range that is scaled to 0..1.
+"""The channels of an image: their names, how their values are stored, and the range that is scaled to 0..1.
 
-Data that declare nothing are uint8 RGB and have no `Bands`. Others have one, which travels with the normalization from
-the data to the checkpoint and to inference.
+Data that declare nothing are uint8 RGB and have no `Bands`. Others have one, which is passed on with the normalization
+from the data to the checkpoint and to inference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from segkit.errors import InputError
 BandArray: TypeAlias = npt.NDArray[Any]  # uint8, uint16 or float32
 
 RGB = ("red", "green", "blue")
-DTYPES = ("uint8", "uint16", "float32")  # in which images are kept until they are on the device
+DTYPES = ("uint8", "uint16", "float32")  # types of images until they are on the device
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Bands:
 
     Attributes:
         names: C names.
-        dtype: One of `DTYPES`; how a file's values are kept.
-        low: C values that become 0; what is below is 0, too. Also the value of padding.
-        high: C values that become 1; what is above is 1, too.
+        dtype: One of `DTYPES`; the type of a file's values.
+        low: C values that become 0, as do lower ones. Also the value of padding.
+        high: C values that become 1, as do higher ones.
 
     Raises:
         InputError: The lengths differ, a name occurs twice, or a range is empty or not finite.
@@ -59,20 +59,20 @@ class Bands:
                 raise InputError(f"range of {name} is [{low:g}, {high:g}]; give two numbers, the smaller one first")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a checkpoint keeps it."""
+        """The bands as plain data, for a checkpoint."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Bands:
-        """The inverse of `to_dict`."""
+        """Build bands from the result of `to_dict`."""
         return cls(**values)
 
     def same_kind(self, other: Bands | None) -> bool:
-        """Whether images of the other are read alike; the range may differ."""
+        """Whether images of the other bands are read alike; the range may differ."""
         return other is not None and (self.names, self.dtype) == (other.names, other.dtype)
 
     def __str__(self) -> str:
-        """In words, for a message."""
+        """The bands in words, for a message."""
         return f"{len(self.names)} bands of {self.dtype} ({', '.join(self.names)})"
 
     def checked(self, image: npt.NDArray[Any], source: object) -> BandArray:
@@ -100,17 +100,17 @@ class Bands:
         return image
 
     def clipped(self, image: BandArray) -> int:
-        """How many values lie outside of the range."""
+        """The number of values outside the range."""
         low, high = (np.asarray(ends, np.float32) for ends in (self.low, self.high))
         return int(((image < low) | (image > high)).sum())
 
     def scaled(self, image: BandArray) -> npt.NDArray[np.float64]:
-        """The image (H, W, C) in 0..1, as the network's normalization sees it."""
+        """The image (H, W, C) scaled to 0..1, as the network's normalization scales it."""
         low, high = (np.asarray(ends, np.float64) for ends in (self.low, self.high))
         return np.clip((image - low) / (high - low), 0, 1)
 
     def index(self, shown: Sequence[str] = ()) -> list[int]:
-        """Where the bands that are shown as red, green and blue are.
+        """Indices of the bands that are shown as red, green and blue.
 
         Args:
             shown: Their names, or their numbers from 1; one or three. None: those that are named so, else the first

@@ -18,12 +18,12 @@ Palette = Sequence[Sequence[int]]
 
 IGNORED = 255
 PAPER, INK = (255, 255, 255), (32, 32, 32)
-_STRIPE = 130  # grey of a hatch
+_STRIPE = 130  # grey level of a hatch's stripes
 _OUTLINE = (150, 150, 150)  # round swatches: a white or pale class stays visible on paper
 _MIN_HEIGHT = 240  # images below are enlarged by a whole factor
 _MAX_WIDTH = 1280  # ... but not beyond this, so that a 1-pixel-high strip does not become a giant
-_MAX_ROWS = 6  # of a legend; what does not fit is counted in its last entry
-_MAX_CHARACTERS = 24  # of a class name; ADE20K has names of 40
+_MAX_ROWS = 6  # rows of a legend; its last entry counts the names that do not fit
+_MAX_CHARACTERS = 24  # characters of a class name; ADE20K has names of 40
 
 
 def colorize(labels: np.ndarray, palette: Palette) -> np.ndarray:
@@ -97,7 +97,7 @@ def by_area(counts: np.ndarray) -> list[int]:
 def legend(class_names: Sequence[str], palette: Palette, width: int, font_size: int = 14) -> np.ndarray:
     """Draw swatches and names in columns, row by row, on white.
 
-    At most six rows are drawn; what does not fit is counted in the last entry ("+ 12 more"), so give the names in the
+    At most six rows are drawn; the last entry counts the names that do not fit ("+ 12 more"), so give the names in the
     order of their importance (see `occurring`).
 
     Args:
@@ -183,7 +183,7 @@ def fit(image: np.ndarray, mask: np.ndarray, box: int) -> tuple[np.ndarray, np.n
 
 
 def fitted_size(shape: Sequence[int], box: int) -> tuple[int, int]:
-    """(height, width) that `fit` gives to images of this one."""
+    """The (height, width) to which `fit` reduces an image of this size."""
     scale = min(1.0, box / max(shape))
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
@@ -198,7 +198,7 @@ def _check_labels(labels: np.ndarray, num_classes: int) -> None:
 
 
 def _font_size(image: np.ndarray) -> int:
-    """1/24 of the shorter side, and readable: 15 at 360 x 480, 42 at 1024 x 2048."""
+    """A readable font size, 1/24 of the shorter side: 15 at 360 x 480, 42 at 1024 x 2048."""
     height, width = image.shape[:2]
     return int(max(14, min(height, width) // 24))
 

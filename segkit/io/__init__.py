@@ -33,7 +33,7 @@ class Stored(Protocol):
     """A file that is not on disk by itself, such as a member of an archive; its `str` is its name."""
 
     def read_bytes(self) -> bytes:
-        """Its content."""
+        """The file's content."""
         ...
 
 
@@ -44,7 +44,7 @@ _LABEL_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     _LABEL_PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
 _DEEP = ("I", "I;16", "I;16B", "F")  # Pillow's modes of one channel of more than 8 bits
-_DESCRIBED = 1_000_000  # pixels of a refused label map that are looked at to say what is in it
+_DESCRIBED = 1_000_000  # pixels of a refused label map that its message describes
 
 
 def read_image(path: File, apply_exif: bool = False) -> UInt8Array:
@@ -112,7 +112,7 @@ def read_label(path: File) -> UInt8Array:
 
 
 def _bytes_of(values: npt.NDArray[Any], path: File) -> UInt8Array:
-    """Values of any type as uint8 (H, W), so long as none is changed by it."""
+    """Values of any type as uint8 (H, W), provided that none changes."""
     values = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise InputError(
@@ -190,7 +190,7 @@ def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence
 
 
 def read_bytes(path: File, what: str) -> bytes:
-    """The content of a file; `what` it is, for a message.
+    """The content of a file; messages call it `what`.
 
     Raises:
         InputError: It is missing, a folder, empty, or cannot be read.

@@ -23,11 +23,11 @@ _ORDERS = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
 
 
 def read_bands(path: File, bands: Bands | None = None, apply_exif: bool = False) -> BandArray:
-    """Read an image (H, W, C) as it is stored, in the order in which it is stored; alpha is a band, too.
+    """Read an image (H, W, C) with values and order as stored; alpha is a band, too.
 
     Args:
         path: The image.
-        bands: What it must have; None: anything.
+        bands: Bands that it must have; None: any.
         apply_exif: Whether to turn the image as its EXIF orientation says.
 
     Raises:

@@ -105,7 +105,7 @@ def high_byte(values: npt.NDArray[np.uint16], path: object) -> UInt8Array:
     most = int(values.max(initial=0))
     if most < _LEAST_RANGE:
         low = values & 255
-        if low.any() and (low != high).any():  # else it was made from 8 bits, by a shift or by * 257: nothing is lost
+        if low.any() and (low != high).any():  # otherwise made from 8 bits, by a shift or by * 257: nothing is lost
             raise InputError(
                 f"{path}: 16 bits per channel with values {int(values.min())}..{most}: only the upper 8 bits are read, "
                 f"which would leave {(most >> 8) + 1} of 256 levels, almost black; scale it to 0..255 and save 8 bits"

@@ -27,7 +27,7 @@ class Normalization:
     Attributes:
         mean: C means.
         std: C standard deviations.
-        bands: What the channels are and which values are 0 and 1; None: uint8 RGB.
+        bands: Names of the channels and the values that become 0 and 1; None: uint8 RGB.
 
     Raises:
         InputError: The lengths differ or are zero, a value is not finite, or a standard deviation is not positive.

@@ -1,1 +1,1 @@
-"""Studies: variants of a recipe trained with several seeds each, and the table of what came out."""
+"""Studies: variants of a recipe trained with several seeds each, and the table of their scores."""

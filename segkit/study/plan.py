@@ -1,6 +1,6 @@
-"""What a study file says: variants x seeds, and in which folder each run lies.
+"""Reads study files: variants and seeds, and the folder of each run.
 
-recipe: camvid/fcn_resnest14_tiny          # of every variant that names none
+recipe: camvid/fcn_resnest14_tiny          # for variants that name none
 overrides: {trainer.max_epochs: 12}        # options of `segkit fit` for all variants
 seeds: [0, 1, 2]
 baseline: resnet
@@ -43,16 +43,16 @@ class Run:
         return ["--config", self.recipe, f"--seed_everything={self.seed}", *(f"--{k}={v}" for k, v in words.items())]
 
     def claim(self, output: Path) -> None:
-        """Write into the run's folder what is run there.
+        """Record in the run's folder which run it is.
 
         Raises:
-            InputError: The folder is that of another run.
+            InputError: The folder belongs to another run.
         """
         folder, recipe = self.folder(output), read_recipe(self.recipe)
         content = {"recipe": recipe.content, "data": recipe.data, "overrides": self.overrides, "seed": self.seed}
         text, record = json.dumps(content, indent=1, sort_keys=True, default=str), folder / RECORD
         there = parse_json(record.read_text(encoding="utf-8")) if record.is_file() else None
-        if (folder / "config.yaml").is_file() and there != parse_json(text):  # what has not begun may still change
+        if (folder / "config.yaml").is_file() and there != parse_json(text):  # before its start a run may still change
             raise InputError(
                 f"{folder}: a run of another study, or of another recipe, override or seed; give another --output, or "
                 "remove the folder to run it anew"
@@ -68,7 +68,7 @@ class Study:
         name: The file's name without its ending.
         baseline: The variant that the others are compared with.
         variants: Names, in the file's order.
-        runs: All runs; each seed of every variant before the next seed, so that what is unfinished can be compared.
+        runs: All runs; each seed for every variant before the next seed, so that an unfinished study can be compared.
     """
 
     name: str
@@ -113,7 +113,7 @@ def share(runs: Sequence[Run], shard: str) -> Sequence[Run]:
 
 
 def _variant(where: str, study: Mapping[str, Any], name: str, given: Any) -> tuple[str, str, dict[str, Any]]:
-    """Name, recipe and overrides."""
+    """The variant's name, recipe and overrides."""
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise InputError(f"{where}: a folder gets this name; use letters, digits and . + - _")
     given = _checked(given or {}, ("recipe", "overrides"), where)

@@ -43,7 +43,7 @@ class Row:
         return "better" if self.difference.low > 0 else "worse" if self.difference.high < 0 else "nothing"
 
     def summary(self) -> tuple[float, float, float]:
-        """Mean, least, most."""
+        """The mean, minimum and maximum of the scores."""
         values = list(self.scores.values()) or [float("nan")]
         return float(np.mean(values)), min(values), max(values)
 

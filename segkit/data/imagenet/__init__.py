@@ -1,1 +1,1 @@
-"""ImageNet, and other data with a class for each image: how it lies on the disk, crops, augmentation, loaders."""
+"""ImageNet, and other data with a class for each image: layout on disk, crops, augmentation, loaders."""

@@ -1,8 +1,8 @@
 """The authors' augmentation of ImageNet: RandAugment, a random area, mirroring, colour jitter.
 
 Source: zhanghang1989/ResNeSt, resnest/torch/transforms (build.py, transforms.py, autoaug.py), where PCA lighting
-follows; that is added on the device (`segkit.training.classification`). In this order, as theirs: RandAugment changes
-the whole image, and the crop is cut out of what it leaves.
+follows, which is added on the device here (`segkit.training.classification`). The order is theirs: RandAugment changes
+the whole image, and the crop is cut from the result.
 """
 
 import math
@@ -20,10 +20,10 @@ from segkit.errors import InputError
 # image, strength, randomness -> image
 Operation = Callable[[Image.Image, float, random.Random], Image.Image]
 
-_AREA, _RATIO = (0.1, 1.0), (3 / 4, 4 / 3)  # of a crop: share of the image, width over height
+_AREA, _RATIO = (0.1, 1.0), (3 / 4, 4 / 3)  # ranges of a crop's share of the image, and of width over height
 _TRIES = 10
 _STRONGEST = 30  # the strength at which an operation reaches the end of its range
-_GREY = (125, 123, 114)  # of a hole: about ImageNet's mean
+_GREY = (125, 123, 114)  # colour of a hole: about ImageNet's mean
 
 
 def _signed(value: float, rng: random.Random) -> float:
@@ -35,7 +35,7 @@ def _affine(image: Image.Image, *matrix: float) -> Image.Image:
 
 
 def _brighter_below(image: Image.Image, value: float, rng: random.Random) -> Image.Image:
-    """Add to all, then invert what is bright."""
+    """Add to all values, then invert bright ones."""
     return ImageOps.solarize(image.point([min(255, int(i + value)) for i in range(256)] * 3), 128)
 
 
@@ -85,10 +85,10 @@ def augmented(image: Image.Image, operations: Sequence[str], strength: float, rn
 
 
 def random_area(size: tuple[int, int], rng: random.Random) -> tuple[int, int, int, int] | None:
-    """A box (left, top, right, bottom) in an image of (width, height); None where the centre is to be taken.
+    """A box (left, top, right, bottom) in an image of (width, height); None if the centre is to be taken.
 
-    Ratio first, then a height between those of the smallest and the largest area that fits: TensorFlow's sampling,
-    which gives smaller crops than torchvision's, uniform in the area.
+    The ratio is drawn first, then a height between those of the smallest and the largest area that fits. This is
+    TensorFlow's sampling, which gives smaller crops than torchvision's, uniform in the area.
     """
     width, height = size
     smallest, largest = (share * width * height for share in _AREA)
@@ -120,7 +120,7 @@ class TrainCrop:
     color_jitter: float = 0.4
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Refuse numbers out of range."""
         count, strength = self.rand_augment
         if count < 0 or not 0 <= strength <= _STRONGEST or not 0 <= self.color_jitter <= 1:
             raise InputError(
@@ -132,8 +132,8 @@ class TrainCrop:
         """A crop of an RGB image.
 
         Args:
-            image: Of any size.
-            key: What the randomness is a function of, not negative.
+            image: An RGB image of any size.
+            key: Non-negative numbers that determine the randomness.
         """
         rng = random.Random(int(np.random.SeedSequence(tuple(key)).generate_state(1, np.uint64)[0]))
         count, strength = self.rand_augment

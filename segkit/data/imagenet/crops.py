@@ -32,8 +32,8 @@ class CentreCrop:
     Attributes:
         name: The convention.
         size: Pixels of the square; 0: the data's `crop_size`.
-        crop_pct: Of timm's: the square's side over the short side of the resized image; None: the network's own.
-        interpolation: Of timm's: None, the network's own; the others have theirs.
+        crop_pct: For timm only: the square's side over the short side of the resized image; None: the network's own.
+        interpolation: For timm only; None: the network's own.
     """
 
     name: Convention = "resnest"
@@ -42,7 +42,7 @@ class CentreCrop:
     interpolation: Interpolation | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no convention has."""
+        """Refuse values that the convention does not have."""
         if self.name not in get_args(Convention):
             hint = did_you_mean(str(self.name), get_args(Convention))
             raise InputError(f"protocol {self.name!r}: {hint}centre crops are {', '.join(get_args(Convention))}")
@@ -58,7 +58,7 @@ class CentreCrop:
 
     @classmethod
     def of(cls, value: "str | Mapping[str, Any] | CentreCrop") -> "CentreCrop":
-        """A crop as it is, by its name with or without a size ("resnest@320"), or from its fields."""
+        """A crop from its name with or without a size ("resnest@320"), from its fields, or the crop given itself."""
         if isinstance(value, CentreCrop):
             return value
         name, _, size = value.partition("@") if isinstance(value, str) else ("", "", "")
@@ -73,10 +73,10 @@ class CentreCrop:
             ) from error
 
     def resolved(self, size: int, model: str) -> "CentreCrop":
-        """With what it leaves open filled in.
+        """The crop with its open fields filled in.
 
         Args:
-            size: Pixels of the square, where it does not say.
+            size: Pixels of the square, if the crop has none.
             model: timm's name of the network, for its crop_pct and interpolation.
         """
         full = replace(self, size=self.size or size)
@@ -103,5 +103,5 @@ class CentreCrop:
         return image.crop((left, top, round(left + side), round(top + side))).resize((self.size, self.size), mode)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a result file."""
+        """The crop as plain data for a result file."""
         return asdict(self)

@@ -25,7 +25,7 @@ class ClassDataset(Dataset[Any]):
 
     Args:
         samples: Images to read.
-        crop: Makes an image of S x S pixels of any, for training by a key that decides on its randomness.
+        crop: Makes an image of S x S pixels; in training, by a key that determines its randomness.
         seed: Seed of the random crops.
     """
 
@@ -37,7 +37,7 @@ class ClassDataset(Dataset[Any]):
         return len(self.samples)
 
     def __getitem__(self, key: int | Draw) -> dict[str, Any]:
-        """The item of an index, or of a `Draw` as `TrainSampler` gives it.
+        """The item at an index, or for a `Draw` of `TrainSampler`.
 
         Raises:
             SampleError: The image is unreadable.
@@ -57,14 +57,14 @@ class ClassDataset(Dataset[Any]):
 
 
 class ImageNetDataModule(LoaderOptions):
-    """ImageNet-1k, or any folders of images, one for each class (`ImageFolders` says how they may lie).
+    """ImageNet-1k, or any folders of images, one for each class; see `ImageFolders`.
 
     A batch is `image` uint8 (B, 3, S, S) RGB, `label` int64 (B,), `name` B strings. `validate` and `test` both read
     the validation images, each exactly once over all processes: the test images have no public classes.
 
     Args:
         root: The data set's folder, or a zip of it.
-        num_classes: How many classes there must be.
+        num_classes: The required number of classes.
         batch_size: Images PER PROCESS: two GPUs with 64 train on 128.
         crop_size: Pixels of the side of a training crop, and of a test image where the protocol names no size.
         rand_augment: Operations and their strength, (2, 12) in the authors' recipe; (0, 0): none.
@@ -80,7 +80,7 @@ class ImageNetDataModule(LoaderOptions):
     """
 
     is_predicted: Callable[[str], bool] | None = None
-    label_space = None  # of pixels
+    label_space = None  # pixels have no classes
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class ImageNetDataModule(LoaderOptions):
         """Find the images that `stage` (fit, validate, test) needs.
 
         Raises:
-            InputError: They are absent, or their classes are wrong, in one line.
+            InputError: They are absent, or their classes are wrong.
         """
         if stage == "predict":
             raise InputError("predict writes label maps, and a classifier makes none; use `segkit test`")
@@ -134,7 +134,7 @@ class ImageNetDataModule(LoaderOptions):
         return self._centre_crops("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The same, for `test`."""
+        """Centre crops of the validation images, also for `test`."""
         return self._centre_crops("test")
 
     def _centre_crops(self, key: str) -> DataLoader[Any]:

@@ -19,7 +19,7 @@ from segkit.files import write_text
 from segkit.paths import IMAGE_SUFFIXES, cache_folder, is_left_out, looked_for
 
 Part: TypeAlias = Literal["train", "val"]
-HOMES = ("", "ILSVRC/Data/CLS-LOC", "ILSVRC2012", "imagenet")  # where train/ and val/ may lie, in a zip too
+HOMES = ("", "ILSVRC/Data/CLS-LOC", "ILSVRC2012", "imagenet")  # folders that may hold train/ and val/, in a zip, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class ClassImage:
 class ImageFolders:
     """Images below `train` and `val`, a folder for each class; or ILSVRC2012_img_{train,val}.tar in their place.
 
-    Validation images may lie side by side; their classes are then read from the official list (`read_truth`). Classes
-    are those of the validation images, numbered in the order of their names, as everybody does.
+    All validation images may be in one folder; their classes are then read from the official list (`read_truth`).
+    Classes are those of the validation images, numbered in the order of their names, as is usual.
 
     Args:
         root: The folder, or a zip of it.
-        num_classes: How many classes there must be.
+        num_classes: The required number of classes.
     """
 
     def __init__(self, root: Path, num_classes: int) -> None:
@@ -65,7 +65,7 @@ class ImageFolders:
         """K names, sorted.
 
         Raises:
-            InputError: There are not as many as there must be.
+            InputError: Their number is not `num_classes`.
         """
         names = sorted({*self._listed("val")[1]})
         if len(names) != self.num_classes:
@@ -118,7 +118,7 @@ class ImageFolders:
         return self.root / f"ILSVRC2012_img_{part}.tar"
 
     def _folders(self, part: Part) -> set[str]:
-        """Names of the folders on the disk, empty ones too."""
+        """Names of the folders on disk, including empty ones."""
         folder = next((p for home in HOMES if (p := self.root / home / part).is_dir()), None)
         if folder is None or self._tar(part).is_file():
             return set()
@@ -126,7 +126,7 @@ class ImageFolders:
 
 
 def indexed(tar: Path) -> list[TarMember]:
-    """The files of a tar; from the index in the cache folder, where one of this very tar was kept there.
+    """The files of a tar, from its index in the cache folder if there is one.
 
     Raises:
         InputError: See `read_tar`.
@@ -134,10 +134,10 @@ def indexed(tar: Path) -> list[TarMember]:
     stat = tar.stat()
     key = hashlib.sha256(f"{tar.absolute()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
     index = cache_folder() / "tars" / f"{key[:32]}.json"
-    with suppress(OSError, ValueError, TypeError):  # none yet, or a damaged one
+    with suppress(OSError, ValueError, TypeError):  # no index yet, or a damaged one
         return [TarMember(tar, *row) for row in json.loads(index.read_text(encoding="utf-8"))]
     rank_zero_info(f"{tar}: finding its images, once; a million takes minutes")
     members = read_tar(tar)
-    with suppress(OSError):  # a folder that cannot be written to only costs the time
+    with suppress(OSError):  # a read-only folder only costs time
         write_text(index, json.dumps([[member.name, member.offset, member.size] for member in members]))
     return members

@@ -12,7 +12,7 @@ from segkit.errors import InputError
 
 OFFICIAL, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 DEVKIT = "ILSVRC2012_devkit_t12"
-# A line is `name class`, as Caffe and Kaggle have it, or the class of the n-th image.
+# A line is `name class`, as in Caffe's and Kaggle's lists, or the class of the n-th image.
 LISTS = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_synset_labels.txt")
 
 _WORD = re.compile(r"n\d{8}")
@@ -21,13 +21,13 @@ _WORD = re.compile(r"n\d{8}")
 def read_truth(files: Files, names: Sequence[str]) -> list[str]:
     """The class of each validation image, by its WordNet id (n01440764).
 
-    Official are OFFICIAL, a number from 1 for each image in the order of their names, and META, which says what these
-    numbers mean: they are not in the order of the WordNet ids. Both are in the development kit, packed or not. One of
-    LISTS will do, too.
+    The official files are OFFICIAL, a number from 1 for each image in the order of their names, and META, which defines
+    these numbers: they do not follow the order of the WordNet ids. Both are in the development kit, packed or not. One
+    of LISTS also works.
 
     Args:
-        files: The data set's.
-        names: Of the images, without suffix.
+        files: The data set's files.
+        names: Names of the images, without suffix.
 
     Raises:
         InputError: There is no such list, it has another length, or a line in it is wrong.
@@ -99,7 +99,7 @@ def _meanings(meta: bytes | None, files: Files) -> dict[str, str]:
     try:
         rows = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         return {str(int(row["ILSVRC2012_ID"])): str(row["WNID"]) for row in rows if not int(row["num_children"])}
-    except Exception as error:  # scipy raises whatever a damaged file leads it to
+    except Exception as error:  # scipy may raise anything for a damaged file
         raise InputError(f"{META}: is not that of the development kit ({error}); download it again") from error
 
 

@@ -1,4 +1,4 @@
-"""How the toolkits name the parameters of their networks, and what their files leave unsaid: dilation and upsampling.
+"""The toolkits' names of parameters, and the facts that their files omit: dilation and upsampling.
 
 The names come from the toolkits' own code: PyTorch-Encoding (encoding/models/sseg/{deeplab,fcn}.py, encoding/models/
 backbone/resnet.py), segmentation-models-pytorch 0.6.0 (base/model.py), torchvision 0.28
@@ -18,7 +18,7 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "net.")
 
 @dataclass(frozen=True)
 class Toolkit:
-    """What the weights of a toolkit imply without saying it.
+    """Facts that the weights of a toolkit imply without stating them.
 
     Attributes:
         convention: How it dilates a ResNeSt; None for an encoder alone, whose file implies no dilation.
@@ -159,7 +159,7 @@ def find_format(names: Iterable[str]) -> Format:
     """Find the toolkit and the network to which the parameters' names belong.
 
     Raises:
-        InputError: The toolkit or its head is unknown; names what was found.
+        InputError: The toolkit or its head is unknown; the message says what was found.
     """
     names = list(names)
     for toolkit, facts in TOOLKITS.items():

@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What became of each name of the file ("theirs") and of the network ("ours").
+    """How each name of the file ("theirs") was matched with one of the network ("ours").
 
     Attributes:
         same: Names that matched unchanged.
@@ -39,7 +39,7 @@ class KeyReport:
         """Refuse names that did not match, except those that fit a shell pattern of `allowed`.
 
         Raises:
-            InputError: Names are missing, unexpected or of another shape; counts each kind and names the first.
+            InputError: Names are missing, unexpected or of another shape; the message counts each kind.
         """
 
         def left(names: Iterable[str]) -> list[str]:

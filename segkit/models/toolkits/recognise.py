@@ -46,7 +46,7 @@ class EncoderGuess:
         name: The encoder's name for `build_encoder`.
         overrides: The `encoder_args`; empty for the published encoders.
         in_channels: Channels of the input.
-        notes: What the shapes leave open, in words.
+        notes: Words on everything that the shapes leave open.
     """
 
     name: str
@@ -67,7 +67,7 @@ def recognise_encoder(shapes: Shapes, file_name: str = "") -> EncoderGuess:
     preferred, unless the file's name has "fast" in it.
 
     Raises:
-        InputError: The encoder is neither a ResNeSt nor a ResNet; says what was found.
+        InputError: The encoder is neither a ResNeSt nor a ResNet; the message says what was found.
     """
     try:
         if "layer1.0.conv2.conv.weight" in shapes:
@@ -112,7 +112,7 @@ def _resnest(shapes: Shapes, fast: bool) -> EncoderGuess:
 
 
 def _differences(found: Mapping[str, Any], variant: Mapping[str, Any], stages: int) -> dict[str, Any]:
-    """What differs from a variant; the stages that the file lacks are taken to be the variant's."""
+    """Differences from a variant; stages that the file lacks are assumed to be the variant's."""
     whole = {
         key: (*value, *variant[key][stages:]) if isinstance(value, tuple) else value for key, value in found.items()
     }

@@ -1,4 +1,4 @@
-"""What `segkit weights` and `segkit export` say of a file: what it holds, and which of its names match, in rows."""
+"""The report of `segkit weights` and `segkit export` on a file: its content, and which of its names match, in rows."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from segkit.models.toolkits.formats import TOOLKITS
 from segkit.models.toolkits.keys import KeyReport
 from segkit.text import aligned, listed, percent
 
-SHOWN = 10  # names of a kind, without --all
+SHOWN = 10  # names shown of each kind, without --all
 
 _NO_DILATION = "none implied: the conventions agree at stride 32, and all take these weights at 8 and 16"
 _NO_CHOICE = "no choice: only a ResNeSt can be dilated in several ways; all others are as in timm"
@@ -46,7 +46,7 @@ def _network_rows(inspection: Inspection) -> list[tuple[str, str]]:
             ("encoder", encoder),
             ("classes", str(arguments["num_classes"])),
         ]
-    if "encoder" not in arguments:  # a network of the user's own
+    if "encoder" not in arguments:  # a user's own network
         return [
             ("network", inspection.config["class_path"]),
             *((name, str(value)) for name, value in arguments.items()),
@@ -98,7 +98,7 @@ def _score(score: Mapping[str, Any]) -> str:
 
 
 def recalibrated(done: Mapping[str, Any]) -> str:
-    """In words, what a card says of `segkit weights recalibrate`."""
+    """Words on a card's entry of `segkit weights recalibrate`."""
     batches = "1 batch" if done["batches"] == 1 else f"{done['batches']} batches"
     return f"{batches} of {done['batch_size']} crops, {done['data']} {done['split']}"
 

@@ -1,4 +1,4 @@
-"""Which decoder of segmentation-models-pytorch a checkpoint has, by the names and shapes of its parameters.
+"""Recognises the smp decoder of a checkpoint by the names and shapes of its parameters.
 
 Names: segmentation_models_pytorch 0.6, decoders/*/decoder.py; DeepLabV3's of 0.4 too. An argument that leaves no trace
 in names and shapes (dilation rates, interpolation) is taken as smp's default, which a note says.
@@ -55,13 +55,13 @@ _UNSEEN = ("decoder_atrous_rates", "decoder_interpolation")
 
 
 def decoder_configs(shapes: Shapes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The decoder's name with its arguments, for `EncoderDecoder`: of each encoder depth that may be, likeliest first.
+    """The decoder's name and arguments for `EncoderDecoder`, for each possible encoder depth, likeliest first.
 
     Args:
-        shapes: Of the file, under smp's names.
+        shapes: Shapes of the file's tensors, under smp's names.
 
     Raises:
-        InputError: It is none of smp's decoders.
+        InputError: The decoder is none of smp's.
     """
     inside = {name.removeprefix("decoder."): shape for name, shape in shapes.items() if name.startswith("decoder.")}
     found = [row for row in _DECODERS if any(re.match(rf"{row[1]}\.", name) for name in inside)]
@@ -86,7 +86,7 @@ def decoder_configs(shapes: Shapes) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def unseen(decoder: str) -> str:
-    """What the file of a decoder cannot show, in words; "" if there is nothing."""
+    """Words on the facts that a decoder's file cannot show; "" if there are none."""
     taken = {name: value for name, value in _defaults(decoder).items() if name in _UNSEEN}
     words = ", ".join(f"{name} {value}" for name, value in taken.items())
     return f"not in the file, and taken as smp's default: {words}" if taken else ""
@@ -100,7 +100,7 @@ def _width(pattern: str, inside: Shapes) -> Any:
 
 
 def _structure(decoder: str, inside: Shapes, shapes: Shapes) -> dict[str, Any]:
-    """Arguments that are choices, not widths."""
+    """The decoder's arguments that are choices, not widths."""
     found: dict[str, Any] = {}
     if "decoder_use_norm" in _defaults(decoder) and not any(name.endswith("running_mean") for name in inside):
         found["decoder_use_norm"] = False

