@@ -6,19 +6,23 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from segkit.bands import BandArray
 from segkit.bars import Bar
 from segkit.benchmark.cost import PeakMemory, Stopwatch, recorded_forwards
 from segkit.benchmark.cost_row import cost_only, network_cost, rate
 from segkit.benchmark.encoders import encoder_values
 from segkit.benchmark.models.base import JudgedModel, in_data_ids
+from segkit.benchmark.models.check import better, spread, suspicion, try_others
 from segkit.benchmark.models.opening import open_model
 from segkit.benchmark.plan import PlannedRow
 from segkit.benchmark.progress import Progress, Settings, asked_of, key_of
 from segkit.benchmark.table import Table, preprocessing_words
 from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.dataset import Item
 from segkit.data.imagenet.crops import CentreCrop
 from segkit.data.samplers import EvalSampler
 from segkit.errors import InputError
@@ -111,10 +115,12 @@ def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings, say: Calla
     try:
         with memory:
             model = open_model(row.model, settings.device, row.protocol, row.options)
-            match = _matched(row, model)
-            for text in (preprocessing_words(model.preprocessing), match.note):
-                if text:
-                    say(text)
+            dataset = row.data.datasets["test"]
+            model.expect([sample.name for sample in dataset.samples[:count]])
+            say(preprocessing_words(model.preprocessing))
+            match, found = _looked_at(row, model, [dataset[i] for i in spread(count)])
+            for text in filter(None, (match.note, found["warning"])):
+                say(text)
             _count_images(model, match, row, progress, count, left_out)
     finally:
         if memory.bytes is not None and progress.seen[0]:
@@ -131,12 +137,13 @@ def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings, say: Calla
         "without": [row.data.class_names[i] for i in left_out] or None,
         "classes": match.note,
         "preprocessing": model.preprocessing,
+        **found,
         **_comparison(row, model, scores, count),
         **network_cost(model.network, settings, forwards),
         **_protocol_that_ran(model),
         "images": count,
         "partial": count < total,
-        "images/s": rate(*progress.timed),
+        "images/s": rate(*progress.timed) if model.is_timed else None,
         "peak MB": None if progress.peak_memory is None else progress.peak_memory / 1e6,
     }
 
@@ -177,7 +184,7 @@ def _count_images(
 
 def _label(model: JudgedModel, match: ClassMatch, batch: Any, watch: Stopwatch) -> Tensor:
     """The data's train ids (1, H, W) that a model gives to the one image of a batch; its network alone is timed."""
-    image, name = batch["image"][0].permute(1, 2, 0).numpy(), batch["name"][0]  # (C, H, W) -> (H, W, C)
+    image, name = _array(batch["image"][0]), batch["name"][0]
     size = (image.shape[0], image.shape[1])
     prepared = model.prepare(image, name)
     with watch.image():
@@ -187,6 +194,11 @@ def _label(model: JudgedModel, match: ClassMatch, batch: Any, watch: Stopwatch) 
             labels, torch.tensor(match.table, dtype=torch.uint8, device=labels.device), model.name, name
         )
     return labels[None]
+
+
+def _array(image: Tensor) -> BandArray:
+    array: BandArray = np.ascontiguousarray(image.permute(1, 2, 0).numpy())  # (C, H, W) -> (H, W, C)
+    return array
 
 
 def _show(bar: Bar, progress: Progress, row: PlannedRow, left_out: Sequence[int]) -> None:
@@ -200,6 +212,23 @@ def data_name(data: SegmentationDataModule) -> str:
     """`ADE20K`, `Cityscapes`, ...; a user's own folder by its own name."""
     short = type(data).__name__.removesuffix("DataModule")
     return data.root.resolve().name if short == "Folder" else short
+
+
+def _looked_at(row: PlannedRow, model: JudgedModel, items: Sequence[Item]) -> tuple[ClassMatch, dict[str, Any]]:
+    """How the model's classes match, and what its preprocessing looks like; the data's own kind of model is trusted."""
+    if model.segmenter is not None:
+        return _matched(row, model), {"warning": None}
+    image = _array(items[0]["image"])
+    prepared = model.prepare(image, items[0]["name"])
+    model.label(prepared, (image.shape[0], image.shape[1]))  # the first logits tell how many classes there are
+    match, idle = _matched(row, model), Stopwatch(model.device)
+
+    def label(one: JudgedModel, item: Item) -> Tensor:
+        return _label(one, match, {"image": item["image"][None], "name": [item["name"]]}, idle)
+
+    tried = try_others(model, items, row.data.num_classes, label) if row.data is not None else {}
+    said = [text for text in (suspicion(prepared, image), better(tried, len(items))) if text]
+    return match, {"warning": "; ".join(said) or None, "tried": tried or None}
 
 
 def _matched(row: PlannedRow, model: JudgedModel) -> ClassMatch:

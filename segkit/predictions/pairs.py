@@ -72,8 +72,8 @@ def find_pairs(
         InputError: A folder is absent or has no label map, a truth exists twice, or no names match.
     """
     frames = not truth_ending and _has_frames(truth)
-    true = _by_name(truth, _FRAME_ENDINGS[truth_ids] if frames else truth_ending, frames)
-    predicted = _by_name(predictions, prediction_ending, frames)
+    true = label_maps_by_name(truth, _FRAME_ENDINGS[truth_ids] if frames else truth_ending, frames)
+    predicted = label_maps_by_name(predictions, prediction_ending, frames)
     pairs, problems = [], []
     for name, files in true.items():
         if len(files) > 1:
@@ -117,8 +117,17 @@ def _files(folder: Path, ending: str) -> list[Path]:
     return paths
 
 
-def _by_name(folder: Path, ending: str, frames: bool) -> Mapping[str, Sequence[Path]]:
-    """Files of each name; only PNGs if there are any."""
+def label_maps_by_name(folder: Path, ending: str, frames: bool) -> Mapping[str, Sequence[Path]]:
+    """Files of each name; only PNGs if there are any.
+
+    Args:
+        folder: Their folder.
+        ending: Of the files that count.
+        frames: Whether the name of Cityscapes' files is city, sequence and frame.
+
+    Raises:
+        InputError: There is no such folder, or no label map in it.
+    """
     files = defaultdict[str, list[Path]](list)
     for path in _files(folder, ending):
         relative = path.relative_to(folder).as_posix()

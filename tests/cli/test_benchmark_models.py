@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from scored import plain_miou, rows_of
 from torch import nn
 
 from segkit.benchmark.models.base import labels_of
@@ -15,7 +15,7 @@ from segkit.errors import InputError
 from segkit.files import write_text
 from segkit.inference.segmenter import load
 
-NAMES, IMAGES = ("road", "tree", "sky", "boat"), 5  # of conftest.py
+IMAGES = 5  # of conftest.py
 
 Run = Callable[..., int]
 
@@ -80,23 +80,6 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     write_text(tmp_path / "modules" / f"{name}.py", MODULE)
     monkeypatch.syspath_prepend(tmp_path / "modules")
     return name
-
-
-def rows_of(folder: Path) -> list[dict]:
-    return json.loads((folder / "benchmark.json").read_text())["rows"]
-
-
-def plain_miou(folder: Path, label: Callable[[np.ndarray], np.ndarray]) -> float:
-    """mIoU with loops and NumPy only, of the classes that occur."""
-    both = np.zeros((len(NAMES), 3))
-    for i in range(IMAGES):
-        truth = np.asarray(Image.open(folder / f"data/labels/test/{i}.png"))
-        labels = label(np.asarray(Image.open(folder / f"data/images/test/{i}.png")))
-        for k in range(len(NAMES)):
-            mine, theirs = (labels == k) & (truth != 255), truth == k
-            both[k] += (mine & theirs).sum(), mine.sum(), theirs.sum()
-    union = both[:, 1] + both[:, 2] - both[:, 0]
-    return float(np.mean([both[k, 0] / union[k] for k in range(len(NAMES)) if union[k]]))
 
 
 def plain_logits(image: np.ndarray) -> np.ndarray:
@@ -185,8 +168,8 @@ def test_a_table_of_classes_by_option_and_plan(
 
 def test_labels_of_batches_of_one_and_of_tensors() -> None:
     labels = torch.tensor([[0, 1, 2]])
-    assert labels_of(labels[None], (1, 3), "m", None).tolist() == [[0, 1, 2]]
-    assert labels_of(labels.numpy(), (1, 3), "m", 3).tolist() == [[0, 1, 2]]
-    assert labels_of(torch.eye(3)[:, None], (1, 3), "m", 3).tolist() == [[0, 1, 2]]
+    for output, count in ((labels[None], None), (labels.numpy(), None), (torch.eye(3)[:, None], 3)):
+        found = labels_of(output, (1, 3), "m", count)
+        assert found[0].tolist() == [[0, 1, 2]] and found[1] == count
     with pytest.raises(InputError, match=r"returned logits float32 \(3, 1, 3\), but has 5 classes"):
         labels_of(torch.eye(3)[:, None], (1, 3), "m", 5)

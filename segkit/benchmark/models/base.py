@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ class JudgedModel(ABC):
         num_classes: Their number; None where only the labels could tell.
         preprocessing: What it does with an image before the network, as plain data for the row, in words or numbers.
         device: Where it runs; it is waited for at both ends of a timing.
+        is_timed: Whether labelling takes a network's time.
         network: The network, whose parameters and FLOPs are counted; None where there is none to look into.
         segmenter: What runs it by any protocol; None where the model sees images in its own way.
     """
@@ -33,6 +34,7 @@ class JudgedModel(ABC):
     class_names: tuple[str, ...] = ()
     num_classes: int | None = None
     network: nn.Module | None = None
+    is_timed: ClassVar[bool] = True
     segmenter: Segmenter | None = None
 
     def __init__(self, name: str, preprocessing: Mapping[str, Any], device: torch.device | str = "cpu") -> None:
@@ -61,6 +63,20 @@ class JudgedModel(ABC):
             InputError: What the model returns is neither labels nor logits of the image.
         """
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Be told the images to come, by name, before the first of them.
+
+        Raises:
+            InputError: There are none of the labels of some.
+        """
+        return
+
+    def read(self, output: Any, size: tuple[int, int], align: bool = False) -> Tensor:
+        """`labels_of` what the model returned; the first logits tell the number of classes where nothing else does."""
+        labels, count = labels_of(output, size, self.name, self.num_classes, align)
+        self.num_classes = self.num_classes or count
+        return labels
+
     def variants(self) -> Mapping[str, JudgedModel]:
         """The model with another preprocessing that may be the right one, by what that would mean."""
         return {}
@@ -82,7 +98,9 @@ class Swapped(JudgedModel):
         return self.model.label(prepared, size)
 
 
-def labels_of(output: Any, size: tuple[int, int], name: str, num_classes: int | None, align: bool = False) -> Tensor:
+def labels_of(
+    output: Any, size: tuple[int, int], name: str, num_classes: int | None, align: bool = False
+) -> tuple[Tensor, int | None]:
     """Convert the output of any model for one image into labels.
 
     Args:
@@ -94,7 +112,7 @@ def labels_of(output: Any, size: tuple[int, int], name: str, num_classes: int | 
         align: `align_corners` of the resizing.
 
     Returns:
-        Integers (H, W).
+        Integers (H, W), and the number of logits, or None.
 
     Raises:
         InputError: It is neither, not of the image's size or classes, or not finite.
@@ -113,13 +131,13 @@ def labels_of(output: Any, size: tuple[int, int], name: str, num_classes: int | 
             raise InputError(f"{name}: returned logits {shape}, but has {num_classes} classes; {_WANTED}")
         if not bool(found.isfinite().all()):
             raise InputError(f"{name}: returned NaN or infinite logits; look at its preprocessing and precision")
-        return upsample_argmax(found[None], size, align)[0]
+        return upsample_argmax(found[None], size, align)[0], len(found)
     if tuple(found.shape) != tuple(size):
         raise InputError(
             f"{name}: returned labels {shape} for an image of {size[0]} x {size[1]} pixels; resize them by nearest "
             "neighbour to the image's own size, or return the logits"
         )
-    return found
+    return found, None
 
 
 def in_data_ids(labels: Tensor, table: Tensor, name: str, image: str) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segkit.bands import BandArray
-from segkit.benchmark.models.base import JudgedModel, Swapped, labels_of
+from segkit.benchmark.models.base import JudgedModel, Swapped
 from segkit.errors import InputError, one_line
 from segkit.models.own import imported
 
@@ -52,7 +52,7 @@ class FunctionModel(JudgedModel):
     def label(self, prepared: Any, size: tuple[int, int]) -> Tensor:
         """See base class."""
         align = bool(getattr(self.called, "align_corners", False))
-        return labels_of(self._answer(self.called, prepared), size, self.name, self.num_classes, align)
+        return self.read(self._answer(self.called, prepared), size, align)
 
     def variants(self) -> dict[str, JudgedModel]:
         """See base class."""

@@ -16,9 +16,11 @@ class ModelOptions:
 
     Attributes:
         classes: Corrections of `segkit.metadata.class_match.match_classes`; None: as its names say.
+        preprocessing: See `segkit.benchmark.models.preprocessing.Preprocessing`, of a file that does not say it.
     """
 
     classes: Mapping[str | int, str | None] | str | None = None
+    preprocessing: Mapping[str, Any] | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: str) -> "ModelOptions":
@@ -36,11 +38,11 @@ class ModelOptions:
 
 
 def _table(value: Any, where: str) -> Any:
-    if value is None or value == RAW:
+    if value is None or (value == RAW and where.endswith("classes")):
         return value
     found = read_yaml(Path(value)) if isinstance(value, str) else value
     if not isinstance(found, Mapping):
-        raise InputError(f"{where}: {value!r} holds no mapping; give a YAML file of 'key: value' lines, or {RAW}")
+        raise InputError(f"{where}: {value!r} holds no mapping; give a YAML file of 'key: value' lines")
     return dict(found)
 
 

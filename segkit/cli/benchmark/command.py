@@ -60,14 +60,14 @@ def table_parser() -> Parser:
         "models",
         nargs="*",
         default=[],
-        help="files that segkit.load reads, or my_module:function, image -> labels or logits (docs/evaluation.md, "
-        "Judging any model); a recipe (.yaml): random weights, cost only",
+        help="files that segkit.load reads, any ONNX or OpenVINO file, a transformers folder or id, a folder of "
+        "predictions, my_module:function (docs/evaluation.md, Judging any model); a recipe (.yaml): cost only",
     )
     add(
         "--plan",
         metavar="FILE",
-        help="YAML list of rows with some of name, model, config, data, protocol, metric, classes, in place of models "
-        "and data",
+        help="YAML list of rows with some of name, model, config, data, protocol, metric, classes, preprocessing, in "
+        "place of models and data",
     )
     add("--config", metavar="FILE", help="a recipe: gives data and published number of the models")
     add("--protocol", nargs="+", help="whole, ms-flip, ..., or YAML files; default: the recipe's, or whole")
@@ -76,6 +76,12 @@ def table_parser() -> Parser:
         metavar="FILE",
         help="YAML, the model's class (name or number): the data's (or null), for what is not matched by name; or raw: "
         "the model's numbers are the raw values of the masks",
+    )
+    add(
+        "--preprocessing",
+        metavar="FILE",
+        help="YAML of mean, std, channels (RGB, BGR), range (1, 255) and size ([height, width]), for an ONNX or "
+        "OpenVINO file that does not say it; default: ImageNet's",
     )
     add("--metric", default=DEFAULT, help=f"convention of the scores: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
     _add_without(parser)

@@ -25,12 +25,14 @@ class ExportedFile(Protocol):
         card: What the file says of itself, as `segkit.models.export.card` writes it; {} in a file of another origin.
         outputs: Names of the outputs.
         input_dtype: "uint8" or "float32": what `run` takes.
+        input_shape: Of the batch that it takes; None where a side is free.
     """
 
     path: Path
     card: Mapping[str, Any]
     outputs: tuple[str, ...]
     input_dtype: str
+    input_shape: tuple[int | None, ...]
 
     def run(self, image: np.ndarray, output: str) -> np.ndarray:
         """Compute one output of a batch (B, C, H, W).
@@ -85,6 +87,7 @@ class OnnxFile:
         self._input = inputs[0].name
         _check_io(path, [len(node.shape) for node in inputs], self.outputs)
         self.input_dtype = {"tensor(uint8)": "uint8"}.get(inputs[0].type, "float32")
+        self.input_shape = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
 
     def run(self, image: np.ndarray, output: str) -> np.ndarray:
         """See `ExportedFile.run`."""
@@ -117,6 +120,8 @@ class OpenVINOFile:
         model = openvino.Model(kept, model.get_parameters(), "segkit")
         self.outputs = tuple(_name(node.names) for node in model.outputs)
         self.input_dtype = "uint8" if model.inputs[0].element_type == openvino.Type.u8 else "float32"
+        sides = model.inputs[0].partial_shape
+        self.input_shape = tuple(int(side.get_length()) if side.is_static else None for side in sides)
         hint = "bf16" if self.card.get("precision") == "bf16" else "f32"
         try:
             self._model = core.compile_model(model, wanted, {"INFERENCE_PRECISION_HINT": hint})

@@ -98,6 +98,7 @@ class Pt2File:
             _keep_one(self._module, self.outputs.index(output))
             self.outputs = (output,) * len(self.outputs)
         self.input_dtype = str(self.card.get("input", "float32"))
+        self.input_shape: tuple[int | None, ...] = (None, None, None, None)
 
     def run(self, image: np.ndarray, output: str) -> np.ndarray:
         """See `ExportedFile.run`."""
