@@ -11,6 +11,7 @@ from pathlib import Path
 from segkit.errors import InputError, printable
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".npy")
+EXPORTED_SUFFIXES = (".onnx", ".xml", ".pt2")  # of the files that `segkit export` writes for other runtimes
 
 # Names that file servers and systems write into any folder, besides hidden files.
 _NO_DATA = {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "system volume information", "lost+found"}
@@ -26,6 +27,11 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 def cache_folder() -> Path:
     """The folder that segkit keeps between runs: $SEGKIT_CACHE, or ~/.cache/segkit."""
     return Path(os.environ.get("SEGKIT_CACHE") or "~/.cache/segkit").expanduser()
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a file's name says that it is for another runtime than segkit."""
+    return Path(path).suffix.lower() in EXPORTED_SUFFIXES
 
 
 def looked_for(path: Path) -> str:

@@ -11,7 +11,7 @@ from segkit.cli.parser import Parser, Switch, add_network_option
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file
-from segkit.inference.exported.files import SUFFIXES, is_exported
+from segkit.paths import EXPORTED_SUFFIXES, is_exported
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ def _deploy(output: Path, checkpoint: "Checkpoint", network: "SegmentationModel"
 
 
 def _check_suffix(output: Path) -> None:
-    allowed = (".safetensors", *SUFFIXES)
+    allowed = (".safetensors", *EXPORTED_SUFFIXES)
     if output.suffix.lower() not in allowed:
         raise InputError(f"{output}: its suffix {output.suffix!r} names no format; choose {', '.join(allowed)}")
 

@@ -17,7 +17,6 @@ from segkit.bands import Bands
 from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.engine import predict, resolve
-from segkit.inference.exported.files import is_exported
 from segkit.inference.exported.network import ExportedNetwork, open_network
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.budget import Budget, default_budget
@@ -31,6 +30,7 @@ from segkit.models.own import own_network
 from segkit.models.segmentation import class_path
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
+from segkit.paths import is_exported
 
 ImageLike = np.ndarray | Image.Image | str | Path
 

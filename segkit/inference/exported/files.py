@@ -11,8 +11,6 @@ import numpy as np
 
 from segkit.errors import InputError, did_you_mean, import_extra, one_line
 
-SUFFIXES = (".onnx", ".xml", ".pt2")
-
 _CARD = "segkit"  # the key of the card in the metadata
 _MOST_CARD = 10_000_000  # characters
 
@@ -40,11 +38,6 @@ class ExportedFile(Protocol):
         Raises:
             InputError: The runtime refuses the image.
         """
-
-
-def is_exported(path: str | Path) -> bool:
-    """Whether a file's name says that it is for another runtime."""
-    return Path(path).suffix.lower() in SUFFIXES
 
 
 def open_exported(path: Path, device: str | None = None, output: str | None = None) -> ExportedFile:
