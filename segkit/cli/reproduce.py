@@ -19,7 +19,7 @@ from segkit.text import markdown, percent, points
 DESCRIPTION = """\
 Print the tables of the ResNeSt paper and its authors' repositories: published, measured, difference, interval. A cell
 is scored if the authors' file is in the cache (or --fetch is given) and its data are named; else it says what is
-missing. What was scored in the output folder is not scored again: stop at any time, and the same command goes on."""
+missing. Scores in the output folder are not computed again: stop at any time, and the same command continues."""
 
 _SEGMENTED = ("deeplabv3_resnest50", "deeplabv3_resnest101", "deeplabv3_resnest200", "deeplabv3_resnest269")
 _FAST = ("1s1x64d", "2s1x64d", "4s1x64d", "1s2x40d", "2s2x40d", "4s2x40d", "1s4x24d")

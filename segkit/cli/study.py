@@ -53,7 +53,7 @@ def main(args: Sequence[str]) -> int:
             continue
         code, why = _fit_and_test(run, output, machine)
         if code in (130, 143, -signal.SIGTERM):  # -SIGTERM: stopped before it had installed its handler
-            say(f"{name}: stopped; the same command goes on")
+            say(f"{name}: stopped; the same command resumes it")
             return code
         say(f"{name}: {why or 'done'}, {time.perf_counter() - start:.0f} s")
         failed += [run] if code else []

@@ -75,7 +75,7 @@ def _below(root: Path) -> Iterator[Finding]:
             yield Finding(name, "ok", f"{place}: {', '.join(splits)}")
         elif folders.count(data.folder) == 1:  # a folder that two data sets share need not hold both
             cure = f"segkit data check {name} {place} says what is missing"
-            yield Finding(name, "note", f"{place}: is there, and none of its splits", cure)
+            yield Finding(name, "note", f"{place}: exists, but has none of its splits", cure)
 
 
 def _known() -> "dict[str, type[SegmentationDataModule]]":

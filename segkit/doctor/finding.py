@@ -32,7 +32,7 @@ def guarded(name: str, check: Check) -> Iterator[Finding]:
     try:
         yield from check()
     except Exception as error:
-        yield Finding(name, "wrong", f"cannot be looked at: {in_one_line(error)}", "mend what is wrong above first")
+        yield Finding(name, "wrong", f"cannot be checked: {in_one_line(error)}", "fix the problems above first")
 
 
 def in_one_line(error: Exception) -> str:

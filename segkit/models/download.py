@@ -79,7 +79,7 @@ def fill(part: Path, url: str, size: int, cure: str, label: str) -> None:
             attempts = 0 if have > before else attempts + 1
             if attempts == _ATTEMPTS:
                 so_far = f"{have} of {size} bytes"
-                raise InputError(f"{url}: broke off after {so_far} ({why}); run again to go on from there, or {cure}")
+                raise InputError(f"{url}: broke off after {so_far} ({why}); run again to resume from there, or {cure}")
             if have < size:
                 time.sleep(_PAUSE)
 

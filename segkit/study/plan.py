@@ -55,7 +55,7 @@ class Run:
         if (folder / "config.yaml").is_file() and there != parse_json(text):  # before its start a run may still change
             raise InputError(
                 f"{folder}: a run of another study, or of another recipe, override or seed; give another --output, or "
-                "remove the folder to run it anew"
+                "remove the folder to run it again"
             )
         write_text(record, text)
 

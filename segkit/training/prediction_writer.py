@@ -73,7 +73,7 @@ class PredictionWriter(BasePredictionWriter):
             self._check_same_images()
         elif done and self._earlier is None:
             raise InputError(
-                f"{self._path(done[0])}: is there, but no {NAME} that says what made it; "
+                f"{self._path(done[0])}: exists without a {NAME} that says what made it; "
                 "give another --output, or --overwrite to replace it"
             )
         if trainer.is_global_zero:
@@ -81,7 +81,7 @@ class PredictionWriter(BasePredictionWriter):
         if done and not self.overwrite:
             left = len(images) - len(done)
             self._nothing_left = left == 0
-            rank_zero_info(f"{self.output}: {len(done)} of {len(images)} images are there already; {left} to do")
+            rank_zero_info(f"{self.output}: {len(done)} of {len(images)} images already exist; {left} to do")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the manifest, which records what makes the label maps.
@@ -127,7 +127,7 @@ class PredictionWriter(BasePredictionWriter):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say that the label maps are kept, and how to resume."""
         if self._manifest is not None:
-            rank_zero_info(f"what is in {self.output} is kept; the same command goes on from there")
+            rank_zero_info(f"label maps in {self.output} are kept; the same command continues from there")
 
     def _path(self, name: str) -> Path:
         return self.output / f"{name}.png"

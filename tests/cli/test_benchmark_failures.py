@@ -79,7 +79,7 @@ def test_an_interrupted_row_goes_on_with_the_next_image(
         stop_at(IMAGES + 3, KeyboardInterrupt(), patch)
         assert run_benchmark(*command) == 130
     assert [row["protocol"] for row in rows_of(tmp_path / "table")] == ["whole"]
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command continues from here" in capsys.readouterr().err
     calls = stop_at(0, KeyboardInterrupt(), monkeypatch)
     assert run_benchmark(*command) == 0
     assert len(calls) == IMAGES - 2

@@ -141,7 +141,7 @@ def test_a_check_that_fails_is_a_finding(examine: Examine, monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "get_num_threads", fails)
     code, checks = examine()
-    assert code == 1 and checks["threads"]["found"] == "cannot be looked at: ImportError: libtorch.so"
+    assert code == 1 and checks["threads"]["found"] == "cannot be checked: ImportError: libtorch.so"
     assert checks["memory"]["status"] == "ok"  # what follows is looked at all the same
 
 

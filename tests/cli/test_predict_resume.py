@@ -95,7 +95,7 @@ def test_a_second_run_does_what_the_first_left(
     left_behind(out / "5.png").write_bytes(b"half")
     with caplog.at_level("INFO"):
         assert main(arguments) == 0
-    assert f"3 of {COUNT} images are there already; 4 to do" in caplog.text + capsys.readouterr().err
+    assert f"3 of {COUNT} images already exist; 4 to do" in caplog.text + capsys.readouterr().err
     check(out, wanted)
     assert all(p.stat().st_mtime_ns == stamp for p, stamp in first.items())
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}

@@ -178,7 +178,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(
     last, previous = (run / "checkpoints" / name for name in ("last.ckpt", "last-previous.ckpt"))
     assert torch.load(previous, weights_only=True)["global_step"] == 8
     os.truncate(last, last.stat().st_size // 2)
-    with pytest.warns(UserWarning, match=r"last.ckpt: .*truncated.*; going on from the one before it"):
+    with pytest.warns(UserWarning, match=r"last.ckpt: .*truncated.*; resuming from the one before it"):
         assert main(["fit", "--ckpt_path", "last", "--run_dir", str(run)]) == 0
     assert_same_end(run, uninterrupted)
     os.truncate(last, 10), os.truncate(previous, 10)
@@ -210,7 +210,7 @@ def test_a_damaged_state_of_the_training_is_one_line(
         owner[name] = value
     torch.save(checkpoint, tmp_path / "damaged.ckpt")
     named = re.escape(part.replace(":", "."))
-    with pytest.raises(InputError, match=rf"damaged.ckpt: damaged.*its {named}\S* is absent or of another type"):
+    with pytest.raises(InputError, match=rf"damaged.ckpt: damaged.*its {named}\S* is absent or has the wrong type"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "damaged.ckpt", weights_only=True)
 
 

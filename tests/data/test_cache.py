@@ -141,7 +141,7 @@ def test_a_killed_run_is_completed(root, tmp_path, how):
     resumed = run(root, cache_dir, log)
     output, errors = resumed.communicate()
     assert resumed.returncode == 0, errors
-    assert "4 of 8 images are there already" in output
+    assert "4 of 8 images already exist" in output
     assert log.read_text().split() == [f"town/{i}" for i in range(4, COUNT)]
     cache, layout, samples = made(root, cache_dir, layout)
     assert layout.reads == 0

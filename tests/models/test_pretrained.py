@@ -200,7 +200,7 @@ def test_a_broken_download_goes_on_where_it_ended(server: Hub, cached: Path, wei
 def test_another_run_goes_on_where_the_first_gave_up(server: Hub, cached: Path, weights: bytes) -> None:
     server.breaks = [1000, *[0] * 20]
     words = refused()
-    assert f"broke off after 1000 of {len(weights)} bytes" in words and "run again to go on" in words
+    assert f"broke off after 1000 of {len(weights)} bytes" in words and "run again to resume" in words
     assert not cached.exists()
     server.breaks, server.requests = [], []
     assert imagenet_weights_path(REPOSITORY).read_bytes() == weights

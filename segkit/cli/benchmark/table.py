@@ -37,7 +37,7 @@ def main(args: Sequence[str]) -> int:
         fill_table(table, rows, settings, say_above_bar)
     except KeyboardInterrupt:
         done = f"{len(table.rows)} rows are in {settings.output}"
-        say_above_bar(f"segkit benchmark: {done}; the same command goes on from here")
+        say_above_bar(f"segkit benchmark: {done}; the same command continues from here")
         raise
     except InputError:  # the table cannot be written
         say(table.markdown())

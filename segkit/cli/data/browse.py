@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, data: "SegmentationDataModule") -> int:
 def check_options(options: argparse.Namespace) -> None:
     """Refuse an output that cannot be written."""
     if options.output.suffix.lower() not in (".png", ".html"):
-        raise InputError(f"{options.output}: what is written is PNG or HTML; give a name that ends in .png or .html")
+        raise InputError(f"{options.output}: the sheet is PNG or HTML; give a name that ends in .png or .html")
     if options.epoch < 0:
         raise InputError(f"--epoch is {options.epoch}; allowed is 0 or more")
     check_new_file(options.output, options.overwrite)

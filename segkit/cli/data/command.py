@@ -28,8 +28,8 @@ Count the pixels of each class. Of declared bands (--data.bands, --data.range) a
 over the training images."""
 
 _CACHE = """\
-Decode a data set once. A run that was stopped goes on; a cache that is there and right is left as it is. Caches that
-are no longer of use are named, never removed."""
+Decode a data set once. A stopped run resumes; a cache that exists and is right is kept. Caches that are no longer used
+are named, never removed."""
 
 _BROWSE = """\
 Draw samples as the network sees them: each image beside its labels, ignored pixels hatched, and the share of the

@@ -71,7 +71,7 @@ def check_output(output: Path, overwrite: bool) -> None:
         InputError: The file is to be of another kind, exists, or cannot be written.
     """
     if output.suffix != ".safetensors":
-        raise InputError(f"{output}: what is written is safetensors; give --output a name that ends in .safetensors")
+        raise InputError(f"{output}: the result is safetensors; give --output a name that ends in .safetensors")
     check_new_file(output, overwrite)
 
 

@@ -199,7 +199,7 @@ class _Writer:
             if is_same and checksums_of(*cached.view(i)) == (image, mask):
                 done[i] = (image, mask)
         write_bytes(path, b"".join(self._record(i, sums) for i, sums in done.items()))
-        self.say(f"{self.title}: {len(done)} of {len(self.samples)} images are there already")
+        self.say(f"{self.title}: {len(done)} of {len(self.samples)} images already exist")
         return done
 
     def _record(self, i: int, sums: tuple[int, int]) -> bytes:

@@ -131,7 +131,7 @@ class SyntheticDataModule(SegmentationDataModule):
             found = parse_json((self.root / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise InputError(
-                f"{self.root}: holds something else than synthetic scenes and is left alone; choose another --data.root"
+                f"{self.root}: holds files other than synthetic scenes; choose another --data.root"
             ) from None
         if found != self.manifest:
             raise InputError(

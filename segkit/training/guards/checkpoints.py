@@ -72,7 +72,7 @@ def checked_training(checkpoint: dict[str, Any], path: str | Path) -> dict[str, 
     wrong = next(_wrong_parts(checkpoint, _TRAINING), None)
     if wrong is not None:
         raise InputError(
-            f"{path}: damaged, or not from `segkit fit`: its {wrong} is absent or of another type; go on from "
+            f"{path}: damaged, or not from `segkit fit`: its {wrong} is absent or has the wrong type; resume from "
             f"another checkpoint, such as {PREVIOUS}, or start again without --ckpt_path"
         )
     return checkpoint
@@ -102,7 +102,7 @@ def newest_checkpoint(folder: Path) -> Path:
         try:
             read_torch_file(path)
         except InputError as error:
-            rank_zero_warn(f"{error}; going on from the one before it")
+            rank_zero_warn(f"{error}; resuming from the one before it")
         else:
             return path
     what = "no checkpoint is complete" if candidates else "no checkpoint was written yet"

@@ -31,7 +31,7 @@ class Preempted(BaseException):  # like KeyboardInterrupt, it must pass `except 
     """
 
     def __init__(self, signum: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; go on from {checkpoint}")
+        super().__init__(f"stopped by {signal.Signals(signum).name}; resume from {checkpoint}")
         self.signum = signum
         self.checkpoint = checkpoint
 
@@ -150,7 +150,7 @@ def requeue(job: str) -> None:
         rank_zero_info(f"job {job} is queued again")
     except (OSError, subprocess.SubprocessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip()
-        rank_zero_warn(f"job {job} could not be queued again ({reason}); submit it yourself: it goes on from there")
+        rank_zero_warn(f"job {job} could not be queued again ({reason}); submit it yourself: it resumes from there")
 
 
 def _is_time(trainer: Trainer, batch_idx: int) -> bool:

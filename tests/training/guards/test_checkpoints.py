@@ -46,7 +46,7 @@ def test_the_newest_whole_one(tmp_path: Path) -> None:
     save(tmp_path, 1, "epoch000-mIoU0.1.ckpt"), save(tmp_path, 2), save(tmp_path, 3)
     assert newest_checkpoint(tmp_path).name == "last.ckpt"
     (tmp_path / "last.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes()[:-100])
-    with pytest.warns(UserWarning, match="last.ckpt.*going on from the one before it"):
+    with pytest.warns(UserWarning, match="last.ckpt.*resuming from the one before it"):
         assert newest_checkpoint(tmp_path).name == "last-previous.ckpt"
     (tmp_path / "last-previous.ckpt").unlink()  # killed between the two renames
     with pytest.warns(UserWarning):
