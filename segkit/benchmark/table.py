@@ -174,10 +174,9 @@ def preprocessing_words(plain: Mapping[str, Any]) -> str:
     """A row's preprocessing in one line."""
     if list(plain) == ["words"]:
         return f"preprocessing: {plain['words']}"
-    parts = (
-        f"{name} {' '.join(map(_part, value)) if isinstance(value, list) else value}" for name, value in plain.items()
-    )
-    return f"preprocessing: {', '.join(parts)}"
+    between = {"range": "..", "size": " x "}
+    texts = {k: between.get(k, " ").join(map(_part, v)) if isinstance(v, list) else str(v) for k, v in plain.items()}
+    return f"preprocessing: {', '.join(f'{name} {text}' for name, text in texts.items())}"
 
 
 def short_names(models: Sequence[str]) -> list[str]:

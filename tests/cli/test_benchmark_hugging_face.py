@@ -62,7 +62,7 @@ def test_a_folder_is_scored_as_the_library_does(
     assert row["preprocessing"]["size"] == "resize to height 64 x width 96"
     assert set(row["tried"]) == {"as it is", "BGR", "values 0..255 before mean and std"}
     said = capsys.readouterr().err
-    assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, channels RGB, range 0 1, size resize to height 64" in said
+    assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, channels RGB, range 0..1, size resize to height 64" in said
     assert "matched by name: 4 of 5 classes; not in the data: void" in said
     assert run_benchmark(str(folder)) == 0
     assert "already in" in capsys.readouterr().err

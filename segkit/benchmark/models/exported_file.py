@@ -32,7 +32,7 @@ class ExportedModel(JudgedModel):
         self._is_last = shape[3] in (1, 3) and shape[1] not in (1, 3)
         height, width = shape[1:3] if self._is_last else shape[2:4]
         self._takes_bytes = file.input_dtype == "uint8"
-        plain = {"mean": 0, "std": 1 / 255} if self._takes_bytes else {}  # the values as they are
+        plain = {"mean": 0, "std": 1, "range": 255} if self._takes_bytes else {}  # the values as they are
         fixed = None if height is None or width is None else (height, width)
         self.before = Preprocessing.of({**plain, **given}, fixed)
         super().__init__(name, self.before.to_dict() | {"given": ", ".join(map(str, given)) or "nothing: assumed"})

@@ -55,11 +55,13 @@ class Preprocessing:
             mean, std = (_three(given.get(name, getattr(IMAGENET, name))) for name in ("mean", "std"))
             end = float(given.get("range", 255 if max(mean) > 2 else 1))
             channels, wanted = str(given.get("channels", "RGB")).upper(), given.get("size", size)
+            if wanted is not None and np.shape(wanted) != (2,):
+                raise ValueError(f"size {wanted}")
             made = cls(mean, std, channels, end, None if wanted is None else (int(wanted[0]), int(wanted[1])))
             Normalization(made.mean, made.std)
             if channels not in ("RGB", "BGR") or end not in (1, 255) or (made.size and min(made.size) < 1):
                 raise ValueError(f"channels {channels}, range {end:g}, size {made.size}")
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError) as error:
             raise InputError(
                 f"preprocessing: {error}; allowed are mean and std (a number, or three), channels (RGB, BGR), range "
                 "(1, 255), and size ([height, width])"
