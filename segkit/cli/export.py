@@ -1,13 +1,12 @@
 """`segkit export`: write a checkpoint as a model file, or in the formats that networks are deployed in."""
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.cli.parser import Parser, Switch, add_network_option
+from segkit.cli.parser import Parser, Switch, add_data_options, add_network_option, split_options, whole_number
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file
@@ -15,7 +14,6 @@ from segkit.paths import EXPORTED_SUFFIXES, is_exported
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.models.checkpoint import Checkpoint
-    from segkit.models.segmentation import SegmentationModel
 
 _DESCRIPTION = """\
 Write a checkpoint of `segkit fit`, or of any toolkit that segkit reads, as one file; its suffix chooses the format:
@@ -29,16 +27,28 @@ recommended protocol, scores and versions. The last three hold a function of the
 size with values as in the image file, as normalisation is inside; batch norms are folded. segkit.load(FILE), `segkit
 infer` and `segkit benchmark` run them, too. See docs/deployment.md.
 
+Such a file is proven before it gets its name: its labels and logits are compared with PyTorch's at three odd sizes, its
+time and memory measured, and with --data its mIoU on the test split, with a paired interval over images. The report is
+printed and lies in FILE.parity.json. A file that differs by more than its precision explains is kept as
+NAME.unproven.SUFFIX, and the exit code is 1. int8 needs --data: it is calibrated on training images, and layers are
+kept in float until at most --max_drop is lost on the test images.
+
 Scores come from the result files given, and else from those `segkit test` and `segkit validate` wrote into the folder
 of the checkpoint's run with these very weights."""
 
 
 def main(args: Sequence[str]) -> int:
-    """Run `segkit export`; see `--help`."""
-    options = _parser().parse_args(args)
+    """Run `segkit export`; see `--help`.
+
+    Returns:
+        0: the file is written. 1: it differs from PyTorch by more than its limit, and has another name.
+    """
+    own, of_data = split_options(args)
+    options = _parser().parse_args(own)
     output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
     _check_suffix(output)
     check_new_file(output, options.overwrite)
+    from segkit.cli.deployment import deploy_and_prove
     from segkit.evaluation.read_results import score_of
     from segkit.evaluation.results import versions
     from segkit.models.checkpoint import weights_sha256
@@ -60,17 +70,11 @@ def main(args: Sequence[str]) -> int:
     checkpoint = replace(checkpoint, hyper_parameters=parts, card={**checkpoint.card, **card})
     checkpoint = sourced(checkpoint, options.checkpoint, versions())
     if is_exported(output):
-        return _deploy(output, checkpoint, network, options)
+        return deploy_and_prove(output, checkpoint, network, options, of_data)
+    if of_data:
+        raise InputError(f"--data: a {output.suffix} file has the weights themselves, so there is nothing to compare")
     write_model_file(output, checkpoint)
     say(report(output, inspect(output)))
-    return 0
-
-
-def _deploy(output: Path, checkpoint: "Checkpoint", network: "SegmentationModel", options: argparse.Namespace) -> int:
-    from segkit.models.export.deploy import Form, deploy
-
-    deploy(output, checkpoint, network, Form(options.outputs, options.input, options.precision, options.license))
-    say(f"{output}: {options.precision}, image {options.input} (B, C, H, W), outputs {options.outputs}")
     return 0
 
 
@@ -140,5 +144,13 @@ def _parser() -> Parser:
         help="the type of the image; uint8 cannot be shown rescaled images (protocols of several scales)",
     )
     deployed.add_argument("--license", metavar="TEXT", help="of the weights; kept in the card")
+    deployed.add_argument(
+        "--max_drop", type=float, default=0.5, metavar="POINTS", help="of mIoU that may be lost on --data; default: 0.5"
+    )
+    deployed.add_argument("--limit", type=whole_number(2), help="images of the test split at most; default: all")
+    deployed.add_argument(
+        "--calibration_images", type=whole_number(1), default=100, help="of the training split, for int8; default: 100"
+    )
+    add_data_options(parser)
     parser.add_argument("--overwrite", action=Switch, help="write over FILE if it exists")
     return parser

@@ -189,7 +189,7 @@ def test_only_results_of_these_weights_are_taken_by_themselves(run: Path, last: 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (["-o", "{tmp}/model.pth"], "ends in .safetensors"),
+        (["-o", "{tmp}/model.pth"], "names no format; choose .safetensors"),
         (["-o", "{tmp}/folder.safetensors"], "is a folder"),
         (["-o", "{tmp}/text/a.safetensors"], "is a file, so"),
         (["--result", "{tmp}/absent.json"], "absent.json: no such file"),

@@ -108,13 +108,13 @@ class Pt2File:
         return found
 
 
-def open_network(path: Path, device: str | None) -> ExportedFile:
-    """Open an exported file of any format for its logits.
+def open_network(path: Path, device: str | None, output: str = "logits") -> ExportedFile:
+    """Open an exported file of any format for one of its outputs.
 
     Raises:
         InputError: See `open_exported`.
     """
-    return Pt2File(path, device, "logits") if path.suffix.lower() == ".pt2" else open_exported(path, device, "logits")
+    return Pt2File(path, device, output) if path.suffix.lower() == ".pt2" else open_exported(path, device, output)
 
 
 class _Shared:

@@ -85,10 +85,15 @@ def openvino_model(onnx_path: Path, card: Mapping[str, Any]) -> Any:
     """
     openvino = import_extra("openvino", "openvino")
     model = openvino.convert_model(onnx_path)
+    set_openvino_card(model, card)
+    return model
+
+
+def set_openvino_card(model: Any, card: Mapping[str, Any]) -> None:
+    """Replace the card of an `openvino.Model`, and the keys of its Model API."""
     model.set_rt_info(json.dumps(card), CARD)
     for name, value in model_api(card).items():
         model.set_rt_info(value, ["model_info", name])
-    return model
 
 
 def write_openvino(path: Path, model: Any, half: bool) -> None:
