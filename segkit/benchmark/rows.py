@@ -115,10 +115,9 @@ def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings, say: Calla
     try:
         with memory:
             model = open_model(row.model, settings.device, row.protocol, row.options)
-            dataset = row.data.datasets["test"]
-            model.expect([sample.name for sample in dataset.samples[:count]])
+            model.expect([sample.name for sample in row.data.datasets["test"].samples[:count]])
             say(preprocessing_words(model.preprocessing))
-            match, found = _looked_at(row, model, [dataset[i] for i in spread(count)])
+            match, found = _looked_at(row, model, count)
             for text in filter(None, (match.note, found["warning"])):
                 say(text)
             _count_images(model, match, row, progress, count, left_out)
@@ -190,9 +189,8 @@ def _label(model: JudgedModel, match: ClassMatch, batch: Any, watch: Stopwatch) 
     with watch.image():
         labels = model.label(prepared, size)
     if not (match.is_identity and model.segmenter is not None):  # whose labels cannot be others
-        labels = in_data_ids(
-            labels, torch.tensor(match.table, dtype=torch.uint8, device=labels.device), model.name, name
-        )
+        table = torch.tensor(match.table, dtype=torch.uint8, device=labels.device)
+        labels = in_data_ids(labels, table, model.name, name)
     return labels[None]
 
 
@@ -214,10 +212,12 @@ def data_name(data: SegmentationDataModule) -> str:
     return data.root.resolve().name if short == "Folder" else short
 
 
-def _looked_at(row: PlannedRow, model: JudgedModel, items: Sequence[Item]) -> tuple[ClassMatch, dict[str, Any]]:
-    """How the model's classes match, and what its preprocessing looks like; the data's own kind of model is trusted."""
+def _looked_at(row: PlannedRow, model: JudgedModel, count: int) -> tuple[ClassMatch, dict[str, Any]]:
+    """How the model's classes match, and what its preprocessing looks like; that of files of segkit.load is trusted."""
+    assert isinstance(row.data, SegmentationDataModule)
     if model.segmenter is not None:
         return _matched(row, model), {"warning": None}
+    items = [row.data.datasets["test"][i] for i in spread(count)]
     image = _array(items[0]["image"])
     prepared = model.prepare(image, items[0]["name"])
     model.label(prepared, (image.shape[0], image.shape[1]))  # the first logits tell how many classes there are
@@ -226,7 +226,7 @@ def _looked_at(row: PlannedRow, model: JudgedModel, items: Sequence[Item]) -> tu
     def label(one: JudgedModel, item: Item) -> Tensor:
         return _label(one, match, {"image": item["image"][None], "name": [item["name"]]}, idle)
 
-    tried = try_others(model, items, row.data.num_classes, label) if row.data is not None else {}
+    tried = try_others(model, items, row.data.num_classes, label)
     said = [text for text in (suspicion(prepared, image), better(tried, len(items))) if text]
     return match, {"warning": "; ".join(said) or None, "tried": tried or None}
 

@@ -36,14 +36,12 @@ class FunctionModel(JudgedModel):
         except Exception as error:  # whatever the user's code raises
             raise InputError(_raised(name, error)) from error
         if not callable(self.called):
-            raise InputError(
-                f"{name}: is {type(self.called).__name__}, which cannot be called; give a function of an image"
-            )
-        own = getattr(self.called, "preprocess", None)
-        timed = "its own" if own is not None else "its own, timed with the network"
-        super().__init__(name, {"words": getattr(self.called, "preprocessing", timed)}, device)
+            kind = type(self.called).__name__
+            raise InputError(f"{name}: is {kind}, which cannot be called; give a function of an image")
+        self._preprocess = getattr(self.called, "preprocess", None)
+        timed = "its own, timed with the network" if self._preprocess is None else "its own"
+        super().__init__(name, {"words": str(getattr(self.called, "preprocessing", timed))}, device)
         self.num_classes = len(self.class_names) or None
-        self._preprocess = own
 
     def prepare(self, image: BandArray, name: str) -> Any:
         """See base class."""

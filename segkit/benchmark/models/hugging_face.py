@@ -98,8 +98,8 @@ def folder_of(given: str) -> Path:
         return Path(hub.snapshot_download(given, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:
         raise InputError(
-            f"{given}: no such file, and not had from Hugging Face ({_said(error)}); correct the path or id, or give "
-            "the folder of a copy"
+            f"{given}: no such file, and not had from Hugging Face ({one_line(error, 80)}); correct the "
+            "path or id, or give the folder of a copy"
         ) from error
 
 
