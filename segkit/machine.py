@@ -12,6 +12,8 @@ _CGROUPS = (  # (limit, usage) of this process's container: version 2, version 1
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
 
+SHARE = 0.7  # of the free memory, which an image may take by default; buffers and other processes need the rest
+
 
 def cores() -> int:
     """The number of cores this process may run on if the system says so, otherwise all of them."""

@@ -61,6 +61,7 @@ FORBIDDEN = {
     "models.segmentation":        {"pytorch_lightning", "timm", "segmentation_models_pytorch", "torchvision", "sympy"},
     "inference.segmenter":        {"pytorch_lightning", "timm", "segmentation_models_pytorch", "albumentations",
                                    "torchvision", "torch._dynamo", "sympy"},
+    "inference.exported.label_model": {"torch", "onnx", "pytorch_lightning", "matplotlib"},
     "evaluation.conventions":     {"torch"},
     "evaluation.confusion":       {"pytorch_lightning", "torchmetrics", "timm"},
     "training.losses":            {"pytorch_lightning", "timm", "segmentation_models_pytorch"},

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,13 @@ from segkit.files import check_writable
 from segkit.inference.inputs import find_images
 from segkit.io import read_header
 from segkit.machine import parse_bytes
-from segkit.paths import check_regular
+from segkit.paths import check_regular, is_exported
 from segkit.text import counted
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
+    from segkit.inference.exported.label_model import LabelModel
     from segkit.inference.segmenter import Segmenter
+    from segkit.inference.stream import Labeller
 
 WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
 
@@ -80,14 +82,10 @@ def _run(options: argparse.Namespace) -> int:
 
     images = find_images(options.images, options.output, failed, _note)
     check_writable(options.output)
-    from segkit.inference.segmenter import load
-
-    memory = parse_bytes(options.memory) if options.memory is not None else None
-    segmenter = load(
-        options.checkpoint, options.device, options.protocol, memory, options.precision, compiled=options.compile
-    )
+    load = cache(partial(_load, options))
+    segmenter = _open(options) or load()
     start = time.perf_counter()
-    work = _Work(segmenter, {path: options.output / name for path, name in images}, options.alpha)
+    work = _Work(segmenter, load, {path: options.output / name for path, name in images}, options.alpha)
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
         work.run()
     seconds = time.perf_counter() - start
@@ -96,15 +94,46 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def _memory(options: argparse.Namespace) -> int | None:
+    return None if options.memory is None else parse_bytes(options.memory)
+
+
+def _load(options: argparse.Namespace) -> "Segmenter":
+    from segkit.inference.segmenter import load
+
+    how = (options.device, options.protocol, _memory(options), options.precision)
+    return load(options.checkpoint, *how, compiled=options.compile)
+
+
+def _open(options: argparse.Namespace) -> "LabelModel | None":
+    """What labels images without PyTorch, which takes seconds to import; None where it is needed."""
+    if not is_exported(options.checkpoint) or options.protocol != "whole":
+        return None
+    if options.compile or options.precision not in ("auto", "exact"):
+        return None  # `load` says why not
+    from segkit.inference.exported.label_model import open_label_model
+
+    return open_label_model(options.checkpoint, options.device, _memory(options))
+
+
 class _Work:
     """All images of one command: first those that fit into memory, pipelined with reading and writing, then the others.
+
+    Args:
+        segmenter: What labels the first.
+        load: Gives the segmenter for the others.
+        stems: Where the results of each image go.
+        alpha: Weight of the colours in the overlay, 0..1.
 
     Attributes:
         failed: Number of images that could not be read or written.
     """
 
-    def __init__(self, segmenter: "Segmenter", stems: dict[Path, Path], alpha: float) -> None:
+    def __init__(
+        self, segmenter: "Labeller", load: Callable[[], "Segmenter"], stems: dict[Path, Path], alpha: float
+    ) -> None:
         self.segmenter, self.stems, self.alpha, self.failed = segmenter, stems, alpha, 0
+        self._load = load
         self._memory = segmenter.budget
         self._large: list[Path] = []
         self._bar = Bar(total=len(stems), unit="image", disable=len(stems) == 1)
@@ -127,17 +156,25 @@ class _Work:
                 self._finish(path, partial(self._write_large, path))
 
     def _write_large(self, path: Path) -> None:
-        from segkit.inference.results import write_large_results
+        segmenter = self._load()
+        from segkit.inference.images import is_large
+        from segkit.inference.results import write_large_results, write_results
+        from segkit.inference.stream import predict_files
+
+        if not is_large(path, self._memory):  # for PyTorch it is not, which sees it in tiles where it must
+            for done in predict_files(segmenter, [path], _raise):
+                write_results(segmenter, done, self.stems[path], self.alpha)
+            return
         from segkit.inference.tiling.geotiff import open_large
 
-        with open_large(self.segmenter, path, self._memory) as large:
+        with open_large(segmenter, path, self._memory) as large:
             bar = Bar(total=large.image.forwards, unit="tile", desc=printable(path.name), leave=False)
             with bar:
-                write_large_results(self.segmenter, large, self.stems[path], self.alpha, bar.update)
+                write_large_results(segmenter, large, self.stems[path], self.alpha, bar.update)
 
     def _small(self) -> Iterator[Path]:
         """The images that can be read whole; the others are put aside."""
-        from segkit.inference.tiling.large_image import is_large
+        from segkit.inference.images import is_large
 
         for path in self.stems:
             try:
@@ -145,8 +182,8 @@ class _Work:
             except InputError as error:
                 self._complain(path, error)
                 continue
-            is_put_aside = is_large(path, self._memory)
-            _say_losses(path, is_put_aside, self.segmenter.normalization.bands is not None)
+            is_put_aside = is_large(path, self._memory, self.segmenter.pixel_bytes)
+            _say_losses(path, is_large(path, self._memory), self.segmenter.bands is not None)
             if is_put_aside:
                 self._large.append(path)
             else:
@@ -164,6 +201,10 @@ class _Work:
         self.failed += 1
         self._bar.update()
         _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
+
+
+def _raise(path: Path, error: Exception) -> None:
+    raise error
 
 
 def _parser() -> Parser:
@@ -206,7 +247,7 @@ def _alpha(text: str) -> float:
     return value
 
 
-def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Segmenter") -> None:
+def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Labeller") -> None:
     failures = f", {failed} failed" if failed else ""
     how = f"protocol {segmenter.protocol.name}, {segmenter.precision}, {segmenter.device}"
     say_above_bar(f"{counted(done, 'image')} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)

@@ -1,5 +1,7 @@
 """The files that `segkit infer` writes for an image: label map, colours, overlay and areas."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,16 +10,16 @@ import numpy as np
 
 from segkit.arrays import UInt8Array
 from segkit.files import replacing, write_json
-from segkit.inference.segmenter import Segmenter
 from segkit.inference.stream import Labelled
 from segkit.io import write_png
 from segkit.visualization import by_area, colorize, overlay, with_legend
 
-if TYPE_CHECKING:  # it imports rasterio, which few images need
+if TYPE_CHECKING:  # it imports rasterio, which few images need, and PyTorch
+    from segkit.inference.stream import Labeller
     from segkit.inference.tiling.geotiff import LargeFile
 
 
-def write_results(segmenter: Segmenter, done: Labelled, stem: Path, alpha: float = 0.5) -> None:
+def write_results(segmenter: Labeller, done: Labelled, stem: Path, alpha: float = 0.5) -> None:
     """Write label map, colours, overlay and areas of one image, each in one step.
 
     Args:
@@ -37,7 +39,7 @@ def write_results(segmenter: Segmenter, done: Labelled, stem: Path, alpha: float
 
 
 def write_large_results(
-    segmenter: Segmenter, large: "LargeFile", stem: Path, alpha: float, seen: Callable[[], object]
+    segmenter: Labeller, large: LargeFile, stem: Path, alpha: float, seen: Callable[[], object]
 ) -> None:
     """Segment one image in tiles and write its labels, a preview of them and their areas.
 
@@ -59,12 +61,12 @@ def write_large_results(
     _write_areas(segmenter, large.path, stem, counts, large.image.size)
 
 
-def _drawn(segmenter: Segmenter, image: np.ndarray, labels: np.ndarray, alpha: float) -> UInt8Array:
+def _drawn(segmenter: Labeller, image: np.ndarray, labels: np.ndarray, alpha: float) -> UInt8Array:
     mixed = overlay(image, labels, segmenter.palette, alpha)
     return with_legend(mixed, labels, segmenter.class_names, segmenter.palette)
 
 
-def _write_areas(segmenter: Segmenter, path: Path, stem: Path, counts: np.ndarray, size: tuple[int, ...]) -> None:
+def _write_areas(segmenter: Labeller, path: Path, stem: Path, counts: np.ndarray, size: tuple[int, ...]) -> None:
     """Write how many of the pixels of an image of (H, W) each train id has: `counts`."""
     height, width = size
     total = height * width

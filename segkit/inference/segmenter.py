@@ -4,25 +4,23 @@ Normalisation, class names and colours come from the checkpoint, never from the 
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import nn
 
 from segkit.bands import Bands
 from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.engine import predict, resolve
+from segkit.inference.exported.files import check_own
 from segkit.inference.exported.network import ExportedNetwork, open_network
+from segkit.inference.images import IMAGE_BYTES, ImageLike, as_bands, as_rgb
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.budget import Budget, default_budget
-from segkit.io import read_image
-from segkit.io.bands import read_bands
-from segkit.io.decoding import rgb_from_array, rgb_from_pillow
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.models.classifier import is_classifier
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form, precision_of
@@ -31,8 +29,6 @@ from segkit.models.segmentation import class_path
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 from segkit.paths import is_exported
-
-ImageLike = np.ndarray | Image.Image | str | Path
 
 
 class Segmenter:
@@ -57,6 +53,8 @@ class Segmenter:
     Raises:
         InputError: Network and label space differ in their number of classes.
     """
+
+    pixel_bytes = IMAGE_BYTES  # tiles bound what the network itself takes
 
     def __init__(
         self,
@@ -126,14 +124,18 @@ class Segmenter:
         """K RGB colours, by train id."""
         return self.label_space.palette
 
+    @property
+    def bands(self) -> Bands | None:
+        """The bands of the images; None: RGB."""
+        return self.normalization.bands
+
     def read(self, image: ImageLike) -> np.ndarray:
         """An image as `predict_batch` needs it: uint8 RGB `(H, W, 3)`, or the bands of the weights.
 
         Raises:
             InputError: See `predict`.
         """
-        bands = self.normalization.bands
-        return as_rgb(image) if bands is None else as_bands(image, bands)
+        return as_rgb(image) if self.bands is None else as_bands(image, self.bands)
 
     def predict(self, image: ImageLike) -> np.ndarray:
         """Label each pixel of an image.
@@ -196,6 +198,25 @@ class Segmenter:
                 "protocol 'window', or the device 'cpu'"
             ) from error
 
+    def queue(self, images: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+        """Begin `predict_batch`; the result, when it is called, waits for the labels and returns them.
+
+        Raises:
+            InputError: See `predict_batch`.
+        """
+        labels = self.predict_batch(images)
+        if not labels.is_cuda:
+            return labels.numpy
+        fetched = torch.empty_like(labels, device="cpu", pin_memory=True).copy_(labels, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+
+        def wait() -> np.ndarray:
+            event.synchronize()
+            return np.asarray(fetched.numpy())
+
+        return wait
+
 
 def load(
     path: str | Path,
@@ -229,6 +250,8 @@ def load(
     if isinstance(protocol, str):
         protocol = protocols.get(protocol)
     if is_exported(path):
+        if compiled or precision not in ("auto", "exact"):
+            raise InputError(f"{path}: runs as it was exported; leave precision and compile out")
         return _load_exported(Path(path), device, protocol, memory)
     usable = _usable_device(device)
     named = None if network is None else class_path(own_network(network))
@@ -260,10 +283,8 @@ def load(
 def _load_exported(path: Path, device: str | torch.device | None, protocol: Protocol, memory: int | None) -> Segmenter:
     """A segmenter whose network another runtime computes; all the rest is done here, on the CPU."""
     file = open_network(path, None if device is None else str(device))
-    space, normalization = file.card.get("label_space"), file.card.get("normalization")
-    if not isinstance(normalization, Mapping):
-        raise InputError(f"{path}: was not written by `segkit export`: its card does not say how images are normalised")
-    values = Normalization.from_dict(normalization)
+    check_own(file.card, path)
+    space, values = file.card.get("label_space"), Normalization.from_dict(file.card["normalization"])
     return Segmenter(
         network=ExportedNetwork(file, values),
         label_space=None if space is None else LabelSpace.from_dict(space),
@@ -273,41 +294,6 @@ def _load_exported(path: Path, device: str | torch.device | None, protocol: Prot
         card=file.card,
         memory=memory,
     )
-
-
-def as_rgb(image: ImageLike) -> np.ndarray:
-    """Convert any image that `Segmenter.predict` accepts to contiguous, writable uint8 `(H, W, 3)` RGB.
-
-    Raises:
-        InputError: See `Segmenter.predict`.
-    """
-    if isinstance(image, str | Path) and "\0" not in str(image):
-        array = read_image(Path(image), apply_exif=True)
-    elif isinstance(image, Image.Image):
-        array = rgb_from_pillow(image)
-    elif isinstance(image, np.ndarray):
-        array = rgb_from_array(image)
-    else:
-        kind = "path with a null byte" if isinstance(image, str | Path) else type(image).__name__
-        raise InputError(f"an image cannot be a {kind}: give a path, a Pillow image or a uint8 array (H, W, 3)")
-    return np.require(array, np.uint8, ["C", "W"])
-
-
-def as_bands(image: ImageLike, bands: Bands) -> np.ndarray:
-    """An image `(H, W, C)` of these bands, with the values that it stores.
-
-    Raises:
-        InputError: See `Segmenter.predict`.
-    """
-    if isinstance(image, str | Path) and "\0" not in str(image):
-        return read_bands(Path(image), bands, apply_exif=True)
-    array = np.asarray(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else image
-    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or not array.size:
-        raise InputError(f"an image must be a path or an array (H, W, C) of {bands}, the channels last")
-    array = array if array.ndim == 3 else array[..., None]  # (H, W) -> (H, W, 1)
-    if bands.dtype == "float32" and array.dtype.kind in "if":
-        array = array.astype(np.float32)
-    return np.require(bands.checked(array, "array"), requirements=["C", "W"])
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:

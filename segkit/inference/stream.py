@@ -4,19 +4,24 @@ On CUDA, the labels of a batch are fetched after the next batch has been queued 
 `exp_sum` wait for the GPU in between, because they need the largest logit.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from segkit.bands import Bands
 from segkit.errors import InputError
-from segkit.inference.segmenter import Segmenter
+
+if TYPE_CHECKING:  # the first needs PyTorch, the second does without
+    from segkit.inference.exported.label_model import LabelModel
+    from segkit.inference.segmenter import Segmenter
+
+    Labeller = Segmenter | LabelModel
 
 READERS = 2  # threads; decoding and resizing release Python's lock
 AHEAD = 8  # images to read in advance
@@ -33,7 +38,7 @@ class Labelled(NamedTuple):
 
 
 def predict_files(
-    segmenter: Segmenter, paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int = AHEAD
+    segmenter: Labeller, paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int = AHEAD
 ) -> Iterator[Labelled]:
     """Label images in the order of their paths.
 
@@ -47,7 +52,7 @@ def predict_files(
         Each image that worked.
     """
     waiting: deque[_Batch] = deque()
-    most_pixels = BATCH_PIXELS.get(segmenter.device.type, BATCH_PIXELS["cuda"])
+    most_pixels = BATCH_PIXELS.get(str(segmenter.device).partition(":")[0], BATCH_PIXELS["cuda"])
     for group in _groups(_read_ahead(segmenter.read, paths, failed, ahead), most_pixels):
         waiting += _started(segmenter, group, failed)
         while len(waiting) > 1:
@@ -56,32 +61,24 @@ def predict_files(
         yield from waiting.popleft().finish()
 
 
-class _Batch:
+class _Batch(NamedTuple):
     """Images of one size whose labels are on their way to host memory."""
 
-    def __init__(self, group: Sequence[tuple[Path, np.ndarray]], labels: Tensor, bands: Bands | None) -> None:
-        self._group, self._event, self._bands = group, None, bands
-        self._labels = labels
-        if labels.is_cuda:
-            self._labels = torch.empty_like(labels, device="cpu", pin_memory=True)
-            self._labels.copy_(labels, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record()
+    group: Sequence[tuple[Path, np.ndarray]]
+    labels: Callable[[], np.ndarray]
+    bands: Bands | None
 
     def finish(self) -> Iterator[Labelled]:
-        if self._event is not None:
-            self._event.synchronize()
-        for (path, image), labels in zip(self._group, self._labels.numpy(), strict=True):
-            yield Labelled(path, image if self._bands is None else self._bands.as_rgb(image), labels)
+        for (path, image), labels in zip(self.group, self.labels(), strict=True):
+            yield Labelled(path, image if self.bands is None else self.bands.as_rgb(image), labels)
 
 
 def _started(
-    segmenter: Segmenter, group: Sequence[tuple[Path, np.ndarray]], failed: Callable[[Path, Exception], None]
+    segmenter: Labeller, group: Sequence[tuple[Path, np.ndarray]], failed: Callable[[Path, Exception], None]
 ) -> list[_Batch]:
     """Label images of one size together, or one by one if they do not fit into memory."""
     try:
-        labels = segmenter.predict_batch([image for _, image in group])
-        return [_Batch(group, labels, segmenter.normalization.bands)]
+        return [_Batch(group, segmenter.queue([image for _, image in group]), segmenter.bands)]
     except InputError as error:
         if len(group) == 1:
             failed(group[0][0], error)

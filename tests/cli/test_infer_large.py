@@ -11,9 +11,9 @@ from checkpoints import write_checkpoint
 from PIL import Image
 
 from segkit.cli.infer import main
+from segkit.inference.images import is_large
 from segkit.inference.segmenter import load
 from segkit.inference.tiling import geotiff, tiles
-from segkit.inference.tiling.large_image import is_large
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
 

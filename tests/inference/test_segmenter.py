@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from segkit.errors import InputError
 from segkit.inference import protocols
-from segkit.inference.segmenter import Segmenter, as_rgb, load
+from segkit.inference.images import as_rgb
+from segkit.inference.segmenter import Segmenter, load
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
 

@@ -13,6 +13,10 @@ from segkit.errors import InputError, did_you_mean, import_extra, one_line
 
 _CARD = "segkit"  # the key of the card in the metadata
 _MOST_CARD = 10_000_000  # characters
+_KINDS = {
+    **{"network": dict, "normalization": dict, "num_classes": int, "output_stride": int, "align_corners": bool},
+    **{"precision": str, "outputs": str, "input": str},
+}  # of what a card has at least
 
 
 class ExportedFile(Protocol):
@@ -74,7 +78,7 @@ class OnnxFile:
             raise
         except Exception as error:  # the runtime has a class for each of its many reasons
             raise InputError(f"{path}: {_onnx_problem(error)}") from error
-        self.card = _card(self._session.get_modelmeta().custom_metadata_map.get(_CARD), path)
+        self.card = parse_card(self._session.get_modelmeta().custom_metadata_map.get(_CARD), path)
         self.outputs = tuple(node.name for node in self._session.get_outputs())
         inputs = self._session.get_inputs()
         self._input = inputs[0].name
@@ -107,7 +111,7 @@ class OpenVINOFile:
             model = core.read_model(path)
         except Exception as error:
             raise InputError(f"{path}: not an OpenVINO model, or damaged: {one_line(error, 200)}") from error
-        self.card = _card(model.get_rt_info([_CARD]).value if model.has_rt_info([_CARD]) else None, path)
+        self.card = parse_card(model.get_rt_info([_CARD]).value if model.has_rt_info([_CARD]) else None, path)
         _check_io(path, [len(node.partial_shape) for node in model.inputs], model.outputs)
         kept = [node for node in model.outputs if output in node.names] or model.outputs
         model = openvino.Model(kept, model.get_parameters(), "segkit")
@@ -151,16 +155,34 @@ def _openvino_device(core: Any, device: str | None) -> str:
     return wanted
 
 
-def _card(text: str | None, path: Path) -> Mapping[str, Any]:
-    if text is None:
+def parse_card(text: str | None, path: Path) -> Mapping[str, Any]:
+    """The card of a file; {} where it has none.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    if not text:
         return {}
     try:
         card = json.loads(text[:_MOST_CARD])
     except (ValueError, RecursionError):
         card = None
-    if not isinstance(card, dict):
+    if not isinstance(card, dict) or not all(isinstance(card.get(key), kind) for key, kind in _KINDS.items()):
         raise InputError(f"{path}: its card is damaged: export it again")
     return card
+
+
+def check_own(card: Mapping[str, Any], path: Path) -> None:
+    """Refuse a file that does not say what is needed to run it.
+
+    Raises:
+        InputError: It is of another origin than `segkit export`.
+    """
+    if not card:
+        raise InputError(
+            f"{path}: was not written by `segkit export`: it has no card to say how images are normalised and what the "
+            "classes are; `segkit benchmark` scores it"
+        )
 
 
 def _name(names: Set[str]) -> str:

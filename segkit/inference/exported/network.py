@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segkit.errors import InputError, one_line
+from segkit.errors import InputError
 from segkit.inference.exported.files import ExportedFile, open_exported
+from segkit.inference.exported.pt2 import Pt2File
 from segkit.models.segmentation import build_network
 from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import Normalization, restore
 
 _WHOLE = 1e-2  # a stored value that differs from a whole number by less has been rounded by the normalisation only
-# Sizes, which PyTorch reads by evaluating them: classes of sympy, their keywords, symbols and numbers, nothing else.
-_EXPRESSION = re.compile(r"(?:[A-Z][A-Za-z]*|[a-z]+=|'?[su]\d+'?|\d+|[\s+\-*/%(),<>=!&|~])*")
 
 
 class ExportedNetwork(nn.Module):
@@ -43,13 +39,10 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         if "logits" not in file.outputs:
             raise InputError(
-                f"{file.path}: gives labels only, which suffices for `segkit infer` with the protocol whole; for all "
-                "else export it with --outputs logits or both"
+                f"{file.path}: gives labels only, which suffice for `segkit infer` with the protocol whole and "
+                "images that fit into memory; for all else export it with --outputs logits or both"
             )
-        described = file.card.get("network")
-        if not isinstance(described, Mapping):
-            raise InputError(f"{file.path}: was not written by `segkit export`: its card does not describe the network")
-        self.config = dict(described)
+        self.config = dict(file.card["network"])
         self.num_classes, self.output_stride = int(file.card["num_classes"]), int(file.card["output_stride"])
         self.align_corners = bool(file.card["align_corners"])
         self.precision = str(file.card["precision"])
@@ -79,35 +72,6 @@ class ExportedNetwork(nn.Module):
         return whole.to(torch.uint8)
 
 
-class Pt2File:
-    """See `ExportedFile`; runs in PyTorch."""
-
-    def __init__(self, path: Path, device: str | None = None, output: str | None = None) -> None:
-        _refuse_pickles(path)
-        extra = {"segkit": ""}
-        try:
-            program = torch.export.load(path, extra_files=extra)
-            self.card: Mapping[str, Any] = json.loads(extra["segkit"] or "{}")
-        except Exception as error:  # damaged bytes may raise anything
-            raise InputError(f"{path}: not a file of torch.export, or damaged: {one_line(error, 200)}") from error
-        self.path, self._device = path, torch.device(device or "cpu")
-        said = str(self.card.get("outputs"))
-        self.outputs: tuple[str, ...] = ("labels", "logits") if said == "both" else (said,)
-        self._module = program.module().to(self._device)
-        if output is not None and output in self.outputs:
-            _keep_one(self._module, self.outputs.index(output))
-            self.outputs = (output,) * len(self.outputs)
-        self.input_dtype = str(self.card.get("input", "float32"))
-        self.input_shape: tuple[int | None, ...] = (None, None, None, None)
-
-    def run(self, image: np.ndarray, output: str) -> np.ndarray:
-        """See `ExportedFile.run`."""
-        with torch.inference_mode():
-            results = self._module(torch.from_numpy(image).to(self._device))
-        found: np.ndarray = results[self.outputs.index(output)].cpu().numpy()
-        return found
-
-
 def open_network(path: Path, device: str | None, output: str = "logits") -> ExportedFile:
     """Open an exported file of any format for one of its outputs.
 
@@ -133,41 +97,3 @@ def _shapes(config: Mapping[str, Any]) -> nn.Module | None:
             return build_network(config).eval()
     except InputError:  # a network of the user's own, whose class is not known here
         return None
-
-
-def _refuse_pickles(path: Path) -> None:
-    """Refuse an archive with pickled parts, or with sizes that are more than arithmetic: both would run code."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            described = [json.loads(archive.read(n)) for n in archive.namelist() if n.endswith(".json")]
-    except (zipfile.BadZipFile, ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path}: not a file of torch.export, or damaged: {one_line(error, 200)}") from error
-    for key, value in (pair for one in described for pair in _pairs(one)):
-        if key == "use_pickle" and value:
-            raise InputError(f"{path}: holds pickled parts, which could run code when read: export it again")
-        if key == "expr_str" and not _EXPRESSION.fullmatch(str(value)):
-            raise InputError(f"{path}: the size {str(value)[:60]!r} is no arithmetic: the file is not to be trusted")
-
-
-def _pairs(value: Any) -> list[tuple[str, Any]]:
-    """All (key, value) of nested plain data."""
-    found, todo = [], [value]
-    while todo:
-        one = todo.pop()
-        if isinstance(one, Mapping):
-            found += list(one.items())
-            todo += one.values()
-        elif isinstance(one, list):
-            todo += one
-    return found
-
-
-def _keep_one(module: Any, index: int) -> None:
-    """Let a traced module return one of its outputs in place of all, and compute nothing for the others."""
-    (output,) = [node for node in module.graph.nodes if node.op == "output"]
-    results = output.args[0]
-    output.args = (type(results)([results[index]] * len(results)),)
-    module.graph.eliminate_dead_code()
-    module.recompile()

@@ -23,7 +23,7 @@ from segkit.inference.engine import Limits, Task, default_pixels, default_strip
 from segkit.inference.tiling.footprint import Footprint, footprint
 from segkit.inference.tiling.tiles import TiledNetwork
 from segkit.inference.views import network_inputs, view_size
-from segkit.machine import format_bytes, free_memory
+from segkit.machine import SHARE, format_bytes, free_memory
 from segkit.ops.processor import free_bytes
 from segkit.ops.upsample_argmax import argmax_bytes
 from segkit.ops.winograd import gave_up_filters
@@ -35,7 +35,6 @@ _SURELY = 10_000  # bytes a pixel: ten times those that the networks of this pac
 _RESULT = 6  # bytes a pixel: labels and confidence
 
 LEAST_PIXELS = 64**2  # pixels of one tile
-SHARE = 0.7  # share of the free memory, by default; the rest is for buffers outside tensors and for other processes
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,8 +24,6 @@ from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.footprint import footprint
 from segkit.inference.tiling.tiles import Stretch, Tiles, plan_tiles, tell
 from segkit.inference.views import view_size
-from segkit.io import read_header
-from segkit.io.header import max_pixels
 from segkit.machine import format_bytes
 from segkit.models.norms import eval_mode
 from segkit.ops.normalize import Normalization, normalize
@@ -34,23 +31,9 @@ from segkit.ops.upsample import RowUpsampler, label_dtype
 from segkit.ops.winograd import gave_up_filters
 
 _READ = 12  # bytes a pixel: four bands of 16 bits, RGB of 8, and what lies between
-_HELD = 0.5  # of the budget: an image that takes more, besides the forwards, is read in tiles
-_WHOLE = 40  # bytes per pixel held for an image that is read whole: it, its labels, colours and overlay
-_BANDS = 4  # times the bytes that a pixel takes in the file beyond those of RGB: decoded, stacked and as floats
 _SMALL = 8  # the share of the budget is 1 / this: transformed filters that take less hardly shrink the tiles
 
 ReadRows = Callable[[int, int], BandArray]  # (first, last) rows of the image -> (last - first, W, C)
-
-
-def is_large(path: Path, memory: int) -> bool:
-    """Whether an image is read in tiles: it has too many pixels to read at once, or takes half the budget alone."""
-    try:
-        header = read_header(path)
-    except InputError:
-        return False  # the reader reports the error
-    pixels = header.width * header.height
-    more = _BANDS * max(0, header.channels * header.bits // 8 - 3)
-    return pixels > max_pixels() or pixels * (_WHOLE + more) > _HELD * memory
 
 
 @dataclass(frozen=True)
