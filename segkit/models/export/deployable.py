@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -38,7 +40,7 @@ class Deployable(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.network = folded(network).to(dtype or torch.float32)
+        self.network = folded(with_traceable_padding(network)).to(dtype or torch.float32)
         if dtype not in (None, torch.float32):
             keep_classifier_in_float32(self.network)
         self.normalization, self.outputs, self.dtype = normalization, outputs, dtype or torch.float32
@@ -54,6 +56,44 @@ class Deployable(nn.Module):
         full = upsample(logits, (image.shape[2], image.shape[3]), self.align_corners)
         labels = full.argmax(dim=1).to(self.label_dtype)
         return (labels,) if self.outputs == "labels" else (labels, logits)
+
+
+class SamePadding(nn.Module):
+    """TensorFlow's padding "same" for a convolution of stride 2 and an odd kernel: (B, C, H, W), any H and W.
+
+    Args:
+        most: Pixels on each side of an odd height or width; an even one has one less at its beginning.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad with zeros."""
+        height, width = x.shape[2:]
+        top, left = 1 - height % 2, 1 - width % 2
+        padded = F.pad(x, (self.most,) * 4)
+        rows = padded.narrow(2, top, height + 2 * self.most - top)
+        return rows.narrow(3, left, width + 2 * self.most - left)
+
+
+def with_traceable_padding(network: nn.Module) -> nn.Module:
+    """Copy a network whose convolutions of timm's class Conv2dSame, if any, pad as `SamePadding`.
+
+    Their own sizes of padding are rounded up, multiplied and bounded: in a few layers one inside the other, these
+    expressions of a free height and width take PyTorch's tracing half an hour and more.
+    """
+    changed = copy.deepcopy(network)
+    for name, module in list(changed.named_modules()):
+        if type(module).__name__ != "Conv2dSame" or not isinstance(module, nn.Conv2d):
+            continue
+        if module.stride == (2, 2) and module.dilation == (1, 1) and module.kernel_size[0] % 2:
+            keys = ("in_channels", "out_channels", "kernel_size", "stride", "groups")
+            convolution = nn.Conv2d(**{key: getattr(module, key) for key in keys}, bias=module.bias is not None)
+            convolution.weight, convolution.bias = module.weight, module.bias
+            changed.set_submodule(name, nn.Sequential(SamePadding(module.kernel_size[0] // 2), convolution))
+    return changed.train(network.training)
 
 
 def output_names(outputs: Outputs) -> list[str]:

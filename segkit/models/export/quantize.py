@@ -151,6 +151,7 @@ def quantized(model: Any, calibration: Calibration, in_float: Sequence[str]) -> 
     Raises:
         InputError: NNCF is missing, or cannot quantise this model.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which NNCF imports: it warns without CUDA
     nncf = import_extra("nncf", "openvino")
     nncf.set_log_level(logging.ERROR)
     # OpenVINO splits a node with a bias in two, of which the first has this ending.

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.layers import Conv2dSame
 
 import segkit
 from segkit.inference import protocols
 from segkit.inference.segmenter import Segmenter
+from segkit.models.export.deployable import SamePadding, with_traceable_padding
 from segkit.models.segmentation import SegmentationModel
 from segkit.ops.normalize import IMAGENET
 
@@ -21,3 +23,14 @@ def test_labels_are_those_of_the_network(
     image = np.random.default_rng(0).integers(0, 256, (65, 131, 3), dtype=np.uint8)
     plain = Segmenter(network, None, IMAGENET, protocols.get(protocol), torch.device("cpu")).predict(image)
     assert np.mean(plain != segkit.load(files[suffix], protocol=protocol).predict(image)) < 1e-3
+
+
+def test_padding_of_tensorflow_is_as_timm_pads() -> None:
+    torch.manual_seed(0)
+    for kernel in (3, 5):
+        theirs = torch.nn.Sequential(Conv2dSame(4, 6, kernel, stride=2), Conv2dSame(6, 6, kernel, stride=2, groups=6))
+        ours = with_traceable_padding(theirs)
+        assert sum(isinstance(module, SamePadding) for module in ours.modules()) == 2
+        for height, width in ((8, 9), (33, 66), (1, 5), (10, 2)):
+            image = torch.randn(1, 4, height, width)
+            assert torch.equal(ours(image), theirs(image))
