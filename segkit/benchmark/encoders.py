@@ -70,14 +70,12 @@ def encoder_values(row: PlannedRow, settings: Settings) -> dict[str, Any]:
         InputError: Weights and recipe, or weights and data, do not fit.
     """
     assert row.experiment is not None and isinstance(row.protocol, CentreCrop)
-    recipe, arguments = row.experiment, row.experiment.network.get("init_args", {})
-    size = (recipe.data or {}).get("init_args", {}).get("crop_size", 224)
-    if isinstance(row.data, ImageNetDataModule):
-        size = row.data.crop_size[0]
-    crop = row.protocol.resolved(int(size), timm_name(arguments["encoder"]))
+    arguments = row.experiment.network.get("init_args", {})
+    size = row.data.crop_size[0] if isinstance(row.data, ImageNetDataModule) else 224
+    crop = row.protocol.resolved(size, timm_name(arguments["encoder"]))
     with PeakMemory(settings.device) as memory:
         if row.model is None:
-            network: Any = recipe.build(num_classes(row))
+            network: Any = row.experiment.build(num_classes(row))
         else:
             names = row.data.class_names if row.data is not None else None
             network = read_classifier(row.model, arguments["encoder"], arguments.get("encoder_args"), names)
@@ -113,7 +111,7 @@ def _scores(row: PlannedRow, network: Classifier, crop: CentreCrop, settings: Se
         "images": found.images,
         "partial": found.images < len(data.datasets["test"]),
         "top-1": found.top1.value,
-        "top-1 interval": [found.top1.low, found.top1.high],
+        "interval": [found.top1.low, found.top1.high],
         "top-5": found.top5.value,
     }
     published = next((p for p in row.experiment.recipe.published if p.top1 is not None), None)

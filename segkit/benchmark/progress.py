@@ -5,13 +5,16 @@ A row that was stopped resumes at the next image, and another metric needs no ne
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from segkit.arrays import Int64Array
 from segkit.benchmark.models.opening import fingerprint
 from segkit.benchmark.plan import PlannedRow
 from segkit.errors import InputError
@@ -44,7 +47,8 @@ class Progress:
     Attributes:
         path: The file.
         key: Identifies everything that the counts depend on.
-        seen: Images done and their counts int64 (K + 2, K + 1): one attribute, so that they never disagree.
+        seen: Images done, their counts int64 (K + 2, K + 1) and the areas int64 (3, K) of each: one attribute, so that
+            they never disagree.
         timed: Number of timed images, and their seconds.
         peak_memory: Bytes, or None where they cannot be measured.
         forwards: What the network saw of the first image: height, width, number of images.
@@ -52,7 +56,7 @@ class Progress:
 
     path: Path
     key: dict[str, Any]
-    seen: tuple[int, Tensor | None] = (0, None)
+    seen: tuple[int, Tensor | None, Sequence[Int64Array]] = (0, None, ())
     timed: tuple[int, float] = (0, 0.0)
     peak_memory: int | None = None
     forwards: list[list[int]] = field(default_factory=list)
@@ -65,7 +69,8 @@ class Progress:
         try:
             stored = parse_json(progress.path.read_text(encoding="utf-8"))
             if stored["key"] == key:
-                progress.seen = (int(stored["done"]), torch.tensor(stored["counts"], dtype=torch.int64))
+                areas = [np.array(area, np.int64) for area in stored["areas"]]
+                progress.seen = (len(areas), torch.tensor(stored["counts"], dtype=torch.int64), areas)
                 progress.timed = (stored["timed"][0], stored["timed"][1])
                 progress.peak_memory, progress.forwards = stored["peak_memory"], stored["forwards"]
         except (OSError, ValueError, KeyError, TypeError, IndexError):
@@ -74,13 +79,13 @@ class Progress:
 
     def write(self) -> None:
         """Write the file, atomically; nothing before the first image."""
-        done, counts = self.seen
+        _, counts, areas = self.seen
         if counts is None:
             return
         plain = {
             "key": self.key,
-            "done": done,
             "counts": counts.tolist(),
+            "areas": [area.tolist() for area in areas],
             "timed": list(self.timed),
             "peak_memory": self.peak_memory,
             "forwards": self.forwards,

@@ -27,9 +27,10 @@ from segkit.data.imagenet.crops import CentreCrop
 from segkit.data.samplers import EvalSampler
 from segkit.errors import InputError
 from segkit.evaluation.confusion import confusion_counts, true_ids
-from segkit.evaluation.conventions import convention_scores
+from segkit.evaluation.conventions import DEFAULT, convention_scores
 from segkit.evaluation.results import number_or_null, row_names, versions, without_words
 from segkit.evaluation.scores import Scores
+from segkit.evaluation.statistics import ImageAreas, bootstrap_miou, image_areas
 from segkit.inference.protocols import Protocol
 from segkit.metadata.class_match import ClassMatch, ModelClasses, match_classes
 from segkit.metadata.regroup import left_out_ids
@@ -132,6 +133,7 @@ def _scored(row: PlannedRow, key: dict[str, Any], settings: Settings, say: Calla
     return {
         "data": data_name(row.data),
         **_plain_scores(scores, row.data),
+        "interval": _interval(row, progress, left_out),
         "note": row.data.label_space.note_of_absence(true_ids(counts)),
         "without": [row.data.class_names[i] for i in left_out] or None,
         "classes": match.note,
@@ -168,8 +170,9 @@ def _count_images(
             if first:
                 progress.forwards = [[*size, images] for size, images in seen.items()]
             new = confusion_counts(batch["mask"].to(labels.device), labels, row.data.num_classes)
-            done, counts = progress.seen
-            progress.seen = (done + 1, new if counts is None else counts.to(new.device) + new)
+            done, counts, areas = progress.seen
+            counts = new if counts is None else counts.to(new.device) + new
+            progress.seen = (done + 1, counts, [*areas, image_areas(new, batch["name"][0])])
             progress.timed = (timed[0] + watch.images, timed[1] + watch.seconds)
             now = time.monotonic()
             if now - scored > SCORE_SECONDS or bar.n + 1 == count:
@@ -251,6 +254,16 @@ def _plain_scores(scores: Scores, data: SegmentationDataModule) -> dict[str, Any
         "mean accuracy": number_or_null(scores.mean_accuracy),
         "class IoU": dict(zip(row_names(data.class_names, scores), map(number_or_null, scores.class_iou), strict=True)),
     }
+
+
+def _interval(row: PlannedRow, progress: Progress, left_out: Sequence[int]) -> list[float | None] | None:
+    """Interval of the mIoU by resampling images; None for fewer than two images, or another rule than segkit's own."""
+    assert row.data is not None
+    names = (sample.name for sample in row.data.datasets["test"].samples)
+    if row.metric != DEFAULT or progress.seen[0] < 2:
+        return None
+    found = bootstrap_miou(ImageAreas.from_areas(zip(names, progress.seen[2], strict=False)).without(left_out)).miou
+    return [number_or_null(found.low), number_or_null(found.high)]
 
 
 def _comparison(row: PlannedRow, model: JudgedModel, scores: Scores, images: int) -> dict[str, Any]:

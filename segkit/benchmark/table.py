@@ -32,7 +32,7 @@ def _size(value: Sequence[int]) -> str:
     return "x".join(map(str, value))
 
 
-def _range(value: Sequence[float]) -> str:
+def _range(value: Sequence[float | None]) -> str:
     return f"{percent(value[0])} to {percent(value[1])}"
 
 
@@ -47,8 +47,8 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
     "pixel accuracy": percent,
     "mean accuracy":  percent,
     "top-1":          percent,
-    "top-1 interval": _range,
     "top-5":          percent,
+    "interval":       _range,
     "published mIoU": percent,
     "published top-1": percent,
     "difference":     points,
@@ -65,7 +65,8 @@ COLUMNS: dict[str, Callable[[Any], str]] = {
 _WORDS = ("model", "data", "protocol", "metric", "without", "device")  # aligned left; numbers right
 
 _RULES = (
-    "mIoU and accuracies in percent, differences in points; (partial): not of the whole split. Intervals: 95 %.",
+    "mIoU and accuracies in percent, differences in points; (partial): not of the whole split. Interval: 95 %, "
+    "of mIoU by resampling images, of top-1 Wilson's.",
     "M params: without the auxiliary head, which does not run at test time.",
     f"{FLOPS_RULE}. GFLOPs: one whole image of height x width as in the column size; "
     "GFLOPs/image: all forwards of the protocol on the first image.",

@@ -35,6 +35,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "coco":           (),
 }  # fmt: skip
 
+_OF_PIXELS = "mIoU by the recipe's protocol, its interval (95 %) by resampling images; with --limit not comparable."
 NOTES = {
     "imagenet": "Published M and GMAC of ResNeSt-50 are the paper's, quoted; GMAC here counts convolutions and matrix "
     "products alone, at 224 x 224.",
@@ -43,8 +44,8 @@ NOTES = {
     "comparators": "The paper's ResNet-50 76.86, SENet-50 80.29, SKNet-50 80.68 beside ResNeSt-50 81.82 (second, "
     "larger crop; quoted, not re-read) cannot be made: no weights of the first three, trained the paper's way, are "
     "published.",
-    "ade20k": "mIoU by the recipe's protocol; with --limit not comparable. No interval: see `segkit benchmark score`.",
-    "pascal-context": "mIoU by the recipe's protocol; with --limit not comparable.",
+    "ade20k": _OF_PIXELS,
+    "pascal-context": _OF_PIXELS,
     "cityscapes": "The authors publish no weights and no command for these.",
     "coco": "Out of scope: detection, instance and panoptic segmentation are in zhanghang1989/ResNeSt, d2/README.md.",
 }
@@ -61,18 +62,8 @@ COSTS = {
     "imagenet/resnest50_fast_1s4x24d":  (25.7, 4.42),
 }  # fmt: skip
 
-_HEAD = (
-    "cell",
-    "published",
-    "measured",
-    "difference",
-    "interval",
-    "M published",
-    "M",
-    "GMAC published",
-    "GMAC",
-    "state",
-)
+_DIGITS = {"M published": 1, "M": 2, "GMAC published": 2, "GMAC": 3}  # behind the point, of what is no per cent
+_HEAD = ("cell", "published", "measured", "difference", "interval", *_DIGITS, "state")
 
 
 def main(args: Sequence[str]) -> int:
@@ -111,18 +102,13 @@ def main(args: Sequence[str]) -> int:
 
 def _wanted(names: Sequence[str]) -> dict[str, list[str]]:
     """The requested cells of each table."""
+    table_of = {recipe: table for table, recipes in TABLES.items() for recipe in (table, *recipes)}
     wanted: dict[str, list[str]] = {}
     for name in names or TABLES:
-        if name in TABLES:
-            wanted.setdefault(name, []).extend(TABLES[name])
-            continue
-        table = next((table for table, recipes in TABLES.items() if name in recipes), None)
-        if table is None:
-            known = [*TABLES, *(recipe for recipes in TABLES.values() for recipe in recipes)]
-            raise InputError(
-                f"no table or cell {name!r}; {did_you_mean(name, known)}the tables are {', '.join(TABLES)}"
-            )
-        wanted.setdefault(table, []).append(name)
+        if name not in table_of:
+            hint = did_you_mean(name, [*table_of])
+            raise InputError(f"no table or cell {name!r}; {hint}the tables are {', '.join(TABLES)}")
+        wanted.setdefault(table_of[name], []).extend(TABLES.get(name, (name,)))
     return {table: list(dict.fromkeys(recipes)) for table, recipes in wanted.items()}
 
 
@@ -147,8 +133,8 @@ def _cell(recipe: str, roots: Mapping[str, str], options: Any) -> dict[str, Any]
     published = read_recipe(recipe).published[0]
     number = published.miou if published.top1 is None else published.top1
     cell = {"recipe": recipe, "published": number, "source": published.source, "protocol": published.protocol}
-    cost = _cost(recipe)
-    return cell | cost | _score(recipe, roots.get(recipe.split("/")[0]), options, 4 * cost["M"])
+    cell |= _cost(recipe)
+    return cell | _score(recipe, roots.get(recipe.split("/")[0]), options, 4 * cell["M"])
 
 
 def _cost(recipe: str) -> dict[str, Any]:
@@ -188,28 +174,16 @@ def _score(recipe: str, root: str | None, options: Any, megabytes: float) -> dic
         return {"state": f"missing {'; '.join(missing)}"}
     from segkit.cli.benchmark.table import main as benchmark
 
-    limit = [] if options.limit is None else ["--limit", str(options.limit)]
-    folder = options.output / recipe / ("all" if options.limit is None else str(options.limit))
-    command = [
-        str(authors_weights_path(recipe)),
-        "--config",
-        recipe,
-        "--data.root",
-        root,
-        "--output",
-        str(folder),
-        *limit,
-    ]
+    folder = options.output / recipe / str(options.limit or "all")
+    command = [str(authors_weights_path(recipe)), "--config", recipe, "--data.root", root, "--output", str(folder)]
+    command += [f"--limit={options.limit}"] if options.limit else []
     say(f"segkit benchmark {shlex.join(command)}")
     if benchmark(command):
         return {"state": "failed, for the reason above"}
     row = parse_json((folder / "benchmark.json").read_text(encoding="utf-8"))["rows"][-1]
     measured = row.get("top-1", row.get("mIoU"))
-    return {"measured": measured, "interval": row.get("top-1 interval"), "state": _state(row)}
-
-
-def _state(row: Mapping[str, Any]) -> str:
-    return "; ".join(filter(None, (f"{row['images']} images", row.get("not comparable"))))
+    state = "; ".join(filter(None, (f"{row['images']} images", row.get("not comparable"))))
+    return {"measured": measured, "interval": row.get("interval"), "state": state}
 
 
 def _row(cell: Mapping[str, Any]) -> list[str]:
@@ -217,8 +191,8 @@ def _row(cell: Mapping[str, Any]) -> list[str]:
     difference = None if measured is None else measured - cell["published"]
     shown = [cell["recipe"], percent(cell["published"]), percent(measured), points(difference)]
     shown.append("-" if interval is None else " to ".join(map(percent, interval)))
-    costs = [(cell.get(name), digits) for name, digits in zip(_HEAD[5:9], (1, 2, 2, 3), strict=True)]
-    return [*shown, *("-" if value is None else f"{value:.{digits}f}" for value, digits in costs), cell["state"]]
+    costs = [f"{cell[name]:.{digits}f}" if name in cell else "-" for name, digits in _DIGITS.items()]
+    return [*shown, *costs, cell["state"]]
 
 
 def _written(wanted: Mapping[str, Sequence[str]], cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:

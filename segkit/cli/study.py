@@ -75,17 +75,17 @@ def _fit_and_test(run: Run, output: Path, machine: list[str]) -> tuple[int, str]
     """Train or resume, then test; return the exit code and, after a failure, the last line of the log."""
     folder = run.folder(output)
     checkpoints, config = folder / "checkpoints", folder / "config.yaml"
-    shared = ["--run_dir", str(folder), *machine]
-    begun = ["--ckpt_path", "last"]
+    fit = ["fit", "--ckpt_path", "last"]
     if not any(checkpoints.glob("*.ckpt")):  # a run killed before its first checkpoint starts again
         (folder / "metrics.csv").unlink(missing_ok=True)
-        begun = run.options()
-    code = 0 if (folder / "summary.json").is_file() else _run(["fit", *begun, *shared], folder / "fit.log")
-    if code:
-        return code, f"failed: {_last_line(folder / 'fit.log')} ({folder / 'fit.log'})"
-    test = ["test", "--config", str(config), "--ckpt_path", str(checkpoints / "last.ckpt"), *shared]
-    code = _run(test, folder / "test.log")
-    return code, f"failed: {_last_line(folder / 'test.log')} ({folder / 'test.log'})" if code else ""
+        fit = ["fit", *run.options()]
+    test = ["test", "--config", str(config), "--ckpt_path", str(checkpoints / "last.ckpt")]
+    for step in [test] if (folder / "summary.json").is_file() else [fit, test]:
+        log = folder / f"{step[0]}.log"
+        code = _run([*step, "--run_dir", str(folder), *machine], log)
+        if code:
+            return code, f"failed: {_last_line(log)} ({log})"
+    return 0, ""
 
 
 def _check_options(runs: list[Run], machine: list[str]) -> None:

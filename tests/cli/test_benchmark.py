@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -35,11 +35,13 @@ def rows_of(folder: Path) -> list[dict]:
     return json.loads((folder / "benchmark.json").read_text())["rows"]
 
 
-def plain_miou(folder: Path, checkpoint: str, protocol: str, absent: float | None = None) -> float:
+def plain_miou(
+    folder: Path, checkpoint: str, protocol: str, absent: float | None = None, images: Sequence[int] = range(IMAGES)
+) -> float:
     """mIoU with loops and numpy only; what a class without any pixel counts, or that it is left out."""
     segmenter = load(folder / checkpoint, "cpu", protocol, precision="exact")
     both = np.zeros((NUM_CLASSES, 3))
-    for i in range(IMAGES):
+    for i in images:
         truth = np.asarray(Image.open(folder / f"data/labels/test/{i}.png"))
         labels = segmenter.predict(folder / f"data/images/test/{i}.png")
         for k in range(NUM_CLASSES):
@@ -128,6 +130,9 @@ def test_limit_marks_a_row_partial(
     assert [(row["images"], row["partial"]) for row in rows] == [(IMAGES, False), (2, True)]
     assert len(labelled) == IMAGES + 2 and rows[0]["mIoU"] != rows[1]["mIoU"]
     assert "2 (partial)" in (tmp_path / "table" / "benchmark.md").read_text()
+    # Of two images are drawn the first twice, each once, or the second twice: more often than in 1 of 40 samples.
+    drawn = [plain_miou(benchmark_folder, "a.ckpt", "whole", images=images) for images in ((0, 0), (0, 1), (1, 1))]
+    assert rows[1]["interval"] == pytest.approx([min(drawn), max(drawn)], abs=1e-12)
 
 
 @pytest.mark.slow
@@ -142,6 +147,7 @@ def test_another_metric_needs_no_network(
     # Boats are in no truth, and this network predicts none: left out of the mean, or counted as 0.
     assert encoding["mIoU"] == pytest.approx(plain_miou(benchmark_folder, "a.ckpt", "whole", absent=0.0), abs=1e-12)
     assert own["mIoU"] == pytest.approx(4 / 3 * encoding["mIoU"]) and own["peak MB"] == encoding["peak MB"]
+    assert own["interval"][0] <= own["mIoU"] <= own["interval"][1] and encoding["interval"] is None
 
 
 def recipe(path: Path, folder: Path, published: dict | None, stride: int = 16) -> str:

@@ -226,7 +226,7 @@ def test_a_benchmark_has_the_score_of_the_test_beside_the_published(run: Path, r
     scores = parse_json((tmp_path / "t" / "result.json").read_text())["scores"]
     assert [row["protocol"] for row in rows] == ["encoding@32", "resnest@40"]
     assert rows[0]["top-1"] == scores["top1"]["value"] and rows[0]["top-5"] == scores["top5"]["value"] == 1
-    assert rows[0]["top-1 interval"] == [scores["top1"]["low"], scores["top1"]["high"]]
+    assert rows[0]["interval"] == [scores["top1"]["low"], scores["top1"]["high"]]
     assert rows[0]["difference"] == pytest.approx(rows[0]["top-1"] - 0.5) and rows[0]["published top-1"] == 0.5
     assert "published for encoding@32, 6 images" in rows[1]["not comparable"] and "difference" not in rows[1]
     assert (rows[1]["GFLOPs"] > rows[0]["GFLOPs"]) and rows[0]["images"] == 6 and not rows[0]["partial"]

@@ -1,7 +1,7 @@
 """Loaders of ImageNet, and of other data with a class for each image."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,6 @@ class ImageNetDataModule(LoaderOptions):
         InputError: A number is out of range.
     """
 
-    is_predicted: Callable[[str], bool] | None = None
     label_space = None  # pixels have no classes
 
     def __init__(
@@ -116,8 +115,6 @@ class ImageNetDataModule(LoaderOptions):
         Raises:
             InputError: They are absent, or their classes are wrong.
         """
-        if stage == "predict":
-            raise InputError("predict writes label maps, and a classifier makes none; use `segkit test`")
         if stage == "fit":
             self.datasets["train"] = ClassDataset(self.folders.find("train"), self.crop, self.seed)
         self.datasets["test" if stage == "test" else "val"] = ClassDataset(self.folders.find("val"), self.protocol)
