@@ -132,7 +132,12 @@ def _roots(given: Sequence[str]) -> dict[str, str]:
 def _cell(recipe: str, roots: Mapping[str, str], options: Any) -> dict[str, Any]:
     published = read_recipe(recipe).published[0]
     number = published.miou if published.top1 is None else published.top1
-    cell = {"recipe": recipe, "published": number, "source": published.source, "protocol": published.protocol}
+    cell: dict[str, Any] = {
+        "recipe": recipe,
+        "published": number,
+        "source": published.source,
+        "protocol": published.protocol,
+    }
     cell |= _cost(recipe)
     return cell | _score(recipe, roots.get(recipe.split("/")[0]), options, 4 * cell["M"])
 
