@@ -297,3 +297,20 @@ def test_other_toolkits_networks_as_callables(
 
     (row,) = rows_of(tmp_path / "table")
     assert row["mIoU"] == pytest.approx(plain_miou(benchmark_folder, label), abs=1e-3)  # ties of two classes
+
+
+@pytest.mark.slow
+def test_an_exported_network_is_scored_as_its_checkpoint(
+    run_benchmark: Run, benchmark_folder: Path, tmp_path: Path
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra onnx is not installed")
+    checkpoint, exported = str(benchmark_folder / "b.ckpt"), str(tmp_path / "b.onnx")
+    assert main(["export", checkpoint, "-o", exported]) == 0
+    assert run_benchmark(checkpoint, exported, "--protocol", "whole", "ms-flip") == 0
+    whole, flipped, *others = rows_of(tmp_path / "table")
+    assert [row["mIoU"] for row in others] == [pytest.approx(row["mIoU"], abs=1e-3) for row in (whole, flipped)]
+    assert [row["protocol"] for row in others] == ["whole", "ms-flip"] and others[0]["preprocessing"][
+        "channels"
+    ] == "RGB"
+    assert whole["mIoU"] != flipped["mIoU"]
