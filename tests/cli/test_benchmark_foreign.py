@@ -146,6 +146,35 @@ def test_the_range_is_found_and_given(judge: Callable[..., dict], tmp_path: Path
     assert row["mIoU"] == 1.0 and row["preprocessing"]["range"] == [0, 255] and row["warning"] is None
 
 
+FORGETS = """\
+import numpy as np
+
+class Forgets:
+    def preprocess(self, image):
+        return (image - np.float32(0.485)) / np.float32(0.229)
+
+    def __call__(self, values):
+        means = (np.array([40.0, 100.0, 160.0, 220.0]) / 255 - 0.485) / 0.229
+        return (2 * values[..., 0] * means[:, None, None] - (means**2)[:, None, None]).astype(np.float32)
+
+class Refuses(Forgets):
+    def preprocess(self, image):
+        assert image.dtype == np.uint8
+        return super().preprocess(image)
+"""
+
+
+def test_a_function_that_forgets_to_divide_is_told(
+    judge: Callable[..., dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "forgets.py", FORGETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = judge(Path("forgets:Forgets"))
+    assert "looks like 0..255 where 0..1 is expected; looks like values 0..1 before its preprocessing" in row["warning"]
+    assert row["tried"]["values 0..1 before its preprocessing"] == 1.0 and row["mIoU"] < 0.5
+    assert set(judge(Path("forgets:Refuses"))["tried"]) == {"as it is", "BGR"}
+
+
 @pytest.mark.slow
 def test_labels_bytes_fixed_sizes_and_channels_last(judge: Callable[..., dict], red: Path, tmp_path: Path) -> None:
     assert judge(write_onnx(tmp_path / "labels.onnx", labels=True))["mIoU"] == 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,16 +82,16 @@ class JudgedModel(ABC):
         return {}
 
 
-class Swapped(JudgedModel):
-    """A model that gets its images with the channels in reverse order."""
+class Altered(JudgedModel):
+    """A model that gets its images changed; by default, with the channels in reverse order."""
 
-    def __init__(self, model: JudgedModel) -> None:
+    def __init__(self, model: JudgedModel, change: Callable[[BandArray], BandArray] | None = None) -> None:
         super().__init__(model.name, model.preprocessing, model.device)
-        self.model, self.class_names, self.num_classes = model, model.class_names, model.num_classes
+        self.model, self._change = model, change or (lambda image: np.ascontiguousarray(image[..., ::-1]))
 
     def prepare(self, image: BandArray, name: str) -> Any:
         """See base class."""
-        return self.model.prepare(np.ascontiguousarray(image[..., ::-1]), name)
+        return self.model.prepare(self._change(image), name)
 
     def label(self, prepared: Any, size: tuple[int, int]) -> Tensor:
         """See base class."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from segkit.benchmark.models.base import JudgedModel
 from segkit.data.dataset import Item
+from segkit.errors import InputError
 from segkit.evaluation.confusion import confusion_counts
 from segkit.evaluation.conventions import convention_scores
 from segkit.text import percent
@@ -64,10 +65,14 @@ def try_others(
     others = model.variants()
     found = {}
     for name, one in ({AS_IT_IS: model} | dict(others)).items() if others else ():
-        counts = (
-            confusion_counts(torch.as_tensor(item["mask"])[None], to_data(one, item).cpu(), num_classes)
-            for item in items
-        )
+        try:
+            labels = [to_data(one, item).cpu() for item in items]
+        except InputError:  # another model than asked for may refuse what it is given
+            if one is model:
+                raise
+            continue
+        pairs = zip(items, labels, strict=True)
+        counts = [confusion_counts(torch.as_tensor(item["mask"])[None], ids, num_classes) for item, ids in pairs]
         miou = convention_scores(reduce(add, counts)).miou
         found[name] = 0.0 if np.isnan(miou) else float(miou)
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from segkit.bands import BandArray
-from segkit.benchmark.models.base import JudgedModel, Swapped
+from segkit.benchmark.models.base import Altered, JudgedModel
 from segkit.benchmark.models.preprocessing import Preprocessing
 from segkit.inference.exported.files import ExportedFile, open_exported
 
@@ -51,10 +51,10 @@ class ExportedModel(JudgedModel):
     def variants(self) -> dict[str, JudgedModel]:
         """See base class."""
         if self._takes_bytes:
-            return {"BGR": Swapped(self)}
+            return {"BGR": Altered(self)}
         other, end = copy.copy(self), 1 if self.before.range == 255 else 255
         other.before = replace(self.before, range=end)
-        return {"BGR": Swapped(self), f"values 0..{end} before mean and std": other}
+        return {"BGR": Altered(self), f"values 0..{end} before mean and std": other}
 
 
 def foreign_file(path: Path, device: str) -> ExportedFile | None:

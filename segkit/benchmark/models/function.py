@@ -6,11 +6,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from segkit.bands import BandArray
-from segkit.benchmark.models.base import JudgedModel, Swapped
+from segkit.benchmark.models.base import Altered, JudgedModel
 from segkit.errors import InputError, one_line
 from segkit.models.own import imported
 
@@ -54,7 +55,12 @@ class FunctionModel(JudgedModel):
 
     def variants(self) -> dict[str, JudgedModel]:
         """See base class."""
-        return {"BGR": Swapped(self)}
+        found: dict[str, JudgedModel] = {"BGR": Altered(self)}
+        if self._preprocess is not None:
+            found["values 0..1 before its preprocessing"] = Altered(
+                self, lambda image: (image / 255).astype(np.float32)
+            )
+        return found
 
     def _answer(self, call: Any, argument: Any) -> Any:
         try:

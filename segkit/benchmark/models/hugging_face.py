@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from segkit.bands import BandArray
-from segkit.benchmark.models.base import JudgedModel, Swapped
+from segkit.benchmark.models.base import Altered, JudgedModel
 from segkit.errors import InputError, import_extra, one_line
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -79,7 +79,7 @@ class HuggingFaceModel(JudgedModel):
         """See base class."""
         other, rescales = copy.copy(self), bool(getattr(self._processor, "do_rescale", False))
         other.options = {"do_rescale": not rescales}
-        return {"BGR": Swapped(self), f"values 0..{255 if rescales else 1} before mean and std": other}
+        return {"BGR": Altered(self), f"values 0..{255 if rescales else 1} before mean and std": other}
 
 
 def is_id(given: str) -> bool:
