@@ -219,12 +219,12 @@ def _looked_at(row: PlannedRow, model: JudgedModel, count: int) -> tuple[ClassMa
     """How the model's classes match, and what its preprocessing looks like; that of files of segkit.load is trusted."""
     assert isinstance(row.data, SegmentationDataModule)
     if model.segmenter is not None:
-        return _matched(row, model), {"warning": None}
+        return matched(row, model), {"warning": None}
     items = [row.data.datasets["test"][i] for i in spread(count)]
     image = _array(items[0]["image"])
     prepared = model.prepare(image, items[0]["name"])
     model.label(prepared, (image.shape[0], image.shape[1]))  # the first logits tell how many classes there are
-    match, idle = _matched(row, model), Stopwatch(model.device)
+    match, idle = matched(row, model), Stopwatch(model.device)
 
     def label(one: JudgedModel, item: Item) -> Tensor:
         return _label(one, match, {"image": item["image"][None], "name": [item["name"]]}, idle)
@@ -234,7 +234,8 @@ def _looked_at(row: PlannedRow, model: JudgedModel, count: int) -> tuple[ClassMa
     return match, {"warning": "; ".join(said) or None, "tried": tried or None}
 
 
-def _matched(row: PlannedRow, model: JudgedModel) -> ClassMatch:
+def matched(row: PlannedRow, model: JudgedModel) -> ClassMatch:
+    """What the numbers of a row's model mean for its data; see `match_classes`."""
     assert isinstance(row.data, SegmentationDataModule)
     data = f"{data_name(row.data)} ({row.data.root})"
     classes = ModelClasses.of(model.name, model.class_names, model.num_classes)

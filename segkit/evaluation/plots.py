@@ -138,6 +138,34 @@ def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str
     return figure
 
 
+def waterfall_figure(start: float, steps: Sequence[tuple[str, float]], claimed: float | None = None) -> Figure:
+    """Draw how an mIoU changes step by step: bars from each value to the next, gains blue, losses orange.
+
+    Args:
+        start: The measured mIoU, 0..1.
+        steps: What was changed, and the mIoU then.
+        claimed: The mIoU to be explained, a dashed line.
+    """
+    names = ["measured", *(name for name, _ in steps)]
+    values = 100 * np.array([start, *(miou for _, miou in steps)])
+    before = np.concatenate([[0.0], values[:-1]])
+    colours = [GREY, *(BLUE if step > 0 else VERMILION for step in np.diff(values))]
+    figure = Figure(figsize=(8, 0.36 * len(names) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(names)), values - before, left=before, color=colours, height=0.6)
+    for y, value in enumerate(values):
+        axes.text(max(value, before[y]) + 0.8, y, f"{value:.2f}", va="center", size=8)
+    if claimed is not None:
+        axes.axvline(100 * claimed, color="black", linestyle="--", linewidth=1)
+        axes.text(100 * claimed, -0.6, f"claimed {100 * claimed:.2f}", ha="center", size=8)
+    axes.set_yticks(range(len(names)), [_label(name, 60) for name in names], size=8)
+    axes.set(xlim=(0, max(*values, 100 * (claimed or 0)) + 8), xlabel="mIoU, %")
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
 def _draw_cells(axes: Axes, matrix: Int64Array) -> AxesImage:
     """Errors in orange, the diagonal in blue, rows without truth in grey; returns the errors, for their colour bar."""
     share, count = true_shares(matrix), len(matrix)
@@ -192,6 +220,6 @@ def _text_width(text: str, size: float) -> float:
     return float(TextPath((0, 0), text, size=size).get_extents().width) / 72
 
 
-def _label(name: str) -> str:
+def _label(name: str, longest: int = 24) -> str:
     """A name for Matplotlib: shortened, and escaped so that it is not read as a formula."""
-    return shorten(name, 24).replace("$", r"\$")
+    return shorten(name, longest).replace("$", r"\$")

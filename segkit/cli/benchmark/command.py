@@ -1,4 +1,4 @@
-"""`segkit benchmark` and its subcommands `score` and `compare`, which need no network: their options.
+"""`segkit benchmark` and its subcommands `score`, `compare` and `explain`: their options.
 
 Nothing here needs PyTorch, which takes seconds to import.
 """
@@ -17,7 +17,8 @@ resumes with the next image. With a recipe of configs/imagenet rows are encoders
 its classifier, by --protocol resnest, encoding or timm.
 
 segkit benchmark score PRED_DIR TRUTH_DIR ... scores label PNGs that any tool wrote; segkit benchmark compare ... tells
-whether two models really differ. Each has its own --help."""
+whether two models really differ; segkit benchmark explain MODEL ... why a score is not the claimed one. Each has its
+own --help."""
 
 _SCORE = """\
 Score the label maps in PRED_DIR against those in TRUTH_DIR, which are paired by name (in the Cityscapes layout by
@@ -34,13 +35,25 @@ by image (over the classes corrected by Holm). Writes OUTPUT and, beside it, a f
 Each PRED is a folder of label maps, of any tool (see `segkit benchmark score --help`), or the .npz file that `segkit
 benchmark score --bootstrap` wrote; of two of those no TRUTH_DIR is needed."""
 
+_EXPLAIN = """\
+Say why a measured mIoU is not the claimed one: one setting is changed at a time, on the same images, and the change
+that comes closest to the claim is kept before the next is sought. Tried are protocol (flip, scales, windows,
+align_corners), input size and resize rule, normalization, channel order, precision, label table, resized masks,
+ignore rule and metric. A change counts if its 95 % interval over the images leaves out 0. Writes explain.md, .json and
+.png."""
+
 
 def main(args: Sequence[str]) -> int:
     """Run `segkit benchmark`; see `--help`, which is printed without importing what the commands need."""
     command = args[0] if args else ""
     if "--help" in args or "-h" in args:
-        {"score": score_parser, "compare": compare_parser}.get(command, table_parser)().print_help()
+        parsers = {"score": score_parser, "compare": compare_parser, "explain": explain_parser}
+        parsers.get(command, table_parser)().print_help()
         return 0
+    if command == "explain":
+        from segkit.cli.benchmark import explain
+
+        return explain.main(args[1:])
     if command in ("score", "compare"):
         from segkit.cli.benchmark import score
 
@@ -134,6 +147,33 @@ def compare_parser() -> Parser:
     add("--level", type=float, default=0.95, help="level of the interval (default: 0.95)")
     add("--output", type=Path, default=Path("comparison.json"), help="-2, -3, ... rather than over another file")
     return parser
+
+
+def explain_parser() -> Parser:
+    """The parser of `segkit benchmark explain`, for the arguments that `split_options` leaves over."""
+    parser = Parser("segkit benchmark explain", description=_EXPLAIN)
+    add_data_options(parser)
+    add_network_option(parser)
+    add = parser.add_argument
+    add("model", help="as of `segkit benchmark`")
+    add("--claimed", type=_percentage, metavar="MIOU", help="in percent; default: whatever raises the score is named")
+    add("--protocol", default="whole", help="how it is measured at first; default: whole")
+    add("--metric", default=DEFAULT, help=f"likewise: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
+    add("--classes", metavar="FILE", help="as of `segkit benchmark`")
+    add("--limit", type=whole_number(2), default=50, help="images at most; default: 50")
+    add("--device", help="cpu, cuda, ...; default: the GPU where there is one")
+    add("--output", metavar="DIR", type=Path, default=Path("explain"), help="default: explain")
+    return parser
+
+
+def _percentage(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 1 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number in percent, such as 44.2")
+    return value / 100
 
 
 def _add_without(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""Why a measured mIoU is not the claimed one."""
