@@ -18,12 +18,14 @@ tables `views` and `precision`.
   ops        segkit.ops against the PyTorch that it replaces
   matrix     confusion matrices
   training   one optimisation step
+  export     one stored image of 480 x 480 to labels, by the formats of `segkit export`; needs the extra openvino
 """
 
 import argparse
 import gc
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,14 +43,18 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from segkit.evaluation.confusion import confusion_counts
 from segkit.evaluation.conventions import convention_scores
 from segkit.inference.engine import predict
+from segkit.inference.exported.network import open_network
 from segkit.inference.protocols import get
 from segkit.inference.segmenter import load
 from segkit.io import read_image, read_label
+from segkit.models.checkpoint import Checkpoint
 from segkit.models.decoders import EncoderDecoder
+from segkit.models.export.deploy import Form, deploy
+from segkit.models.export.quantize import Calibration
 from segkit.models.inference_form import convolution_dtype, inference_form
 from segkit.models.segmentation import DeepLabV3, MMSegDeepLabV3, SegmentationModel
 from segkit.ops.dispatch import plain_ops
-from segkit.ops.normalize import normalize
+from segkit.ops.normalize import IMAGENET, normalize
 from segkit.ops.split_attention import split_attention
 from segkit.ops.upsample_argmax import upsample_argmax
 from segkit.text import markdown, percent
@@ -56,7 +62,7 @@ from segkit.training.losses import LossConfig, segmentation_loss
 
 PACKAGES = (
     *("segkit", "python", "torch", "torchvision", "segmentation-models-pytorch", "timm", "torchmetrics"),
-    *("onedl-mmsegmentation", "onedl-mmcv"),
+    *("onnxruntime", "openvino", "nncf", "onedl-mmsegmentation", "onedl-mmcv"),
 )
 CLASSES = 150
 CROP = 480
@@ -106,7 +112,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     """What is measured, on what."""
-    names = ("ceiling", "image", "decoders", "views", "precision", "ops", "matrix", "training")
+    names = ("ceiling", "image", "decoders", "views", "precision", "ops", "matrix", "training", "export")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=names, default=list(names))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -128,6 +134,7 @@ def tables(options: argparse.Namespace) -> Iterator[Table]:
         "ops": ops,
         "matrix": matrix,
         "training": training,
+        "export": export,
     }
     for name, make in makers.items():
         if name in options.only or options.peak_of:
@@ -400,6 +407,54 @@ def training(options: argparse.Namespace) -> Iterator[Table]:
         memory=True,
         notes=["smp has no auxiliary head."],
     )
+
+
+def export(options: argparse.Namespace) -> Iterator[Table]:
+    """One stored image of 480 x 480 to labels, by the formats of `segkit export`."""
+    if options.device != "cpu":
+        return
+    cpu, whole = torch.device("cpu"), get("whole")
+    torch.manual_seed(0)  # the same weights for all
+    network = trained(DeepLabV3("resnest50", CLASSES), cpu)
+    image = torch.from_numpy(smooth(0))
+    folder = tempfile.TemporaryDirectory()
+
+    def ours(precision: str) -> Callable[[], Tensor]:
+        dtype = convolution_dtype(precision, cpu)  # type: ignore[arg-type]
+        form = network if dtype is None else inference_form(network, dtype)
+        return torch.inference_mode()(lambda: predict(form, normalize(image), whole)[0])
+
+    def theirs(suffix: str, precision: str) -> Callable[[], Tensor]:
+        path = Path(folder.name) / f"{precision}{suffix}"
+        parts = {"network": network.config, "normalization": IMAGENET.to_dict(), "label_space": None}
+        calibration = Calibration(8, lambda i: smooth(i).astype(np.float32), lambda path: 0.0, 1.0, lambda line: None)
+        deploy(path, Checkpoint(parts, network.state_dict()), network, Form(precision=precision), calibration)  # type: ignore[arg-type]
+        file, values = open_network(path, None, "labels"), smooth(0).astype(np.float32)
+        return lambda: torch.from_numpy(file.run(values, "labels")[0])
+
+    yield Table(
+        f"One stored image of {CROP} x {CROP} to labels, DeepLabV3, ResNeSt-50, {CLASSES} classes",
+        {
+            "segkit, exact": lambda: ours("exact"),
+            "segkit, float32": lambda: ours("float32"),
+            "segkit, by default": lambda: ours("auto"),
+            "ONNX, float32": lambda: theirs(".onnx", "fp32"),
+            "ONNX, int8": lambda: theirs(".onnx", "int8"),
+            "OpenVINO, float32": lambda: theirs(".xml", "fp32"),
+            "OpenVINO, bfloat16": lambda: theirs(".xml", "bf16"),
+            "OpenVINO, int8": lambda: theirs(".xml", "int8"),
+        },
+        agree=True,
+        reference="segkit, exact",
+        notes=["int8 is calibrated on eight drawn images, and the weights are random: its agreement says nothing."],
+    )
+
+
+def smooth(seed: int) -> np.ndarray:
+    """A drawn image, uint8 (1, 3, 480, 480)."""
+    coarse = torch.randn(1, 3, 30, 30, generator=torch.Generator().manual_seed(seed))
+    image = 120 + 60 * F.interpolate(coarse, (CROP, CROP), mode="bilinear")
+    return image.clamp(0, 255).to(torch.uint8).numpy()
 
 
 def precision(options: argparse.Namespace) -> str:

@@ -51,12 +51,12 @@ def deploy_and_prove(
         scores = PairedScores(segmenter, data, options.limit)
         calibration = Calibration(
             *_training_images(data, options.calibration_images, form.input),
-            drop=lambda path: -scores.compare(path).miou.difference.value,
+            drop=lambda path: -scores.compare(path)[0].miou.difference.value,
             max_drop=max_drop,
             say=say_above_bar,
         )
     deploy(unproven, checkpoint, network, form, calibration)
-    parity = prove(unproven, form.precision, segmenter, max_drop, scores)
+    parity = prove(unproven, segmenter, Parity(form.precision, max_drop), scores)
     say(f"{parity.table()}\n")
     return _name(unproven, output, parity, form)
 

@@ -60,8 +60,8 @@ def test_a_faithful_file_is_proven(proven: Path) -> None:
     assert len(said["sizes"]) == 3 and all(
         height % 2 and width % 2 for height, width in (s["size"] for s in said["sizes"])
     )
-    assert all(size["equal labels"] == 1 and size["logits"] < 1e-4 for size in said["sizes"])
-    assert [row["name"] for row in said["cost"]["rows"]][-1] == ".onnx fp32"
+    assert all(size["labels"] == 1 and size["logits"] < 1e-4 for size in said["sizes"])
+    assert [row["of"] for row in said["cost"]][-1] == ".onnx fp32"
     assert sorted(path.name for path in proven.parent.iterdir()) == ["model.onnx", "model.onnx.parity.json"]
 
 

@@ -82,8 +82,7 @@ def quantize_until(
         write: Writes the file with some layers in float, given as names in the network and as names of nodes.
 
     Returns:
-        Names of the layers kept in float. The last layer is always among them: it makes the logits, of which eight bits
-        are too few to tell classes apart.
+        Names of the layers kept in float; the last always is: eight bits of a logit are too few to tell classes apart.
     """
     names = list(layers)
     kept, ranked = names[-1:], list[str]()
