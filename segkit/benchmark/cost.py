@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segkit.inference.exported.network import ExportedNetwork
 from segkit.ops.meta import meta_image, on_meta
 
 AUXILIARY = "aux_head."  # names of the parameters that exist for training only begin with it
@@ -33,7 +34,8 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def parameters(network: nn.Module) -> int:
-    """Number of parameters without those of the auxiliary head."""
+    """Number of parameters without those of the auxiliary head; of an exported file, those it was made from."""
+    network = (network.described or network) if isinstance(network, ExportedNetwork) else network
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(AUXILIARY))
 
 

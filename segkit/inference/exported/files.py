@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from segkit.errors import InputError, did_you_mean, import_extra, one_line
 
 _CARD = "segkit"  # the key of the card in the metadata
 _MOST_CARD = 10_000_000  # characters
+_SMALL = 8  # pixels; pools of OpenVINO need one cell, a stride of the network
 _KINDS = {
     **{"network": dict, "normalization": dict, "num_classes": int, "output_stride": int, "align_corners": bool},
     **{"precision": str, "outputs": str, "input": str},
@@ -91,7 +93,7 @@ class OnnxFile:
         try:
             result: np.ndarray = self._session.run([output], {self._input: image})[0]
         except Exception as error:
-            raise InputError(f"{self.path}: ONNX Runtime refuses {_shape(image)}: {one_line(error, 200)}") from error
+            raise refusal(self.path, "ONNX Runtime", image, error) from error
         return result
 
 
@@ -110,7 +112,7 @@ class OpenVINOFile:
         try:
             model = core.read_model(path)
         except Exception as error:
-            raise InputError(f"{path}: not an OpenVINO model, or damaged: {one_line(error, 200)}") from error
+            raise InputError(f"{path}: not an OpenVINO model, or damaged: {_reason(error)}") from error
         self.card = parse_card(model.get_rt_info([_CARD]).value if model.has_rt_info([_CARD]) else None, path)
         _check_io(path, [len(node.partial_shape) for node in model.inputs], model.outputs)
         kept = [node for node in model.outputs if output in node.names] or model.outputs
@@ -123,14 +125,14 @@ class OpenVINOFile:
         try:
             self._model = core.compile_model(model, wanted, {"INFERENCE_PRECISION_HINT": hint})
         except Exception as error:
-            raise InputError(f"{path}: OpenVINO cannot run it on {wanted}: {one_line(error, 200)}") from error
+            raise InputError(f"{path}: OpenVINO cannot run it on {wanted}: {_reason(error)}") from error
 
     def run(self, image: np.ndarray, output: str) -> np.ndarray:
         """See `ExportedFile.run`."""
         try:
             result: np.ndarray = self._model(image)[self.outputs.index(output)]
         except Exception as error:
-            raise InputError(f"{self.path}: OpenVINO refuses {_shape(image)}: {one_line(error, 200)}") from error
+            raise refusal(self.path, "OpenVINO", image, error) from error
         return result
 
 
@@ -203,7 +205,9 @@ def _check_io(path: Path, dimensions: list[int], outputs: Any) -> None:
 def _pruned_onnx(path: Path, output: str) -> bytes | str:
     """The model without the nodes that only its other outputs need: the runtime computes them all."""
     onnx = import_extra("onnx", "onnx")
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
+    if any(tensor.external_data for tensor in model.graph.initializer):
+        return str(path)  # too large for a copy in memory
     made_by = {name: node for node in model.graph.node for name in node.output}
     needed, todo = set(), [output]
     while todo:
@@ -230,5 +234,15 @@ def _onnx_problem(error: Exception) -> str:
     return f"not an ONNX model, or damaged: {said}"
 
 
-def _shape(image: np.ndarray) -> str:
-    return f"{image.dtype} {' x '.join(map(str, image.shape))}"
+def refusal(path: Path, runtime: str, image: np.ndarray, error: Exception) -> InputError:
+    """The error for a batch that a runtime cannot compute."""
+    shape = " x ".join(map(str, image.shape))
+    cure = "give an image of at least 8 pixels a side" if min(image.shape[2:]) < _SMALL else "give another image"
+    return InputError(
+        f"{path}: {runtime} refuses {image.dtype} {shape} (batch, channels, height, width); {cure} ({_reason(error)})"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What a runtime says, without the places in its source with which it begins."""
+    return re.sub(r"Exception from \S+ ", "", one_line(error, 1000))[:200]

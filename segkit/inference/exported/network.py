@@ -38,6 +38,9 @@ class ExportedNetwork(nn.Module):
     def __init__(self, file: ExportedFile, normalization: Normalization) -> None:
         super().__init__()
         if "logits" not in file.outputs:
+            found = ", ".join(file.outputs)
+            if "labels" not in file.outputs:
+                raise InputError(f"{file.path}: its outputs are {found}; needed are labels or logits: export it again")
             raise InputError(
                 f"{file.path}: gives labels only, which suffice for `segkit infer` with the protocol whole and "
                 "images that fit into memory; for all else export it with --outputs logits or both"
@@ -49,10 +52,15 @@ class ExportedNetwork(nn.Module):
         self._file, self._normalization = _Shared(file), normalization
         self._shapes = (_shapes(self.config),)  # in a tuple, as it holds no parameters of this module
 
+    @property
+    def described(self) -> nn.Module | None:
+        """The network that the file was made from, without values; None where its class is not known here."""
+        return self._shapes[0]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return logits at the network's own stride."""
         if x.is_meta:
-            shapes = self._shapes[0]
+            shapes = self.described
             if shapes is None:
                 raise NotImplementedError(f"the network class {self.config.get('class_path')} is not known here")
             return {"out": shapes(x)["out"]}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from segkit.errors import InputError, one_line
-from segkit.inference.exported.files import check_own, parse_card
+from segkit.inference.exported.files import check_own, parse_card, refusal
 
 _PARTS = re.compile(
     r"data/weights/weight_\d+|data/weights/model_weights_config\.json|data/constants/tensor_\d+"
@@ -66,8 +66,11 @@ class Pt2File:
 
     def run(self, image: np.ndarray, output: str) -> np.ndarray:
         """See `ExportedFile.run`."""
-        with torch.inference_mode():
-            results = self._module(torch.from_numpy(image).to(self._device))
+        try:
+            with torch.inference_mode():
+                results = self._module(torch.from_numpy(image).to(self._device))
+        except Exception as error:  # of its own checks, or of any operation
+            raise refusal(self.path, "PyTorch", image, error) from error
         found: np.ndarray = results[self.outputs.index(output)].cpu().numpy()
         return found
 

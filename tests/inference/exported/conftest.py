@@ -1,4 +1,4 @@
-"""One tiny network in every format, exported once for the tests of this folder."""
+"""One tiny network, exported once to each format for the tests of this folder."""
 
 from pathlib import Path
 
@@ -11,8 +11,6 @@ from segkit.models.export.deploy import Form, deploy
 from segkit.models.segmentation import FCN, SegmentationModel
 from segkit.ops.normalize import IMAGENET
 
-SUFFIXES = (".onnx", ".xml", ".pt2")
-
 
 @pytest.fixture(scope="session")
 def network() -> SegmentationModel:
@@ -20,18 +18,24 @@ def network() -> SegmentationModel:
     return FCN("resnest14_tiny", 5).eval()
 
 
+class Files(dict[str, Path]):
+    """Files by suffix, made when one is asked for: an export takes seconds."""
+
+    def __init__(self, network: SegmentationModel, folder: Path) -> None:
+        super().__init__()
+        self.network, self.folder = network, folder
+
+    def __missing__(self, suffix: str) -> Path:
+        space, file = numbered_space(5).to_dict(), self.folder / f"model{suffix}"
+        parts = {"network": self.network.config, "normalization": IMAGENET.to_dict(), "label_space": space}
+        deploy(file, Checkpoint(parts, self.network.state_dict()), self.network, Form())
+        self[suffix] = file
+        return file
+
+
 @pytest.fixture(scope="session")
 def files(network: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """By suffix; nobody writes to them."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("openvino")
-    folder = tmp_path_factory.mktemp("exported")
-    parts = {
-        "network": network.config,
-        "normalization": IMAGENET.to_dict(),
-        "label_space": numbered_space(5).to_dict(),
-    }
-    checkpoint = Checkpoint(parts, network.state_dict())
-    for suffix in SUFFIXES:
-        deploy(folder / f"model{suffix}", checkpoint, network, Form())
-    return {suffix: folder / f"model{suffix}" for suffix in SUFFIXES}
+    return Files(network, tmp_path_factory.mktemp("exported"))

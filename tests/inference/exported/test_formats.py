@@ -1,6 +1,7 @@
 """Exported files give the labels of the network that they were made from, by every protocol."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,12 @@ from segkit.models.segmentation import SegmentationModel
 from segkit.ops.normalize import IMAGENET
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
-@pytest.mark.parametrize("protocol", ["whole", "ms-flip", "window"])
+def slow_but(first: str, *others: str) -> list[Any]:
+    return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
+@pytest.mark.parametrize("suffix", slow_but(".onnx", ".xml", ".pt2"))
+@pytest.mark.parametrize("protocol", slow_but("whole", "ms-flip", "window"))
 def test_labels_are_those_of_the_network(
     network: SegmentationModel, files: dict[str, Path], suffix: str, protocol: str
 ) -> None:
