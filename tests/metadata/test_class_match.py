@@ -2,6 +2,7 @@
 
 import pytest
 
+from segkit.data.sets.coco_stuff import COCO_STUFF
 from segkit.errors import InputError
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES, LABELS
@@ -70,3 +71,11 @@ def test_corrections_of_the_user() -> None:
 def test_what_cannot_be_matched_is_one_line(names: tuple[str, ...], count: int, given: object, words: str) -> None:
     with pytest.raises(InputError, match=words):
         table_of(names, count, given)
+
+
+def test_of_coco_stuffs_182_numbers_171_are_classes() -> None:
+    space = COCO_STUFF
+    table = match_classes(ModelClasses("m", (), 182), space, "COCO-Stuff").table
+    assert len(table) == 182 and [entry for entry in table if entry != 255] == list(range(171))
+    named = ("unlabeled", *space.class_names[::-1])
+    assert match_classes(ModelClasses("m", named, 172), space, "d").table == (255, *reversed(range(171)))
