@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,7 @@ class PairedScores:
             a, b = self._exact, self._score(_labeller(path, self.segmenter), path.name)
             change = (b.areas - a.areas)[:, 0].sum(1) / np.maximum(a.areas[:, 1].sum(1), 1)  # (N, K) -> (N,)
             most = np.argsort(-np.abs(change), kind="stable")[:LISTED]
-            listed = [(a.names[i], float(change[i])) for i in most if change[i]]
+            listed = [(a.names[i], float(change[i])) for i in most if abs(change[i]) >= 1e-4]
             self._known[key] = paired_comparison(a, b, num_permutations=1000), listed
         return self._known[key]
 
@@ -264,10 +265,6 @@ def _cost(runs: dict[str, Label], image: Tensor) -> dict[str, tuple[float, int |
     watches, memory = {name: Stopwatch("cpu") for name in runs}, {name: PeakMemory("cpu") for name in runs}
     for number in range(ROUNDS + 1):
         for name, run in runs.items():
-            if number == 0:
-                with memory[name], watches[name].image():
-                    run(image)
-            else:
-                with watches[name].image():
-                    run(image)
+            with nullcontext() if number else memory[name], watches[name].image():
+                run(image)
     return {name: (watches[name].seconds / watches[name].images, memory[name].bytes) for name in runs}

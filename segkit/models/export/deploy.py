@@ -117,10 +117,9 @@ def deploy(
             assert calibration is not None
             _write(path, quantized(model, calibration, nodes), card, form)
 
-        if form.precision != "int8":
+        if calibration is None or form.precision != "int8":
             _write(path, model, card, form)
         else:
-            assert calibration is not None
             quantize_until(path, layers, deployable, calibration, write)
     return card
 
