@@ -16,6 +16,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from segkit.errors import InputError, did_you_mean
+from segkit.metadata.ade20k import ADE20K
+from segkit.metadata.pascal_context import CONTEXT_59
 from segkit.models.download import TIMEOUT, fill, once, reason, refuse_offline, request
 from segkit.models.pretrained import check_arguments
 from segkit.models.segmentation import SegmentationModel
@@ -51,6 +53,13 @@ _FILES = {
 }  # fmt: skip
 
 NAMES = tuple(_FILES)
+
+_CLASSES = {"ade20k": ADE20K.class_names, "pascal_context": CONTEXT_59.class_names}  # by what a name begins with
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Names of the classes of an authors' network, which its file lacks, in their order; none of an encoder."""
+    return _CLASSES.get(name.partition("/")[0], ())
 
 
 def encoder_name(network: SegmentationModel) -> str:

@@ -1,7 +1,7 @@
 """Starts a network from another one's weights, by name and shape, and its classifier's rows by class name."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from segkit.models.norms import without_absent_statistics
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import SegmentationModel
 from segkit.models.toolkits.foreign import TIMM_PREFIX
-from segkit.models.weights import inspect, load_encoder_weights
+from segkit.models.weights import adapt_input, inspect, load_encoder_weights
 from segkit.text import listed
 
 _SHOWN = 3  # names in a line of the report
@@ -36,6 +36,7 @@ class MatchReport:
         missing: Tensors of the network that keep their initial values, except classifiers.
         unused: Tensors of the file that fit nowhere, except classifiers.
         warnings: Descriptions of weights that fit but do not mean the same.
+        adapted: Descriptions of what was taken after a change.
     """
 
     source: str
@@ -47,10 +48,12 @@ class MatchReport:
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Two to four lines: tensors, classes, what did not fit, warnings."""
+        """Two to five lines: tensors, classes, what was adapted, what did not fit, warnings."""
         lines = [f"{self.source}: {self.taken} of {self.total} tensors taken", f"classifier: {self._classes()}"]
+        lines += self.adapted
         parts = [("of the network start afresh", self.missing), ("of the file are not used", self.unused)]
         misfits = [f"{len(names)} {what} ({listed(names, _SHOWN)})" for what, names in parts if names]
         lines += [f"did not fit: {'; '.join(misfits)}"] if misfits else []
@@ -66,18 +69,23 @@ class MatchReport:
 
 
 def load_matching(
-    network: SegmentationModel, path: str | Path, class_names: Sequence[str] | None = None
+    network: SegmentationModel,
+    path: str | Path,
+    class_names: Sequence[str] | None = None,
+    file_names: Sequence[str] = (),
 ) -> MatchReport:
     """Copy fitting tensors into a network from any weight file that segkit reads, of a whole network or an encoder.
 
-    Tensors are copied if name and shape agree. In the classifiers of head and auxiliary head, the rows of classes with
-    the same name (ignoring case and surrounding blanks) are copied to their place in the network. Other rows keep
-    their initial values; all do if the rest of the head does not fit or the names are unknown.
+    Tensors are copied if name and shape agree; RGB weights are adapted to other bands, as `adapt_input` does. In the
+    classifiers of head and auxiliary head, the rows of classes with the same name (ignoring case and surrounding
+    blanks) are copied to their place in the network. Other rows keep their initial values; all do if the rest of the
+    head does not fit or the names are unknown.
 
     Args:
         network: The network, changed in place; left unchanged on an error.
         path: The weight file.
         class_names: K names of the network's classes. None, or numbered names ("class 0", ...), match no class.
+        file_names: Names of the file's classes, for one that lacks them.
 
     Raises:
         InputError: The file cannot be read, no convolution of its encoder fits, or there are not K names.
@@ -86,8 +94,10 @@ def load_matching(
         raise InputError(
             f"class_names: {len(class_names)} names for a network of {network.num_classes} classes; give one per class"
         )
-    offer = _read(network, path)
+    adapted: list[str] = []
+    offer = _read(network, path, file_names, adapted.append)
     own = network.state_dict()  # shares memory with the network
+    offer = replace(offer, weights=adapt_input(offer.weights, own, adapted.append))
     classifiers = _classifiers(network)
     whole = {
         name: t
@@ -116,6 +126,7 @@ def load_matching(
         missing=_uncounted(name for name in own if name not in taken and name not in classifiers),
         unused=_uncounted(name for name in offer.weights if name not in taken and name not in classifiers),
         warnings=_warnings(network, offer),
+        adapted=tuple(adapted),
     )
 
 
@@ -136,18 +147,20 @@ class _Offer:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _read(network: SegmentationModel, path: str | Path) -> _Offer:
+def _read(
+    network: SegmentationModel, path: str | Path, file_names: Sequence[str], say: Callable[[str], None]
+) -> _Offer:
     try:
         found = inspect(path)
     except InputError as error:
-        return _other_encoder(network, path, error)
+        return _other_encoder(network, path, error, say)
     refuse_unusable(found.unusable, str(path))
     if not found.is_network:
         prefix = "encoder." if isinstance(network.encoder, ResNeSt) else f"encoder.{TIMM_PREFIX}"
         weights = {prefix + name: tensor for name, tensor in found.weights.items()}
         return _Offer(without_absent_statistics(network, weights), f"an encoder ({found.config['name']})")
     arguments = found.config["init_args"]
-    names = (found.label_space or {}).get("class_names") or ()
+    names = (found.label_space or {}).get("class_names") or file_names
     return _Offer(
         weights=without_absent_statistics(network, found.weights),
         what=f"{found.config['class_path'].rsplit('.', 1)[-1]} over {arguments.get('encoder', 'its own')}",
@@ -156,14 +169,16 @@ def _read(network: SegmentationModel, path: str | Path) -> _Offer:
     )
 
 
-def _other_encoder(network: SegmentationModel, path: str | Path, error: InputError) -> _Offer:
+def _other_encoder(
+    network: SegmentationModel, path: str | Path, error: InputError, say: Callable[[str], None]
+) -> _Offer:
     """Read an encoder's file that has none of the known formats but fits the network's own encoder.
 
     Raises:
         InputError: `error`, if it does not fit.
     """
     try:
-        load_encoder_weights(network.encoder, path)
+        load_encoder_weights(network.encoder, path, say)
     except InputError:
         raise error from None
     weights = {f"encoder.{name}": tensor for name, tensor in network.encoder.state_dict().items()}

@@ -1,4 +1,6 @@
-"""The table of a study: the mIoU of each variant over its seeds, and what differs from the baseline.
+"""The table of a study: the score of each variant over its seeds, and what differs from the baseline.
+
+The score is the mIoU, or the top-1 accuracy of classifiers.
 
 A difference is paired: that of two runs of one seed, which draw the same images, crops and colours in the same order.
 Its interval is Student's t over these differences, n - 1 degrees of freedom. It tells what other seeds would leave of
@@ -29,9 +31,10 @@ RULE = f"difference: paired over seeds, Student's t at {100 * LEVEL:g} %, not co
 
 @dataclass(frozen=True)
 class Row:
-    """A variant: its mIoU, 0..1, by seed, and what it is above the baseline (NaN: unknown)."""
+    """A variant: its scores, 0..1, by seed, and what they are above the baseline (NaN: unknown)."""
 
     name: str
+    metric: str
     scores: Mapping[int, float]
     difference: Interval
 
@@ -50,25 +53,43 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Plain data; NaN is None."""
         summary = dict(zip(("mean", "min", "max"), map(number_or_null, self.summary()), strict=True))
-        return {"scores": dict(self.scores), **summary, "difference": self.difference.to_dict(), "shown": self.shown}
+        return {
+            "metric": self.metric,
+            "scores": dict(self.scores),
+            **summary,
+            "difference": self.difference.to_dict(),
+            "shown": self.shown,
+        }
 
 
 def gather(study: Study, output: Path) -> list[Row]:
     """A row for each variant, from the result files of the runs that are finished.
 
     Raises:
-        InputError: One is not the result file of a segmentation test.
+        InputError: One is not the result file of a test, or one of another metric than the others.
     """
     scores: dict[str, dict[int, float]] = {name: {} for name in study.variants}
+    metrics: dict[str, Path] = {}
     for path, run in ((run.folder(output) / RESULT, run) for run in study.runs):
-        try:
-            if path.is_file():
-                scores[run.variant][run.seed] = float(parse_json(path.read_text(encoding="utf-8"))["scores"]["mIoU"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: no mIoU of `segkit test`; remove it, and run the study again") from error
+        if path.is_file():
+            metric, scores[run.variant][run.seed] = _score(path)
+            metrics.setdefault(metric, path)
+    if len(metrics) > 1:
+        found = " and ".join(f"{metric} ({path})" for metric, path in metrics.items())
+        raise InputError(f"{output}: its runs are scored by {found}; compare those of one task in a study")
+    metric = next(iter(metrics), "score")
     base = scores[study.baseline]
     paired = {name: [ours[seed] - base[seed] for seed in ours if seed in base] for name, ours in scores.items()}
-    return [Row(name, ours, paired_difference(paired[name])) for name, ours in scores.items()]
+    return [Row(name, metric, ours, paired_difference(paired[name])) for name, ours in scores.items()]
+
+
+def _score(path: Path) -> tuple[str, float]:
+    """The metric of a result file, and the score, 0..1."""
+    try:
+        scores = parse_json(path.read_text(encoding="utf-8"))["scores"]
+        return ("mIoU", float(scores["mIoU"])) if "mIoU" in scores else ("top-1", float(scores["top1"]["value"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no mIoU or top-1 of `segkit test`; remove it, and run the study again") from error
 
 
 def paired_difference(differences: Sequence[float]) -> Interval:
@@ -81,7 +102,9 @@ def paired_difference(differences: Sequence[float]) -> Interval:
 
 def table(study: Study, rows: Sequence[Row]) -> str:
     """Markdown, with what must be known beside it."""
-    cells: list[tuple[str, ...]] = [("variant", "mIoU, %", "range", "n", "difference", "interval", "shown")]
+    cells: list[tuple[str, ...]] = [
+        ("variant", f"{rows[0].metric}, %", "range", "n", "difference", "interval", "shown")
+    ]
     for row in rows:
         (mean, low, high), d = map(percent, row.summary()), row.difference
         known = "-" if np.isnan(d.low) else f"{points(d.low)} to {points(d.high)}"
@@ -105,7 +128,7 @@ def figure(study: Study, rows: Sequence[Row]) -> Figure:
             right.plot([100 * d.low, 100 * d.high], [y, y], color=colour, solid_capstyle="butt")
             right.plot([100 * d.value], [y], "o", color=colour)
     left.set_yticks(range(len(rows)), [row.name for row in rows])
-    left.set(ylim=(len(rows) - 0.5, -0.5), xlabel="mIoU, %: each seed, mean, range")
+    left.set(ylim=(len(rows) - 0.5, -0.5), xlabel=f"{rows[0].metric}, %: each seed, mean, range")
     right.set(xlabel=f"points above {study.baseline}, {100 * LEVEL:g} % interval over seeds")
     right.axvline(0, color="black", linewidth=0.8)
     for axes in (left, right):

@@ -8,7 +8,7 @@ from pytorch_lightning.plugins import layer_sync
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
-from segkit.models.authors import PREFIX, authors_weights_path, encoder_name
+from segkit.models.authors import PREFIX, authors_weights_path, class_names, encoder_name
 from segkit.models.finetune import load_matching
 from segkit.models.inference_form import Precision, convolution_dtype, inference_form
 from segkit.models.norms import FrozenBatchNorm2d
@@ -51,9 +51,11 @@ class InitialWeights(Callback):
             assert isinstance(pl_module, SegmentationModule)
             names = None if pl_module.label_space is None else pl_module.label_space.class_names
             begin = self.init_from
+            theirs: tuple[str, ...] = ()
             if begin.startswith(PREFIX) and not Path(begin).exists():
+                theirs = class_names(begin.removeprefix(PREFIX))
                 begin = str(authors_weights_path(begin.removeprefix(PREFIX)))
-            rank_zero_info(str(load_matching(network, begin, names)))
+            rank_zero_info(str(load_matching(network, begin, names, theirs)))
 
 
 class EvaluationForm(Callback):

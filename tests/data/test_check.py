@@ -420,6 +420,11 @@ def test_masks_of_other_files_than_png(root):
     np.save(root / "labels/train/1.npy", values.astype(np.int64))
     report = checked(FolderDataModule(root))
     assert found(report) == {} and report.splits[0].having[255] == 4
-    np.save(root / "labels/train/1.npy", values + 0.5)
-    (problem,) = found(checked(FolderDataModule(root)))["unreadable"]
-    assert "1.npy: label map has the value 0.5 at row 0, column 0 (48 such pixels, of float64)" in problem
+    values = np.where(values == 2, 0.5, values)
+    Image.fromarray(values.astype(np.float32)).save(root / "labels/train/0.tif")
+    np.save(root / "labels/train/1.npy", values)
+    problems = found(checked(FolderDataModule(root)))
+    assert problems.keys() == {"mask format"}  # they are read, and what is in them is wrong
+    for problem, name, kind in zip(problems["mask format"], ("0.tif", "1.npy"), ("float32", "float64"), strict=True):
+        assert f"{name}: label map has the value 0.5 at row 0, column 2 " in problem
+        assert f"({int((values == 0.5).sum())} such pixels, of {kind})" in problem

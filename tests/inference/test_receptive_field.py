@@ -1,5 +1,7 @@
 """The receptive field against the support of the gradient: which pixels a cell of the logits really depends on."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -98,12 +100,22 @@ def test_what_sees_the_whole_image_is_told(network, sees_all: bool) -> None:
     assert receptive_field(network()).sees_all is sees_all
 
 
+@pytest.fixture(params=[None, False, True], ids=["any", "deterministic", "warns"])
+def algorithms(request: pytest.FixtureRequest) -> Iterator[bool | None]:
+    """PyTorch's deterministic mode, in which a resizing is made of many operations: off, on, and on with warnings."""
+    torch.use_deterministic_algorithms(request.param is not None, warn_only=bool(request.param))
+    yield request.param
+    after = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    assert after == (request.param is not None, bool(request.param))  # as it was
+
+
+@pytest.mark.usefixtures("algorithms")
 def test_the_strides_of_the_head_and_of_the_inside() -> None:
-    torch.manual_seed(0)  # a stride is seen where the output changes, and weights near 0 hide it
     plain = receptive_field(FCN("resnest14_tiny", num_classes=2, output_stride=32))
     assert (plain.stride, plain.step) == (32, 32)
     decoder = receptive_field(Wrapped(nn.Conv2d(3, 2, 3, 4, 1), nn.Upsample(scale_factor=4, mode="bilinear")))
-    assert (decoder.stride, decoder.step) == (1, 4)
+    assert (decoder.stride, decoder.step, decoder.sees_all) == (1, 4, True)
 
 
 def test_dilation_reaches_eight_times_36_pixels_in_aspp() -> None:

@@ -10,10 +10,10 @@ from torchvision.models.segmentation import FCN_ResNet50_Weights
 from segkit.data.sets.camvid import CAMVID
 from segkit.data.sets.coco_stuff import COCO_STUFF
 from segkit.data.sets.mapillary import MAPILLARY
-from segkit.data.sets.pascal_context import CONTEXT_59
 from segkit.data.sets.voc import VOC
 from segkit.metadata.class_files import read_classes, read_palette
 from segkit.metadata.label_space import identity_table
+from segkit.metadata.pascal_context import CONTEXT_59
 
 # space, number of classes, raw values that are ignored
 SPACES = [

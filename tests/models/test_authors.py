@@ -15,6 +15,8 @@ import torch
 from resnest.torch import ablation, resnest
 
 from segkit.errors import InputError
+from segkit.metadata.ade20k import ADE20K
+from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models import authors, download
 from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN
@@ -94,6 +96,20 @@ def test_fit_begins_with_the_authors_encoder_and_network(files: Path) -> None:
     for path in files.iterdir():
         path.unlink()
     assert authors.authors_weights_path(NETWORK).is_file()  # nothing is asked again
+
+
+def test_the_networks_have_the_classes_of_their_data_set(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which their files do not say."""
+    assert authors.class_names("ade20k/deeplabv3_resnest50") == ADE20K.class_names
+    assert len(authors.class_names("pascal_context/fcn_resnest50")) == 59 and not authors.class_names(ENCODER)
+    monkeypatch.setitem(authors._CLASSES, "ade20k", ("wall", "building", "sky"))
+    space = LabelSpace(("sky", "lamp", "wall"), distinct_palette(3), identity_table(3))
+    module = SegmentationModule(FCN("resnest14_tiny", 3), label_space=space)
+    InitialWeights(None, f"authors/{NETWORK}").setup(pl.Trainer(logger=False), module, "fit")
+    stored = torch.load(authors.local_path(NETWORK), weights_only=True)["state_dict"]
+    row = next(name for name in reversed(module.network.state_dict()) if name.startswith("head."))
+    weights, theirs = module.network.state_dict()[row], stored[f"network.{row}"]
+    assert torch.equal(weights[[0, 2]], theirs[[2, 0]]) and not torch.equal(weights[1], theirs[1])
 
 
 def test_an_interrupted_download_goes_on_and_a_wrong_one_is_removed(files: Path) -> None:

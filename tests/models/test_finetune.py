@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from segkit.bands import Bands
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table, numbered_space
 from segkit.models.checkpoint import Checkpoint
@@ -17,6 +19,7 @@ from segkit.models.finetune import load_matching
 from segkit.models.resnest import RESNEST_VARIANTS, ResNeSt
 from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN, SegmentationModel
 from segkit.models.weight_files import write_model_file
+from segkit.ops.normalize import Normalization
 
 TINY = "resnest14_tiny"
 THEIRS = ("road", "tree", "sky", "car")
@@ -27,9 +30,13 @@ X = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(5))
 def save(network: SegmentationModel, path: Path, names: Sequence[str] | None) -> Path:
     """As `segkit fit` writes it, or a model file."""
     space = names and LabelSpace(tuple(names), distinct_palette(len(names)), identity_table(len(names))).to_dict()
+    channels = network.config["init_args"]["in_channels"]
+    names_of_bands = tuple(f"band {i}" for i in range(channels))
+    bands = None if channels == 3 else Bands(names_of_bands, "uint8", (0.0,) * channels, (255.0,) * channels)
+    normalization = Normalization((0.5,) * channels, (0.5,) * channels, bands)
     known = {
         "network": network.config,
-        "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3},
+        "normalization": normalization.to_dict(),
         "label_space": space,
     }
     if path.suffix == ".safetensors":
@@ -170,10 +177,37 @@ def test_encoder_files_of_timm(tmp_path: Path, name: str, stride: int) -> None:
 
 
 def test_another_number_of_input_channels(tmp_path: Path) -> None:
-    source, network = randomise(DeepLabV3(TINY, 4)), DeepLabV3(TINY, 4, in_channels=4)
-    report = load_matching(network, save(source, tmp_path / "x.ckpt", THEIRS), THEIRS)
-    assert report.missing == report.unused == ("encoder.conv1.0.weight",) and report.kept == THEIRS
-    assert str(report).count("1 of the ") == 2
+    """RGB weights are adapted to other bands as by timm, and it is said; of other bands' weights nothing is guessed."""
+    source = randomise(DeepLabV3(TINY, 4))
+    path, name = save(source, tmp_path / "x.ckpt", THEIRS), "encoder.conv1.0.weight"
+    for channels in (1, 4, 5):
+        network = DeepLabV3(TINY, 4, in_channels=channels)
+        report = load_matching(network, path, THEIRS)
+        expected = adapt_input_conv(channels, source.state_dict()[name].clone())
+        torch.testing.assert_close(network.state_dict()[name], expected, rtol=0, atol=1e-6)
+        assert report.taken == report.total and report.kept == THEIRS and not report.unused
+        assert f"weights of RGB adapted to {channels} band" in str(report).split("\n")[2]
+    back = load_matching(source, save(network, tmp_path / "5.ckpt", THEIRS), THEIRS)
+    assert back.missing == back.unused == (name,) and not back.adapted
+    assert str(back).count("1 of the ") == 2
+
+
+def test_an_imagenet_encoder_is_adapted_to_other_bands(tmp_path: Path) -> None:
+    source, network = ResNeSt(**RESNEST_VARIANTS[TINY], num_classes=10), DeepLabV3(TINY, 4, in_channels=4)
+    torch.save(source.state_dict(), tmp_path / "imagenet.pth")
+    report = load_matching(network, tmp_path / "imagenet.pth", THEIRS)
+    expected = adapt_input_conv(4, source.state_dict()["conv1.0.weight"].clone())
+    torch.testing.assert_close(network.state_dict()["encoder.conv1.0.weight"], expected, rtol=0, atol=1e-6)
+    assert len(report.adapted) == 1 and report.fresh == THEIRS
+
+
+def test_a_file_without_class_names_may_be_told_them(tmp_path: Path) -> None:
+    source, network = randomise(DeepLabV3(TINY, 4)), DeepLabV3(TINY, 5)
+    path = save(source, tmp_path / "x.ckpt", None)
+    assert load_matching(DeepLabV3(TINY, 5), path, OURS, THEIRS[:3]).reason == "the file has no class names"
+    report = load_matching(network, path, OURS, THEIRS)
+    assert report.kept == ("Sky", " road ", "CAR")
+    torch.testing.assert_close(logits(network)[0][:, [0, 2, 3]], logits(source)[0][:, [2, 0, 3]], rtol=0, atol=1e-6)
 
 
 def test_another_dilation_is_said(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from scipy.stats import ttest_rel
 
 from segkit.errors import InputError
+from segkit.evaluation.topk import TopK
 from segkit.files import write_text
 from segkit.study.plan import RESULT, Run, Study
 from segkit.study.table import figure, gather, paired_difference, table
@@ -54,5 +56,28 @@ def test_a_study_that_is_not_finished_compares_the_seeds_that_both_have(tmp_path
 def test_a_result_without_a_score_is_one_line(text: str, tmp_path: Path) -> None:
     study = study_of(tmp_path, a=A, b=B)
     write_text(tmp_path / "b/seed1" / RESULT, text)
-    with pytest.raises(InputError, match=r"seed1.*no mIoU of `segkit test`; remove it"):
+    with pytest.raises(InputError, match=r"seed1.*no mIoU or top-1 of `segkit test`; remove it"):
+        gather(study, tmp_path)
+
+
+def top1(path: Path, logits: list[list[float]]) -> None:
+    """The result file of a classifier's test, whose class is always the first."""
+    counts = TopK()
+    counts.update(torch.tensor(logits), torch.zeros(len(logits), dtype=torch.int64))
+    write_text(path, json.dumps(counts.compute().to_dict()))
+
+
+def test_classifiers_are_compared_by_top_1(tmp_path: Path) -> None:
+    study = study_of(tmp_path, a=[], b=[])
+    right, wrong = [1.0, 0.0], [0.0, 1.0]
+    top1(tmp_path / "a/seed0" / RESULT, [right, wrong, wrong, wrong])
+    top1(tmp_path / "b/seed0" / RESULT, [right, right, right, wrong])
+    rows = gather(study, tmp_path)
+    assert [row.scores for row in rows] == [{0: 0.25}, {0: 0.75}] and rows[1].to_dict()["metric"] == "top-1"
+    lines = table(study, rows).splitlines()
+    assert "top-1, %" in lines[0] and "25.00" in lines[2] and "+50.00" in lines[3]
+    assert figure(study, rows).axes[0].get_xlabel().startswith("top-1")
+
+    write_text(tmp_path / "b/seed1" / RESULT, json.dumps({"scores": {"mIoU": 0.5}}))
+    with pytest.raises(InputError, match=r"scored by top-1 .* and mIoU .*; compare those of one task"):
         gather(study, tmp_path)

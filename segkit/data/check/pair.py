@@ -134,6 +134,8 @@ def _kind_of(mask: Source, message: str) -> str:
     """The kind of problem of a mask that the layout refused: an unknown colour, another kind of file, or damage."""
     if "is not declared" in message:  # a mask of colours, which the layout maps
         return "undeclared"
+    if "label map has" in message:  # it was decoded: its values, their shape or their mode are wrong
+        return "mask format"
     try:
         read_image(mask)
     except InputError:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
@@ -62,7 +64,8 @@ def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
     """
     if network not in _fields:
         follow = _Follow()
-        out = meta_forward(network, (1, channels, MEASURED_SIDE, MEASURED_SIDE), follow)
+        with _any_algorithm():
+            out = meta_forward(network, (1, channels, MEASURED_SIDE, MEASURED_SIDE), follow)
         field = follow.of(out) if follow.knows(out) else None
         if field is None or field.down.stride != field.across.stride or field.down.stride % 1:
             raise InputError(
@@ -77,6 +80,22 @@ def receptive_field(network: nn.Module, channels: int = 3) -> ReceptiveField:
             sees_all=follow.sees_all,
         )
     return _fields[network]
+
+
+@contextmanager
+def _any_algorithm() -> Iterator[None]:
+    """Have a resizing be one operation: where PyTorch must be deterministic, it is many that could not be followed."""
+    is_strict, warns = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    if is_strict:
+        torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        if is_strict:
+            torch.use_deterministic_algorithms(True, warn_only=warns)
 
 
 class _Span(NamedTuple):
