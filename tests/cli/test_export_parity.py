@@ -13,7 +13,8 @@ from checkpoints import write_checkpoint
 from segkit.cli import main
 from segkit.data.names import data_sets
 from segkit.models.export.deployable import Deployable
-from segkit.models.export.quantize import Calibration, quantize_until, ranking
+from segkit.models.export.formats import store_int8
+from segkit.models.export.quantize import Calibration, layers_of, quantize_until, quantized, ranking
 from segkit.models.segmentation import FCN, SegmentationModel
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import IMAGENET
@@ -110,6 +111,23 @@ def test_a_layer_that_rounding_does_not_change_is_ranked_last() -> None:
     ranked = ranking(deployable, [image])
     assert ranked[-1] == name and len(set(ranked)) == len(ranked) > 10
     assert all(torch.equal(value, before[key]) for key, value in deployable.network.state_dict().items())
+
+
+def test_all_layers_but_those_named_are_int8_and_stored_so(proven: Path) -> None:
+    """The first node's name is the beginning of all others'."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("nncf")
+    model = onnx.load(proven)
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, 33, 65)).astype(np.float32)
+    calibration = Calibration(2, lambda index: image, lambda path: 0.0, 0.0, lambda line: None)
+    nodes = layers_of(model)
+    found = quantized(model, calibration, [nodes["encoder.conv1.0"], nodes["head.4"]])
+    store_int8(found)
+    made_by = {name: node.op_type for node in found.graph.node for name in node.output}
+    in_float = [node.name for node in found.graph.node if node.op_type == "Conv" and node.input[1] not in made_by]
+    assert in_float == [nodes["encoder.conv1.0"], nodes["head.4"]] and len(nodes) > 20
+    assert len(found.SerializeToString()) < 0.4 * proven.stat().st_size
+    onnx.checker.check_model(found)
 
 
 @pytest.mark.slow

@@ -153,8 +153,8 @@ def quantized(model: Any, calibration: Calibration, in_float: Sequence[str]) -> 
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which NNCF imports: it warns without CUDA
     nncf = import_extra("nncf", "openvino")
     nncf.set_log_level(logging.ERROR)
-    # OpenVINO splits a node with a bias in two, of which the first has this ending.
-    patterns = [f"{re.escape(name)}(/WithoutBiases)?" for name in in_float]
+    # OpenVINO splits a node with a bias in two, of which the first has this ending; NNCF looks at the beginning only.
+    patterns = [f"{re.escape(name)}(/WithoutBiases)?$" for name in in_float]
     images = nncf.Dataset(range(calibration.count), lambda i: {"image": calibration.read(i)})
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its bars
