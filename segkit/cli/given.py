@@ -8,6 +8,7 @@ from pathlib import Path
 
 from segkit.cli.data.source import data_value
 from segkit.errors import InputError
+from segkit.paths import is_exported
 from segkit.plain_data import read_yaml
 from segkit.recipes import find_recipe
 from segkit.training.guards.checkpoints import newest_checkpoint
@@ -39,7 +40,7 @@ def named(args: Sequence[str], name: str) -> str | None:
 
 
 def with_recipes(args: Sequence[str]) -> list[str]:
-    """The command line with names of recipes replaced by paths, and names of data sets by data modules.
+    """The command line with names of recipes replaced by paths, names of data sets by data modules, and `--model FILE`.
 
     Raises:
         InputError: `--config` names neither a file nor a recipe, or has no value, or `--data` names no data set.
@@ -50,6 +51,10 @@ def with_recipes(args: Sequence[str]) -> list[str]:
         value = rest if equals else following
         if name == "--network":  # the other commands' name of this option
             found[place] = f"--model.network{equals}{rest}"
+        if name == "--model" and is_exported(
+            value
+        ):  # a file in place of a checkpoint; otherwise a config of the module
+            found[place] = f"--ckpt_path{equals}{rest}"
         if name in ("-c", "--config") and (not value or value.startswith("--")):
             raise InputError(f"{name}: no recipe behind it; give a file or a name (`segkit recipes` lists them)")
         if value and name in ("-c", "--config", "--data"):

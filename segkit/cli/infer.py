@@ -210,11 +210,13 @@ def _raise(path: Path, error: Exception) -> None:
 def _parser() -> Parser:
     parser = Parser("segkit infer", description=_DESCRIPTION)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="written by `segkit fit`")
+    parser.add_argument(
+        "--checkpoint", required=True, type=Path, metavar="FILE", help="of `segkit fit` or any toolkit, or exported"
+    )
     add_network_option(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="created if it is absent")
     parser.add_argument("--protocol", default="whole", metavar="NAME", help="whole (default), window, ms-flip, ...")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...; default: the GPU where there is one")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda:1, ...; default: the GPU if there is one")
     parser.add_argument(
         "--memory",
         metavar="SIZE",

@@ -32,6 +32,7 @@ from segkit.data.names import data_sets
 from segkit.errors import InputError
 from segkit.files import check_writable, write_refusal
 from segkit.inference import protocols
+from segkit.inference.exported.network import identified
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.metadata.regroup import left_out_ids
 from segkit.models.checkpoint import Checkpoint, load_strict
@@ -39,6 +40,7 @@ from segkit.models.own import CLASS_COUNTS, own_network
 from segkit.models.segmentation import NETWORKS, SegmentationModel
 from segkit.ops.normalize import IMAGENET, Normalization
 from segkit.ops.processor import is_out_of_memory
+from segkit.paths import is_exported
 from segkit.plain_data import flatten
 from segkit.training.base import NetworkModule
 from segkit.training.fit import FitConfig, as_list, fit_callbacks, fit_loggers
@@ -266,6 +268,11 @@ class SegmentationCLI(UserFirstCLI):
             return
         path = str(self.value(self.config, "ckpt_path"))
         check_same_classes(self.stored_names(), self.datamodule.class_names, path, type(self.datamodule).__name__)
+        if is_exported(path):
+            if self.value(self.config, "test_precision") != "exact":
+                raise InputError(f"--test_precision: {path} runs as it was exported; leave it out")
+            self.model.network = identified(Path(path), self.model.normalization)
+            self.config_init[self.subcommand]["ckpt_path"] = None
         if self.weights:
             load_strict(self.model.network, self.weights, path)
             self.config_init[self.subcommand]["ckpt_path"] = None

@@ -6,14 +6,18 @@ Hyper-parameters become the parser's defaults: what the user typed beats the che
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from segkit.cli.given import named
 from segkit.errors import InputError
+from segkit.inference.exported.files import check_own
+from segkit.inference.exported.network import open_network
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.classifier import Classifier
 from segkit.models.own import own_network
 from segkit.models.weights import is_own, read_checkpoint
+from segkit.paths import is_exported
 from segkit.plain_data import flatten
 from segkit.training.preflight import training_arguments
 
@@ -51,7 +55,7 @@ def read_named_checkpoint(args: Sequence[str], foreign: bool = False) -> Checkpo
     _import_network(args)
     if foreign and args[0] != "fit" and not is_own(path):
         return None
-    checkpoint = read_checkpoint(path)
+    checkpoint = _of_exported(path, args[0]) if is_exported(path) else read_checkpoint(path)
     training_arguments(checkpoint.hyper_parameters, path)
     if args[0] != "fit":
         return checkpoint
@@ -61,6 +65,15 @@ def read_named_checkpoint(args: Sequence[str], foreign: bool = False) -> Checkpo
             f"wrote, or start a new training from its encoder: --encoder_weights {path}"
         )
     return replace(checkpoint, state_dict={})
+
+
+def _of_exported(path: str, command: str) -> Checkpoint:
+    """What an exported file says of its network, without weights; see `SegmentationCLI`."""
+    if command not in ("test", "predict"):
+        raise InputError(f"{path}: an exported file, which `segkit test` and `segkit predict` run; give a checkpoint")
+    file = open_network(Path(path), None)
+    check_own(file.card, file.path)
+    return Checkpoint({name: file.card[name] for name in ("network", "normalization", "label_space")}, {})
 
 
 def is_of_classification(args: Sequence[str]) -> bool:

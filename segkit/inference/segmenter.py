@@ -28,6 +28,7 @@ from segkit.models.own import own_network
 from segkit.models.segmentation import class_path
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
+from segkit.ops.processor import usable_device
 from segkit.paths import is_exported
 
 
@@ -253,7 +254,7 @@ def load(
         if compiled or precision not in ("auto", "exact"):
             raise InputError(f"{path}: runs as it was exported; leave precision and compile out")
         return _load_exported(Path(path), device, protocol, memory)
-    usable = _usable_device(device)
+    usable = usable_device(device)
     named = None if network is None else class_path(own_network(network))
     checkpoint = read_checkpoint(path)
     if named not in (None, checkpoint.network["class_path"]):
@@ -294,15 +295,3 @@ def _load_exported(path: Path, device: str | torch.device | None, protocol: Prot
         card=file.card,
         memory=memory,
     )
-
-
-def _usable_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        usable = torch.device(device)
-        torch.zeros(1, device=usable).cpu()  # a device that PyTorch knows may still be missing here
-    except (RuntimeError, AssertionError) as error:
-        choices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise InputError(f"device {str(device)!r} cannot be used here; give one of {', '.join(choices)}") from error
-    return usable

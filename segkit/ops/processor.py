@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+from segkit.errors import InputError
 from segkit.machine import free_memory
 
 try:
@@ -35,6 +36,23 @@ def free_bytes(device: torch.device) -> int:
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserve
     return free_memory()
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; None: the GPU if there is one.
+
+    Raises:
+        InputError: It does not exist here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        usable = torch.device(device)
+        torch.zeros(1, device=usable).cpu()  # a device that PyTorch knows may still be missing here
+    except (RuntimeError, AssertionError) as error:
+        choices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(f"device {str(device)!r} cannot be used here; give one of {', '.join(choices)}") from error
+    return usable
 
 
 def peak_memory(device: torch.device) -> int:

@@ -154,3 +154,27 @@ def test_int8_of_a_trained_network(suffix: str, data: list[str], tmp_path: Path,
 def test_wrong_input_takes_one_line(name: str, words: str, checkpoint: Path, tmp_path: Path, capsys) -> None:
     assert main(["export", str(checkpoint), "-o", str(tmp_path / name), "--precision", "int8"]) == 2
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_tested_as_its_checkpoint(
+    checkpoint: Path, proven: Path, data: list[str], tmp_path: Path
+) -> None:
+    trainer = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    for name, weights in (("whole", ["--ckpt_path", checkpoint]), ("exported", ["--model", proven])):
+        given = [*trainer, *map(str, weights), "--run_dir", str(tmp_path / name)]
+        assert main(["test", *data, *given]) == 0
+    whole, exported = (json.loads((tmp_path / f"{name}/result.json").read_text()) for name in ("whole", "exported"))
+    assert exported["scores"]["mIoU"] == pytest.approx(whole["scores"]["mIoU"], abs=1e-3)
+    assert exported["protocol"] == whole["protocol"]
+    assert exported["precision"] == "fp32" and exported["weights"] != whole["weights"]
+
+
+def test_an_exported_file_is_neither_trained_nor_tested_otherwise(
+    proven: Path, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", *data, "--ckpt_path", str(proven), "--run_dir", str(tmp_path)]) == 2
+    assert "an exported file, which `segkit test` and `segkit predict` run" in capsys.readouterr().err
+    arguments = ["--ckpt_path", str(proven), "--run_dir", str(tmp_path), "--test_precision", "bfloat16"]
+    assert main(["test", *data, *arguments]) == 2
+    assert "runs as it was exported; leave it out" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from segkit.errors import InputError
 from segkit.inference.exported.files import ExportedFile, open_exported
 from segkit.inference.exported.pt2 import Pt2File
 from segkit.models.segmentation import build_network
+from segkit.models.weight_files import file_sha256
 from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import Normalization, restore
 
@@ -87,6 +88,19 @@ def open_network(path: Path, device: str | None, output: str = "logits") -> Expo
         InputError: See `open_exported`.
     """
     return Pt2File(path, device, output) if path.suffix.lower() == ".pt2" else open_exported(path, device, output)
+
+
+def identified(path: Path, normalization: Normalization) -> ExportedNetwork:
+    """The network of a file whose state, of which result files keep the SHA-256, is the content of the file.
+
+    Raises:
+        InputError: See `open_exported` and `ExportedNetwork`.
+    """
+    network = ExportedNetwork(open_network(path, None), normalization)
+    for number, part in enumerate(part for part in (path, path.with_suffix(".bin")) if part.is_file()):
+        digest = bytearray.fromhex(file_sha256(part))
+        network.register_buffer(f"sha256_{number}", torch.frombuffer(digest, dtype=torch.uint8))
+    return network
 
 
 class _Shared:

@@ -20,6 +20,7 @@ import torch
 
 from segkit.errors import InputError, one_line
 from segkit.inference.exported.files import check_own, parse_card, refusal
+from segkit.ops.processor import usable_device
 
 _PARTS = re.compile(
     r"data/weights/weight_\d+|data/weights/model_weights_config\.json|data/constants/tensor_\d+"
@@ -54,7 +55,7 @@ class Pt2File:
             raise InputError(f"{path}: not a file of torch.export, or damaged: {one_line(error, 200)}") from error
         self.card = parse_card(extra["segkit"], path)
         check_own(self.card, path)
-        self.path, self._device = path, torch.device(device or "cpu")
+        self.path, self._device = path, usable_device(device or "cpu")
         said = str(self.card.get("outputs"))
         self.outputs: tuple[str, ...] = ("labels", "logits") if said == "both" else (said,)
         self._module = module.to(self._device)

@@ -126,6 +126,8 @@ def write_openvino(path: Path, model: Any, half: bool) -> None:
 
 def write_pt2(path: Path, program: ExportedProgram, card: Mapping[str, Any]) -> None:
     """Write PyTorch's own format; `torch.export.load(path).module()` runs it without segkit."""
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine, and lines of source
     with whole_or_nothing(path) as folder:
         torch.export.save(program, folder / path.name, extra_files={CARD: json.dumps(card)})
 

@@ -1,5 +1,6 @@
 """Exported files give the labels of the network that they were made from, by every protocol."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from timm.layers import Conv2dSame
 
 import segkit
+from segkit.benchmark.cost import flops, parameters
+from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.segmenter import Segmenter
 from segkit.models.export.deployable import SamePadding, with_traceable_padding
@@ -39,3 +42,39 @@ def test_padding_of_tensorflow_is_as_timm_pads() -> None:
         for height, width in ((8, 9), (33, 66), (1, 5), (10, 2)):
             image = torch.randn(1, 4, height, width)
             assert torch.equal(ours(image), theirs(image))
+
+
+@pytest.mark.slow
+def test_pt2_holds_no_paths_of_the_machine(files: dict[str, Path]) -> None:
+    with zipfile.ZipFile(files[".pt2"]) as archive:
+        graph = archive.read("model/models/model.json").decode()
+    assert str(Path(segkit.__file__).parents[1]) not in graph and "deployable.py" not in graph
+
+
+def test_cost_is_that_of_the_network(network: SegmentationModel, files: dict[str, Path]) -> None:
+    found = segkit.load(files[".onnx"]).network
+    assert parameters(found) == parameters(network) and flops(found, (64, 96)) == flops(network, (64, 96))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "device", "said"),
+    [
+        (".onnx", "cpu", None),
+        (".onnx", "cuba", "ONNX Runtime has no such provider here"),
+        (".xml", "auto", None),
+        (".xml", "cuda:7", "OpenVINO has none such here"),
+        (".pt2", "cpu", None),
+        (".pt2", "cuba", "cannot be used here"),
+    ],
+)
+@pytest.mark.slow
+def test_device(files: dict[str, Path], suffix: str, device: str, said: str | None) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (65, 131, 3), dtype=np.uint8)
+    if said is None:
+        assert (
+            np.mean(segkit.load(files[suffix], device).predict(image) != segkit.load(files[suffix]).predict(image))
+            < 1e-3
+        )
+    else:
+        with pytest.raises(InputError, match=f"device '{device}'.*{said}"):
+            segkit.load(files[suffix], device)
