@@ -48,7 +48,6 @@ def main(args: Sequence[str]) -> int:
     output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
     _check_suffix(output)
     check_new_file(output, options.overwrite)
-    from segkit.cli.deployment import deploy_and_prove
     from segkit.evaluation.read_results import score_of
     from segkit.evaluation.results import versions
     from segkit.models.checkpoint import weights_sha256
@@ -70,6 +69,8 @@ def main(args: Sequence[str]) -> int:
     checkpoint = replace(checkpoint, hyper_parameters=parts, card={**checkpoint.card, **card})
     checkpoint = sourced(checkpoint, options.checkpoint, versions())
     if is_exported(output):
+        from segkit.cli.deployment import deploy_and_prove  # Lightning and the data, which the weights alone need not
+
         return deploy_and_prove(output, checkpoint, network, options, of_data)
     if of_data:
         raise InputError(f"--data: a {output.suffix} file has the weights themselves, so there is nothing to compare")

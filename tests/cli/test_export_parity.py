@@ -13,7 +13,6 @@ from checkpoints import write_checkpoint
 from segkit.cli import main
 from segkit.data.names import data_sets
 from segkit.models.export.deployable import Deployable
-from segkit.models.export.formats import store_int8
 from segkit.models.export.quantize import Calibration, layers_of, quantize_until, quantized, ranking
 from segkit.models.segmentation import FCN, SegmentationModel
 from segkit.models.weights import read_checkpoint
@@ -122,7 +121,6 @@ def test_all_layers_but_those_named_are_int8_and_stored_so(proven: Path) -> None
     calibration = Calibration(2, lambda index: image, lambda path: 0.0, 0.0, lambda line: None)
     nodes = layers_of(model)
     found = quantized(model, calibration, [nodes["encoder.conv1.0"], nodes["head.4"]])
-    store_int8(found)
     made_by = {name: node.op_type for node in found.graph.node for name in node.output}
     in_float = [node.name for node in found.graph.node if node.op_type == "Conv" and node.input[1] not in made_by]
     assert in_float == [nodes["encoder.conv1.0"], nodes["head.4"]] and len(nodes) > 20

@@ -20,7 +20,6 @@ from segkit.models.export.formats import (
     openvino_model,
     set_onnx_card,
     set_openvino_card,
-    store_int8,
     write_onnx,
     write_openvino,
     write_pt2,
@@ -127,7 +126,6 @@ def deploy(
 
 def _write(path: Path, model: Any, card: dict[str, Any], form: Form) -> None:
     if path.suffix.lower() == ".onnx":
-        store_int8(model)
         set_onnx_card(model, card)
         write_onnx(path, model)
     else:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.export import ExportedProgram
 
@@ -67,26 +66,6 @@ def set_onnx_card(model: Any, card: Mapping[str, Any]) -> None:
     for key, value in {CARD: json.dumps(card), **keys}.items():
         model.metadata_props.add(key=key, value=value)
     model.producer_name, model.producer_version = "segkit", str(card.get("segkit", ""))
-
-
-def store_int8(model: Any) -> None:
-    """Replace weights that an `onnx.ModelProto` rounds to int8 whenever it is opened by the rounded ones, in place."""
-    onnx = import_extra("onnx", "onnx")
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in [node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] in stored]:
-        values, scale, zero = (onnx.numpy_helper.to_array(stored[name]) for name in node.input)
-        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-        shape = [1] * values.ndim
-        if scale.size > 1:
-            shape[axis] = -1
-        limits = np.iinfo(zero.dtype)
-        rounded = np.rint(values / scale.reshape(shape)) + zero.reshape(shape)
-        found = rounded.clip(limits.min, limits.max).astype(zero.dtype)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(found, node.output[0]))
-        model.graph.node.remove(node)
-    used = {name for node in model.graph.node for name in node.input}
-    for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
-        model.graph.initializer.remove(tensor)
 
 
 def write_onnx(path: Path, model: Any) -> None:
