@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"  # kernels are checked on the CPU; Triton asks when it decorates them
+
+
+@pytest.fixture(autouse=True)
+def _no_deterministic_mode_left_behind() -> Iterator[None]:
+    """A Trainer turns it on for the whole process, where it would change the operations of later tests."""
+    yield
+    if "torch" in sys.modules and sys.modules["torch"].are_deterministic_algorithms_enabled():
+        sys.modules["torch"].use_deterministic_algorithms(False)
 
 
 @pytest.fixture(autouse=True)

@@ -88,6 +88,7 @@ def options(root: Path, *more: str) -> list[str]:
         pytest.param(1, "uint16", 4095, ".png", ["--data.range", "[0,4095]"], marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_from_files_to_labels(
     count: int, dtype: str, most: float, suffix: str, declared: list[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -173,6 +174,7 @@ def test_range_and_moments_are_those_of_all_pixels(dtype: str, suffix: str, tmp_
 
 @pytest.mark.parametrize("name, first", [("resnest14_tiny", "conv1.0.weight"), ("resnet18", "conv1.weight")])
 @pytest.mark.parametrize("count", [1, 2, 4, 5])
+@pytest.mark.slow
 def test_weights_are_adapted_as_timm_does(name: str, first: str, count: int) -> None:
     rgb, own = build_encoder(name).state_dict(), build_encoder(name, in_channels=count).state_dict()
     said: list[str] = []
@@ -201,6 +203,7 @@ def test_padding_is_the_low_end() -> None:
     assert (image[mask == 255] == (-30, 5)).all() and (mask == 255).any()
 
 
+@pytest.mark.slow
 def test_tiles_of_a_large_file_are_read_as_it_is(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = FCN("resnest14_tiny", num_classes=3, in_channels=5, encoder_args={"radix": 0})  # tiles are exact

@@ -177,6 +177,7 @@ def test_test_and_predict(precision: Any, watch: Watch) -> None:
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize("function", [predict, predict_with_confidence, scores])
+@pytest.mark.slow
 def test_protocols(name: str, function: Callable[..., Any], watch: Watch) -> None:
     net, image = on_gpu(Strided()).eval(), torch.zeros(2, 3, *SIZE, device=DEVICE)
     results = function(net, image, PROTOCOLS[name])

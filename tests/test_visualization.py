@@ -75,6 +75,7 @@ def test_legend_shows_each_colour_and_dark_text() -> None:
     assert (image.max(axis=2) < 60).sum() > 20  # ink
 
 
+@pytest.mark.slow
 def test_legend_of_150_classes_stays_small_and_says_how_many_are_left_out() -> None:
     palette = [(i, 255 - i, 128) for i in range(150)]
     names = [f"a class with a rather long name {i}" for i in range(150)]

@@ -46,6 +46,7 @@ def test_flops_by_hand() -> None:
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_published_network_at_the_authors_crop() -> None:
     """ResNeSt-50, DeepLabV3, stride 8, 150 classes, 480 x 480: 293 GFLOP, 41.6 million parameters without aux."""
     with torch.device("meta"):

@@ -103,6 +103,7 @@ def test_models_times_protocols(
     assert {path.name: path.read_bytes() for path in table.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_the_number_is_that_of_segkit_test(run_benchmark: Run, benchmark_folder: Path, tmp_path: Path) -> None:
     checkpoint = str(benchmark_folder / "b.ckpt")
     assert run_benchmark(checkpoint, "--protocol", "ms-flip") == 0

@@ -254,6 +254,7 @@ def test_options_of_the_data_set(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/*/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_the_configs_of_this_repository(path):
     if path.parent.name in ("overlays", "protocols", "studies"):
         with pytest.raises(InputError, match="data"):

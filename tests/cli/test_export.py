@@ -97,6 +97,7 @@ def test_load_gives_the_same_labels_and_offers_the_card(model: Path, last: Path)
     assert exported.card["protocol"]["name"] == "window" and exported.card["scores"] and trained.card == {}
 
 
+@pytest.mark.slow
 def test_test_validate_and_predict_take_a_model_file(model: Path, run: Path, data, tmp_path: Path) -> None:
     options = [*data, *TRAINER, "--ckpt_path", str(model)]
     assert main(["test", *options, "--protocol", "window", "--run_dir", str(tmp_path)]) == 0

@@ -210,6 +210,7 @@ def lightning(command: str, folder: Path, out: Path, *more: str) -> int:
     return main([command, *data, "--ckpt_path", str(folder / "a.ckpt"), *trainer, *more])
 
 
+@pytest.mark.slow
 def test_saved_predictions_score_as_the_test_did(benchmark_folder: Path, tmp_path: Path) -> None:
     """Nothing but the two folders is given: classes, table and protocol are in predictions.json."""
     protocol = ["--protocol", "ms-flip"]

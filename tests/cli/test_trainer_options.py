@@ -122,6 +122,7 @@ def test_a_limit_is_a_number_of_images(run: Run, tmp_path: Path) -> None:
     assert [(result["num_images"], result["partial"]) for result in results] == [(1, True), (2, False)]
 
 
+@pytest.mark.slow
 def test_val_loss_is_the_cross_entropy_of_all_valid_pixels(run: Run, folder: Path, tmp_path: Path) -> None:
     assert run() == 0
     with (tmp_path / "run" / "metrics.csv").open() as file:

@@ -60,6 +60,7 @@ def test_half_precision_takes_half() -> None:
     assert footprint(FCN("resnest14_tiny", num_classes=4).bfloat16()).per_pixel == pytest.approx(whole / 2, rel=0.05)
 
 
+@pytest.mark.slow
 def test_one_measurement_and_no_trace_of_it() -> None:
     network = Net(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -92,6 +92,7 @@ CASES = [
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "size", "most"), CASES)
+@pytest.mark.slow
 def test_tiles_with_the_receptive_fields_overlap_are_the_whole_image(name: str, size: tuple[int, int], most: int):
     network, image = made(name), make_image(*size, batch=2)
     tiles = plan_tiles(network, size, most)

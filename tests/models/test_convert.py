@@ -67,6 +67,7 @@ def test_torchvision_deeplabv3_gives_its_logits(tmp_path: Path, tv_deeplab: nn.M
     close(upsample(network.aux_head(network.encoder(x)[-2]), (97, 65), False), theirs["aux"])
 
 
+@pytest.mark.slow
 def test_torchvision_fcn_gives_its_logits(tmp_path: Path) -> None:
     theirs = torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, num_classes=4)
     randomise(theirs)

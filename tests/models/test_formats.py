@@ -39,6 +39,7 @@ def test_every_resnest_is_found_by_its_shapes(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["resnet18", "resnet26", "resnet50", "resnet101c", "resnet50s", "resnet34d", "resnext50_32x4d"]
 )
+@pytest.mark.slow
 def test_resnets_are_found_by_their_shapes(name: str) -> None:
     assert recognise_encoder(shapes(name)).name == name
 
@@ -131,6 +132,7 @@ def test_tampered_checkpoints(tmp_path: Path, encoding: dict) -> None:
     assert_refused(tmp_path, changed(**{last: None}), r"without the head's last convolution \(head\.4\.weight\)")
 
 
+@pytest.mark.slow
 def test_what_the_user_allows_passes(tmp_path: Path, encoding: dict) -> None:
     broken = {name: value for name, value in encoding.items() if not name.startswith("auxlayer.conv5.4")}
     broken |= {"extra": torch.zeros(1), "head.conv5.4.bias": torch.zeros(6)}

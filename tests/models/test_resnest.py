@@ -48,6 +48,7 @@ def test_features_equal_the_authors_bit_for_bit(kind: tuple, output_stride: int)
 
 
 @pytest.mark.parametrize("train", [False, True])
+@pytest.mark.slow
 def test_radix_zero_and_training_statistics_equal_the_authors(train: bool) -> None:
     for kind in [(0, 1, 64, False), (2, 2, 40, True)]:
         reference = authors_network((1, 2, 1, 1), kind, 8)

@@ -82,6 +82,7 @@ def test_smp_is_read_and_given_back(decoder: str, encoder: str, options: dict[st
     ],
     ids=["classifier", "dilated", "efficientnet"],
 )
+@pytest.mark.slow
 def test_timm_takes_encoder_or_classifier(make: Any, line: str, tmp_path: Path) -> None:
     network = randomise(make())
     assert given_back(network, tmp_path, "timm") == line
@@ -119,6 +120,7 @@ def test_torchvision_takes_its_networks(make: Any, tmp_path: Path) -> None:
         (lambda: Classifier("tf_efficientnet_lite0", 4), "timm", "differs in .* parameters"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_given_back_is_said_in_one_line(make: Any, toolkit: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words) as error:
         given_back(make(), tmp_path, toolkit)
@@ -140,6 +142,7 @@ def lite0() -> nn.Module:
     return randomise(timm.create_model(LITE0, num_classes=3))
 
 
+@pytest.mark.slow
 def test_efficientnet_pytorch_is_timms_to_the_bit(
     lite0: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -138,6 +138,7 @@ def test_plain_labels_are_the_very_ones(source, size, align_corners, max_bytes):
 @pytest.mark.parametrize("max_bytes", [1, 20_000, None])
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("source, size", SIZES)
+@pytest.mark.slow
 def test_confidence_is_the_softmax(source, size, align_corners, max_bytes, plain):
     logits = noise(11, source).bfloat16()
     if plain:
@@ -151,6 +152,7 @@ def test_confidence_is_the_softmax(source, size, align_corners, max_bytes, plain
 
 
 @pytest.mark.parametrize("with_confidence", [False, True])
+@pytest.mark.slow
 def test_the_operator_keeps_pytorchs_contract(with_confidence):
     for size, max_bytes in (((20, 30), None), ((3, 3), 100)):
         arguments = (blobs(7, (4, 5)), size, True, max_bytes, with_confidence)
@@ -158,6 +160,7 @@ def test_the_operator_keeps_pytorchs_contract(with_confidence):
 
 
 @pytest.mark.parametrize("operation", [upsample_argmax, upsample_argmax_confidence])
+@pytest.mark.slow
 def test_operators_compile_without_a_break(operation):
     compiled = torch.compile(lambda logits, size: operation(logits * 2, size), fullgraph=True, backend="aot_eager")
     for batch in (1, 2):

@@ -66,6 +66,7 @@ def test_any_size_in_float32(source: tuple[int, int], size: tuple[int, int], ali
     assert (own - of_exact).abs().max() <= 2 * (of_plain - of_exact).abs().max() + 1e-6
 
 
+@pytest.mark.slow
 def test_gradcheck() -> None:
     logits, mask = example(torch.float64, (3, 4), (11, 9))
     weight = torch.rand(K, dtype=torch.float64)
@@ -128,6 +129,7 @@ def test_the_operation_is_well_formed(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("automatic", [False, True], ids=["float32", "autocast"])
+@pytest.mark.slow
 def test_compiles_to_one_graph(automatic: bool) -> None:
     logits, mask = example(torch.float32)
 

@@ -39,6 +39,7 @@ def test_precisions(dtype):
     assert_result((torch.randn(1, 5, 3, 4, device=DEVICE) * 5).to(dtype), (11, 30), True)
 
 
+@pytest.mark.slow
 def test_strides():
     wide = torch.randn(2, 8, 6, 9, device=DEVICE) * 5
     assert_result(wide.contiguous(memory_format=torch.channels_last), (20, 31), False)
@@ -53,6 +54,7 @@ def test_first_of_equal_scores_wins():
 
 
 @pytest.mark.parametrize("num_classes, dtype", [(1, torch.uint8), (256, torch.uint8), (257, torch.int16)])
+@pytest.mark.slow
 def test_number_of_classes(num_classes, dtype):
     logits = torch.zeros(1, num_classes, 2, 2, device=DEVICE)
     logits[:, -1] = 1

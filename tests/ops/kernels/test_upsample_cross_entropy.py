@@ -60,6 +60,7 @@ def test_any_size(source: tuple[int, int], size: tuple[int, int], align_corners:
     check(*example(3, source, size), align_corners, None, 0.0)
 
 
+@pytest.mark.slow
 def test_more_than_one_program_for_classes_pixels_and_cells() -> None:
     classes, cells, pixels = kernel.CELL_CLASSES + 2, kernel.CELLS + 2, kernel.PIXELS + 2
     weight = torch.rand(classes, generator=torch.Generator().manual_seed(0)).to(DEVICE)

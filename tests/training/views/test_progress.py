@@ -109,6 +109,7 @@ def test_the_estimate_changes_neither_result_nor_random_numbers(recipe, tmp_path
     assert with_bar["confusion_matrix"] == without["confusion_matrix"]
 
 
+@pytest.mark.slow
 def test_training_leaves_a_line_an_epoch_where_there_is_no_terminal(recipe, tmp_path, said, capsys) -> None:
     assert run("fit", recipe, tmp_path, "--trainer.max_epochs", "3") == 0
     shown = capsys.readouterr()
