@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--hel
     from segkit.inference.segmenter import Segmenter
     from segkit.inference.stream import Labeller
 
+MANY = 1000  # images, for which an export may pay
 WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
 
 _DESCRIPTION = f"""\
@@ -84,6 +85,8 @@ def _run(options: argparse.Namespace) -> int:
     check_writable(options.output)
     load = cache(partial(_load, options))
     segmenter = _open(options) or load()
+    if len(images) >= MANY and not is_exported(options.checkpoint) and str(segmenter.device) == "cpu":
+        _note("`segkit export -o model.xml`, --precision bf16 or int8, may be faster here: its report says by how much")
     start = time.perf_counter()
     work = _Work(segmenter, load, {path: options.output / name for path, name in images}, options.alpha)
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
