@@ -1,7 +1,6 @@
 """smp's decoders over any encoder: segmentation-models-pytorch builds decoder and head, segkit everything else."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -139,8 +138,9 @@ class _Channels(nn.Module):
 
 def _cropped(logits: Tensor, padded: Tensor, height: int, width: int) -> Tensor:
     """Remove the cells that lie in the padding only."""
-    down, across = (p / cells for p, cells in zip(padded.shape[-2:], logits.shape[-2:], strict=True))
-    return logits[..., : math.ceil(height / down), : math.ceil(width / across)]
+    # The cells' sides in pixels: whole numbers, which `torch.export` can follow.
+    down, across = (side // cells for side, cells in zip(padded.shape[-2:], logits.shape[-2:], strict=True))
+    return logits[..., : (height + down - 1) // down, : (width + across - 1) // across]
 
 
 def _head(arguments: Mapping[str, Any], given: dict[str, Any], encoder: nn.Module) -> SMPHead:

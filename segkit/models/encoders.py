@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,8 +77,11 @@ def padded_to(x: Tensor, multiple: int, least: int = 0) -> Tensor:
         multiple: Each side becomes a multiple of this.
         least: Minimum side, itself such a multiple.
     """
-    below, beside = (max(-side % multiple, least - side) for side in x.shape[-2:])
-    return F.pad(x, (0, beside, 0, below)) if below or beside else x
+    below, beside = (multiple * ((side + multiple - 1) // multiple) - side for side in x.shape[-2:])
+    if least > multiple:
+        below, beside = (max(more, least - side) for more, side in zip((below, beside), x.shape[-2:], strict=True))
+    # A traced program pads by nothing where it need not, as it has no branches.
+    return F.pad(x, (0, beside, 0, below)) if torch.compiler.is_exporting() or below or beside else x
 
 
 def encoder_normalization(name: str) -> Normalization:

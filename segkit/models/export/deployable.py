@@ -116,7 +116,7 @@ def trace(deployable: Deployable, input_dtype: torch.dtype = torch.float32) -> E
     }
     try:
         with plain_ops(), torch.no_grad():
-            return torch.export.export(
+            program = torch.export.export(
                 deployable.eval(), (image,), dynamic_shapes=free, prefer_deferred_runtime_asserts_over_guards=True
             )
     except Exception as error:  # what PyTorch raises here is of many kinds, and each says why the network has no graph
@@ -124,6 +124,20 @@ def trace(deployable: Deployable, input_dtype: torch.dtype = torch.float32) -> E
             f"this network cannot be exported for images of any size: {one_line(error, 300)}; its model file "
             "(.safetensors) runs in segkit"
         ) from error
+    return _without_assertions(program)
+
+
+def _without_assertions(program: ExportedProgram) -> ExportedProgram:
+    """Remove what tracing supposed of the sizes, such as that a crop is no copy, from the program, in place.
+
+    Its operations do not depend on it, and for some sizes it is not so.
+    """
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def deployment_card(checkpoint: Checkpoint, network: nn.Module, **how: Any) -> dict[str, Any]:

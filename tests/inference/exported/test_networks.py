@@ -14,6 +14,7 @@ from segkit.bands import Bands
 from segkit.inference.exported.network import open_network
 from segkit.metadata.label_space import numbered_space
 from segkit.models.checkpoint import Checkpoint
+from segkit.models.decoders import EncoderDecoder
 from segkit.models.export.deployable import Deployable, deployment_card, output_names, trace
 from segkit.models.export.formats import onnx_model, openvino_model, write_onnx, write_openvino, write_pt2
 from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN, SegmentationModel
@@ -37,6 +38,9 @@ CASES: dict[str, tuple[Make, Normalization, str, str]] = {
     "fcn at stride 16":           (lambda: FCN(TINY, 5, output_stride=16), IMAGENET, "both", "uint8"),
     "mmseg fcn, logits":          (lambda: MMSegFCN(TINY, 5), IMAGENET, "logits", "float32"),
     "mmseg deeplabv3":            (lambda: MMSegDeepLabV3(TINY, 5), IMAGENET, "both", "float32"),
+    "unet":                       (lambda: EncoderDecoder(TINY, 5, "unet"), IMAGENET, "both", "float32"),
+    "deeplabv3plus":              (lambda: EncoderDecoder(TINY, 5, "deeplabv3plus"), IMAGENET, "both", "float32"),
+    "fpn":                        (lambda: EncoderDecoder(TINY, 5, "fpn"), IMAGENET, "both", "float32"),
     "timm's encoder":             (lambda: FCN("resnet18", 5), IMAGENET, "both", "float32"),
 }  # fmt: skip
 
