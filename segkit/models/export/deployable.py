@@ -15,6 +15,7 @@ from segkit.models.checkpoint import Checkpoint
 from segkit.models.inference_form import folded, keep_classifier_in_float32
 from segkit.ops.dispatch import plain_ops
 from segkit.ops.normalize import Normalization, standardize_
+from segkit.ops.torch_private import ASSERT_SCALAR
 from segkit.ops.upsample import label_dtype, upsample
 
 Outputs = Literal["both", "labels", "logits"]
@@ -133,7 +134,7 @@ def _without_assertions(program: ExportedProgram) -> ExportedProgram:
     Its operations do not depend on it, and for some sizes it is not so.
     """
     for node in list(program.graph.nodes):
-        if node.target is torch.ops.aten._assert_scalar.default:
+        if node.target is ASSERT_SCALAR:
             program.graph.erase_node(node)
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
