@@ -84,7 +84,10 @@ def add_network_option(parser: argparse.ArgumentParser) -> None:
 def _imported(path: str) -> object:
     from segkit.models.own import own_network  # PyTorch takes seconds
 
-    return own_network(path)
+    try:
+        return own_network(path)
+    except InputError as error:  # a ValueError, whose words argparse would drop
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--network ")) from error
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

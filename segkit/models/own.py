@@ -120,9 +120,13 @@ def own_network(given: str | type[nn.Module]) -> type[SegmentationModel]:
     """
     found = imported(given, "--network") if isinstance(given, str) else given
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise InputError(
-            f"--network {given}: no class of a torch.nn.Module; give the path of one, such as my.module.Net"
-        )
+        cure = "give the path of one, such as my.module.Net"
+        if inspect.isroutine(found):
+            cure = (
+                "it is a function, so wrap it: class Net(torch.nn.Module), whose __init__(self, num_classes) calls "
+                "super().__init__() and self.net = FUNCTION(...), and whose forward(self, x) returns self.net(x)"
+            )
+        raise InputError(f"--network {given}: no class of a torch.nn.Module; {cure}")
     if SegmentationModel in found.__mro__ or found.__module__.startswith("segkit."):
         return found  # type: ignore[return-value]
     known = NETWORKS.get(class_path(found))  # type: ignore[arg-type]

@@ -34,6 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "normalization": {"mean": [0.5] * 3, "std": [0.2] * 3},
     }
     torch.save({"hyper_parameters": parameters, "state_dict": state}, folder / "own.ckpt")
+    parameters["network"] = {"class_path": "my.module.Net", "init_args": {}}
+    torch.save({"hyper_parameters": parameters, "state_dict": state}, folder / "users.ckpt")
     encoding = {
         name.replace("encoder.", "pretrained.").replace("aux_head.", "auxlayer.conv5."): value
         for name, value in DeepLabV3("resnest14_tiny", 3).state_dict().items()
@@ -143,6 +145,9 @@ def test_what_does_not_match_is_listed_and_refused(
         (["convert", "own.ckpt", "-o", "model.pt"], "a name that ends in .safetensors"),
         (["convert", "own.ckpt", "-o", "."], "a name that ends in .safetensors"),
         (["inspect", "own.ckpt", "--output_stride", "4"], "invalid choice: 4"),
+        (["inspect", "users.ckpt"], "users.ckpt: network class 'my.module.Net' is not one of"),
+        (["inspect", "users.ckpt"], "--network my.module.Net"),
+        (["inspect", "own.ckpt", "--network", "torchvision.models.segmentation.fcn_resnet50"], "self.net = FUNCTION"),
         (["inspect", "half_encoding.pth"], "PyTorch-Encoding with a head that segkit does not have (head.aspp.convs.0"),
     ],
 )
