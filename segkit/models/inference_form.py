@@ -2,8 +2,9 @@
 
 Batch norms are folded into the convolution before them, dropout and the auxiliary head are removed, weights and
 features are stored channels-last, and convolutions may run in bfloat16. Float32 convolutions on the CPU multiply less
-where `segkit.ops.winograd` is faster, which takes up to 5.4 times their weights in extra memory. Results differ from
-the original network's only by rounding, and `inference_form` checks the folded norms.
+where `segkit.ops.winograd` is faster, which takes up to 5.4 times their weights in extra memory, and depthwise ones of
+large dilation are shifted products (`segkit.ops.depthwise`). Results differ from the original network's only by
+rounding, and `inference_form` checks the folded norms.
 """
 
 import copy
@@ -16,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from segkit.errors import InputError
 from segkit.models.norms import FrozenBatchNorm2d
+from segkit.ops.depthwise import shift_dilated_depthwise
 from segkit.ops.processor import multiplies_bfloat16
 from segkit.ops.torch_private import BatchNormBase
 from segkit.ops.winograd import multiply_less
@@ -113,6 +115,7 @@ def inference_form(network: nn.Module, dtype: torch.dtype = torch.float32, compi
     plain = folded(network)
     if dtype == torch.float32:
         multiply_less(plain)
+        shift_dilated_depthwise(plain)
     return InferenceForm(plain, dtype, compiled).eval()
 
 
