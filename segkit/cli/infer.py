@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     load = cache(partial(_load, options))
     segmenter = _open(options) or load()
     if len(images) >= MANY and not is_exported(options.checkpoint) and str(segmenter.device) == "cpu":
-        _note("`segkit export -o model.xml`, --precision bf16 or int8, may be faster here: its report says by how much")
+        _note("`segkit export -o model.xml`, --precision int8, may be faster here: its report says by how much")
     start = time.perf_counter()
     work = _Work(segmenter, load, {path: options.output / name for path, name in images}, options.alpha)
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
