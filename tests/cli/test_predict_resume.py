@@ -131,7 +131,7 @@ def test_other_makers_are_refused(
     capsys.readouterr()
     (out / "predictions.json").unlink()
     assert main(command(root, other, out)) == 2
-    assert "no predictions.json that says what made it" in capsys.readouterr().err
+    assert "without a predictions.json that says what made it" in capsys.readouterr().err
 
 
 def test_other_images_are_refused(root: Path, checkpoint: Path, tmp_path: Path, capsys) -> None:

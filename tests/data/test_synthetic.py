@@ -56,7 +56,7 @@ def test_nothing_is_overwritten(tmp_path):
         build(tmp_path / "a", seed=1).prepare_data()
     (tmp_path / "b").mkdir()
     (tmp_path / "b/thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="left alone"):
+    with pytest.raises(InputError, match="holds files other than synthetic scenes"):
         build(tmp_path / "b").prepare_data()
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["thesis.txt"]
     (tmp_path / "c").mkdir()

@@ -169,10 +169,10 @@ def replaced(old: str, new: str) -> Callable[[str], bytes]:
         ("weights_config.json", '"use_pickle": false', '"use_pickle": true', "holds pickled parts"),
         ("constants_config.json", '"tensor_0"', '"opaque_obj_0"', "holds an object, 'opaque_obj_0'"),
         ("constants_config.json", '"tensor_0"', '"custom_obj_0"', "holds an object, 'custom_obj_0'"),
-        ("models/model.json", '"expr_str": "', f'"expr_str": "{_CODE} + ', "has a size 'vars("),
+        ("models/model.json", '"expr_str": "', f'"expr_str": "{_CODE} + ', "has a size"),
         ("models/model.json", "torch.ops.aten.relu_.default", "torch.load", "has an operation 'torch.load'"),
         ("models/model.json", "torch.ops.aten.relu_.default", "torch.ops.aten.from_file.default", "an operation"),
-        ("models/model.json", "_operator.add", "_operator.call", "has an operation '_operator.call'"),
+        ("models/model.json", "torch.ops.aten.conv2d.default", "_operator.call", "has an operation '_operator.call'"),
         ("models/model.json", '"name": "image"', f'"name": "image={_CODE}"', "has the name 'image=vars("),
     ],
 )
