@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Set
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,7 +108,7 @@ class OpenVINOFile:
             raise InputError(
                 f"{path}: {path.with_suffix('.bin').name} is not beside it, where its weights are; copy both"
             )
-        core = openvino.Core()
+        core = _core()
         wanted = _openvino_device(core, device)
         try:
             model = core.read_model(path)
@@ -147,6 +148,17 @@ def _providers(runtime: Any, device: str | None) -> list[Any]:
         )
     options = {"device_id": int(number)} if number.isdecimal() else {}
     return [(known[kind], options)] + ([] if kind == "cpu" else ["CPUExecutionProvider"])
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for the process, as its plugins belong to it.
+
+    Each gives the thread a signal stack, and at its end the one that was there before (2026.4.1). Of two, which end in
+    the order in which they began, the second leaves the freed one of the first; then the next signal with a handler,
+    such as Ctrl-C or the end of a child, is a segmentation fault.
+    """
+    return import_extra("openvino", "openvino").Core()
 
 
 def _openvino_device(core: Any, device: str | None) -> str:

@@ -1,5 +1,7 @@
 """Exported files give the labels of the network that they were made from, by every protocol."""
 
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,21 @@ def test_device(files: dict[str, Path], suffix: str, device: str, said: str | No
     else:
         with pytest.raises(InputError, match=f"device '{device}'.*{said}"):
             segkit.load(files[suffix], device)
+
+
+_SIGNALS = """
+import os, signal, sys
+from segkit.inference.exported.files import open_exported
+from pathlib import Path
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+first, second = (open_exported(Path(sys.argv[1])) for _ in range(2))
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_two_openvino_files(files: dict[str, Path]) -> None:
+    done = subprocess.run([sys.executable, "-c", _SIGNALS, str(files[".xml"])], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
