@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from scenes import scenes
 
 from segkit.cli import main
 from segkit.models.encoders import build_encoder
@@ -56,10 +57,8 @@ def watched(shut: Shut) -> Iterator[Shut]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a tiny drawn data set."""
-    options = {"root": tmp_path_factory.mktemp("data") / "scenes", "batch_size": 2, "num_workers": 0}
-    options |= {"num_train": 2, "num_val": 1, "num_test": 1, "height": 64, "width": 64}
-    options |= {"crop_size": 32, "base_size": 64}
-    return ["--data", "SyntheticDataModule", *(x for k, v in options.items() for x in (f"--data.{k}", str(v)))]
+    sizes = dict(batch_size=2, num_train=2, num_val=1, num_test=1, height=64, width=64, crop_size=32, base_size=64)
+    return scenes(tmp_path_factory.mktemp("data") / "scenes", **sizes)
 
 
 @pytest.fixture(scope="module")

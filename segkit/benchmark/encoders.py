@@ -13,7 +13,7 @@ from segkit.benchmark.plan import PlannedRow
 from segkit.benchmark.progress import Settings, num_classes
 from segkit.data.imagenet.crops import CentreCrop
 from segkit.data.imagenet.datamodule import ImageNetDataModule
-from segkit.data.samplers import EvalSampler
+from segkit.data.samplers import only
 from segkit.errors import InputError
 from segkit.evaluation.topk import Accuracy, TopK
 from segkit.models.classifier import Classifier
@@ -50,11 +50,9 @@ def classify(
     """
     data.protocol = crop
     data.setup("test")
-    loader = data.test_dataloader()
     total, counts = len(data.datasets["test"]), TopK(device)
     count = min(limit or total, total)
-    assert isinstance(loader.sampler, EvalSampler)
-    loader.sampler.indices = [i * total // count for i in range(count)]
+    loader = only(data.test_dataloader(), [i * total // count for i in range(count)])
     with Bar(total=count, unit="image", desc=title or f"{crop.name}@{crop.size}") as bar:
         for batch in loader:
             logits = network(normalize(batch["image"].to(device), normalization))

@@ -18,7 +18,7 @@ from torch import Tensor
 from segkit.bars import Bar
 from segkit.benchmark.cost import PeakMemory, Stopwatch
 from segkit.data.datamodule import SegmentationDataModule
-from segkit.data.samplers import EvalSampler
+from segkit.data.samplers import only
 from segkit.evaluation.comparison import Comparison, paired_comparison
 from segkit.evaluation.confusion import confusion_counts
 from segkit.evaluation.results import versions
@@ -47,14 +47,12 @@ class Limit(NamedTuple):
 
 # A planted fault, such as another mean, changes logits by 0.01 and more of the largest one.
 LIMITS = {
-    "fp32": Limit(
-        0.999, 1e-3
-    ),  # sums in another order: 1e-6 of the largest logit, 1e-4 in 100 layers of large features
+    # Sums in another order: 1e-6 of the largest logit, 1e-4 in 100 layers of large features.
+    "fp32": Limit(0.999, 1e-3),
     "fp16": Limit(0.98, 0.03),  # 11 bits: 5e-4 of each feature
     "bf16": Limit(0.9, 0.15),  # 8 bits: 4e-3 of each feature, which random weights do not average out
-    "int8": Limit(
-        0.7, 0.6
-    ),  # 256 steps over the range of a layer: clipped outliers move single logits far; mIoU judges
+    # 256 steps over the range of a layer: clipped outliers move single logits far; the mIoU judges.
+    "int8": Limit(0.7, 0.6),
 }
 
 
@@ -95,9 +93,7 @@ class PairedScores:
         return self._known[key]
 
     def _score(self, label: Label, title: str) -> ImageAreas:
-        loader = self.data.test_dataloader()
-        assert isinstance(loader.sampler, EvalSampler)
-        loader.sampler.indices = range(self.count)
+        loader = only(self.data.test_dataloader(), range(self.count))
         counts: list[tuple[str, Tensor]] = []
         batch: Any
         with Bar(loader, title, self.count, unit="image", leave=False) as batches:
@@ -194,10 +190,10 @@ def prove(path: Path, segmenter: Segmenter, parity: Parity, scores: PairedScores
     label, file = _labeller(path, segmenter), open_network(path, None, "logits")
     for number, wanted in enumerate(SIZES):
         image = _cut(scores.image(number % scores.count), wanted) if scores else drawn(segmenter, wanted)
-        equal = (label(image) == _exact_labels(segmenter, image)).float().mean().item()
+        exact = _exact_logits(segmenter, image)
+        equal = (label(image) == _upsampled(exact, segmenter, image)).float().mean().item()
         difference = None
         if "logits" in file.outputs:
-            exact = _exact_logits(segmenter, image)
             found = torch.from_numpy(file.run(_values(image, file.input_dtype), "logits"))
             difference = float(((found - exact).abs().max() / exact.abs().max()).nan_to_num(math.inf))
         parity.sizes.append(((image.shape[2], image.shape[3]), equal, difference))

@@ -24,7 +24,7 @@ from segkit.benchmark.table import Table, preprocessing_words
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.dataset import Item
 from segkit.data.imagenet.crops import CentreCrop
-from segkit.data.samplers import EvalSampler
+from segkit.data.samplers import only
 from segkit.errors import InputError
 from segkit.evaluation.confusion import confusion_counts, true_ids
 from segkit.evaluation.conventions import DEFAULT, convention_scores
@@ -156,9 +156,7 @@ def _count_images(
     assert row.data is not None
     if progress.seen[0] >= count:
         return
-    loader = row.data.test_dataloader()
-    assert isinstance(loader.sampler, EvalSampler)
-    loader.sampler.indices = range(progress.seen[0], count)  # images that are done, or beyond the limit, are not read
+    loader = only(row.data.test_dataloader(), range(progress.seen[0], count))  # what is done is not read again
     watch = Stopwatch(model.device)
     timed, saved, scored = progress.timed, time.monotonic(), 0.0
     bar = Bar(total=count, initial=progress.seen[0], unit="image", desc=row.short_title)

@@ -17,7 +17,6 @@ from segkit.errors import InputError
 from segkit.files import write_json
 from segkit.inference import protocols
 from segkit.inference.segmenter import Segmenter
-from segkit.metadata.label_space import LabelSpace
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.export.deploy import Form, deploy
 from segkit.models.export.quantize import Calibration
@@ -42,7 +41,7 @@ def deploy_and_prove(
     """
     form = Form(options.outputs, options.input, options.precision, options.license)
     form.check(output, Normalization.from_dict(checkpoint.normalization))
-    segmenter = _segmenter(checkpoint, network)
+    segmenter = Segmenter.described(network, checkpoint.hyper_parameters, protocols.get("whole"), torch.device("cpu"))
     max_drop, scores, calibration = options.max_drop / 100, None, None
     unproven = output.with_name(f"{output.stem}.unproven{output.suffix}")
     if of_data:
@@ -77,17 +76,6 @@ def _name(unproven: Path, output: Path, parity: Parity, form: Form) -> int:
 
 def _report_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.parity.json")
-
-
-def _segmenter(checkpoint: Checkpoint, network: SegmentationModel) -> Segmenter:
-    space = checkpoint.label_space
-    return Segmenter(
-        network=network,
-        label_space=None if space is None else LabelSpace.from_dict(space),
-        normalization=Normalization.from_dict(checkpoint.normalization),
-        protocol=protocols.get("whole"),
-        device=torch.device("cpu"),
-    )
 
 
 def _training_images(data: SegmentationDataModule, most: int, dtype: str) -> tuple[int, Callable[[int], np.ndarray]]:

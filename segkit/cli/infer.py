@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segkit.bars import Bar
-from segkit.cli.parser import Parser, Switch, add_network_option
+from segkit.cli.parser import Parser, Switch, add_network_option, number
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError, install_extra, printable
 from segkit.files import check_writable
@@ -238,18 +238,14 @@ def _parser() -> Parser:
         action=Switch,
         help="compile the network for the first 8 sizes of its input: a minute each, worth it for many images",
     )
-    parser.add_argument("--alpha", type=_alpha, default=0.5, metavar="A", help="colours' weight in the overlay, 0..1")
+    parser.add_argument(
+        "--alpha",
+        type=number(lambda a: 0 <= a <= 1, "in 0..1"),
+        default=0.5,
+        metavar="A",
+        help="colours' weight in the overlay, 0..1",
+    )
     return parser
-
-
-def _alpha(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number in 0..1")
-    return value
 
 
 def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Labeller") -> None:

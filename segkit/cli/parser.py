@@ -1,6 +1,7 @@
 """The parser of all commands that are not Lightning's: errors take one line, and no option may be abbreviated."""
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -69,6 +70,21 @@ def option_names(args: Sequence[str]) -> list[str]:
     """The options among a command's arguments, without their values; nothing after `--` is an option."""
     before = args[: args.index("--")] if "--" in args else args
     return [argument.split("=")[0] for argument in before if argument.startswith("--")]
+
+
+def number(allowed: Callable[[float], bool], which: str) -> Callable[[str], float]:
+    """The type of an option that takes a number `which` is `allowed`, said as in "a number in 0..1"."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan  # which no comparison allows
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {which}")
+        return value
+
+    return parse
 
 
 def add_network_option(parser: argparse.ArgumentParser) -> None:

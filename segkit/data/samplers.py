@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch.distributed as dist
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from segkit.errors import InputError
 
@@ -135,6 +135,13 @@ class RareClassSampler(TrainSampler):
         return draws
 
 
+def only(loader: DataLoader[Any], indices: Sequence[int]) -> DataLoader[Any]:
+    """The loader of a split in its own order (`EvalSampler`), which now reads these images and no others."""
+    assert isinstance(loader.sampler, EvalSampler)
+    loader.sampler.indices = indices
+    return loader
+
+
 class EvalSampler(DistributedSampler[Any]):
     """Yields rank, rank + world, rank + 2 * world, ...: each sample once over all ranks, none repeated.
 
@@ -158,7 +165,7 @@ class EvalSampler(DistributedSampler[Any]):
         replicas, rank = replicas_and_rank(num_replicas, rank)
         super().__init__(dataset, replicas, rank, shuffle=False)  # type: ignore[arg-type]
         own = range(rank, len(dataset), replicas)
-        self.indices = own if skip is None else [index for index in own if not skip(index)]
+        self.indices: Sequence[int] = own if skip is None else [index for index in own if not skip(index)]
 
     def __iter__(self) -> Iterator[int]:
         """This rank's samples, in order."""

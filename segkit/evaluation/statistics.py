@@ -17,10 +17,11 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.arrays import Float64Array, Int64Array
@@ -28,6 +29,8 @@ from segkit.errors import InputError
 from segkit.evaluation.results import number_or_null
 from segkit.evaluation.scores import ratio
 from segkit.files import write_bytes
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 _CHUNK = 2**22  # numbers in one array of weights, so that memory does not grow with the number of samples
 
@@ -127,8 +130,13 @@ def image_areas(counts: Tensor, name: str) -> Int64Array:
     undeclared = int(table[-1].sum())
     if undeclared:
         raise InputError(f"{name}: {undeclared} pixels of the mask are neither a class nor ignored; map them first")
-    true = table[:-2]  # (K, K + 1)
-    return np.stack([true.diagonal(), true.sum(axis=1), true[:, :-1].sum(axis=0)])
+    return areas_of_counts(table)
+
+
+def areas_of_counts(counts: NDArray[Number]) -> NDArray[Number]:
+    """Areas (..., 3, K), as `ImageAreas` has them, of counts (..., K + 2, K + 1), as `confusion_counts` makes them."""
+    true = counts[..., :-2, :]  # (..., K, K + 1)
+    return np.stack([true.diagonal(axis1=-2, axis2=-1), true.sum(axis=-1), true[..., :-1].sum(axis=-2)], axis=-2)
 
 
 @dataclass(frozen=True)

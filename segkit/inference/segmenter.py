@@ -81,6 +81,25 @@ class Segmenter:
         self.card = dict(card or {})
         self.memory = memory
 
+    @classmethod
+    def described(
+        cls,
+        network: nn.Module,
+        parts: Mapping[str, Any],
+        protocol: Protocol,
+        device: torch.device,
+        card: Mapping[str, Any] | None = None,
+        memory: int | None = None,
+    ) -> "Segmenter":
+        """Make a segmenter of what a file says: `parts` has its label space, if any, and its normalization.
+
+        Raises:
+            InputError: See the class.
+        """
+        space = parts.get("label_space")
+        known = None if space is None else LabelSpace.from_dict(space)
+        return cls(network, known, Normalization.from_dict(parts["normalization"]), protocol, device, card, memory)
+
     @property
     def precision(self) -> str:
         """The network's precision: "exact" as trained, or "float32" or "bfloat16" in its inference form."""
@@ -264,20 +283,11 @@ def load(
             f"{path}: a classifier of whole images, which labels no pixels; `segkit test` scores it, and its encoder "
             "begins a training of segmentation: `segkit fit --encoder_weights`"
         )
-    space = checkpoint.label_space
     try:
         built = checkpoint.build_network()
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    segmenter = Segmenter(
-        network=built,
-        label_space=None if space is None else LabelSpace.from_dict(space),
-        normalization=Normalization.from_dict(checkpoint.normalization),
-        protocol=protocol,
-        device=usable,
-        card=checkpoint.card,
-        memory=memory,
-    )
+    segmenter = Segmenter.described(built, checkpoint.hyper_parameters, protocol, usable, checkpoint.card, memory)
     return segmenter.optimize(precision, compiled)
 
 
@@ -285,13 +295,5 @@ def _load_exported(path: Path, device: str | torch.device | None, protocol: Prot
     """A segmenter whose network another runtime computes; all the rest is done here, on the CPU."""
     file = open_network(path, None if device is None else str(device))
     check_own(file.card, path)
-    space, values = file.card.get("label_space"), Normalization.from_dict(file.card["normalization"])
-    return Segmenter(
-        network=ExportedNetwork(file, values),
-        label_space=None if space is None else LabelSpace.from_dict(space),
-        normalization=values,
-        protocol=protocol,
-        device=torch.device("cpu"),
-        card=file.card,
-        memory=memory,
-    )
+    network = ExportedNetwork(file, Normalization.from_dict(file.card["normalization"]))
+    return Segmenter.described(network, file.card, protocol, torch.device("cpu"), file.card, memory)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from scenes import scenes
 
 import segkit
 from segkit.cli import main
@@ -21,10 +22,8 @@ TRAINER = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "fal
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a tiny drawn data set."""
-    options = {"root": tmp_path_factory.mktemp("data") / "scenes", "batch_size": 2, "num_workers": 0}
-    options |= {"num_train": 2, "num_val": 2, "num_test": 2, "height": 64, "width": 64}
-    options |= {"crop_size": 32, "base_size": 64}
-    return ["--data", "SyntheticDataModule", *(x for k, v in options.items() for x in (f"--data.{k}", str(v)))]
+    sizes = dict(batch_size=2, num_train=2, num_val=2, num_test=2, height=64, width=64, crop_size=32, base_size=64)
+    return scenes(tmp_path_factory.mktemp("data") / "scenes", **sizes)
 
 
 def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

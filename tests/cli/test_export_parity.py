@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import write_checkpoint
+from scenes import scenes
 
 from segkit.cli import main
 from segkit.data.names import data_sets
@@ -24,10 +25,8 @@ pytest.importorskip("onnxscript")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options of a tiny drawn data set."""
-    options = {"root": tmp_path_factory.mktemp("data") / "scenes", "batch_size": 4, "num_workers": 0}
-    options |= {"num_train": 12, "num_val": 2, "num_test": 4, "height": 64, "width": 72}
-    options |= {"crop_size": 48, "base_size": 64}
-    return ["--data", "SyntheticDataModule", *(x for k, v in options.items() for x in (f"--data.{k}", str(v)))]
+    sizes = dict(batch_size=4, num_train=12, num_val=2, num_test=4, height=64, width=72, crop_size=48, base_size=64)
+    return scenes(tmp_path_factory.mktemp("data") / "scenes", **sizes)
 
 
 def network_of(seed: int) -> SegmentationModel:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scenes import scenes
 
 from segkit.cli import main
 from segkit.data.layout.base import sample_keys
@@ -68,30 +69,9 @@ def test_a_data_set_says_it_everywhere(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_from_training_to_the_score_without_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = [
-        "--data",
-        "synthetic",
-        "--data.root",
-        str(tmp_path / "data"),
-        "--data.num_train",
-        "2",
-        "--data.num_val",
-        "1",
-    ]
-    joined = ["--data.merge", "{thing: [person, car]}", "--data.ignore", "[sky]", "--data.num_workers", "0"]
-    shape = [
-        "--data.num_test",
-        "2",
-        "--data.num_val",
-        "1",
-        "--data.height",
-        "64",
-        "--data.width",
-        "64",
-        "--data.crop_size",
-        "64",
-    ]
-    data += [*joined, *shape, "--data.base_size", "64", "--data.crop_size", "64", "--data.batch_size", "2"]
+    sizes = dict(num_train=2, num_val=1, num_test=2, height=64, width=64, base_size=64, crop_size=64, batch_size=2)
+    joined = ["--data.merge", "{thing: [person, car]}", "--data.ignore", "[sky]"]
+    data = [*scenes(tmp_path / "data", **sizes), *joined]
     network = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny", "--trainer.accelerator", "cpu"]
     run, checkpoint = tmp_path / "run", str(tmp_path / "run/checkpoints/last.ckpt")
     assert main(["fit", *data, *network, "--trainer.max_epochs", "1", "--run_dir", str(run), "--overlays", "0"]) == 0

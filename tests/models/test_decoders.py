@@ -6,6 +6,7 @@ from typing import Any, get_args
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from scenes import scenes
 
 from segkit.cli import main
 from segkit.errors import InputError
@@ -118,19 +119,9 @@ def test_a_network_is_rebuilt_from_its_config() -> None:
 @pytest.mark.slow
 def test_a_run_is_resumed_by_its_own_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Which has `null` where smp's output stride is taken."""
-    data = [
-        "--data",
-        "synthetic",
-        "--data.root",
-        str(tmp_path / "data"),
-        "--data.num_train",
-        "8",
-        "--data.num_val",
-        "2",
-    ]
-    small = ["--data.batch_size", "4", "--data.crop_size", "64", "--data.num_workers", "0", "--data.num_test", "2"]
+    data = scenes(tmp_path / "data", num_train=8, num_val=2, num_test=2, batch_size=4, crop_size=64)
     network = ["--model.network", "EncoderDecoder", "--model.network.encoder", "resnest14_tiny"]
     run, trainer = ["--run_dir", str(tmp_path / "run")], ["--trainer.accelerator", "cpu", "--trainer.max_epochs"]
-    assert main(["fit", *data, *small, *network, *run, *trainer, "1"]) == 0
+    assert main(["fit", *data, *network, *run, *trainer, "1"]) == 0
     assert main(["fit", "--ckpt_path", "last", *run, *trainer, "2", "--reschedule"]) == 0
     assert "epoch 1: 100%" in capsys.readouterr().err

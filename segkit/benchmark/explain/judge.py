@@ -13,11 +13,11 @@ from torch import Tensor
 from segkit.arrays import Float64Array
 from segkit.bands import BandArray
 from segkit.benchmark.explain.setting import Setting
-from segkit.benchmark.models.base import JudgedModel, in_data_ids
+from segkit.benchmark.models.base import Altered, JudgedModel, in_data_ids
 from segkit.benchmark.models.segkit_file import SegkitModel
 from segkit.evaluation.confusion import confusion_counts
 from segkit.evaluation.conventions import DEFAULT, convention_scores
-from segkit.evaluation.statistics import Interval, bootstrap_weights, class_iou, interval, mean_iou
+from segkit.evaluation.statistics import Interval, areas_of_counts, bootstrap_weights, class_iou, interval, mean_iou
 from segkit.inference.segmenter import Segmenter
 from segkit.metadata.class_match import ClassMatch
 from segkit.metadata.label_space import IGNORE_INDEX
@@ -75,17 +75,14 @@ class Judge:
         """mIoU (S,) of S data sets' counts (S, K + 2, K + 1)."""
         if metric != DEFAULT:
             return np.array([convention_scores(one.astype(np.int64), metric).miou for one in sums])
-        true = sums[:, :-2]  # (S, K, K + 1)
-        areas = [np.diagonal(true, axis1=1, axis2=2), true.sum(axis=2), true[:, :, :-1].sum(axis=1)]
-        return mean_iou(class_iou(np.stack(areas, axis=1)))
+        return mean_iou(class_iou(areas_of_counts(sums)))
 
     def _predicted(self, setting: Setting) -> list[Tensor]:
         model = with_setting(self.model, setting)
         made = []
         for name, image, _ in self.images:
-            seen = np.ascontiguousarray(image[..., ::-1]) if setting.reverse else image
-            labels = model.label(model.prepare(seen, name), (image.shape[0], image.shape[1]))
-            made.append(labels.cpu().to(torch.uint8) if len(self.match.table) <= IGNORE_INDEX else labels.cpu())
+            labels = model.labels(image, name).cpu()
+            made.append(labels.to(torch.uint8) if len(self.match.table) <= IGNORE_INDEX else labels)
             self._tick()
         return made
 
@@ -100,14 +97,13 @@ class Judge:
 
 
 def with_setting(model: JudgedModel, setting: Setting) -> JudgedModel:
-    """The model as it is under a setting; one that is no segmenter keeps its own way."""
+    """The model as it is under a setting; one that is no segmenter keeps its own way but for the channels."""
     own = model.segmenter
-    if own is None or setting.protocol is None:
-        return model
-    made = Segmenter(
-        own.network, own.label_space, setting.normalization or own.normalization, setting.protocol, own.device
-    )
-    return SegkitModel(model.name, made.optimize("auto") if setting.optimized else made)
+    if own is not None and setting.protocol is not None:
+        normalization = setting.normalization or own.normalization
+        made = Segmenter(own.network, own.label_space, normalization, setting.protocol, own.device)
+        model = SegkitModel(model.name, made.optimize("auto") if setting.optimized else made)
+    return Altered(model) if setting.reverse else model
 
 
 def _resized(labels: Tensor, scale: float) -> Tensor:

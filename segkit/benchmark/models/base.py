@@ -63,6 +63,10 @@ class JudgedModel(ABC):
             InputError: What the model returns is neither labels nor logits of the image.
         """
 
+    def labels(self, image: BandArray, name: str) -> Tensor:
+        """Prepare and label one image; see `prepare` and `label`."""
+        return self.label(self.prepare(image, name), (image.shape[0], image.shape[1]))
+
     def expect(self, names: Sequence[str]) -> None:
         """Be told the images to come, by name, before the first of them.
 

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from segkit.cli.parser import Parser, Switch, add_data_options, add_network_option, whole_number
+from segkit.cli.parser import Parser, Switch, add_data_options, add_network_option, number, whole_number
 from segkit.evaluation.conventions import ALL_METRICS, CONVENTIONS, DEFAULT
 
 _TABLE = """\
@@ -156,7 +156,12 @@ def explain_parser() -> Parser:
     add_network_option(parser)
     add = parser.add_argument
     add("model", help="as of `segkit benchmark`")
-    add("--claimed", type=_percentage, metavar="MIOU", help="in percent; default: whatever raises the score is named")
+    add(
+        "--claimed",
+        type=number(lambda miou: 1 < miou <= 100, "in percent, such as 44.2"),
+        metavar="MIOU",
+        help="in percent; default: whatever raises the score is named",
+    )
     add("--protocol", default="whole", help="how it is measured at first; default: whole")
     add("--metric", default=DEFAULT, help=f"likewise: {', '.join(CONVENTIONS)}; default: {DEFAULT}")
     add("--classes", metavar="FILE", help="as of `segkit benchmark`")
@@ -164,16 +169,6 @@ def explain_parser() -> Parser:
     add("--device", help="cpu, cuda, ...; default: the GPU where there is one")
     add("--output", metavar="DIR", type=Path, default=Path("explain"), help="default: explain")
     return parser
-
-
-def _percentage(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 1 < value <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number in percent, such as 44.2")
-    return value / 100
 
 
 def _add_without(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,6 @@
 """`segkit benchmark explain`: why a measured mIoU is not the claimed one."""
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from segkit.cli.data.source import open_any
 from segkit.cli.parser import split_options
 from segkit.cli.words import say, say_above_bar
 from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.samplers import only
 from segkit.errors import InputError
 from segkit.evaluation.conventions import convention
 from segkit.evaluation.plots import save_figure, waterfall_figure
@@ -44,18 +44,18 @@ def main(args: Sequence[str]) -> int:
     model = open_model(options.model, device, protocol, known)
     images = [
         (batch["name"][0], batch["image"][0].permute(1, 2, 0).numpy(), batch["mask"][0])
-        for batch in islice(data.test_dataloader(), options.limit)
+        for batch in only(data.test_dataloader(), range(min(options.limit, len(data.datasets["test"]))))
     ]
     if len(images) < 2:
         raise InputError(f"{len(images)} image: what is chance needs 2 or more to be told")
     model.expect([name for name, _, _ in images])
     if model.segmenter is None:  # its first logits tell how many classes there are
-        name, image, mask = images[0]
-        model.label(model.prepare(image, name), (mask.shape[0], mask.shape[1]))
+        model.labels(images[0][1], images[0][0])
     match = matched(PlannedRow(options.model, options.model, None, data, protocol, options.metric, known), model)
     setting = Setting(model.segmenter.protocol if model.segmenter else None, metric=options.metric)
     with Bar(unit="forward", desc="changes") as bar:
-        found = explain(Judge(model, match, images, data.num_classes, bar.update), setting, options.claimed)
+        claimed = None if options.claimed is None else options.claimed / 100
+        found = explain(Judge(model, match, images, data.num_classes, bar.update), setting, claimed)
     _write(options.output, found, options.model, len(images))
     for note in (match.note, f"{len(images)} images of {data.root}"):
         if note:

@@ -27,12 +27,7 @@ from segkit.ops.normalize import standardize_
 
 RANKED_IMAGES = 2  # that the ranking of layers looks at: each is run once for every layer
 
-_NOT_INT8 = [
-    "Resize",
-    "Interpolate",
-    "ArgMax",
-    "TopK",
-]  # of ONNX and OpenVINO: these compute the labels from the logits
+_NOT_INT8 = ["Resize", "Interpolate", "ArgMax", "TopK"]  # of ONNX and OpenVINO: they make the labels from the logits
 _PRODUCT = (nn.Conv2d, nn.Linear)
 
 
