@@ -11,7 +11,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
@@ -43,6 +43,7 @@ File: TypeAlias = str | os.PathLike[str] | Stored
 _LABEL_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 3]
 if hasattr(cv2, "IMWRITE_PNG_FILTER"):
     _LABEL_PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+_AFTER_HEADER = 33  # bytes of a PNG's signature and header
 _DEEP = ("I", "I;16", "I;16B", "F")  # Pillow's modes of one channel of more than 8 bits
 _DESCRIBED = 1_000_000  # pixels of a refused label map that its message describes
 
@@ -170,8 +171,19 @@ def read_colors(path: File) -> UInt8Array:
     return read_image(path)
 
 
-def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence[Sequence[int]] | None = None) -> None:
+def write_png(
+    path: str | os.PathLike[str],
+    array: UInt8Array,
+    palette: Sequence[Sequence[int]] | None = None,
+    text: Mapping[str, str] | None = None,
+) -> None:
     """Write uint8 (H, W), with an optional (K, 3) palette of 0..255, or uint8 RGB (H, W, 3) as PNG, atomically.
+
+    Args:
+        path: The file.
+        array: The values.
+        palette: RGB colours of the values.
+        text: Metadata in Latin-1, by keyword, for values (H, W) without a palette.
 
     Raises:
         ValueError: The array has another dtype or shape.
@@ -179,7 +191,9 @@ def write_png(path: str | os.PathLike[str], array: UInt8Array, palette: Sequence
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise ValueError(f"write_png takes uint8 (H, W) or (H, W, 3), not {array.dtype} {array.shape}")
     if array.ndim == 2 and palette is None:
-        write_bytes(path, cv2.imencode(".png", array, _LABEL_PNG)[1].tobytes())
+        data = cv2.imencode(".png", array, _LABEL_PNG)[1].tobytes()
+        about = [_png_chunk(b"tEXt", f"{key}\0{value}".encode("latin-1")) for key, value in (text or {}).items()]
+        write_bytes(path, b"".join([data[:_AFTER_HEADER], *about, data[_AFTER_HEADER:]]))
         return
     image = Image.fromarray(np.ascontiguousarray(array))
     if palette is not None:

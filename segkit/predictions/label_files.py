@@ -20,6 +20,7 @@ from PIL import Image
 
 from segkit.errors import InputError, one_line
 from segkit.io import png_chunks, read_label, write_png
+from segkit.io.confidence import is_confidence
 from segkit.metadata.ade20k import ADE20K
 from segkit.metadata.cityscapes import CITYSCAPES, LABELS
 from segkit.metadata.label_space import LabelSpace
@@ -179,7 +180,7 @@ def find_predictions(folder: Path, server: Server) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = defaultdict(list)
     for path in walk_files(folder, (".png",)):
         key = server.key(path.name)
-        if key is not None and not _is_colours(path):
+        if key is not None and not _is_colours(path) and not is_confidence(path):
             found[key].append(path)
     if not found:
         example = "berlin_000000_000019.png" if server.name == "cityscapes" else "ADE_test_00000001.png"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segkit.errors import InputError, printable
+from segkit.io.confidence import is_confidence
 from segkit.paths import walk_files
 from segkit.predictions.label_files import SERVERS, Ids
 
@@ -111,14 +112,14 @@ def _has_frames(folder: Path) -> bool:
 def _files(folder: Path, ending: str) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder of label maps")
-    paths = [path for path in walk_files(folder, SUFFIXES) if path.name.endswith(ending)]
+    paths = [path for path in walk_files(folder, SUFFIXES) if path.name.endswith(ending) and not is_confidence(path)]
     if not paths:
         raise InputError(f"{folder}: no label map here (*{ending or ', *'.join(SUFFIXES)}); give their folder")
     return paths
 
 
 def label_maps_by_name(folder: Path, ending: str, frames: bool) -> Mapping[str, Sequence[Path]]:
-    """Files of each name; only PNGs if there are any.
+    """Files of each name, confidence maps left out; only PNGs if there are any.
 
     Args:
         folder: Their folder.
