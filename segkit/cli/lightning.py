@@ -35,6 +35,7 @@ from segkit.inference import protocols
 from segkit.inference.exported.network import identified
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.metadata.regroup import left_out_ids
+from segkit.models.card import temperature_of
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.own import CLASS_COUNTS, own_network
 from segkit.models.segmentation import NETWORKS, SegmentationModel
@@ -108,6 +109,7 @@ class SegmentationCLI(UserFirstCLI):
         self.typed, self.command = typed, next(iter(typed), "fit")
         self.checkpoint: dict[str, Any] = {} if checkpoint is None else checkpoint.hyper_parameters
         self.weights = {} if checkpoint is None else checkpoint.state_dict  # empty if Lightning restores them
+        self.temperature = 1.0 if checkpoint is None else temperature_of(checkpoint.card)
         self.known_keys: list[str] = []
         super().__init__(
             self.module_class,
@@ -260,6 +262,7 @@ class SegmentationCLI(UserFirstCLI):
         names = [without] if isinstance(without, str) else without
         if isinstance(self.model, SegmentationModule):
             self.model.without = left_out_ids(names, self.model.classes.class_names)
+            self.model.temperature = self.temperature
         elif names:
             raise InputError("--without: is for a mean over classes, which images of one class each have none of")
         self.set_protocol()

@@ -11,6 +11,7 @@ way, `upsample_argmax`, which has its own bound. Everything but the parameters g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -120,8 +121,11 @@ def predict_with_confidence(
     size: tuple[int, int] | None = None,
     normalization: Normalization = IMAGENET,
     limits: Limits | None = None,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the labels of `predict`, with the same arguments and errors, and the fused views' confidence in each.
+
+    The temperature is that of `segkit.inference.fusion.best_of`.
 
     Returns:
         uint8 (B, H, W), int16 above 256 classes; and float32 (B, H, W) in 0..1, the largest fused probability: the
@@ -134,13 +138,35 @@ def predict_with_confidence(
             logits, seen, align = look.plain()
             if look.task.protocol.flip and look.task.protocol.fusion == "logit_mean":
                 logits = logits / 2  # they are the sum of both views; the division is exact and changes no label
-            found = upsample_argmax_confidence(logits, seen, align, look.limits.strip_bytes)
+            found = upsample_argmax_confidence(logits, seen, align, look.limits.strip_bytes, temperature)
             for result, part in zip((labels, confidence), found, strict=True):
                 look.fill(result, part)
             return labels, confidence
         for start, stop, strip in look.strips():
-            labels[:, start:stop], confidence[:, start:stop] = best_of(strip, look.task.protocol.fusion)
+            labels[:, start:stop], confidence[:, start:stop] = best_of(strip, look.task.protocol.fusion, temperature)
     return labels, confidence
+
+
+def score_strips(
+    network: nn.Module,
+    image: Tensor,
+    protocol: Protocol,
+    size: tuple[int, int] | None = None,
+    normalization: Normalization = IMAGENET,
+    limits: Limits | None = None,
+    all_classes: bool = False,
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Give the scores of `scores` some rows at a time, so that nothing has all classes at full size.
+
+    Arguments and errors, raised at the call, are those of `predict`.
+
+    Args:
+        all_classes: Whether the caller keeps all of them, which the limits then count.
+
+    Returns:
+        An iterator, from top to bottom, over (start, stop) rows and their scores, float (B, K, stop - start, W).
+    """
+    return _strips(_look(network, image, protocol, size, normalization, limits, all_classes))
 
 
 def scores(
@@ -164,6 +190,11 @@ def scores(
         for start, stop, strip in look.strips():
             result[:, :, start:stop] = strip
     return result
+
+
+@torch.inference_mode()
+def _strips(look: _Look) -> Iterator[tuple[int, int, Tensor]]:
+    yield from look.strips()
 
 
 def forwards(protocol: Protocol, size: tuple[int, int]) -> int:

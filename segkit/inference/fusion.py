@@ -127,24 +127,47 @@ class _ViewRows:
         return rows if self.shift is None else (rows - self.shift).to(self.dtype).exp_()
 
 
-def best_of(scores: Tensor, fusion: Fusion) -> tuple[Tensor, Tensor]:
-    """The class with the largest score, and its share of all scores: the fused views' confidence.
+def best_of(scores: Tensor, fusion: Fusion, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The class with the largest score, and its fused probability: the fused views' confidence.
 
     Args:
         scores: Fused scores of `StripFusion`, float (B, K, n, W).
         fusion: How they were fused. `"softmax_mean"`: they are probabilities already. `"logit_mean"`: their softmax
             is taken. `"exp_sum"`: they are divided by their sum; if all are 0, each class gets 1 / K.
+        temperature: T of temperature scaling (Guo et al., ICML 2017, section 4.2) of the fused probabilities p:
+            p^(1/T), divided by their sum; of one view, this is softmax(logits / T). It changes no label.
 
     Returns:
         int64 labels (B, n, W), the lowest of equals, and float32 confidence (B, n, W) in 0..1.
     """
     best, labels = scores.max(dim=1)  # (B, K, n, W) -> (B, n, W)
-    if fusion == "logit_mean":
-        best = (scores - best[:, None]).exp_().sum(dim=1).reciprocal_()
-    elif fusion == "exp_sum":
+    if fusion == "exp_sum" and temperature == 1:
         total = scores.sum(dim=1)
         best = torch.where(total > 0, best / total, 1 / scores.shape[1])
+    elif fusion == "logit_mean" or temperature != 1:
+        best = _relative(scores, best[:, None], fusion, temperature).sum(dim=1).reciprocal_()
     return labels, best.float().clamp_(max=1)  # a mean of rounded probabilities may exceed 1 by rounding
+
+
+def probabilities(scores: Tensor, fusion: Fusion, temperature: float = 1.0) -> Tensor:
+    """The fused probability of each class, float32 (B, K, n, W), which sum to 1; arguments are those of `best_of`."""
+    if fusion == "softmax_mean" and temperature == 1:
+        return scores.clamp(max=1)
+    relative = _relative(scores, scores.amax(dim=1, keepdim=True), fusion, temperature)
+    return relative.div_(relative.sum(dim=1, keepdim=True)).float()
+
+
+def log_probabilities(scores: Tensor, fusion: Fusion) -> Tensor:
+    """Finite logarithms of the fused probabilities, but for a constant in each pixel, float (B, K, n, W)."""
+    return scores if fusion == "logit_mean" else scores.clamp(min=torch.finfo(torch.float32).tiny).log_()
+
+
+def _relative(scores: Tensor, best: Tensor, fusion: Fusion, temperature: float) -> Tensor:
+    """The probability of each class divided by that of the best, whose score is `best`; 1 where all scores are 0."""
+    if fusion == "logit_mean":
+        return (scores - best).mul_(1 / temperature).exp_()
+    relative = torch.where(best > 0, scores / best, 1)
+    return relative if temperature == 1 else relative.pow_(1 / temperature)
 
 
 def _exp_shift(views: Sequence[View]) -> Tensor:

@@ -4,24 +4,28 @@ Normalisation, class names and colours come from the checkpoint, never from the 
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from segkit.bands import Bands
 from segkit.errors import InputError
 from segkit.inference import protocols
-from segkit.inference.engine import predict, resolve
+from segkit.inference.engine import predict, predict_with_confidence, resolve, score_strips
 from segkit.inference.exported.files import check_own
 from segkit.inference.exported.network import ExportedNetwork, open_network
+from segkit.inference.fusion import best_of, probabilities
 from segkit.inference.images import IMAGE_BYTES, ImageLike, as_bands, as_rgb
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.metadata.label_space import LabelSpace, numbered_space
+from segkit.models.card import temperature_of
 from segkit.models.classifier import is_classifier
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form, precision_of
 from segkit.models.own import own_network
@@ -29,7 +33,20 @@ from segkit.models.segmentation import class_path
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.processor import usable_device
+from segkit.ops.upsample import label_dtype
 from segkit.paths import is_exported
+
+T = TypeVar("T")
+
+
+class Strip(NamedTuple):
+    """Rows [start, stop) of an image: uint8 labels (n, W), float32 confidence (n, W) and probabilities (K, n, W)."""
+
+    start: int
+    stop: int
+    labels: np.ndarray
+    confidence: np.ndarray
+    probabilities: np.ndarray
 
 
 class Segmenter:
@@ -41,7 +58,7 @@ class Segmenter:
         normalization: The normalisation that the network was trained with.
         protocol: Scales, flip and windows; see `segkit.inference.protocols`.
         device: Where the network runs.
-        card: Further facts of the file about the weights: "protocol", "scores", "source", "versions".
+        card: Further facts of the file about the weights: "protocol", "scores", "source", "versions", "calibration".
         memory: Bytes that one image may take; a larger one is processed in tiles (see `segkit.inference.tiling`). None
             means 0.7 of the memory that is free for each image, on the device or the machine, whichever has less.
 
@@ -50,9 +67,10 @@ class Segmenter:
         protocol: The protocol that really runs, with the network's settings filled in.
         card: The file's card. Its protocol is a recommendation that `load` does not follow: a score is a property of
             weights and protocol, and `protocol` alone says what runs.
+        temperature: Scales all probabilities (see `segkit.inference.fusion.best_of`): the card's, or 1.
 
     Raises:
-        InputError: Network and label space differ in their number of classes.
+        InputError: Network and label space differ in their number of classes, or the card's temperature is none.
     """
 
     pixel_bytes = IMAGE_BYTES  # tiles bound what the network itself takes
@@ -79,6 +97,7 @@ class Segmenter:
         self.protocol = resolve(protocol, network)
         self.device = device
         self.card = dict(card or {})
+        self.temperature = temperature_of(self.card)
         self.memory = memory
 
     @classmethod
@@ -157,7 +176,13 @@ class Segmenter:
         """
         return as_rgb(image) if self.bands is None else as_bands(image, self.bands)
 
-    def predict(self, image: ImageLike) -> np.ndarray:
+    @overload
+    def predict(self, image: ImageLike, with_confidence: Literal[False] = False) -> np.ndarray: ...
+
+    @overload
+    def predict(self, image: ImageLike, with_confidence: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def predict(self, image: ImageLike, with_confidence: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Label each pixel of an image.
 
         Args:
@@ -165,15 +190,54 @@ class Segmenter:
                 `(H, W, 3)` RGB or `(H, W, 4)` with alpha, which is dropped; uint8, or uint16, of which the high byte
                 is taken. Weights that were trained on other bands take a path or an array `(H, W, C)` of these, with
                 the values that the training images had.
+            with_confidence: Whether the probability of each label is returned, too.
 
         Returns:
-            uint8 `(H, W)` train ids.
+            uint8 `(H, W)` train ids; with confidence, also float32 `(H, W)`, 0..1.
 
         Raises:
             InputError: The image cannot be read, is of another kind, or does not fit into the device's memory.
         """
-        labels = self.predict_batch([image])
-        return np.asarray(labels[0].cpu().numpy())  # (1, H, W) -> (H, W)
+        if not with_confidence:
+            return np.asarray(self.queue([image])()[0])  # (1, H, W) -> (H, W)
+        labels, confidence = self.queue_with_confidence([image])()
+        return labels[0], confidence[0]
+
+    def predict_proba(self, image: ImageLike) -> np.ndarray:
+        """The probability of each class in each pixel of an image of the kinds that `predict` accepts.
+
+        Returns:
+            float32 `(K, H, W)`, which sum to 1 over the classes; the largest is `predict`'s confidence, to rounding.
+
+        Raises:
+            InputError: See `predict`; the memory that one image may take has to hold this result, too.
+        """
+        array = self.read(image)
+        strips = self.strips(array, keeps_all=True)
+        with self._within_memory(array.shape):
+            result = np.empty((len(self.class_names), *array.shape[:2]), np.float32)
+            for strip in strips:
+                result[:, strip.start : strip.stop] = strip.probabilities
+        return result
+
+    def strips(self, image: ImageLike, keeps_all: bool = False) -> Iterator[Strip]:
+        """Labels, confidence and all probabilities of an image, some rows at a time, from top to bottom.
+
+        No more than the logits at the network's stride is held of all classes.
+
+        Args:
+            image: See `predict`.
+            keeps_all: Whether the caller keeps the probabilities, which then count as memory of this image.
+
+        Raises:
+            InputError: See `predict`.
+        """
+        strips = self._seen([image], partial(score_strips, all_classes=keeps_all))
+        for start, stop, scores in strips:
+            labels, confidence = best_of(scores, self.protocol.fusion, self.temperature)
+            shares = probabilities(scores, self.protocol.fusion, self.temperature)
+            found = labels.to(label_dtype(scores.shape[1])), confidence, shares
+            yield Strip(start, stop, *(part[0].cpu().numpy() for part in found))
 
     def predict_batch(self, images: Sequence[ImageLike]) -> torch.Tensor:
         """Label images of one size in one go.
@@ -188,6 +252,10 @@ class Segmenter:
             InputError: There is no image, one cannot be read or is of another kind, their sizes differ, or they do not
                 fit into the device's memory.
         """
+        return self._seen(images, predict)
+
+    def _seen(self, images: Sequence[ImageLike], function: Callable[..., T]) -> T:
+        """What a function of the engine makes of images of one size; errors are those of `predict_batch`."""
         if not isinstance(images, Iterable) or isinstance(images, str) or getattr(images, "ndim", 4) != 4:
             raise InputError("a batch is a list of images, or an array (B, H, W, 3): for one image call `predict`")
         arrays = [self.read(image) for image in images]
@@ -201,41 +269,59 @@ class Segmenter:
         rgb = torch.from_numpy(np.stack(arrays))  # (B, H, W, C)
         if self.device.type == "cuda":
             rgb = rgb.pin_memory()  # otherwise the copy would wait for the GPU
+        with self._within_memory(rgb.shape[1:]), torch.inference_mode():
+            image = rgb.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+            return function(
+                self.network,
+                normalize(image, self.normalization),
+                self.protocol,
+                normalization=self.normalization,
+                limits=Budget(memory=self.budget),
+            )
+
+    @contextmanager
+    def _within_memory(self, size: Sequence[int]) -> Iterator[None]:
+        """Say in one line that an image of (H, W, ...) does not fit into memory."""
         try:
-            with torch.inference_mode():
-                image = rgb.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
-                return predict(
-                    self.network,
-                    normalize(image, self.normalization),
-                    self.protocol,
-                    normalization=self.normalization,
-                    limits=Budget(memory=self.budget),
-                )
-        except torch.OutOfMemoryError as error:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
             raise InputError(
-                f"an image of {rgb.shape[1]} x {rgb.shape[2]} pixels does not fit into the memory of {self.device} "
+                f"an image of {size[0]} x {size[1]} pixels does not fit into the memory of {self.device} "
                 f"with the protocol {self.protocol.name!r}: give less memory, so that it is seen in tiles, or take the "
                 "protocol 'window', or the device 'cpu'"
             ) from error
 
-    def queue(self, images: Sequence[np.ndarray]) -> Callable[[], np.ndarray]:
+    def queue(self, images: Sequence[ImageLike]) -> Callable[[], np.ndarray]:
         """Begin `predict_batch`; the result, when it is called, waits for the labels and returns them.
 
         Raises:
             InputError: See `predict_batch`.
         """
-        labels = self.predict_batch(images)
-        if not labels.is_cuda:
-            return labels.numpy
-        fetched = torch.empty_like(labels, device="cpu", pin_memory=True).copy_(labels, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
+        wait = _fetched(self.predict_batch(images))
+        return lambda: wait()[0]
 
-        def wait() -> np.ndarray:
-            event.synchronize()
-            return np.asarray(fetched.numpy())
+    def queue_with_confidence(self, images: Sequence[ImageLike]) -> Callable[[], list[np.ndarray]]:
+        """Begin `predict_batch` with confidence; the result returns labels and float32 confidence, `(B, H, W)` each.
 
-        return wait
+        Raises:
+            InputError: See `predict_batch`.
+        """
+        return _fetched(*self._seen(images, partial(predict_with_confidence, temperature=self.temperature)))
+
+
+def _fetched(*found: Tensor) -> Callable[[], list[np.ndarray]]:
+    """A function that waits for tensors that a device still computes, and returns them as arrays."""
+    if not found[0].is_cuda:
+        return lambda: [tensor.numpy() for tensor in found]
+    fetched = [torch.empty_like(t, device="cpu", pin_memory=True).copy_(t, non_blocking=True) for t in found]
+    event = torch.cuda.Event()
+    event.record()
+
+    def wait() -> list[np.ndarray]:
+        event.synchronize()
+        return [tensor.numpy() for tensor in fetched]
+
+    return wait
 
 
 def load(

@@ -28,17 +28,19 @@ from segkit.ops.normalize import Normalization
 _Part = dict[str, Any] | None
 # part         its type, if present
 _CARD = {
-    "segkit":   str | None,
-    "protocol": _Part,
-    "scores":   list[dict[str, Any]] | None,
-    "source":   _Part,
-    "versions": _Part,
+    "segkit":      str | None,
+    "protocol":    _Part,
+    "scores":      list[dict[str, Any]] | None,
+    "source":      _Part,
+    "versions":    _Part,
+    "calibration": _Part,
 }  # fmt: skip
 _LABEL_SPACE = {"class_names": list[str], "palette": list[list[int]], "table": list[int]}
 _BANDS = {"names": list[str], "dtype": str, "low": list[float], "high": list[float]}
 _PROTOCOL = {"name": str}
 _SCORE = {"mIoU": float | None, "protocol": str, "dataset": dict[str, Any], "num_images": int, "partial": bool}
 _SOURCE = {"file": str, "sha256": str, "recalibrated": _Part}
+_TEMPERATURES = 1e-6, 1e6  # whose powers float32 can compute with
 _RECALIBRATED = {"batches": int, "batch_size": int, "data": str, "split": str}
 
 
@@ -71,6 +73,22 @@ def checked(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, Segmentatio
             "version that wrote it"
         ) from error
     return replace(checkpoint, hyper_parameters={**parts, "network": network.config}), network
+
+
+def temperature_of(card: Mapping[str, Any]) -> float:
+    """The temperature that a card says probabilities are scaled by (`segkit weights calibrate`); 1 without one.
+
+    Raises:
+        InputError: It is no number, or out of range.
+    """
+    part = card.get("calibration")
+    if part is None:
+        return 1.0
+    temperature: Any = part.get("temperature") if isinstance(part, Mapping) else None
+    low, high = _TEMPERATURES
+    if not fits(temperature, float) or not low <= temperature <= high:
+        raise InputError(f"the card's calibration has no temperature from {low:g} to {high:g}; calibrate it again")
+    return float(temperature)
 
 
 def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
@@ -121,6 +139,7 @@ def _check_label_space(values: Any, num_classes: int) -> None:
 
 def _check_card(card: Mapping[str, Any]) -> None:
     _check_types("card", card, _CARD)
+    temperature_of(card)
     source: Mapping[str, Any] = card.get("source") or {}
     _check_types("card's source", source, _SOURCE)
     for score in card.get("scores") or ():

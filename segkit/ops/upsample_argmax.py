@@ -43,13 +43,19 @@ def upsample_argmax(
 
 
 def upsample_argmax_confidence(
-    logits: Tensor, size: tuple[int, int], align_corners: bool = True, max_bytes: int | None = None
+    logits: Tensor,
+    size: tuple[int, int],
+    align_corners: bool = True,
+    max_bytes: int | None = None,
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """`upsample_argmax`, and the softmax probability of each label: float32 (B, H, W) in 0..1.
+    """`upsample_argmax`, and the probability of each label, softmax(logits / temperature): float32 (B, H, W) in 0..1.
 
-    Arguments are those of `upsample_argmax`. No gradient flows to the logits.
+    The other arguments are those of `upsample_argmax`. The temperature changes no label, and 1 changes no bit. No
+    gradient flows to the logits.
     """
-    found: tuple[Tensor, Tensor] = _argmax(logits.detach(), tuple(size), align_corners, max_bytes, True)
+    sharpness = 1 / temperature
+    found: tuple[Tensor, Tensor] = _argmax(logits.detach(), tuple(size), align_corners, max_bytes, True, sharpness)
     return found
 
 
@@ -64,24 +70,34 @@ def argmax_bytes(num_classes: int, batch: int, size: tuple[int, int], max_bytes:
 
 @operator("segkit::upsample_argmax")
 def _argmax(
-    logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None, with_confidence: bool
+    logits: Tensor,
+    size: Sequence[int],
+    align_corners: bool,
+    max_bytes: int | None,
+    with_confidence: bool,
+    sharpness: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Labels (B, H, W), and their probabilities (B, H, W) or (0,)."""
+    """Labels (B, H, W), and their probabilities, softmax(logits * sharpness), (B, H, W) or (0,)."""
     wanted = (size[0], size[1])
     if uses_triton(logits, "upsample_argmax"):
         from segkit.ops.kernels.upsample_argmax import launch
 
-        return launch(logits, wanted, align_corners, with_confidence)
+        return launch(logits, wanted, align_corners, with_confidence, sharpness)
     if logits.device.type == "cpu" and fused_ops():
         if with_confidence:
-            return label_images_with_confidence(logits, wanted, align_corners, max_bytes)
+            return label_images_with_confidence(logits, wanted, align_corners, max_bytes, sharpness)
         return label_images(logits, wanted, align_corners, max_bytes), torch.empty(0)
-    return _plain(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES, with_confidence)
+    return _plain(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES, sharpness if with_confidence else None)
 
 
 @_argmax.register_fake
 def _(
-    logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None, with_confidence: bool
+    logits: Tensor,
+    size: Sequence[int],
+    align_corners: bool,
+    max_bytes: int | None,
+    with_confidence: bool,
+    sharpness: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     shape = (logits.shape[0], *size)
     confidence = logits.new_empty(shape if with_confidence else (0,), dtype=torch.float32)
@@ -89,7 +105,7 @@ def _(
 
 
 def _plain(
-    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int, with_confidence: bool
+    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int, sharpness: float | None
 ) -> tuple[Tensor, Tensor]:
     """Resize a few classes at a time and keep a running maximum, so that every score is `interpolate`'s own.
 
@@ -99,13 +115,14 @@ def _plain(
     for first, some in _class_pieces(logits, size, align_corners, max_bytes):
         value, index = some.max(dim=1)  # (B, k, H, W) -> (B, H, W)
         index = (index + first).to(label_dtype(logits.shape[1]))
-        terms = (some - value[:, None]).exp_().sum(dim=1) if with_confidence else total
+        terms = total if sharpness is None else (some - value[:, None]).mul_(sharpness).exp_().sum(dim=1)
         if first == 0:
             best, labels, total = value, index, terms
             continue
         labels, largest = torch.where(value > best, index, labels), torch.maximum(best, value)
-        if with_confidence:
-            total = total * (best - largest).exp_() + terms * (value - largest).exp_()
+        if sharpness is not None:
+            old, new = ((part - largest).mul_(sharpness).exp_() for part in (best, value))
+            total = total * old + terms * new
         best = largest
     return labels, total.reciprocal()
 

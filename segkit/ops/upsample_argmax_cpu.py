@@ -52,15 +52,18 @@ def label_images(logits: Tensor, size: tuple[int, int], align_corners: bool, max
 
 
 def label_images_with_confidence(
-    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None
+    logits: Tensor, size: tuple[int, int], align_corners: bool, max_bytes: int | None, sharpness: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The same labels, and the softmax probability of each, float32 (B, H, W): all strips, since all classes count."""
+    """The same labels, and the probability of each, softmax(logits * sharpness), float32 (B, H, W).
+
+    All is done in strips, since all classes count.
+    """
     labels = torch.empty(logits.shape[0], *size, dtype=label_dtype(logits.shape[1]))
     total = torch.empty(logits.shape[0], *size)
     falling = _falling(torch.arange(logits.shape[1])[:, None])
     for image, scores in enumerate(logits):
         for start, stop, strip in _strips(scores, size, align_corners, max_bytes, (0, size[0])):
-            terms = (strip - strip.amax(dim=1, keepdim=True)).exp_()  # (n, K, W)
+            terms = (strip - strip.amax(dim=1, keepdim=True)).mul_(sharpness).exp_()  # (n, K, W)
             torch.sum(terms, dim=1, out=total[image, start:stop])
             labels[image, start:stop] = _first_largest(strip, falling)
     return labels, total.reciprocal_()

@@ -70,6 +70,7 @@ class SegmentationModule(NetworkModule):
     Attributes:
         protocol: How `test` and `predict` run, to be set before they do; by default "whole".
         validation_protocol: How `fit` validates: single-scale, without flip, on the whole image, at its label's size.
+        temperature: Scales the probabilities (see `segkit.inference.fusion.best_of`); 1 by default.
         without: Train ids of the classes that the means of `test` and `validate` leave out; none by default.
     """
 
@@ -105,6 +106,7 @@ class SegmentationModule(NetworkModule):
         self.confusion: ConfusionMatrix | None = None
         self.validation_loss: ValidationLoss | None = None  # in `fit` only
         self.calibration: Calibration | None = None  # set by `CalibrationReport`
+        self.temperature = 1.0
         self.scores: Scores | None = None
         self.without: tuple[int, ...] = ()
         self.note: str | None = None  # a remark on the scores if the truth has one class or none
@@ -278,7 +280,9 @@ class SegmentationModule(NetworkModule):
         if self.calibration is None:
             labels = predict(self.evaluated, image, protocol, normalization=normalization)
         else:
-            labels, sure = predict_with_confidence(self.evaluated, image, protocol, normalization=normalization)
+            labels, sure = predict_with_confidence(
+                self.evaluated, image, protocol, normalization=normalization, temperature=self.temperature
+            )
             self.calibration.update(batch["mask"], labels, sure)
         self.confusion.update(batch["mask"], labels)
         return labels

@@ -93,7 +93,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> Recalibration:
 def recalibrate_checkpoint(
     checkpoint: Checkpoint, images: Iterable[Tensor], device: torch.device, seed: int = 0
 ) -> tuple[Checkpoint, Recalibration]:
-    """`recalibrate` a checkpoint's network, and drop its scores, which belong to the old statistics.
+    """`recalibrate` a checkpoint's network, and drop its scores and temperature, which belong to the old statistics.
 
     Args:
         checkpoint: A checkpoint of a whole network.
@@ -108,7 +108,7 @@ def recalibrate_checkpoint(
     normalization = Normalization.from_dict(checkpoint.normalization)
     torch.manual_seed(seed)
     result = recalibrate(network, (normalize(i.to(device, non_blocking=True), normalization) for i in images))
-    card = {**checkpoint.card, "scores": []}
+    card = {name: part for name, part in checkpoint.card.items() if name != "calibration"} | {"scores": []}
     return replace(checkpoint, state_dict=result.network.state_dict(), card=card), result
 
 

@@ -1,4 +1,4 @@
-"""`segkit weights inspect | convert | recalibrate`: the arguments. What needs PyTorch is imported when it runs."""
+"""`segkit weights`: the arguments of its four actions. What needs PyTorch is imported when it runs."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--hel
     from segkit.models.toolkits.foreign import Choices
 
 _DESCRIPTION = """\
-Look into a weight file of any toolkit, write it as segkit's own, or measure its batch norms' statistics again.
+Look into a weight file of any toolkit, write it as segkit's own, measure its batch norms' statistics again, or make its
+network as sure as it is right.
 
 Files (.pth, .pt, .ckpt, .safetensors; nothing in them is run):
   encoders   ResNeSt of the authors' release, PyTorch-Encoding, timm and mmsegmentation; ResNet of torchvision and timm;
@@ -39,6 +40,18 @@ FILE is a checkpoint of `segkit fit`, a model file, or another toolkit's whole n
 augmented as `segkit fit` does. What is written is a model file (.safetensors) in every case, also of a .ckpt; its card
 says what was done, and no longer has scores, which were those of the old statistics."""
 
+_CALIBRATE = """\
+Temperature scaling: find the number T for which the network's probabilities, p^(1/T) divided by their sum, fit the
+validation split best (the least negative log likelihood of its pixels), and store it in a model file. For one view
+that is softmax(logits / T). segkit's Segmenter, `infer`, `predict` and `test --calibration` then apply it, and so do
+they to what `segkit export` makes of that file; no label changes, only how sure the network is of it.
+
+  segkit weights calibrate runs/1/checkpoints/last.ckpt --data runs/1/config.yaml -o model.safetensors
+
+The split is seen twice, whole, one image at a time; memory does not grow with it. Give the protocol with which the
+confidence will be used: each has its own temperature. The error on other images is what `segkit test --calibration`
+measures; a T that was fitted on the test split says nothing about it."""
+
 
 def main(args: Sequence[str]) -> int:
     """Run `segkit weights`.
@@ -52,16 +65,21 @@ def main(args: Sequence[str]) -> int:
     Raises:
         InputError: the file cannot be read or recognised, or something in it does not match.
     """
-    own, of_data = split_options(args) if "recalibrate" in args[:1] else (list(args), [])
+    of_images = args[:1] in (["recalibrate"], ["calibrate"])
+    own, of_data = split_options(args) if of_images else (list(args), [])
     options = _parser().parse_args(own)
     if options.action == "inspect":
         return _inspect(options)
     check_output(options.output, options.overwrite)
     if options.action == "convert":
         return _inspect(options)
-    from segkit.cli.weights.recalibrate import run
+    if options.action == "calibrate":
+        from segkit.cli.weights import calibrate
 
-    return run(options, of_data)
+        return calibrate.run(options, of_data)
+    from segkit.cli.weights import recalibrate
+
+    return recalibrate.run(options, of_data)
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -110,7 +128,7 @@ def _choices(options: argparse.Namespace) -> "Choices":
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("segkit weights", description=_DESCRIPTION)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="{inspect,convert,recalibrate}")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="{inspect,convert,recalibrate,calibrate}")
     look = actions.add_parser("inspect", help="say what a file holds, and what matches")
     convert = actions.add_parser("convert", help="write it as a safetensors file of segkit")
     for action in (look, convert):
@@ -127,7 +145,11 @@ def _parser() -> argparse.ArgumentParser:
         description=_RECALIBRATE,
     )
     _add_recalibration(recalibrate)
-    for action in (convert, recalibrate):
+    calibrate = actions.add_parser(
+        "calibrate", help="fit the temperature of its probabilities on validation images", description=_CALIBRATE
+    )
+    _add_calibration(calibrate)
+    for action in (convert, recalibrate, calibrate):
         action.add_argument("-o", "--output", type=Path, required=True, help="the file to write, model.safetensors")
         action.add_argument("--overwrite", action=Switch, help="write over the output if it exists")
     return parser
@@ -158,4 +180,13 @@ def _add_recalibration(action: argparse.ArgumentParser) -> None:
     action.add_argument("file", metavar="FILE", type=Path, help="checkpoint of a whole network")
     action.add_argument("--batches", metavar="N", type=whole_number(1), default=200, help="default: 200")
     action.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU where there is one")
+    add_data_options(action)
+
+
+def _add_calibration(action: argparse.ArgumentParser) -> None:
+    action.add_argument("file", metavar="FILE", type=Path, help="checkpoint of a whole network")
+    action.add_argument("--protocol", default="whole", metavar="NAME", help="whole (default), ms-flip, ...")
+    action.add_argument("--split", choices=("val", "test"), default="val", help="default: val")
+    action.add_argument("--limit", metavar="N", type=whole_number(1), help="images at most; default: all")
+    action.add_argument("--device", metavar="NAME", help="cpu, cuda:1, ...; default: the GPU if there is one")
     add_data_options(action)

@@ -96,13 +96,15 @@ class Budget(Limits):
 
     def _is_surely_enough(self, network: nn.Module, task: Task) -> bool:
         """Whether the budget clearly suffices, without a measurement, which takes seconds to load the compiler."""
-        if task.all_classes:
+        num_classes = getattr(network, "num_classes", None) if task.all_classes else 0
+        if num_classes is None:
             return False
         inputs = network_inputs(task.protocol, _image_size(task))
         pixels = task.batch[0] * sum(count * height * width for count, (height, width) in inputs)
         held = sum(tensor.nbytes for tensor in chain(network.parameters(), network.buffers()))
         strip_bytes = self.strip_bytes or default_strip(task.device)
-        return self.memory > 2 * held + _SURELY * pixels + _STRIPS * strip_bytes
+        result = task.batch[0] * 4 * int(num_classes) * task.size[0] * task.size[1]
+        return self.memory > 2 * held + _SURELY * pixels + _STRIPS * strip_bytes + result
 
 
 def default_budget(device: torch.device) -> int:

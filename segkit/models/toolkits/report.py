@@ -80,13 +80,14 @@ def _card_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
     if "segkit" not in card:
         return []
     protocol, source = card.get("protocol"), card.get("source") or {}
-    done = source.get("recalibrated")
+    done, fitted = source.get("recalibrated"), card.get("calibration")
     return [
         ("protocol", str(protocol.get("name", protocol)) if protocol else "none recommended"),
         *(("score", _score(score)) for score in card.get("scores") or []),
         ("source", ", ".join(f"{key} {value}" for key, value in source.items() if not isinstance(value, (dict, list)))),
         ("written by", f"segkit {card['segkit']}"),
         *([("recalibrated", recalibrated(done))] if done else []),
+        *([("calibrated", f"temperature {fitted['temperature']:.4f} ({calibrated(fitted)})")] if fitted else []),
     ]
 
 
@@ -101,6 +102,11 @@ def recalibrated(done: Mapping[str, Any]) -> str:
     """Words on a card's entry of `segkit weights recalibrate`."""
     batches = "1 batch" if done["batches"] == 1 else f"{done['batches']} batches"
     return f"{batches} of {done['batch_size']} crops, {done['data']} {done['split']}"
+
+
+def calibrated(fitted: Mapping[str, Any]) -> str:
+    """Words on what `segkit weights calibrate` has seen, of a card's calibration."""
+    return ", ".join(f"{key} {fitted[key]}" for key in ("data", "split", "protocol", "images") if key in fitted)
 
 
 def _key_rows(keys: KeyReport, all_names: bool) -> list[tuple[str, str]]:

@@ -19,14 +19,17 @@ from segkit.ops.upsample import label_dtype
 TILE_ROWS, TILE_COLUMNS = 8, 64  # four pixels to a thread of four warps; a warp's stores are whole sectors
 
 
-def launch(logits: Tensor, size: tuple[int, int], align_corners: bool, with_confidence: bool) -> tuple[Tensor, Tensor]:
-    """Labels (B, H, W), and the softmax probability of each, float32 (B, H, W), empty if not asked for.
+def launch(
+    logits: Tensor, size: tuple[int, int], align_corners: bool, with_confidence: bool, sharpness: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Labels (B, H, W), and the probability of each, softmax(logits * sharpness), float32 (B, H, W), empty if unasked.
 
     Args:
         logits: float16, bfloat16 or float32 (B, K, h, w) on CUDA, of any strides; on the CPU in Triton's interpreter.
         size: (H, W) wanted.
         align_corners: As in `interpolate`.
         with_confidence: Whether the second result is wanted.
+        sharpness: 1 / temperature.
     """
     batch, num_classes, height, width = logits.shape
     logits = logits.float() if logits.dtype == torch.float64 else logits
@@ -47,6 +50,7 @@ def launch(logits: Tensor, size: tuple[int, int], align_corners: bool, with_conf
             *size,
             _scale(height, size[0], align_corners),
             _scale(width, size[1], align_corners),
+            float(sharpness),
             align_corners=align_corners,
             with_confidence=with_confidence,
             tile_rows=TILE_ROWS,
@@ -103,6 +107,7 @@ def _kernel(
     out_width,
     scale_down,
     scale_across,
+    sharpness,
     align_corners: tl.constexpr,
     with_confidence: tl.constexpr,
     tile_rows: tl.constexpr,
@@ -138,7 +143,7 @@ def _kernel(
         better = score > best
         if with_confidence:
             largest = tl.maximum(score, best)
-            total = total * tl.exp(best - largest) + tl.exp(score - largest)
+            total = total * tl.exp((best - largest) * sharpness) + tl.exp((score - largest) * sharpness)
         label = tl.where(better, number, label)
         best = tl.where(better, score, best)
 
