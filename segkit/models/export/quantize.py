@@ -147,7 +147,8 @@ def quantized(model: Any, calibration: Calibration, in_float: Sequence[str]) -> 
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which NNCF imports: it warns without CUDA
     nncf = import_extra("nncf", "openvino")
-    nncf.set_log_level(logging.ERROR)
+    # nncf.set_log_level would also set the level of handlers, whosever they are.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     # OpenVINO splits a node with a bias in two, of which the first has this ending; NNCF looks at the beginning only.
     patterns = [f"{re.escape(name)}(/WithoutBiases)?$" for name in in_float]
     images = nncf.Dataset(range(calibration.count), lambda i: {"image": calibration.read(i)})
