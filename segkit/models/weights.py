@@ -14,8 +14,9 @@ from segkit.models.checkpoint import Checkpoint, load_strict, require_match, req
 from segkit.models.classifier import Classifier
 from segkit.models.norms import without_absent_statistics
 from segkit.models.segmentation import SegmentationModel
-from segkit.models.toolkits.foreign import TIMM_PREFIX, Choices, Inspection, encoder_names, inspect_foreign
+from segkit.models.toolkits.foreign import TIMM_PREFIX, encoder_names, inspect_foreign
 from segkit.models.toolkits.formats import wrapper_prefix
+from segkit.models.toolkits.inspection import Choices, Inspection
 from segkit.models.toolkits.keys import place
 from segkit.models.weight_files import (
     check_tensors,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segkit.models.encoders import build_encoder
 from segkit.models.segmentation import FCN, DeepLabV3, SegmentationModel
-from segkit.models.toolkits.foreign import Choices
+from segkit.models.toolkits.inspection import Choices
 from segkit.models.weights import load_encoder_weights, read_checkpoint
 from segkit.ops.upsample import upsample
 

@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.models.encoders import build_encoder
 from segkit.models.resnest import RESNEST_VARIANTS
 from segkit.models.segmentation import FCN, DeepLabV3
-from segkit.models.toolkits.foreign import Choices
+from segkit.models.toolkits.inspection import Choices
 from segkit.models.toolkits.recognise import recognise_encoder
 from segkit.models.weights import inspect, read_checkpoint
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segkit.metadata.label_space import LabelSpace, identity_table
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import MMSegDeepLabV3, MMSegFCN, SegmentationModel
-from segkit.models.toolkits.foreign import Choices
+from segkit.models.toolkits.inspection import Choices
 from segkit.models.weights import read_checkpoint
 
 pytest.importorskip("mmseg", reason="mmsegmentation is not installed: uv run --group mmseg pytest")

@@ -23,7 +23,7 @@ from segkit.models.decoders import Decoder, EncoderDecoder
 from segkit.models.encoders import build_encoder
 from segkit.models.export.model_file import write_given_back
 from segkit.models.segmentation import FCN, DeepLabV3, SegmentationModel
-from segkit.models.toolkits.foreign import Choices
+from segkit.models.toolkits.inspection import Choices
 from segkit.models.toolkits.timm_names import timm_encoder_name
 from segkit.models.weight_files import write_model_file
 from segkit.models.weights import inspect, load_encoder_weights, read_checkpoint

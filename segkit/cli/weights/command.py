@@ -11,7 +11,7 @@ from segkit.errors import InputError
 from segkit.files import check_new_file
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
-    from segkit.models.toolkits.foreign import Choices
+    from segkit.models.toolkits.inspection import Choices
 
 _DESCRIPTION = """\
 Look into a weight file of any toolkit, write it as segkit's own, measure its batch norms' statistics again, or make its
@@ -116,7 +116,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _choices(options: argparse.Namespace) -> "Choices":
-    from segkit.models.toolkits.foreign import Choices
+    from segkit.models.toolkits.inspection import Choices
 
     return Choices(
         encoder=options.encoder,

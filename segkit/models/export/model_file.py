@@ -13,7 +13,7 @@ from segkit.errors import InputError
 from segkit.files import write_bytes
 from segkit.models.checkpoint import Checkpoint, refuse_unusable
 from segkit.models.toolkits.backwards import Target, give_back
-from segkit.models.toolkits.foreign import Inspection
+from segkit.models.toolkits.inspection import Inspection
 from segkit.models.weight_files import file_sha256, write_model_file
 
 

@@ -17,7 +17,9 @@ from segkit.models.decoders import encoder_stride, parameters, smp_class
 from segkit.models.heads import ASPP_RATES
 from segkit.models.pretrained import HARMLESS, REPOSITORIES, timm_name
 from segkit.models.resnest import RESNEST_VARIANTS
-from segkit.models.toolkits.foreign import TIMM_PREFIX, Inspection
+from segkit.models.toolkits.foreign import TIMM_PREFIX
+from segkit.models.toolkits.formats import Rules, rename
+from segkit.models.toolkits.inspection import Inspection
 from segkit.models.toolkits.keys import place
 from segkit.ops.meta import ShapesOnly
 
@@ -50,7 +52,7 @@ class _Network:
 
     name: str
     arguments: dict[str, Any]
-    rules: tuple[tuple[str, str], ...]
+    rules: Rules
 
     def __str__(self) -> str:
         """The line of Python that builds it."""
@@ -58,12 +60,9 @@ class _Network:
 
     def build(self) -> Any:
         """Build it on the meta device."""
-        module, _, name = self.name.rpartition(".")
+        module, _, name = self.name.replace("smp.", "segmentation_models_pytorch.").rpartition(".")
         with ShapesOnly():
-            return getattr(importlib.import_module(_MODULES.get(module, module)), name)(**self.arguments)
-
-
-_MODULES = {"smp": "segmentation_models_pytorch"}
+            return getattr(importlib.import_module(module), name)(**self.arguments)
 
 
 def give_back(inspection: Inspection, toolkit: Target, source: str) -> tuple[dict[str, Tensor], str]:
@@ -184,15 +183,8 @@ def _timm_name(arguments: Mapping[str, Any]) -> str:
     return timm_name(name).split(".")[0]
 
 
-def _renamed(inspection: Inspection, rules: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+def _renamed(inspection: Inspection, rules: Rules) -> dict[str, Tensor]:
     """The weights that a rule names; the auxiliary head may be left out."""
-    found = {}
-    for name, tensor in inspection.weights.items():
-        plain = name if inspection.is_network else f"encoder.{name}"
-        plain = plain.replace(f"encoder.{TIMM_PREFIX}", "encoder.", 1)
-        for pattern, new in rules:
-            renamed, count = re.subn(f"^{pattern}", new, plain)
-            if count:
-                found[renamed] = tensor
-                break
-    return found
+    before = "" if inspection.is_network else "encoder."
+    named = {(before + n).replace(f"encoder.{TIMM_PREFIX}", "encoder.", 1): t for n, t in inspection.weights.items()}
+    return {new: named[name] for name, new in rename(rules, named).items()}

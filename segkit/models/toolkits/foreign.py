@@ -5,22 +5,19 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from segkit.errors import InputError
-from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
-from segkit.models.checkpoint import Checkpoint, refuse_unusable, unusable
+from segkit.models.checkpoint import unusable
 from segkit.models.decoders import EncoderDecoder, encoder_stride
 from segkit.models.encoders import build_encoder, encoder_normalization, timm_network
-from segkit.models.resnest import DilationConvention
 from segkit.models.segmentation import SegmentationModel, build_network, class_path
-from segkit.models.signatures import fits
 from segkit.models.toolkits.formats import CLASSIFIERS, TOOLKITS, Format, find_format, rename
+from segkit.models.toolkits.inspection import Choices, Inspection, label_space_in
 from segkit.models.toolkits.keys import KeyReport, place
 from segkit.models.toolkits.recognise import EncoderGuess, Shapes, recognise_encoder
 from segkit.models.toolkits.smp import decoder_configs, unseen
@@ -30,78 +27,6 @@ from segkit.ops.normalize import IMAGENET
 
 TIMM_PREFIX = "encoder.model."  # where TimmEncoder keeps timm's network
 _CLASSIFIER_OF_DPT = "head.segmentation_head.head.4.weight"
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What a file of another toolkit does not say, but the user may.
-
-    Attributes:
-        encoder: The encoder's name, if not the one that the shapes suggest.
-        output_stride: 8, 16 or 32; None means 8, and smp's own for its decoder.
-        dilation_convention: The dilation convention, if not the toolkit's.
-        allow_unmatched: Shell patterns of names that may be missing (the network's initial values stay), unexpected
-            (left out) or of another shape (both).
-    """
-
-    encoder: str | None = None
-    output_stride: int | None = None
-    dilation_convention: DilationConvention | None = None
-    allow_unmatched: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What a weight file holds.
-
-    Attributes:
-        toolkit: The toolkit, in words.
-        config: A network's config for `build_network`; for an encoder alone, the arguments of `build_encoder`.
-        is_network: Whether there is a head.
-        weights: The tensors that fit, under the network's names; for an encoder alone, under the authors'.
-        keys: What became of each name.
-        notes: What the file cannot show, in words.
-        label_space: Class names, colours and label table, as plain data, if the file has them.
-        card: See `Checkpoint`.
-        normalization: Mean and std as plain data: the encoder's own in files of smp and timm, ImageNet's in all others.
-        unusable: Names in the file whose values cannot be computed with, and what is wrong with them.
-    """
-
-    toolkit: str
-    config: dict[str, Any]
-    is_network: bool
-    weights: dict[str, Tensor]
-    keys: KeyReport
-    notes: tuple[str, ...] = ()
-    label_space: dict[str, Any] | None = None
-    card: dict[str, Any] = field(default_factory=dict)
-    normalization: dict[str, list[float]] = field(default_factory=IMAGENET.to_dict)
-    unusable: dict[str, str] = field(default_factory=dict)
-
-    def checkpoint(self, source: str, allow_unmatched: tuple[str, ...] = ()) -> Checkpoint:
-        """Return the network as segkit's own; parameters that may be missing get the initial values of seed 0.
-
-        Args:
-            source: The file's name in error messages.
-            allow_unmatched: See `Choices`.
-
-        Raises:
-            InputError: There is no head, something does not match, or some values cannot be computed with.
-        """
-        if not self.is_network:
-            raise InputError(
-                f"{source}: an encoder without a head ({self.config['name']}); give a whole network's checkpoint, or "
-                "train with it: --encoder_weights"
-            )
-        self.keys.require_match(source, allow_unmatched)
-        refuse_unusable(self.unusable, source)
-        weights = self.weights
-        if self.keys.missing or self.keys.clashing:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
-                weights = dict(build_network(self.config).state_dict()) | weights
-        known = {"network": self.config, "normalization": self.normalization, "label_space": self.label_space}
-        return Checkpoint(known, weights, self.card)
 
 
 def inspect_foreign(
@@ -132,7 +57,7 @@ def encoder_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     if plain := timm_names(_shapes(tensors)):
         return {new: tensors[name] for name, new in plain.items()}
-    names = rename(find_format(tensors), tensors)
+    names = rename(find_format(tensors).rules, tensors)
     found = {new.removeprefix("encoder."): tensors[name] for name, new in names.items() if new.startswith("encoder.")}
     plain = timm_names(_shapes(found))
     return {plain.get(name, name): tensor for name, tensor in found.items()}
@@ -146,7 +71,7 @@ def _inspect(path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any
         if alone is None:
             raise
         return alone
-    names = rename(form, tensors)
+    names = rename(form.rules, tensors)
     shapes = {new: tuple(tensors[name].shape) for name, new in names.items()}
     inside = {name.removeprefix("encoder."): shape for name, shape in shapes.items() if name.startswith("encoder.")}
     guess = _guess(inside, path.name, choices.encoder)
@@ -159,7 +84,7 @@ def _inspect(path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any
     network, weights, keys = _fitting(tensors, names, _configs(form, guess, shapes, choices))
     arguments = network.config["init_args"]
     _check_dilation(form, guess, tensors, arguments)
-    label_space, notes = _label_space(beside, network.num_classes)
+    label_space, notes = label_space_in(beside, network.num_classes)
     if form.toolkit == "smp" and (words := unseen(arguments["decoder"])):
         notes = (*notes, words)
     source = {
@@ -238,11 +163,7 @@ def _timm_file(tensors: Mapping[str, Tensor], given: str | None) -> Inspection |
     channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), len(IMAGENET.mean))
     return Inspection(
         toolkit=f"encoder file ({'EfficientNet-PyTorch' if names else 'timm'})",
-        config={
-            "name": name,
-            "in_channels": channels,
-            "overrides": {},
-        },
+        config={"name": name, "in_channels": channels, "overrides": {}},
         is_network=False,
         weights=weights,
         keys=keys,
@@ -255,11 +176,7 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess: EncoderGuess) -> Inspection:
-    arguments: dict[str, Any] = {
-        "name": guess.name,
-        "in_channels": guess.in_channels,
-        "overrides": guess.overrides,
-    }
+    arguments: dict[str, Any] = {"name": guess.name, "in_channels": guess.in_channels, "overrides": guess.overrides}
     with ShapesOnly():
         encoder = build_encoder(**arguments)
     ours = {f"encoder.{name.removeprefix(TIMM_PREFIX)}": value for name, value in encoder.state_dict().items()}
@@ -267,7 +184,7 @@ def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess
     # An encoder's own names have no prefix: a name that only gained it is the same name.
     same = tuple(name for name, new in keys.renamed.items() if new == f"encoder.{name}")
     plain = {name: new.removeprefix("encoder.") for name, new in keys.renamed.items() if name not in same}
-    keys = KeyReport(same, plain, keys.dropped, keys.filled, keys.missing, keys.unexpected, keys.clashing)
+    keys = replace(keys, same=same, renamed=plain)
     whose = "mmsegmentation" if any(name.startswith("stem.") for name in tensors) else "the authors, timm"
     return Inspection(
         toolkit=f"encoder file ({whose if guess.is_resnest else 'torchvision, timm'}: one set of names)",
@@ -327,26 +244,3 @@ def _check_dilation(
             f"a network of {form.toolkit} over {guess.name}, whose dilated shortcuts have no pool there, but a 2x2 "
             "pool in timm; segkit builds only timm's"
         )
-
-
-def _label_space(beside: Mapping[str, Any], num_classes: int) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """Classes and colours from mmsegmentation's "meta", if it has as many as the network has classes."""
-    meta = beside.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    inner = meta.get("dataset_meta")  # since 1.0
-    known = {str(key).lower(): value for key, value in {**meta, **(inner if isinstance(inner, dict) else {})}.items()}
-    names, palette = known.get("classes"), known.get("palette")
-    if not isinstance(names, (list, tuple)):
-        return None, ()
-    if len(names) != num_classes:
-        return None, (f"the file names {len(names)} classes, but the network has {num_classes}: names left out",)
-    if not isinstance(palette, (list, tuple)) or len(palette) != num_classes:
-        palette = distinct_palette(num_classes)
-    if not (fits(names, list[str]) and fits(palette, list[list[int]])):
-        raise InputError("its class names are not strings, or its colours are not three numbers each")
-    plain = {
-        "class_names": list(names),
-        "palette": [list(colour) for colour in palette],
-        "table": list(identity_table(num_classes)),
-    }
-    return dict(LabelSpace.from_dict(plain).to_dict()), ()

@@ -8,9 +8,12 @@ backbone/resnet.py), segmentation-models-pytorch 0.6.0 (base/model.py), torchvis
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from segkit.errors import InputError
 from segkit.models.resnest import DilationConvention
+
+Rules: TypeAlias = tuple[tuple[str, str], ...]  # a prefix's pattern, and its replacement
 
 # Prefixes that wrappers put before every name of a file.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "network.", "net.")
@@ -39,13 +42,13 @@ class Format:
         toolkit: The toolkit's name in `TOOLKITS`.
         network: The network's class; None for an encoder alone.
         marks: Patterns of name prefixes; each must occur.
-        rules: Pairs of a prefix's pattern and its replacement in segkit's names; the first that matches applies.
+        rules: They give segkit's names; the first that matches applies.
     """
 
     toolkit: str
     network: str | None
     marks: tuple[str, ...]
-    rules: tuple[tuple[str, str], ...]
+    rules: Rules
 
 
 # fmt: off
@@ -175,11 +178,11 @@ def find_format(names: Iterable[str]) -> Format:
     )
 
 
-def rename(form: Format, names: Iterable[str]) -> dict[str, str]:
-    """Map the file's names to segkit's; names that no rule covers are left out."""
+def rename(rules: Rules, names: Iterable[str]) -> dict[str, str]:
+    """Map names by the first rule that matches each; names that no rule covers are left out."""
     renamed = {}
     for name in names:
-        for pattern, replacement in form.rules:
+        for pattern, replacement in rules:
             new, count = re.subn(f"^{pattern}", replacement, name)
             if count:
                 renamed[name] = new

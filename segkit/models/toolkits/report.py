@@ -7,8 +7,8 @@ from typing import Any
 
 from segkit.models.classifier import is_classifier
 from segkit.models.decoders import encoder_stride
-from segkit.models.toolkits.foreign import Inspection
 from segkit.models.toolkits.formats import TOOLKITS
+from segkit.models.toolkits.inspection import Inspection
 from segkit.models.toolkits.keys import KeyReport
 from segkit.text import aligned, listed, percent
 
@@ -41,16 +41,10 @@ def _network_rows(inspection: Inspection) -> list[tuple[str, str]]:
     arguments, name = inspection.config["init_args"], inspection.config["class_path"].rsplit(".", 1)[1]
     if is_classifier(inspection.config):
         encoder = _encoder(arguments["encoder"], arguments["encoder_args"])
-        return [
-            ("network", f"{name} of whole images"),
-            ("encoder", encoder),
-            ("classes", str(arguments["num_classes"])),
-        ]
+        classes = str(arguments["num_classes"])
+        return [("network", f"{name} of whole images"), ("encoder", encoder), ("classes", classes)]
     if "encoder" not in arguments:  # a user's own network
-        return [
-            ("network", inspection.config["class_path"]),
-            *((name, str(value)) for name, value in arguments.items()),
-        ]
+        return [("network", inspection.config["class_path"]), *((key, str(value)) for key, value in arguments.items())]
     resnest, own = "resnest" in arguments["encoder"], inspection.toolkit.startswith("segkit")
     implied = None if own else TOOLKITS[inspection.toolkit].convention
     whose = "" if own else f" (implied: {inspection.toolkit} dilates so)"
@@ -115,13 +109,7 @@ def _key_rows(keys: KeyReport, all_names: bool) -> list[tuple[str, str]]:
     rows = [("", ""), ("matched", f"{len(keys.same) + len(keys.renamed):5}")]
     rows += _listed("renamed", len(keys.renamed), _prefixes(keys.renamed), shown, " of these")
     if keys.dropped:
-        rows += _listed(
-            "dropped",
-            len(keys.dropped),
-            keys.dropped,
-            shown,
-            " (ImageNet classifier, stages left out)",
-        )
+        rows += _listed("dropped", len(keys.dropped), keys.dropped, shown, " (ImageNet classifier, stages left out)")
     if keys.filled:
         rows += _listed("filled", len(keys.filled), [], shown, " (counters of batch norms, which no output needs)")
     rows += _listed("missing", len(keys.missing), keys.missing, shown)

@@ -13,35 +13,26 @@ from segkit.models.decoders import parameters
 from segkit.models.toolkits.recognise import Shapes
 
 # decoder, a name that only it has, and arguments with the parameter whose first size they are (with \d: of a list)
+# fmt: off
 _DECODERS: tuple[tuple[str, str, dict[str, str]], ...] = (
-    (
-        "dpt",
-        r"reassemble_blocks\.0",
-        {
-            "decoder_intermediate_channels": r"reassemble_blocks\.\d\.project_to_out_channel",
-            "decoder_fusion_channels": r"reassemble_blocks\.0\.project_to_feature_dim",
-        },
-    ),
-    ("unetplusplus", r"blocks\.x_0_0", {"decoder_channels": r"blocks\.x_0_\d\.conv1\.0"}),
-    (
-        "manet",
-        r"blocks\.0\.hl_conv",
-        {"decoder_channels": r"blocks\.\d\.conv1\.0", "decoder_pab_channels": r"center\.top_conv"},
-    ),
-    ("linknet", r"blocks\.0\.block", {}),
-    ("unet", r"blocks\.0\.conv1", {"decoder_channels": r"blocks\.\d\.conv1\.0"}),
-    (
-        "fpn",
-        r"seg_blocks\.0",
-        {"decoder_pyramid_channels": "p5", "decoder_segmentation_channels": r"seg_blocks\.0\.block\.0\.block\.0"},
-    ),
-    ("pspnet", r"psp\.blocks\.0\.pool", {"psp_out_channels": r"conv\.0"}),
-    ("pan", "fpa", {"decoder_channels": r"fpa\.branch1\.1\.conv"}),
-    ("deeplabv3plus", r"aspp\.0\.convs", {"decoder_channels": r"aspp\.0\.convs\.0\.0"}),
-    ("deeplabv3", r"(aspp|0)\.convs", {"decoder_channels": r"(aspp|0)\.convs\.0\.0"}),
-    ("upernet", "fusion_block", {"decoder_channels": r"fusion_block\.0"}),
-    ("segformer", "mlp_stage", {"decoder_segmentation_channels": r"fuse_stage\.0"}),
+    ("dpt",           r"reassemble_blocks\.0",
+     {"decoder_intermediate_channels": r"reassemble_blocks\.\d\.project_to_out_channel",
+      "decoder_fusion_channels":       r"reassemble_blocks\.0\.project_to_feature_dim"}),
+    ("unetplusplus",  r"blocks\.x_0_0",         {"decoder_channels": r"blocks\.x_0_\d\.conv1\.0"}),
+    ("manet",         r"blocks\.0\.hl_conv",
+     {"decoder_channels": r"blocks\.\d\.conv1\.0", "decoder_pab_channels": r"center\.top_conv"}),
+    ("linknet",       r"blocks\.0\.block",      {}),
+    ("unet",          r"blocks\.0\.conv1",      {"decoder_channels": r"blocks\.\d\.conv1\.0"}),
+    ("fpn",           r"seg_blocks\.0",
+     {"decoder_pyramid_channels": "p5", "decoder_segmentation_channels": r"seg_blocks\.0\.block\.0\.block\.0"}),
+    ("pspnet",        r"psp\.blocks\.0\.pool",  {"psp_out_channels": r"conv\.0"}),
+    ("pan",           "fpa",                    {"decoder_channels": r"fpa\.branch1\.1\.conv"}),
+    ("deeplabv3plus", r"aspp\.0\.convs",        {"decoder_channels": r"aspp\.0\.convs\.0\.0"}),
+    ("deeplabv3",     r"(aspp|0)\.convs",       {"decoder_channels": r"(aspp|0)\.convs\.0\.0"}),
+    ("upernet",       "fusion_block",           {"decoder_channels": r"fusion_block\.0"}),
+    ("segformer",     "mlp_stage",              {"decoder_segmentation_channels": r"fuse_stage\.0"}),
 )
+# fmt: on
 # What is there once for each feature, and how many features have none.
 _FEATURES = {
     "unet": (r"blocks\.\d\.", 0),
