@@ -17,15 +17,13 @@ from torch import Tensor
 
 from segkit.bars import Bar
 from segkit.benchmark.cost import PeakMemory, Stopwatch
-from segkit.data.datamodule import SegmentationDataModule
-from segkit.data.samplers import only
+from segkit.data.dataset import SegmentationDataset
 from segkit.evaluation.comparison import Comparison, paired_comparison
 from segkit.evaluation.confusion import confusion_counts
 from segkit.evaluation.results import versions
 from segkit.evaluation.statistics import ImageAreas
 from segkit.inference.exported.network import open_network
 from segkit.inference.segmenter import Segmenter
-from segkit.metadata.label_space import check_same_classes
 from segkit.ops.normalize import normalize, restore
 from segkit.ops.upsample_argmax import upsample_argmax
 from segkit.text import RULE, aligned, percent, points
@@ -57,27 +55,23 @@ LIMITS = {
 
 
 class PairedScores:
-    """Scores a network as it was trained on the test split, and exported files on the same images.
+    """Scores a network as it was trained, and exported files on the same images.
 
     Args:
         segmenter: The network as it was trained, with the protocol "whole".
-        data: After `setup("test")`.
+        images: Whole images with masks.
         limit: Images at most.
-
-    Raises:
-        InputError: The classes are not those of the data.
     """
 
-    def __init__(self, segmenter: Segmenter, data: SegmentationDataModule, limit: int | None = None) -> None:
-        check_same_classes(segmenter.class_names, data.class_names, "the checkpoint", f"--data ({data.root})")
-        self.segmenter, self.data, total = segmenter, data, len(data.datasets["test"])
-        self.count = min(limit or total, total)
+    def __init__(self, segmenter: Segmenter, images: SegmentationDataset, limit: int | None = None) -> None:
+        self.segmenter, self.images = segmenter, images
+        self.count = min(limit or len(images), len(images))
         self._exact: ImageAreas | None = None
         self._known: dict[tuple[Path, int], tuple[Comparison, list[tuple[str, float]]]] = {}
 
     def image(self, index: int) -> Tensor:
-        """A stored image of the split, (1, C, H, W)."""
-        return self.data.datasets["test"][index]["image"][None]
+        """A stored image, (1, C, H, W)."""
+        return self.images[index]["image"][None]
 
     def compare(self, path: Path) -> tuple[Comparison, list[tuple[str, float]]]:
         """The mIoU of PyTorch (A) and a file (B), and images whose share of right pixels changed most, by how much."""
@@ -93,13 +87,12 @@ class PairedScores:
         return self._known[key]
 
     def _score(self, label: Label, title: str) -> ImageAreas:
-        loader = only(self.data.test_dataloader(), range(self.count))
-        counts: list[tuple[str, Tensor]] = []
-        batch: Any
-        with Bar(loader, title, self.count, unit="image", leave=False) as batches:
-            for batch in batches:
-                one = confusion_counts(batch["mask"], label(batch["image"]), self.data.num_classes)
-                counts.append((batch["name"][0], one))
+        counts, classes = list[tuple[str, Tensor]](), len(self.segmenter.class_names)
+        with Bar(range(self.count), title, self.count, unit="image", leave=False) as indices:
+            for index in indices:
+                item = self.images[index]
+                one = confusion_counts(item["mask"][None], label(item["image"][None]), classes)
+                counts.append((item["name"], one))
         return ImageAreas.from_counts(counts)
 
 
@@ -115,6 +108,7 @@ class Parity:
         cost: Name -> seconds for an image of `TIMED_SIZE`, and peak bytes above those in use before it.
         comparison: Of the mIoU, PyTorch A and the file B; None without data.
         differing: Images whose share of right pixels changed most, and by how much.
+        chosen_on: Number of training images by which int8's layers in float were chosen; `comparison` has others.
     """
 
     precision: str
@@ -123,6 +117,7 @@ class Parity:
     cost: dict[str, tuple[float, int | None]] = field(default_factory=dict)
     comparison: Comparison | None = None
     differing: list[tuple[str, float]] = field(default_factory=list)
+    chosen_on: int | None = None
 
     @property
     def over(self) -> list[str]:
@@ -153,6 +148,8 @@ class Parity:
         if self.comparison is not None:
             scores = f"PyTorch {percent(self.comparison.miou.a)}, file {percent(self.comparison.miou.b)}"
             parts += ["", f"{self.comparison.sentence('PyTorch', 'the file')}; {scores}"]
+        if self.chosen_on is not None:
+            parts.append(f"the layers in float were chosen by {self.chosen_on} training images, not by these")
         if self.differing:
             shown = ", ".join(f"{name} {points(change)}" for name, change in self.differing)
             parts.append(f"right pixels differ most, in points: {shown}")
@@ -170,6 +167,7 @@ class Parity:
             "cost": [{"of": name, "seconds": s, "peak bytes": peak} for name, (s, peak) in self.cost.items()],
             "cost of": {"size": TIMED_SIZE, "threads": torch.get_num_threads()},
             "mIoU": None if self.comparison is None else self.comparison.to_dict(),
+            "float layers chosen by": None if self.chosen_on is None else {"split": "train", "images": self.chosen_on},
             "differing": [{"image": name, "right pixels": change} for name, change in self.differing],
             "versions": versions(),
         }

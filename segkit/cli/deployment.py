@@ -2,10 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from segkit.benchmark.parity import PairedScores, Parity, prove
@@ -17,6 +16,7 @@ from segkit.errors import InputError
 from segkit.files import write_json
 from segkit.inference import protocols
 from segkit.inference.segmenter import Segmenter
+from segkit.metadata.label_space import check_same_classes
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.export.deploy import Form, deploy
 from segkit.models.export.quantize import Calibration
@@ -42,20 +42,19 @@ def deploy_and_prove(
     form = Form(options.outputs, options.input, options.precision, options.license)
     form.check(output, Normalization.from_dict(checkpoint.normalization))
     segmenter = Segmenter.described(network, checkpoint.hyper_parameters, protocols.get("whole"), torch.device("cpu"))
-    max_drop, scores, calibration = options.max_drop / 100, None, None
+    parity, scores, calibration = Parity(form.precision, options.max_drop / 100), None, None
     unproven = output.with_name(f"{output.stem}.unproven{output.suffix}")
     if of_data:
         data = open_data(of_data, "segkit export")
         data.setup("test")
-        scores = PairedScores(segmenter, data, options.limit)
-        calibration = Calibration(
-            *_training_images(data, options.calibration_images, form.input),
-            drop=lambda path: -scores.compare(path)[0].miou.difference.value,
-            max_drop=max_drop,
-            say=say_above_bar,
-        )
+        check_same_classes(segmenter.class_names, data.class_names, "the checkpoint", f"--data ({data.root})")
+        scores = PairedScores(segmenter, data.datasets["test"], options.limit)
+        if form.precision == "int8":
+            images = _training_images(data, options.calibration_images)
+            parity.chosen_on = len(images)
+            calibration = _calibration(PairedScores(segmenter, images), form.input, parity.max_drop)
     deploy(unproven, checkpoint, network, form, calibration)
-    parity = prove(unproven, segmenter, Parity(form.precision, max_drop), scores)
+    prove(unproven, segmenter, parity, scores)
     say(f"{parity.table()}\n")
     return _name(unproven, output, parity, form)
 
@@ -78,11 +77,21 @@ def _report_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.parity.json")
 
 
-def _training_images(data: SegmentationDataModule, most: int, dtype: str) -> tuple[int, Callable[[int], np.ndarray]]:
-    """Whole training images, evenly over the split: how many, and what reads one as (1, C, H, W)."""
-    samples = data.find_samples("train", with_masks=False)
+def _training_images(data: SegmentationDataModule, most: int) -> SegmentationDataset:
+    """Whole training images with their masks, evenly over the split."""
+    samples = data.find_samples("train")
     if not samples:
         raise InputError(f"{data.root}: has no training images, on which int8 is calibrated")
     chosen = samples[:: max(1, len(samples) // most)][:most]
-    images = SegmentationDataset(chosen, data.reader, None, data.seed)
-    return len(chosen), lambda index: images[index]["image"][None].numpy().astype(dtype)
+    return SegmentationDataset(chosen, data.reader, None, data.seed)
+
+
+def _calibration(scores: PairedScores, dtype: str, max_drop: float) -> Calibration:
+    """Calibration by the images of `scores`, of whose mIoU at most `max_drop` may be lost, 0..1."""
+    return Calibration(
+        scores.count,
+        lambda index: scores.image(index).numpy().astype(dtype),
+        drop=lambda path: -scores.compare(path)[0].miou.difference.value,
+        max_drop=max_drop,
+        say=say_above_bar,
+    )

@@ -6,7 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segkit.cli.parser import Parser, Switch, add_data_options, add_network_option, split_options, whole_number
+from segkit.cli.parser import (
+    Parser,
+    Switch,
+    add_data_options,
+    add_network_option,
+    number,
+    option_names,
+    split_options,
+    whole_number,
+)
 from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.files import check_new_file
@@ -31,10 +40,13 @@ Such a file is proven before it gets its name: its labels and logits are compare
 time and memory measured, and with --data its mIoU on the test split, with a paired interval over images. The report is
 printed and lies in FILE.parity.json. A file that differs by more than its precision explains is kept as
 NAME.unproven.SUFFIX, and the exit code is 1. int8 needs --data: it is calibrated on training images, and layers are
-kept in float until at most --max_drop is lost on the test images.
+kept in float until at most --max_drop is lost on these; the report then has the loss on the test images.
 
 Scores come from the result files given, and else from those `segkit test` and `segkit validate` wrote into the folder
 of the checkpoint's run with these very weights."""
+
+# Options that a .safetensors file, which holds the weights as they are, has no use for; besides those of the data.
+_DEPLOYED = ("--precision", "--outputs", "--input", "--license", "--max_drop", "--limit", "--calibration_images")
 
 
 def main(args: Sequence[str]) -> int:
@@ -46,7 +58,7 @@ def main(args: Sequence[str]) -> int:
     own, of_data = split_options(args)
     options = _parser().parse_args(own)
     output: Path = options.output or options.checkpoint.with_suffix(".safetensors")
-    _check_suffix(output)
+    _check_suffix(output, args)
     check_new_file(output, options.overwrite)
     from segkit.evaluation.read_results import score_of
     from segkit.evaluation.results import versions
@@ -72,17 +84,22 @@ def main(args: Sequence[str]) -> int:
         from segkit.cli.deployment import deploy_and_prove  # Lightning and the data, which the weights alone need not
 
         return deploy_and_prove(output, checkpoint, network, options, of_data)
-    if of_data:
-        raise InputError(f"--data: a {output.suffix} file has the weights themselves, so there is nothing to compare")
     write_model_file(output, checkpoint)
     say(report(output, inspect(output)))
     return 0
 
 
-def _check_suffix(output: Path) -> None:
+def _check_suffix(output: Path, args: Sequence[str]) -> None:
+    """Refuse an unknown format, and options that have no effect on a model file."""
     allowed = (".safetensors", *EXPORTED_SUFFIXES)
     if output.suffix.lower() not in allowed:
         raise InputError(f"{output}: its suffix {output.suffix!r} names no format; choose {', '.join(allowed)}")
+    unused = [name for name in option_names(args) if name.startswith((*_DEPLOYED, "--data"))]
+    if unused and not is_exported(output):
+        raise InputError(
+            f"{unused[0]} has no effect on a {output.suffix} file, which holds the weights as they are; leave it "
+            f"out, or give -o a file that ends in {', '.join(EXPORTED_SUFFIXES)}"
+        )
 
 
 def _results_of_run(checkpoint: Path, sha256: str) -> list[Path]:
@@ -146,11 +163,18 @@ def _parser() -> Parser:
     )
     deployed.add_argument("--license", metavar="TEXT", help="of the weights; kept in the card")
     deployed.add_argument(
-        "--max_drop", type=float, default=0.5, metavar="POINTS", help="of mIoU that may be lost on --data; default: 0.5"
+        "--max_drop",
+        type=number(lambda points: 0 <= points <= 100, "in 0..100"),
+        default=0.5,
+        metavar="POINTS",
+        help="of mIoU that may be lost on --data; default: 0.5",
     )
     deployed.add_argument("--limit", type=whole_number(2), help="images of the test split at most; default: all")
     deployed.add_argument(
-        "--calibration_images", type=whole_number(1), default=100, help="of the training split, for int8; default: 100"
+        "--calibration_images",
+        type=whole_number(1),
+        default=100,
+        help="of the training split with their masks, for int8; default: 100",
     )
     add_data_options(parser)
     parser.add_argument("--overwrite", action=Switch, help="write over FILE if it exists")

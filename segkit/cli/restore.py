@@ -73,7 +73,7 @@ def _of_exported(path: str, command: str) -> Checkpoint:
         raise InputError(f"{path}: an exported file, which `segkit test` and `segkit predict` run; give a checkpoint")
     file = open_network(Path(path), None)
     check_own(file.card, file.path)
-    parts = {name: file.card[name] for name in ("network", "normalization", "label_space")}
+    parts = {name: file.card.get(name) for name in ("network", "normalization", "label_space")}
     return Checkpoint(parts, {}, dict(file.card))
 
 

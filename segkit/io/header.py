@@ -1,7 +1,8 @@
 """Reads an image file's header without decoding the image: size, bits, pages, orientation.
 
-JPEG, PNG and TIFF are read here, after their specifications (ITU-T T.81, the W3C's PNG, `segkit.io.tiff`): Pillow
-does not know all TIFFs, turns those it knows, and decodes a whole PNG to find its orientation. Pillow reads the rest.
+JPEG, PNG and TIFF are parsed here, by their specifications (ITU-T T.81, the W3C's PNG, `segkit.io.tiff`): Pillow does
+not support every TIFF, rotates those it supports, and decodes a whole PNG to find its orientation. Pillow reads the
+headers of all other formats.
 """
 
 import io
@@ -26,20 +27,20 @@ from segkit.io.tiff import (
     read_at,
 )
 
-MAX_PIXELS = 500_000_000  # 1.5 GB as RGB: a 20,000 x 20,000 image is read, 109 kB that claim 30,000 x 30,000 are not
+MAX_PIXELS = 500_000_000  # 1.5 GB as RGB: 20,000 x 20,000 is read; a file of 109 kB that claims 30,000 x 30,000 is not
 MAX_PIXELS_VARIABLE = "SEGKIT_MAX_PIXELS"
-MAX_SIDE = 2**20  # pixels, of an image that is read in tiles too; OpenCV's own limit
+MAX_SIDE = 2**20  # pixels, even for images that are read in tiles; OpenCV's own limit
 
 JPEG_START, PNG_START, NPY_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\x93NUMPY"
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS = 254, 256, 257, 258  # TIFF's tags
 _STRIPS, _CHANNELS, _STRIP_ROWS, _PLANES = 273, 277, 278, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _FORMAT = 322, 323, 324, 339
-_SUBFILE_SMALLER, _SUBFILE_MASK = 1, 4  # bits of a page that is a preview, or a mask, of another one
+_SUBFILE_SMALLER, _SUBFILE_MASK = 1, 4  # flags of a page that is a preview or a mask of another page
 
 Samples: TypeAlias = Literal["unsigned", "signed", "float"]
 
-# What Pillow and struct raise for damaged files; Pillow's readers are many and were not written for them.
+# What Pillow and struct raise for damaged files; Pillow has many decoders, and few of them expect damage.
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
                   EOFError, NotImplementedError, struct.error, Image.DecompressionBombError)  # fmt: skip
 
@@ -54,7 +55,7 @@ class Header:
         bits: Bits of one sample of one channel, 1..64.
         samples: What these bits represent.
         channels: Channels of a TIFF or an `.npy` file; 0 for other files.
-        planes: Whether a TIFF stores its channels one after another.
+        planes: Whether a TIFF stores each channel as a plane of its own.
         frames: Number of pages of a TIFF or frames of an animation.
         orientation: The EXIF orientation 1..8; 1 is upright.
     """
@@ -74,7 +75,7 @@ class Header:
         return self.orientation == UPRIGHT
 
     def losses(self) -> list[str]:
-        """What reading this image as one uint8 RGB array leaves out, in words that follow the file's name."""
+        """What is lost when this image is read as one uint8 RGB array, worded to follow the file's name."""
         notes = []
         if self.frames > 1:
             more = f"{MOST_PAGES} or more" if self.frames >= MOST_PAGES else self.frames
@@ -122,10 +123,10 @@ def check_pixels(width: int, height: int, path: object) -> None:
 
 
 def max_pixels() -> int:
-    """The pixels of the largest image that is read into memory: the environment's SEGKIT_MAX_PIXELS, or 500 million."""
+    """The most pixels that an image read into memory may have: SEGKIT_MAX_PIXELS in the environment, or 500 million."""
     text = os.environ.get(MAX_PIXELS_VARIABLE, str(MAX_PIXELS))
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(f"{MAX_PIXELS_VARIABLE} is {text!r}; allowed is a whole number of pixels, from 1")
+        raise InputError(f"{MAX_PIXELS_VARIABLE} is {text!r}; it must be a whole number of pixels, 1 or more")
     return int(text)
 
 
@@ -160,11 +161,11 @@ def _parse_png(file: BinaryIO) -> Header:
     frames, orientation, position = 1, UPRIGHT, 33
     while len(head := read_at(file, position, 8)) == 8:
         length, kind = struct.unpack(">I4s", head)
-        if position + 12 + length > size:  # OpenCV would make room for up to 4 GB
+        if position + 12 + length > size:  # OpenCV would allocate up to 4 GB for it
             raise ValueError("a chunk of the PNG is longer than the file")
         if kind == b"IEND":
             break
-        if kind != b"IDAT":  # of which the decoder checks the sum; it ignores that of others, such as an orientation
+        if kind != b"IDAT":  # the decoder verifies the checksums of IDAT only, not, say, that of an orientation
             body, check_sum = file.read(length), file.read(4)
             if zlib.crc32(kind + body) != int.from_bytes(check_sum, "big"):
                 raise ValueError(f"the PNG chunk at byte {position} is damaged")
@@ -195,8 +196,8 @@ def _parse_tiff(file: BinaryIO) -> Header:
     if not wide or not high:
         raise ValueError("a TIFF whose strips or tiles have no size")
     needed = -(-width // wide) * -(-height // high) * (channels if planes else 1)
-    if stored < needed or (stored > needed and _TILES in first):  # decoders fill up with anything, or mix tiles up
-        raise ValueError(f"a TIFF of {stored} strips or tiles, whose size needs {needed}")
+    if stored < needed or (stored > needed and _TILES in first):  # decoders would invent pixels, or mix up tiles
+        raise ValueError(f"a TIFF with {stored} strips or tiles, while its size requires {needed}")
     kinds: dict[int, Samples] = {2: "signed", 3: "float"}
     samples = kinds.get(value(_FORMAT, 1), "unsigned")
     return Header(width, height, value(_BITS, 1), samples, channels, planes, frames, orientation_of(first))
@@ -207,7 +208,7 @@ def _parse_npy(file: BinaryIO) -> Header:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if len(shape) not in (2, 3) or 0 in shape or dtype.kind not in "uif":
-        raise ValueError(f"an array {shape} of {dtype}, not numbers (H, W) or (H, W, C)")
+        raise ValueError(f"an array of shape {shape} and type {dtype}, but numbers (H, W) or (H, W, C) are needed")
     samples: dict[str, Samples] = {"u": "unsigned", "i": "signed", "f": "float"}
     channels = shape[2] if len(shape) == 3 else 1
     return Header(shape[1], shape[0], 8 * dtype.itemsize, samples[dtype.kind], channels)
@@ -225,5 +226,5 @@ def _parse_other(file: BinaryIO) -> Header:
 def _exactly(file: BinaryIO, count: int) -> bytes:
     data = file.read(count)
     if len(data) < count:
-        raise ValueError("the file ends in its header")
+        raise ValueError("the file ends within its header")
     return data

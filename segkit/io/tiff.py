@@ -1,4 +1,4 @@
-"""Reads the tags of a TIFF's pages, after TIFF 6.0 and BigTIFF; an EXIF block is a TIFF without an image."""
+"""Reads the tags of a TIFF's pages, as TIFF 6.0 and BigTIFF define them; an EXIF block is a TIFF without an image."""
 
 import io
 import struct
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, TypeAlias
 
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big end first; "+" is BigTIFF
-MOST_PAGES = 10_000  # read; a chain of directories that is longer is damage or malice
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little-endian and big-endian; "+" is BigTIFF
+MOST_PAGES = 10_000  # the most that are read; a longer chain of directories is damage or malice
 
 ORIENTATION = 274  # the tag; its values are EXIF's
 UPRIGHT = 1  # the orientation of an image that need not be turned; 2..8 are the others
 
-_SHORT = 3  # the type of a number of 16 bits
-_INTEGERS = {1: "B", _SHORT: "H", 4: "I", 16: "Q"}  # types of values, and struct's letters for them
+_SHORT = 3  # the type of a 16-bit integer
+_INTEGERS = {1: "B", _SHORT: "H", 4: "I", 16: "Q"}  # types of values, and struct's format characters for them
 
 
 class Tag(NamedTuple):
-    """An entry of a directory: its first value, how many there are, and the byte at which it begins."""
+    """An entry of a directory: its first value, its number of values, and the byte offset of the entry itself."""
 
     value: int
     many: int = 1
@@ -29,7 +29,7 @@ Tags: TypeAlias = dict[int, Tag]
 
 @dataclass(frozen=True)
 class _Form:
-    """How a TIFF writes its numbers: `order` and `number` (of an offset) are struct's letters."""
+    """How a TIFF encodes numbers: `order` is struct's byte order, `number` the struct format of an offset."""
 
     order: str
     is_big: bool
@@ -51,16 +51,16 @@ class _Form:
 
     @property
     def counter(self) -> str:
-        """Of a directory's entries."""
+        """The struct format of a directory's number of entries."""
         return self.order + ("Q" if self.is_big else "H")
 
 
 def directories(file: BinaryIO) -> Iterator[Tags]:
-    """The integer tags of each page; the chain of pages ends where it is damaged.
+    """Yield the integer tags of each page; a damaged chain of pages ends where the damage is.
 
     Raises:
-        ValueError: The file does not begin as a TIFF.
-        struct.error: The file ends in its header.
+        ValueError: The file does not start with a TIFF header.
+        struct.error: The file ends within its header.
     """
     start = file.read(16)
     form = _Form.of(start)
@@ -73,7 +73,7 @@ def directories(file: BinaryIO) -> Iterator[Tags]:
             return
         (count,) = struct.unpack(form.counter, counted)
         begin, length = position + len(counted), (4 + 2 * form.inline) * count
-        if length > 20 * 65_536:  # more tags than there are
+        if length > 20 * 65_536:  # more tags than exist
             return
         yield _entries(file, form, begin, read_at(file, begin, length))
         following = read_at(file, begin + length, form.inline)
@@ -81,7 +81,7 @@ def directories(file: BinaryIO) -> Iterator[Tags]:
 
 
 def orientation_of(tags: Tags) -> int:
-    """The orientation 1..8; upright if it is missing or another number."""
+    """The orientation 1..8; upright if it is missing or out of range."""
     value = tags.get(ORIENTATION, Tag(UPRIGHT)).value
     return value if 1 <= value <= 8 else UPRIGHT
 
@@ -95,7 +95,7 @@ def exif_orientation(block: bytes) -> int:
 
 
 def upright_tiff(data: bytes) -> bytes:
-    """The same TIFF without an orientation, by which OpenCV and Pillow turn a TIFF whatever they are asked for."""
+    """The same TIFF marked as upright: OpenCV and Pillow rotate a TIFF by its tag even when told not to."""
     tag = next(directories(io.BytesIO(data)), {}).get(ORIENTATION)
     if tag is None or tag.value == UPRIGHT:
         return data
@@ -106,7 +106,7 @@ def upright_tiff(data: bytes) -> bytes:
 
 
 def read_at(file: BinaryIO, position: int, count: int) -> bytes:
-    """Up to `count` bytes from a position."""
+    """Read up to `count` bytes from a position."""
     file.seek(position)
     return file.read(count)
 

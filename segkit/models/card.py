@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace
 from segkit.models.checkpoint import Checkpoint
@@ -63,7 +61,7 @@ def checked(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, Segmentatio
     if isinstance(path_of, str) and not path_of.startswith("segkit.") and path_of not in NETWORKS:
         raise InputError(f"{path}: {unknown_network(path_of)}")  # which is no damage
     try:
-        network = _shapes(parts.get("network"), checkpoint.state_dict)
+        network = described_network(parts.get("network"), len(checkpoint.state_dict))  # a block has tensors
         _check_normalization(parts.get("normalization"), network.config["init_args"].get("in_channels", 3))
         _check_label_space(parts.get("label_space"), network.num_classes)
         _check_card(checkpoint.card)
@@ -91,8 +89,16 @@ def temperature_of(card: Mapping[str, Any]) -> float:
     return float(temperature)
 
 
-def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
-    """Build the network with shapes only."""
+def described_network(config: Any, most_blocks: int) -> SegmentationModel:
+    """Build the network that a file describes, with shapes only.
+
+    Args:
+        config: What the file says, unchecked.
+        most_blocks: A limit for the blocks of its encoder: building them is what would take long.
+
+    Raises:
+        InputError: A part is missing, of the wrong type or out of range.
+    """
     if not fits(config, dict[str, Any]) or not fits(config.get("init_args"), dict[str, Any]):
         raise InputError("network must consist of class_path and init_args")
     if config.keys() != {"class_path", "init_args"} or config["class_path"] not in list(NETWORKS):  # it may be a list
@@ -102,8 +108,8 @@ def _shapes(config: Any, tensors: Mapping[str, Tensor]) -> SegmentationModel:
         check_arguments(NETWORKS[config["class_path"]], arguments, "network")
     overrides = arguments.get("encoder_args") or {}
     check_arguments(ResNeSt, overrides, "encoder_args")
-    if sum(overrides.get("layers", ())) > len(tensors):  # building them is what would take long
-        raise InputError(f"encoder_args.layers: {sum(overrides['layers'])} blocks, but only {len(tensors)} tensors")
+    if sum(overrides.get("layers", ())) > most_blocks:
+        raise InputError(f"encoder_args.layers: {sum(overrides['layers'])} blocks, at most {most_blocks} are possible")
     with ShapesOnly():
         return build_network(config)
 

@@ -31,7 +31,8 @@ class OwnNetwork(SegmentationModel):
     `align_corners`, False if it has none). If it requires sides that are multiples of 2, 4, ... 128, images are padded
     at the right and bottom with zeros, the mean colour, and the logits cropped. All of this is found by running it on
     images without values. Its constructor's arguments must be plain data; `num_classes` (or `classes`) and
-    `in_channels` are filled in from the data, if it has them. All parameters learn at `model.optim.lr`.
+    `in_channels` are filled in from the data, if it has them. All parameters learn at `model.optim.lr`,
+    whatever `head_lr_mult` is.
 
     A weight file records the class, but never imports it: the user names it (`--network my.module.Net`, in Python
     `segkit.load(path, network=Net)`).

@@ -38,7 +38,8 @@ class OptimConfig:
         name: "sgd" or "adamw".
         lr: Learning rate of the encoder for `reference_batch` images per step; scaled linearly to the real number.
         reference_batch: Total batch that `lr` was meant for; 0 takes `lr` as it is.
-        head_lr_mult: The head's and auxiliary head's learning rate in units of the encoder's.
+        head_lr_mult: The head's and auxiliary head's learning rate in units of the encoder's; a network of one's own
+            (`OwnNetwork`) has no such parts.
         layer_decay: Each block of the encoder learns this much slower than the one above it, the last block than the
             head; in (0, 1], and 1 is none (BEiT, Bao et al. 2021, section 3.2; timm's `param_groups_layer_decay`).
         momentum: Momentum of SGD.
@@ -123,7 +124,8 @@ def parameter_groups(network: nn.Module, lr: float, config: OptimConfig) -> list
         config: All other settings.
 
     Raises:
-        InputError: All parameters are frozen, or layer decay finds no blocks in the encoder.
+        InputError: All parameters are frozen, layer decay finds no blocks in the encoder, or a `head_lr_mult` that is
+            neither 1 nor the default finds no head.
     """
     parameters = {_WRAPPERS.sub("", name): (name, parameter) for name, parameter in network.named_parameters()}
     parts = _parts([name for name in parameters if name.startswith("encoder.")], config.layer_decay)
@@ -141,6 +143,11 @@ def parameter_groups(network: nn.Module, lr: float, config: OptimConfig) -> list
     if not groups:
         raise InputError(
             f"model.network: all {len(parameters)} parameter tensors are frozen, nothing is left to train; freeze less"
+        )
+    if config.head_lr_mult not in (1, OptimConfig.head_lr_mult) and parameters.keys() <= parts.keys():
+        raise InputError(
+            f"model.optim.head_lr_mult={config.head_lr_mult} has no effect: this network is not divided into encoder "
+            "and head, and all of it learns at model.optim.lr; leave it out, or set it to 1"
         )
     return list(groups.values())
 

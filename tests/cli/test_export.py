@@ -197,6 +197,11 @@ def test_only_results_of_these_weights_are_taken_by_themselves(run: Path, last: 
         (["--result", "{tmp}/list.json"], "not a result of `segkit test`"),
         (["--result", "{tmp}/other.json"], "a result of 1 classes (cat, ...), the checkpoint has 9 (road, "),
         (["--protocol", "ms-filp"], "'ms-filp' is not known"),
+        (["--precision", "int8"], "--precision has no effect on a .safetensors file"),
+        (["--outputs=labels"], "--outputs has no effect"),
+        (["--data.root", "{tmp}"], "--data.root has no effect"),
+        (["-o", "{tmp}/a.onnx", "--max_drop", "nan"], "'nan' is not a number in 0..100"),
+        (["-o", "{tmp}/a.onnx", "--max_drop", "-1"], "'-1' is not a number in 0..100"),
     ],
 )
 def test_wrong_input_takes_one_line(last: Path, tmp_path: Path, capsys, change: list[str], words: str) -> None:

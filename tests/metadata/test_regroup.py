@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scenes import scenes
 
 from segkit.cli import main
@@ -14,9 +15,10 @@ from segkit.data.sets.folder import FolderDataModule
 from segkit.errors import InputError
 from segkit.files import write_text
 from segkit.inference.segmenter import load
-from segkit.io import write_png
+from segkit.io import read_image, read_label, write_png
 from segkit.metadata.label_space import LabelSpace
 from segkit.metadata.regroup import regrouped
+from segkit.visualization import overlay, with_legend
 
 SPACE = LabelSpace.from_rows(
     ((7, "road", (1, 1, 1)), (8, "car", (2, 2, 2)), (9, "sky", (3, 3, 3)), (10, "truck", (4, 4, 4))), ignored=(0,)
@@ -77,6 +79,22 @@ def test_from_training_to_the_score_without_a_class(tmp_path: Path, capsys: pyte
     assert main(["fit", *data, *network, "--trainer.max_epochs", "1", "--run_dir", str(run), "--overlays", "0"]) == 0
     names = ("road", "sidewalk", "building", "pole", "traffic sign", "vegetation", "thing")
     assert load(checkpoint).class_names == names
+
+    weights = torch.load(checkpoint, weights_only=True)
+    weights["state_dict"]["network.head.4.bias"][names.index("thing")] += 1e4  # which then is everywhere
+    torch.save(weights, tmp_path / "thing.ckpt")
+    image = np.zeros((40, 60, 3), np.uint8)
+    write_png(tmp_path / "image.png", image)
+    infer = ["infer", str(tmp_path / "image.png"), "--checkpoint", str(tmp_path / "thing.ckpt"), "--device", "cpu"]
+    assert main([*infer, "--output", str(tmp_path / "out")]) == 0
+    labels, colours = np.full((40, 60), 6, np.uint8), {6: (220, 20, 60)}  # the colour of a person in Cityscapes
+    assert np.array_equal(read_label(tmp_path / "out/image_labels.png"), labels)
+    assert (read_image(tmp_path / "out/image_color.png") == colours[6]).all()
+    palette = [colours.get(i, (0, 0, 0)) for i in range(7)]
+    shown = with_legend(overlay(image, labels, palette, 0.5), labels, [""] * 6 + ["thing"], palette)
+    assert np.array_equal(read_image(tmp_path / "out/image_overlay.png"), shown)
+    (area,) = json.loads((tmp_path / "out/image_area.json").read_text())["classes"]
+    assert area == {"id": 6, "name": "thing", "pixels": 2400, "share": 1}
 
     test = ["test", *data, "--ckpt_path", checkpoint, "--run_dir", str(run)]
     assert main([*test, "--without", "[road, pole]", "--metric", "encoding"]) == 0

@@ -86,6 +86,8 @@ def test_a_side_that_is_no_multiple_is_padded_at_its_end() -> None:
         ({"output_stride": 8}, "leave it out for 32"),
         ({"decoder": "deeplabv3", "output_stride": 32}, "output stride 8 or 16"),
         ({"encoder": VIT}, "decoder: dpt takes it"),
+        ({"encoder": VIT, "decoder": "linknet"}, "decoder: dpt takes it"),
+        ({"encoder": VIT, "decoder": "manet"}, "decoder: dpt takes it"),
         ({"decoder": "dpt"}, "plain vision transformer"),
         ({"decoder": "dpt", "encoder": "resnet10t"}, "plain vision transformer"),
         ({"decoder": "pan", "encoder": "swin_tiny_patch4_window7_224"}, "cannot be dilated to output stride 16"),
@@ -107,6 +109,23 @@ def test_encoders_that_are_not_dilated(encoder: str) -> None:
     network = EncoderDecoder(encoder, 5, "upernet", decoder_args={"decoder_channels": 16}).eval()
     with torch.no_grad():
         assert network(torch.randn(1, 3, 50, 70))["out"].shape == (1, 5, 13, 18)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", ["linknet", "manet", "unet"])
+def test_encoders_without_a_feature_of_stride_2(decoder: Any) -> None:
+    theirs = SMP[decoder]("tu-convnext_atto", encoder_weights=None, classes=5).eval()
+    ours = EncoderDecoder("convnext_atto", 5, decoder).eval()
+    assert ours.encoder.channels[1] == 0  # type: ignore[index, union-attr]
+    ours.encoder.encoder.load_state_dict(theirs.encoder.state_dict())  # type: ignore[operator, union-attr]
+    ours.head.decoder.load_state_dict(theirs.decoder.state_dict())  # type: ignore[operator, union-attr]
+    ours.head.segmentation_head.load_state_dict(theirs.segmentation_head.state_dict())  # type: ignore[operator, union-attr]
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(upsample(ours(image)["out"], (64, 96), True), theirs(image), rtol=1e-5, atol=1e-6)
+        assert ours(image[..., :50, :70])["out"].shape == (1, 5, 50, 70)
+    ours.train()(torch.randn(2, 3, 50, 70))["out"].square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters() if p.requires_grad)
 
 
 def test_a_network_is_rebuilt_from_its_config() -> None:

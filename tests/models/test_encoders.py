@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 
 from segkit.errors import InputError
 from segkit.models.encoders import build_encoder
 from segkit.models.resnest import ResNeSt
-from segkit.models.segmentation import FCN, DeepLabV3
+from segkit.models.segmentation import FCN, DeepLabV3, SegmentationModel
 from segkit.training.losses import LossConfig
 from segkit.training.module import SegmentationModule
 
@@ -31,6 +32,24 @@ def test_timm_encoders_dilate(name: str, output_stride: int) -> None:
         cells = [tuple(-(-side // s) for side in size) for s in strides]
         assert [tuple(f.shape[2:]) for f in features[-4:]] == cells
         assert [f.shape[1] for f in features] == list(encoder.channels)
+
+
+@pytest.mark.parametrize("kind", [FCN, DeepLabV3])
+@pytest.mark.parametrize(("name", "output_stride"), [("test_efficientnet", 8), ("mobilenetv3_small_050", 16)])
+def test_networks_over_mobile_encoders_see_timms_features(
+    kind: type[SegmentationModel], name: str, output_stride: int
+) -> None:
+    network = kind(name, 5, output_stride=output_stride).eval()
+    theirs = timm.create_model(name, features_only=True, output_stride=output_stride).eval()
+    weights = {n.removeprefix("encoder.model."): v for n, v in network.encoder.state_dict().items()}
+    theirs.load_state_dict(weights)
+    image = torch.randn(2, 3, 97, 65)
+    with torch.no_grad():
+        features, expected = network.encoder(image), theirs(image)
+        assert all(torch.equal(*pair) for pair in zip(features[1:], expected, strict=True))
+        logits = network(image)["out"]
+        assert torch.equal(logits, network.head([image, *expected]))
+    assert logits.shape == (2, 5, -(-97 // output_stride), -(-65 // output_stride))
 
 
 def test_a_comparator_trains_by_changing_one_word() -> None:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, M
 
 from segkit.errors import InputError
 from segkit.models.classifier import Classifier
+from segkit.models.own import around, build_module
 from segkit.models.segmentation import FCN, DeepLabV3
 from segkit.training.optim import (
     OptimConfig,
@@ -105,6 +106,15 @@ def test_layer_decay_and_no_decay_are_timms(name: str) -> None:
     assert len(compared) > 50
     assert {n: r for n, r in compared.items() if n not in behind} == {n: theirs[n] for n in compared if n not in behind}
     assert {rate for n, rate in ours.items() if n.startswith("head")} == {(1.0, 0.05), (1.0, 0.0)}
+
+
+def test_a_network_of_ones_own_has_no_head_that_learns_faster() -> None:
+    network = around(build_module(nn.Conv2d, {"in_channels": 3, "out_channels": 2, "kernel_size": 1}))
+    for allowed in (1, OptimConfig.head_lr_mult):
+        (group,) = parameter_groups(network, 0.5, OptimConfig(head_lr_mult=allowed))
+        assert group["lr"] == 0.5
+    with pytest.raises(InputError, match=r"head_lr_mult=4 has no effect: .*; leave it out, or set it to 1"):
+        parameter_groups(network, 0.5, OptimConfig(head_lr_mult=4))
 
 
 def test_layer_decay_of_segkits_own_encoder_by_hand() -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from segkit.bands import Bands
-from segkit.inference.exported.files import ExportedFile, check_own, open_exported
+from segkit.inference.exported.files import ExportedFile, check_own, label_space_of, open_exported
 from segkit.inference.images import IMAGE_BYTES, as_bands, as_rgb
 from segkit.inference.protocols import Protocol
 from segkit.machine import SHARE, free_memory
-from segkit.metadata.label_space import LabelSpace, numbered_space
 
 _FEATURES = 2000  # bytes per pixel: three times what PyTorch takes for a ResNeSt-50 DeepLabV3
 _OF_CLASS = 8  # likewise, for each class: logits at full size, and what the upsampling makes first
@@ -35,8 +34,7 @@ class LabelModel:
         self._file, self._memory = file, memory
         self.device = device or "cpu"
         card, classes = file.card, int(file.card["num_classes"])
-        space, bands = card.get("label_space"), card["normalization"].get("bands")
-        self.label_space = numbered_space(classes) if space is None else LabelSpace.from_dict(space)
+        self.label_space, bands = label_space_of(file), card["normalization"].get("bands")
         self.bands = None if bands is None else Bands.from_dict(bands)
         self.protocol = Protocol("whole").resolved(bool(card["align_corners"]))
         self.precision = str(card["precision"])

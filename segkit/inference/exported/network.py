@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from segkit.errors import InputError
-from segkit.inference.exported.files import ExportedFile, open_exported
+from segkit.inference.exported.files import ExportedFile, label_space_of, open_exported
 from segkit.inference.exported.pt2 import Pt2File
-from segkit.models.segmentation import build_network
+from segkit.models.card import described_network
 from segkit.models.weight_files import file_sha256
-from segkit.ops.meta import ShapesOnly
 from segkit.ops.normalize import Normalization, restore
 
 _WHOLE = 1e-2  # a stored value that differs from a whole number by less has been rounded by the normalisation only
+_MOST_BLOCKS = 500  # of an encoder that a card describes: five times those of a ResNeSt-269
 
 
 class ExportedNetwork(nn.Module):
@@ -46,6 +46,7 @@ class ExportedNetwork(nn.Module):
                 f"{file.path}: gives labels only, which suffice for `segkit infer` with the protocol whole and "
                 "images that fit into memory; for all else export it with --outputs logits or both"
             )
+        label_space_of(file)  # which the caller makes of the card; here its refusal names the file
         self.config = dict(file.card["network"])
         self.num_classes, self.output_stride = int(file.card["num_classes"]), int(file.card["output_stride"])
         self.align_corners = bool(file.card["align_corners"])
@@ -115,7 +116,6 @@ class _Shared:
 
 def _shapes(config: Mapping[str, Any]) -> nn.Module | None:
     try:
-        with ShapesOnly():
-            return build_network(config).eval()
-    except InputError:  # a network of the user's own, whose class is not known here
+        return described_network(config, _MOST_BLOCKS).eval()
+    except InputError:  # a network of the user's own, whose class is not known here, or of a later version
         return None

@@ -2,7 +2,8 @@
 
 NNCF's own accuracy control removes quantisers one by one and scores a data set after each. Here layers are ranked by
 how much the logits of a few images change if that layer alone is rounded to int8, and the first of this ranking are
-kept in float, twice as many in each round, until the loss of mIoU is small enough.
+kept in float, twice as many in each round, until the loss of mIoU is small enough. A loss that made the choice
+flatters the file, so a report needs other images than the choice.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Calibration:
     Attributes:
         count: Number of calibration images.
         read: Returns image i as the exported file takes it: float32 or uint8 (1, C, H, W).
-        drop: Returns the loss of mIoU, 0..1, of a file that was written.
+        drop: Returns the loss of mIoU, 0..1, of a file that was written, on images that no report uses.
         max_drop: The largest loss that is accepted, 0..1.
         say: Called with one line for each step.
     """

@@ -16,6 +16,8 @@ from segkit.cli import main
 from segkit.errors import InputError
 from segkit.inference.exported.files import open_exported
 from segkit.io import write_png
+from segkit.metadata.label_space import numbered_space
+from segkit.models.segmentation import FCN
 
 onnx = pytest.importorskip("onnx")
 
@@ -74,6 +76,78 @@ def test_foreign_onnx(tmp_path: Path) -> None:
     assert "was not written by `segkit export`" in complaint(tiny(tmp_path / "a.onnx", relu()))
     assert "its card is damaged" in complaint(tiny(tmp_path / "b.onnx", relu(), '{"classes": 3'))
     assert "its card is damaged" in complaint(tiny(tmp_path / "c.onnx", relu(), '{"num_classes": "3"}'))
+
+
+CARD: dict[str, Any] = {
+    "network": FCN("resnest14_tiny", 2).config,
+    "num_classes": 2,
+    "output_stride": 8,
+    "align_corners": True,
+    "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3},
+    "label_space": numbered_space(2).to_dict(),
+    "precision": "fp32",
+    "outputs": "logits",
+    "input": "float32",
+}
+BANDS = {"names": ["a", "b", "c"], "dtype": "uint8", "low": [0, 0, 0], "high": [9, 9, 9]}
+
+
+def with_normalization(**changes: object) -> dict[str, object]:
+    return {"normalization": CARD["normalization"] | changes}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        (with_normalization(bands=BANDS), None),
+        ({"normalization": None}, "normalization is missing"),
+        ({"normalization": {"mean": [0.5] * 3}}, "normalization.std is missing"),
+        (with_normalization(mean=["0.5"] * 3), "normalization.mean is missing or of the wrong type"),
+        (with_normalization(mean=[0.5, float("nan"), 0.5]), "normalization.mean is missing or of the wrong type"),
+        (with_normalization(mean=[0.5]), "a mean and a std above 0 for each channel"),
+        (with_normalization(mean=[], std=[]), "a mean and a std above 0 for each channel"),
+        (with_normalization(std=[0.5, 0, 0.5]), "a mean and a std above 0 for each channel"),
+        (with_normalization(bands=3), "normalization.bands is missing or of the wrong type"),
+        (with_normalization(bands={"names": ["a", "b", "c"]}), "normalization.bands.dtype is missing"),
+        (with_normalization(bands=BANDS | {"more": 1}), "normalization.bands must be names, dtype, low, high"),
+        (with_normalization(bands=BANDS | {"low": [0]}), "range: 1 lower and 3 upper ends"),
+        (with_normalization(bands={key: value[:1] for key, value in BANDS.items()} | {"dtype": "uint8"}), "of 3 bands"),
+        ({"label_space": {"class_names": ["a"]}}, "label space has the keys"),
+        ({"label_space": numbered_space(3).to_dict()}, "label_space is not of the network's 2 classes"),
+        ({"num_classes": 0}, "num_classes is 0"),
+        ({"num_classes": True}, "num_classes is missing or of the wrong type"),
+        ({"output_stride": -8}, "output_stride is -8"),
+        ({"input": "complex64"}, "input is missing or of the wrong type"),
+        ({"outputs": "depth"}, "outputs is missing or of the wrong type"),
+    ],
+)
+def test_cards_that_cannot_be(tmp_path: Path, change: dict[str, object], said: str | None) -> None:
+    file = tiny(tmp_path / "a.onnx", relu(), json.dumps(CARD | change))
+    if said is None:
+        assert segkit.load(file).class_names == ("class 0", "class 1")
+        return
+    line = complaint(file)
+    assert "its card is damaged" in line and said in line
+
+
+@pytest.mark.parametrize("encoder", ["resnest14_tiny", "", 3, ["a"]])
+def test_a_network_that_a_card_cannot_describe(tmp_path: Path, encoder: object) -> None:
+    """It runs by the file itself; what it costs is unknown, and no million of blocks is built to know it."""
+    arguments = {"encoder": encoder, "num_classes": 2, "encoder_args": {"layers": [10**6] * 4}}
+    network = CARD["network"] | {"init_args": arguments}
+    file = tiny(tmp_path / "a.onnx", relu(), json.dumps(CARD | {"network": network}))
+    assert segkit.load(file).network.described is None
+
+
+def test_more_classes_than_a_label_map_can_hold(tmp_path: Path) -> None:
+    many = json.dumps(CARD | {"num_classes": 256, "label_space": None, "outputs": "labels"})
+    said = "has 256 classes, but segkit's label maps are of 8 bits and hold at most 255; run it in its own runtime"
+    for name in ("labels", "logits"):
+        file = tiny(tmp_path / f"{name}.onnx", relu(name), many, name)
+        assert said in complaint(file)
+        with pytest.raises(InputError, match=f"{name}.onnx: {said}" if name == "logits" else "gives labels only"):
+            segkit.load(file)
 
 
 def test_operators_of_somebody(tmp_path: Path) -> None:

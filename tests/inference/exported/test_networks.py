@@ -12,7 +12,6 @@ import torch
 
 from segkit.bands import Bands
 from segkit.inference.exported.network import open_network
-from segkit.metadata.label_space import numbered_space
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.decoders import EncoderDecoder
 from segkit.models.export.deployable import Deployable, deployment_card, output_names, trace
@@ -49,8 +48,7 @@ def write(folder: Path, network: SegmentationModel, values: Normalization, outpu
     """The network in each format, traced once."""
     deployable = Deployable(network, values, outputs)  # type: ignore[arg-type]
     program = trace(deployable, getattr(torch, dtype))
-    space = numbered_space(min(int(network.num_classes), 255)).to_dict()
-    parts = {"network": network.config, "normalization": values.to_dict(), "label_space": space}
+    parts = {"network": network.config, "normalization": values.to_dict(), "label_space": None}
     how = {"outputs": outputs, "input": dtype, "precision": "fp32"}
     card = deployment_card(Checkpoint(parts, network.state_dict()), network, **how)
     files = [folder / f"model{suffix}" for suffix in (".onnx", ".xml", ".pt2")]
