@@ -12,10 +12,9 @@ import torch
 from checkpoints import write_checkpoint
 from scenes import scenes
 
+from segkit.benchmark.parity import PairedScores
 from segkit.cli import main
 from segkit.data.names import data_sets
-from segkit.evaluation.comparison import paired_comparison
-from segkit.evaluation.statistics import ImageAreas
 from segkit.models.export.deployable import Deployable
 from segkit.models.export.quantize import Calibration, layers_of, quantize_until, quantized, ranking
 from segkit.models.segmentation import FCN, SegmentationModel
@@ -133,23 +132,24 @@ def test_all_layers_but_those_named_are_int8_and_stored_so(proven: Path) -> None
 def test_layers_are_chosen_by_other_images_than_those_of_the_report(
     proven: Path, checkpoint: Path, data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compared, drops = list[Sequence[str]](), list[float]()
+    compared, drops = list[list[str]](), list[float]()
 
-    def spy(a: ImageAreas, b: ImageAreas, **options: Any) -> Any:
-        compared.append(a.names)
-        return paired_comparison(a, b, **options)
+    class Spy(PairedScores):
+        def compare(self, path: Path) -> Any:
+            compared.append([str(sample) for sample in self.images.samples])
+            return super().compare(path)
 
     def choosing(path: Path, *rest: Any) -> None:
         shutil.copy(proven, path)
         drops.append(rest[-1].drop(path))
 
-    monkeypatch.setattr("segkit.benchmark.parity.paired_comparison", spy)
+    monkeypatch.setattr("segkit.cli.deployment.PairedScores", Spy)
     monkeypatch.setattr("segkit.cli.deployment.deploy", choosing)
     options = ["--precision", "int8", "--calibration_images", "3"]
     assert main(["export", str(checkpoint), "-o", str(tmp_path / "model.onnx"), *data, *options]) == 0
     chosen, reported = compared
     assert len(chosen) == 3 and len(reported) == 4 and drops == [0]
-    assert all("train" in name for name in chosen) and all("test" in name for name in reported)
+    assert all("/train/" in name for name in chosen) and all("/test/" in name for name in reported)
     assert report(tmp_path / "model.onnx")["float layers chosen by"] == {"split": "train", "images": 3}
 
 
