@@ -5,6 +5,8 @@ Labels are train ids, `(H, W)` of any integer type; 255 is ignored and drawn bla
 follows the image's, so that a figure reads the same from a 32-pixel patch and from a 12-megapixel photograph.
 """
 
+import base64
+import io
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -186,6 +188,23 @@ def fitted_size(shape: Sequence[int], box: int) -> tuple[int, int]:
     """The (height, width) to which `fit` reduces an image of this size."""
     scale = min(1.0, box / max(shape))
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def data_url(image: np.ndarray, quality: int | None = None, subsampling: int = 0) -> str:
+    """An image as the address of itself, for a page that is one file.
+
+    Args:
+        image: uint8 `(H, W)` or `(H, W, 3)`.
+        quality: That of a JPEG; None means PNG, which keeps every pixel.
+        subsampling: Of a JPEG's colours, as Pillow has it: 0 keeps their full resolution, 2 halves it on both sides.
+    """
+    buffer, pillow = io.BytesIO(), Image.fromarray(np.ascontiguousarray(image))
+    if quality is None:
+        pillow.save(buffer, "PNG")
+    else:
+        pillow.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    kind = "png" if quality is None else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _check_labels(labels: np.ndarray, num_classes: int) -> None:

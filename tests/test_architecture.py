@@ -31,7 +31,7 @@ ALLOWED = {
     "models":        {"bars", "errors", "files", "ops", "metadata", "paths", "text"},
     "inference":     {"arrays", "bands", "errors", "files", "io", "machine", "ops", "metadata", "models", "paths",
                       "plain_data", "recipes", "visualization"},
-    "evaluation":    {"arrays", "errors", "files", "metadata", "ops", "text", "__version__"},
+    "evaluation":    {"arrays", "errors", "files", "metadata", "ops", "text", "visualization", "__version__"},
     "predictions":   {"arrays", "archives", "bars", "machine", "errors", "files", "io", "metadata", "paths",
                       "text", "evaluation"},
     "data":          {"arrays", "archives", "bands", "bars", "machine", "errors", "files", "io", "metadata", "paths",

@@ -4,7 +4,6 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import chromium
 from PIL import Image
 
 import segkit
@@ -26,7 +26,6 @@ PAGE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
 WEB = Path(os.environ.get("SEGKIT_TEST_WEB", ROOT / "node_modules")) / "onnxruntime-web/dist"
 
 KEPT: list[dict[str, object]] = []  # a core that ends may leave a freed signal stack; see `exported.files._core`
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def program(title: str) -> str:
@@ -65,8 +64,8 @@ def test_python(shipped: Path, title: str, monkeypatch: pytest.MonkeyPatch, caps
 @pytest.fixture
 def served(shipped: Path) -> Iterator[str]:
     """The address of the folder, served with the page in it."""
-    if CHROMIUM is None or not WEB.is_dir():
-        pytest.skip("needs chromium, and onnxruntime-web by `npm install --no-save onnxruntime-web`")
+    if not WEB.is_dir():
+        pytest.skip("needs onnxruntime-web by `npm install --no-save onnxruntime-web`")
     (shipped / "index.html").write_text(program("In a browser: onnxruntime-web"), encoding="utf-8")
     if not (shipped / "dist").exists():
         (shipped / "dist").symlink_to(WEB.resolve())
@@ -84,16 +83,13 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.mark.slow
 def test_browser(shipped: Path, served: str) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(served)
         page.wait_for_function("window.labels !== undefined", timeout=120_000)
         labels = np.array(page.evaluate("window.labels"), dtype=np.uint8)
-        browser.close()
     expected = segkit.load(shipped / "model.onnx").predict(shipped / "image.png")
     assert not errors
     assert np.mean(labels != expected.ravel()) < 1e-3

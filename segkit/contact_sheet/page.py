@@ -1,16 +1,11 @@
 """A contact sheet as one HTML file: images inside it, nothing from the network, no script."""
 
-import base64
 import html
-import io
 from collections.abc import Sequence
-
-import numpy as np
-from PIL import Image
 
 from segkit.contact_sheet.sheet import Share, Tile, chart_title, shares, tile_overlay
 from segkit.errors import printable
-from segkit.visualization import IGNORED, Palette, fit
+from segkit.visualization import IGNORED, Palette, data_url, fit
 
 _LONGEST = 1024  # pixels of an image's longer side in the page
 _QUALITY = 92  # of its JPEGs, whose colours keep their full resolution
@@ -78,7 +73,7 @@ def _figure(sample: Tile, palette: Palette) -> str:
     image, mask = fit(sample.image, sample.mask, _LONGEST)
     caption = html.escape(printable(sample.caption))
     shown = (("image", image), ("labels", tile_overlay(image, mask, palette)))
-    images = "".join(f'<img alt="{what} of {caption}" src="{_data_url(array)}">' for what, array in shown)
+    images = "".join(f'<img alt="{what} of {caption}" src="{data_url(array, _QUALITY)}">' for what, array in shown)
     return f"<figure><div>{images}</div><figcaption>{caption}</figcaption></figure>"
 
 
@@ -90,9 +85,3 @@ def _row(share: Share, palette: Palette) -> str:
         f'<li><i {look}"></i><span title="{name}">{name}</span><div class="scale">{bar}</div>'
         f"<em>{html.escape(share.percent)}</em></li>"
     )
-
-
-def _data_url(image: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

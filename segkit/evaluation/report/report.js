@@ -1,0 +1,407 @@
+"use strict";
+// What a report does beyond text: sorts tables, draws matrices and images from the JSON in the page, reads pixels.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const all = (root, query) => [...root.querySelectorAll(query)];
+const make = (tag, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const NONE = 255; // ignored in a truth, no class in a prediction
+const WRONG = [213, 94, 0], IGNORED = [58, 58, 58], UNSURE = [230, 159, 0], SURE = [11, 42, 74];
+
+// Tables: a heading's button sorts by its column; what has no value stays last.
+
+function sortTable(table, heading) {
+  const column = heading.cellIndex, descending = heading.ariaSort === "ascending";
+  const value = row => row.cells[column].dataset.v ?? row.cells[column].textContent.trim();
+  const rows = all(table, "tbody tr"), numeric = rows.some(row => "v" in row.cells[column].dataset);
+  rows.sort((a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if (!x || !y) return !x - !y;
+    const order = numeric ? x - y : x.localeCompare(y);
+    return descending ? -order : order;
+  });
+  all(table, "th[aria-sort]").forEach(th => { th.ariaSort = "none"; });
+  heading.ariaSort = descending ? "descending" : "ascending";
+  table.tBodies[0].append(...rows);
+}
+for (const heading of all(document, ".sortable th[aria-sort]")) {
+  heading.firstElementChild.addEventListener("click", () => sortTable(heading.closest("table"), heading));
+}
+
+// A confusion matrix: a square window on K x K cells, zoomed around the chosen cell.
+
+class Matrix {
+  constructor(figure, { names, confusion }) {
+    Object.assign(this, { figure, names, counts: confusion, zoom: 1, left: 0, top: 0 });
+    this.canvas = figure.querySelector("canvas");
+    this.sums = confusion.map(row => row.reduce((a, b) => a + b, 0));
+    this.share = (t, p) => (this.sums[t] ? this.counts[t][p] / this.sums[t] : 0);
+    this.at = this.worst();
+    const { canvas } = this, context = canvas.getContext("2d");
+    context.font = "600 13px system-ui, sans-serif";
+    this.longest = Math.max(...names.map(name => context.measureText(name).width)) + 12;
+    canvas.addEventListener("pointermove", event => this.point(event));
+    canvas.addEventListener("pointerdown", event => this.point(event));
+    canvas.addEventListener("keydown", event => this.key(event));
+    canvas.addEventListener("dblclick", () => this.scale(2));
+    all(figure, "[data-zoom]").forEach(button => button.addEventListener("click", () =>
+      this.scale({ in: 1.6, out: 1 / 1.6, all: 0 }[button.dataset.zoom])));
+    new ResizeObserver(() => this.draw()).observe(figure);
+    this.read();
+  }
+  worst() {
+    let found = [0, 0], most = -1;
+    this.counts.forEach((row, t) => row.forEach((count, p) => { if (t !== p && count > most) [most, found] = [count, [t, p]]; }));
+    return found;
+  }
+  scale(factor) {
+    this.zoom = clamp(this.zoom * factor, 1, Math.max(1, 48 / this.unit));
+    this.follow(true);
+  }
+  key(event) {
+    const step = ARROWS[event.key], factor = { "+": 1.6, "=": 1.6, "-": 1 / 1.6, 0: 0 }[event.key];
+    if (event.ctrlKey || event.metaKey || !(step || factor !== undefined)) return;
+    event.preventDefault();
+    if (!step) { this.scale(factor); return; }
+    this.choose(this.at[0] + step[1], this.at[1] + step[0]);
+    this.follow(false);
+  }
+  point(event) {
+    const x = event.offsetX - this.margin, y = event.offsetY - this.margin;
+    if (event.buttons && event.type === "pointermove" && this.zoom > 1) {
+      this.left -= event.movementX / this.cell;
+      this.top -= event.movementY / this.cell;
+      this.draw();
+    } else if (x >= 0 && y >= 0) {
+      this.choose(Math.floor(this.top + y / this.cell), Math.floor(this.left + x / this.cell));
+      this.draw();
+    }
+  }
+  choose(t, p) {
+    const last = this.names.length - 1, next = [clamp(t, 0, last), clamp(p, 0, last)];
+    if (String(next) === String(this.at)) return;
+    this.at = next;
+    this.read();
+  }
+  follow(centre) { // keeps the chosen cell in the window
+    const seen = this.side / (this.unit * this.zoom), [t, p] = this.at;
+    const near = (start, i) => (centre ? i + 0.5 - seen / 2 : clamp(start, i + 1 - seen, i));
+    [this.left, this.top] = [near(this.left, p), near(this.top, t)];
+    this.draw();
+  }
+  read() {
+    const [t, p] = this.at, count = this.counts[t][p].toLocaleString("en");
+    const how = this.sums[t] ? `${(100 * this.share(t, p)).toFixed(1)} % (${count} pixels)` : "no pixel of this class";
+    this.figure.querySelector("output").textContent = `true ${this.names[t]} predicted as ${this.names[p]}: ${how}`;
+  }
+  draw() {
+    const { canvas, names } = this, count = names.length, wide = this.figure.clientWidth, ratio = devicePixelRatio || 1;
+    if (!wide) return;
+    this.margin = Math.min(this.longest, wide < 500 ? 84 : 128);
+    this.unit = Math.min(56, Math.min(wide - this.margin, 660) / count); // of a cell, at zoom 1
+    this.side = this.unit * count;
+    this.cell = this.unit * this.zoom;
+    const room = count - this.side / this.cell;
+    [this.left, this.top] = [clamp(this.left, 0, room), clamp(this.top, 0, room)];
+    const size = Math.ceil(this.margin + this.side) + 1, context = canvas.getContext("2d");
+    Object.assign(canvas, { width: size * ratio, height: size * ratio });
+    Object.assign(canvas.style, { width: `${size}px`, height: `${size}px` });
+    canvas.classList.toggle("zoomed", this.zoom > 1);
+    context.scale(ratio, ratio);
+    this.cells(context);
+    this.labels(context);
+  }
+  cells(context) {
+    const { margin, cell, side, left, top } = this, count = this.names.length;
+    const [blue, orange, absent, ink, rule] = ["--blue", "--orange", "--absent", "--ink", "--rule"].map(colour);
+    const gap = cell > 7 ? 1 : 0, until = start => Math.min(count, Math.ceil(start + side / cell));
+    context.save();
+    context.beginPath();
+    context.rect(margin, margin, side, side);
+    context.clip();
+    context.strokeStyle = rule;
+    context.strokeRect(margin + 0.5, margin + 0.5, side - 1, side - 1);
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.font = `${Math.min(13, cell / 3)}px system-ui, sans-serif`;
+    for (let t = Math.floor(top); t < until(top); t++) for (let p = Math.floor(left); p < until(left); p++) {
+      const share = this.share(t, p), x = margin + (p - left) * cell, y = margin + (t - top) * cell;
+      context.globalAlpha = this.sums[t] ? (t === p ? share : share < 1e-3 ? 0 : share ** 0.4) : 1;
+      context.fillStyle = this.sums[t] ? (t === p ? blue : orange) : absent;
+      context.fillRect(x, y, cell - gap, cell - gap);
+      context.globalAlpha = 1;
+      if (cell >= 26 && share >= 1e-3) {
+        context.fillStyle = ink;
+        context.fillText((100 * share).toFixed(share < 0.0995 ? 1 : 0), x + cell / 2, y + cell / 2);
+      }
+    }
+    context.strokeStyle = ink;
+    context.lineWidth = 2;
+    context.strokeRect(margin + (this.at[1] - left) * cell, margin + (this.at[0] - top) * cell, cell, cell);
+    context.restore();
+  }
+  labels(context) { // every name where there is room, else those of the chosen cell
+    const { margin, cell, side, left, top, names } = this, [ink, quiet] = ["--ink", "--quiet"].map(colour);
+    const write = (i, start, chosen) => {
+      const place = margin + (i + 0.5 - start) * cell;
+      if ((cell < 11 && !chosen) || place < margin || place > margin + side) return;
+      let name = names[i];
+      context.font = `${chosen ? "600 " : ""}${clamp(cell * 0.8, 11, 13)}px system-ui, sans-serif`;
+      while (name.length > 2 && context.measureText(name).width > margin - 10) name = `${name.replace("\u2026", "").slice(0, -1)}\u2026`;
+      context.fillStyle = chosen ? ink : quiet;
+      context.fillText(name, 0, 0);
+    };
+    context.textBaseline = "middle";
+    names.forEach((_, i) => {
+      context.save();
+      context.textAlign = "right";
+      context.translate(margin - 6, margin + (i + 0.5 - top) * cell);
+      write(i, top, i === this.at[0]);
+      context.restore();
+      context.save();
+      context.textAlign = "left";
+      context.translate(margin + (i + 0.5 - left) * cell, margin - 6);
+      context.rotate(-Math.PI / 2);
+      write(i, left, i === this.at[1]);
+      context.restore();
+    });
+  }
+}
+
+// Images: layers are drawn from maps of train ids when an article comes near, and dropped when it is far.
+
+const TITLES = { image: "image", truth: "truth", labels: "prediction", errors: "errors", confidence: "confidence" };
+
+async function pixels(index) {
+  if (index === null) return null;
+  const image = new Image();
+  image.src = data.images[index];
+  await image.decode();
+  const canvas = make("canvas", { width: image.naturalWidth, height: image.naturalHeight });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(image, 0, 0);
+  return context.getImageData(0, 0, canvas.width, canvas.height).data;
+}
+
+class View {
+  constructor(article, example, gallery) {
+    Object.assign(this, { article, example, gallery, at: null, layers: {} });
+    [this.width, this.height] = example.size;
+    this.kinds = Object.keys(TITLES).filter(kind => (kind === "errors" ? example.truth !== null : example[kind] !== null));
+    const name = article.querySelector("h4").textContent;
+    this.panels = make("div", { className: "panels", tabIndex: 0, role: "application", ariaLabel: `Pixels of ${name}: arrow keys read them` });
+    this.canvases = this.kinds.slice(0, 4).map(kind => {
+      const canvas = this.canvas(kind);
+      this.panels.append(make("div", {}, make("span", { textContent: TITLES[kind] }), canvas));
+      return canvas;
+    });
+    this.output = make("output", { ariaLive: "polite" });
+    article.append(this.panels, this.output);
+    this.panels.addEventListener("keydown", event => this.key(event));
+    if (this.kinds.length > 1) article.append(this.wipeBox());
+  }
+  canvas(kind) {
+    const canvas = make("canvas", { width: 4, height: 3 });
+    Object.assign(canvas.dataset, { kind });
+    canvas.style.aspectRatio = `${this.width} / ${this.height}`;
+    const point = event => this.point(canvas, event);
+    canvas.addEventListener("pointermove", point);
+    canvas.addEventListener("pointerdown", point);
+    return canvas;
+  }
+  wipeBox() {
+    const choose = (word, first) => {
+      const select = make("select", {}, ...this.kinds.map(kind => make("option", { value: kind, textContent: TITLES[kind], selected: kind === first })));
+      select.addEventListener("input", () => this.draw());
+      return [make("label", {}, `${word} `, select), select];
+    };
+    const [[left, a], [right, b]] = [choose("Left", this.kinds[0]), choose("right", this.kinds.includes("labels") ? "labels" : this.kinds[1])];
+    this.slider = make("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "Wipe" });
+    this.slider.addEventListener("input", () => this.draw());
+    Object.assign(this, { a, b, wide: this.canvas("wipe") });
+    this.wide.addEventListener("pointermove", event => {
+      if (!event.buttons) return;
+      this.slider.value = 100 * event.offsetX / this.wide.clientWidth;
+      this.draw();
+    });
+    this.wipe = make("details", { className: "wipe controls" }, make("summary", { textContent: "Wipe between two" }), make("div", {}, left, this.slider, right), this.wide);
+    this.wipe.addEventListener("toggle", () => this.draw());
+    return this.wipe;
+  }
+  async show() {
+    this.loading ??= Promise.all(["image", "truth", "labels", "confidence"].map(async kind => { this[kind] = await pixels(this.example[kind]); }));
+    await this.loading;
+    this.draw();
+  }
+  drop() {
+    if (!this.loading) return;
+    Object.assign(this, { loading: null, image: null, truth: null, labels: null, confidence: null, layers: {} });
+    for (const canvas of all(this.article, "canvas")) Object.assign(canvas, { width: 4, height: 3 });
+  }
+  layer(kind) {
+    return (this.layers[kind] ??= this.paint(kind));
+  }
+  paint(kind) {
+    const { image, truth, labels, confidence } = this, { palette } = this.gallery.subject, { drawn } = this.gallery;
+    const picture = new ImageData(this.width, this.height), out = picture.data;
+    const put = (i, [r, g, b]) => { [out[i], out[i + 1], out[i + 2], out[i + 3]] = [r, g, b, 255]; };
+    const pale = i => 140 + 0.42 * (image ? 0.3 * image[i] + 0.6 * image[i + 1] + 0.1 * image[i + 2] : 180);
+    const faint = i => { const grey = pale(i); put(i, [grey, grey, grey]); };
+    const paintClass = (i, id) => (id === NONE ? put(i, [0, 0, 0]) : drawn[id] ? put(i, palette[id]) : faint(i));
+    const paintError = i => {
+      if (truth[i] === NONE) put(i, IGNORED);
+      else if (truth[i] !== labels[i] && (drawn[truth[i]] || drawn[labels[i]])) put(i, WRONG);
+      else faint(i);
+    };
+    const paintSure = i => put(i, SURE.map((value, c) => UNSURE[c] + (value - UNSURE[c]) * confidence[i] / 255));
+    const of = {
+      image: i => put(i, [image[i], image[i + 1], image[i + 2]]), truth: i => paintClass(i, truth[i]),
+      labels: i => paintClass(i, labels[i]), errors: paintError, confidence: paintSure,
+    }[kind];
+    for (let i = 0; i < out.length; i += 4) of(i);
+    const canvas = make("canvas", { width: this.width, height: this.height });
+    canvas.getContext("2d").putImageData(picture, 0, 0);
+    return canvas;
+  }
+  draw() {
+    if (!this.labels) return;
+    const canvases = this.wipe?.open ? [...this.canvases, this.wide] : this.canvases;
+    for (const canvas of canvases) {
+      if (canvas.width !== this.width || canvas.height !== this.height) Object.assign(canvas, { width: this.width, height: this.height });
+      const context = canvas.getContext("2d"), { kind } = canvas.dataset;
+      context.drawImage(this.layer(kind === "wipe" ? this.a.value : kind), 0, 0);
+      if (kind === "wipe") this.drawWipe(context);
+      this.drawMarks(context);
+    }
+  }
+  drawWipe(context) {
+    const x = Math.round(this.width * this.slider.value / 100), rest = this.width - x;
+    if (rest) context.drawImage(this.layer(this.b.value), x, 0, rest, this.height, x, 0, rest, this.height);
+    context.fillStyle = "#fff";
+    context.fillRect(x - 1, 0, 2, this.height);
+  }
+  drawMarks(context) {
+    const twice = path => [["#000", 4], ["#fff", 1.5]].forEach(([stroke, width]) => {
+      Object.assign(context, { strokeStyle: stroke, lineWidth: width });
+      context.beginPath();
+      path();
+      context.stroke();
+    });
+    const { box } = this.example;
+    if (box) twice(() => context.rect(box[1], box[0], box[3] - box[1], box[2] - box[0]));
+    if (!this.at) return;
+    const [x, y] = this.at.map(value => value + 0.5), long = this.width / 40;
+    twice(() => [[1, 0], [-1, 0], [0, 1], [0, -1]].forEach(([u, v]) => {
+      context.moveTo(x + 3 * u, y + 3 * v);
+      context.lineTo(x + long * u, y + long * v);
+    }));
+  }
+  point(canvas, event) {
+    const scale = this.width / canvas.clientWidth;
+    this.read(Math.floor(event.offsetX * scale), Math.floor(event.offsetY * scale));
+  }
+  key(event) {
+    const step = ARROWS[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const [x, y] = this.at ?? [this.width >> 1, this.height >> 1], far = event.shiftKey ? 1 : Math.max(1, this.width >> 6);
+    this.read(x + far * step[0], y + far * step[1]);
+  }
+  read(x, y) {
+    if (!this.labels) return;
+    this.at = [clamp(x, 0, this.width - 1), clamp(y, 0, this.height - 1)];
+    const i = 4 * (this.at[1] * this.width + this.at[0]), { names } = this.gallery.subject, words = [];
+    if (this.truth) words.push(`truth ${this.truth[i] === NONE ? "ignored" : names[this.truth[i]]}`);
+    words.push(`prediction ${this.labels[i] === NONE ? "no class" : names[this.labels[i]]}`);
+    if (this.confidence) words.push(`confidence ${Math.round(this.confidence[i] / 2.55)} %`);
+    this.output.textContent = words.join(", ");
+    this.draw();
+  }
+}
+
+class Gallery {
+  constructor(root, subject) {
+    Object.assign(this, { root, subject, drawn: new Uint8Array(256).fill(1) });
+    const form = root.querySelector("form"), watcher = new IntersectionObserver(seen => seen.forEach(this.seen), { rootMargin: "600px" });
+    this.count = form.querySelector("output");
+    this.choice = Object.fromEntries(all(form, "select").map(select => [select.name, select]));
+    this.views = new Map(all(root, "article").map((article, i) => [article, new View(article, subject.examples[i], this)]));
+    const classes = [...new Set(subject.examples.flatMap(example => example.classes))].sort((a, b) => a - b);
+    classes.forEach(id => this.choice.class.append(make("option", { value: id, textContent: subject.names[id] })));
+    this.legend(form.querySelector(".legend"), classes);
+    form.addEventListener("submit", event => event.preventDefault());
+    Object.values(this.choice).forEach(select => select.addEventListener("input", () => this.arrange()));
+    form.querySelector(".print").addEventListener("click", async () => { await Promise.all([...this.views.values()].map(view => view.show())); print(); });
+    this.views.forEach((_, article) => watcher.observe(article));
+    this.arrange();
+  }
+  seen = ({ target, isIntersecting }) => (isIntersecting ? this.views.get(target).show() : this.views.get(target).drop());
+  legend(box, classes) {
+    box.open = classes.length <= 24;
+    const boxes = classes.map(id => {
+      const input = make("input", { type: "checkbox", checked: true, value: id }), patch = make("i");
+      patch.style.background = `rgb(${this.subject.palette[id]})`;
+      box.querySelector("ul").append(make("li", {}, make("label", {}, input, patch, make("span", { textContent: this.subject.names[id] }))));
+      return input;
+    });
+    const redraw = () => {
+      boxes.forEach(input => { this.drawn[input.value] = input.checked; });
+      this.views.forEach(view => { view.layers = {}; view.draw(); });
+    };
+    box.addEventListener("input", redraw);
+    all(box, "[data-all]").forEach(button => button.addEventListener("click", () => {
+      boxes.forEach(input => { input.checked = Boolean(button.dataset.all); });
+      redraw();
+    }));
+    const states = [[WRONG, "wrong"], [[200, 200, 200], "right, or a class that is not drawn"], [IGNORED, "ignored"], [UNSURE, "unsure"], [SURE, "sure"]];
+    const keys = states.map(([rgb, text]) => {
+      const patch = make("i");
+      patch.style.background = `rgb(${rgb})`;
+      return make("span", {}, patch, text);
+    });
+    box.after(make("div", { className: "states" }, ...keys));
+  }
+  arrange() {
+    const { reason, class: chosen, sort } = this.choice, articles = [...this.views.keys()];
+    const of = article => this.views.get(article).example;
+    const order = {
+      given: () => 0, name: (a, b) => a.querySelector("h4").textContent.localeCompare(b.querySelector("h4").textContent),
+      miou: (a, b) => (of(a).miou ?? 2) - (of(b).miou ?? 2), sure: (a, b) => (of(a).sure ?? 2) - (of(b).sure ?? 2),
+    }[sort.value];
+    this.root.append(...[...articles].sort(order));
+    for (const article of articles) {
+      const { reasons, classes } = of(article);
+      article.hidden = !((!reason.value || reasons.includes(reason.value)) && (!chosen.value || classes.includes(Number(chosen.value))));
+    }
+    this.count.textContent = `${articles.filter(article => !article.hidden).length} of ${articles.length} images`;
+  }
+}
+
+const matrices = [];
+all(document, ".subject").forEach((section, i) => {
+  const subject = data.subjects[i], figure = section.querySelector(".matrix"), gallery = section.querySelector(".gallery");
+  if (figure) matrices.push(new Matrix(figure, subject));
+  if (gallery) new Gallery(gallery, subject);
+});
+for (const box of all(document, ".check")) {
+  const inputs = all(box, "input"), list = box.querySelector("textarea");
+  const copy = () => { list.value = inputs.filter(input => input.checked).map(input => input.value).join("\n"); };
+  box.addEventListener("change", copy);
+  copy();
+}
+for (const figure of all(document, ".class-curves")) {
+  const select = figure.querySelector("select");
+  select.addEventListener("input", () => all(figure, ".line[data-name]").forEach(line => {
+    line.classList.toggle("chosen", line.dataset.name === select.value);
+    line.classList.toggle("faded", Boolean(select.value) && line.dataset.name !== select.value);
+  }));
+}
+const redraw = () => matrices.forEach(matrix => matrix.draw());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+matchMedia("print").addEventListener("change", redraw);
