@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from segkit.machine import cores
+
 FEW_FILES = 3  # up to so many are run here: a worker takes longer to start than most files take
 BYTECODE = Path(__file__).parents[1] / ".pytest_cache/bytecode"
 
@@ -20,10 +22,10 @@ if sys.dont_write_bytecode:  # every worker and every command in a process of it
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """No workers where single files are named."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """No workers where single files are named, else one more than cores: some tests wait for processes they start."""
     named = [argument.partition("::")[0] for argument in config.args]
-    return 0 if len(named) <= FEW_FILES and all(name.endswith(".py") for name in named) else None
+    return 0 if len(named) <= FEW_FILES and all(name.endswith(".py") for name in named) else cores() + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -31,10 +31,8 @@ Make = Callable[[], SegmentationModel]
 
 # name: network, normalisation, outputs, dtype of the input
 CASES: dict[str, tuple[Make, Normalization, str, str]] = {
-    "deeplabv3, labels of bytes": (lambda: DeepLabV3(TINY, 5), IMAGENET, "labels", "uint8"),
-    "fcn of 5 bands of uint16":   (lambda: FCN(TINY, 5, in_channels=5), FIVE, "both", "float32"),
-    "fcn of 300 classes":         (lambda: FCN(TINY, 300), IMAGENET, "both", "float32"),
-    "fcn at stride 16":           (lambda: FCN(TINY, 5, output_stride=16), IMAGENET, "both", "uint8"),
+    "deeplabv3 at 16, bytes":     (lambda: DeepLabV3(TINY, 5, output_stride=16), IMAGENET, "labels", "uint8"),
+    "fcn, 300 classes, 5 bands":  (lambda: FCN(TINY, 300, in_channels=5), FIVE, "both", "float32"),
     "mmseg fcn, logits":          (lambda: MMSegFCN(TINY, 5), IMAGENET, "logits", "float32"),
     "mmseg deeplabv3":            (lambda: MMSegDeepLabV3(TINY, 5), IMAGENET, "both", "float32"),
     "unet":                       (lambda: EncoderDecoder(TINY, 5, "unet"), IMAGENET, "both", "float32"),
