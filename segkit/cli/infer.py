@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--hel
     from segkit.inference.exported.label_model import LabelModel
     from segkit.inference.segmenter import Segmenter
     from segkit.inference.stream import Labeller
+    from segkit.inference.sureness import Sureness
 
 MANY = 1000  # images, for which an export may pay
 WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
@@ -42,6 +43,11 @@ For each image, written to DIR (folders inside a given folder are kept):
   NAME_color.png    the same in the colours of the classes
   NAME_overlay.png  the colours over the image, with a legend
   NAME_area.json    pixels and share of each class that occurs
+and on request
+  NAME_confidence.png     the probability of each label, 8-bit grey, value / 255 (its PNG says so, too)
+  NAME_probabilities.npz  "probabilities" of all classes, float16 (H, W, K): np.load(FILE)["probabilities"]
+Both are scaled by the temperature of a file that `segkit weights calibrate` wrote. Probabilities are written row by
+row: for 150 classes at 12 megapixels they take 0.3 GB besides what the network takes, and a file of 3.6 GB.
 
 The EXIF orientation is applied; transparency is dropped. Of 16 bits the upper 8 are read, and of several pages or
 frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused. Files of an earlier run are replaced.
@@ -52,7 +58,8 @@ too, by rasterio ({install_extra("large-images")}), and gives instead:
   NAME_labels.tif   a tiled GeoTIFF with the image's georeference and the classes' colours
   NAME_overlay.png  at most 2048 pixels a side
   NAME_area.json    as above
-Its protocol must be whole or another one of scale 1 without windows; its EXIF orientation is not applied.
+Its protocol must be whole or another one of scale 1 without windows; its EXIF orientation is not applied, and there is
+no confidence.
 
 Exit code: 0 all done, 1 some images could not be read (the others are done), 2 nothing could be done."""
 
@@ -88,13 +95,21 @@ def _run(options: argparse.Namespace) -> int:
     if len(images) >= MANY and not is_exported(options.checkpoint) and str(segmenter.device) == "cpu":
         _note("`segkit export -o model.xml`, --precision int8, may be faster here: its report says by how much")
     start = time.perf_counter()
-    work = _Work(segmenter, load, {path: options.output / name for path, name in images}, options.alpha)
+    work = _Work(
+        segmenter, load, {path: options.output / name for path, name in images}, options.alpha, _sureness(options)
+    )
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
         work.run()
     seconds = time.perf_counter() - start
     failures = work.failed + len(unread)
     _summarise(len(images) - work.failed, failures, seconds, options.output, segmenter)
     return 1 if failures else 0
+
+
+def _sureness(options: argparse.Namespace) -> "Sureness":
+    from segkit.inference.sureness import Sureness
+
+    return Sureness(options.confidence, options.probabilities, options.threshold)
 
 
 def _memory(options: argparse.Namespace) -> int | None:
@@ -112,8 +127,8 @@ def _open(options: argparse.Namespace) -> "LabelModel | None":
     """What labels images without PyTorch, which takes seconds to import; None where it is needed."""
     if not is_exported(options.checkpoint) or options.protocol != "whole":
         return None
-    if options.compile or options.precision not in ("auto", "exact"):
-        return None  # `load` says why not
+    if options.compile or options.precision not in ("auto", "exact") or _sureness(options).is_wanted:
+        return None  # `load` says why not, or gives logits
     from segkit.inference.exported.label_model import open_label_model
 
     return open_label_model(options.checkpoint, options.device, _memory(options))
@@ -127,16 +142,24 @@ class _Work:
         load: Gives the segmenter for the others.
         stems: Where the results of each image go.
         alpha: Weight of the colours in the overlay, 0..1.
+        sureness: What is wanted besides labels.
 
     Attributes:
         failed: Number of images that could not be read or written.
     """
 
     def __init__(
-        self, segmenter: "Labeller", load: Callable[[], "Segmenter"], stems: dict[Path, Path], alpha: float
+        self,
+        segmenter: "Labeller",
+        load: Callable[[], "Segmenter"],
+        stems: dict[Path, Path],
+        alpha: float,
+        sureness: "Sureness",
     ) -> None:
         self.segmenter, self.stems, self.alpha, self.failed = segmenter, stems, alpha, 0
+        self.sureness = sureness
         self._load = load
+        self._look = sureness.look(load(), stems) if sureness.is_wanted else None
         self._memory = segmenter.budget
         self._large: list[Path] = []
         self._bar = Bar(total=len(stems), unit="image", disable=len(stems) == 1)
@@ -147,8 +170,9 @@ class _Work:
 
         with self._bar, ThreadPoolExecutor(WRITERS) as writers:
             writing: deque[tuple[Path, Future[None]]] = deque()
-            for done in predict_files(self.segmenter, self._small(), self._complain):
-                work = writers.submit(write_results, self.segmenter, done, self.stems[done.path], self.alpha)
+            for done in predict_files(self.segmenter, self._small(), self._complain, look=self._look):
+                how = (self.stems[done.path], self.alpha, self.sureness)
+                work = writers.submit(write_results, self.segmenter, done, *how)
                 writing.append((done.path, work))
                 if len(writing) > WRITERS:  # keep only those images in memory that are being written
                     path, work = writing.popleft()
@@ -168,6 +192,11 @@ class _Work:
             for done in predict_files(segmenter, [path], _raise):
                 write_results(segmenter, done, self.stems[path], self.alpha)
             return
+        if self.sureness.is_wanted:
+            raise InputError(
+                f"{path}: is read in tiles, which gives labels alone; leave --confidence, --probabilities and "
+                "--threshold out, or give it more --memory (and SEGKIT_MAX_PIXELS)"
+            )
         from segkit.inference.tiling.geotiff import open_large
 
         with open_large(segmenter, path, self._memory) as large:
@@ -244,6 +273,15 @@ def _parser() -> Parser:
         default=0.5,
         metavar="A",
         help="colours' weight in the overlay, 0..1",
+    )
+    sure = parser.add_argument_group("how sure the network is")
+    sure.add_argument("--confidence", action=Switch, help="write NAME_confidence.png, the probability of each label")
+    sure.add_argument("--probabilities", action=Switch, help="write NAME_probabilities.npz, those of all classes")
+    sure.add_argument(
+        "--threshold",
+        type=number(lambda t: 0 <= t <= 1, "in 0..1"),
+        metavar="T",
+        help="pixels with less confidence get the label 255, no class, are not coloured, and are counted as such",
     )
     return parser
 

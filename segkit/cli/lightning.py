@@ -252,6 +252,7 @@ class SegmentationCLI(UserFirstCLI):
             {"name": type(data).__name__, "split": data.predict_split},
             Path(checkpoint).name if checkpoint else None,
             self.value(self.config, "overwrite"),
+            self.value(self.config, "confidence"),
         )
         data.is_predicted = writer.is_written
         return writer

@@ -53,6 +53,7 @@ OPTIONS = {
     ),
     "output": Option(str | None, None, ("predict",), "The folder of the PNGs; predictions/ by default."),
     "overwrite": Option(None, False, ("predict",), "Write the PNGs again that are in the output folder already."),
+    "confidence": Option(None, False, ("predict",), "Also write NAME_confidence.png, how sure each label is: v / 255."),
     "official": Option(None, False, ("test",), "Also run cityscapesScripts, the official scores of Cityscapes."),
     "calibration": Option(None, False, ("test",), "Also measure the calibration error, and plot it."),
     "probe": Option(

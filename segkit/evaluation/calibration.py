@@ -4,12 +4,15 @@ Confidence is the probability of the predicted class. Pixels are sorted by it in
 the mean confidence is compared with the share of right pixels: their differences, weighted by pixels, are the expected
 calibration error, the largest is the maximum one (Guo et al., ICML 2017, arXiv 1706.04599, section 2: 15 bins, each
 open below and closed above). Memory is constant, and so is the result in any order of images and processes.
+
+With the number of classes it also counts their pixels by confidence, for the mIoU of those that a threshold keeps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segkit.errors import InputError
+from segkit.evaluation import scores
 from segkit.evaluation.results import number_or_null
-from segkit.evaluation.scores import ratio
+from segkit.evaluation.scores import Areas, ratio
 from segkit.metadata.label_space import IGNORE_INDEX
+from segkit.text import RULE, aligned, percent
 
 NUM_BINS = 15
+THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 _ONE = 2**24  # confidences are summed as multiples of 2**-24, a float32's last place below 1: exactly, in any order
 
@@ -34,16 +40,27 @@ class Calibration:
         device: The device of the sums; that of the labels, so that `update` waits for nothing.
         num_bins: Number of bins of equal width over 0..1.
         ignore_index: True id of pixels that do not count.
+        num_classes: K, for scores at `THRESHOLDS`; 0: none.
     """
 
     def __init__(
-        self, device: torch.device | str = "cpu", num_bins: int = NUM_BINS, ignore_index: int = IGNORE_INDEX
+        self,
+        device: torch.device | str = "cpu",
+        num_bins: int = NUM_BINS,
+        ignore_index: int = IGNORE_INDEX,
+        num_classes: int = 0,
     ) -> None:
         if num_bins < 1:
             raise InputError(f"calibration: {num_bins} bins; 1 or more are needed")
-        self.num_bins, self.ignore_index = num_bins, ignore_index
+        self.num_bins, self.ignore_index, self.num_classes = num_bins, ignore_index, num_classes
+        parts = 3 * (num_bins + 2), 3 * (len(THRESHOLDS) * num_classes + 1)
+        self._all = torch.zeros(sum(parts), dtype=torch.int64, device=device)
+        sums, areas = self._all.split(parts)
         # Rows: pixels, right pixels, confidence in units of 1 / _ONE. Columns: the bins, ignored, no probability.
-        self._sums = torch.zeros(3, num_bins + 2, dtype=torch.int64, device=device)
+        self._sums = sums.view(3, -1)
+        # Rows: right, true and predicted pixels. Columns: the classes, of each threshold up to the next; no class.
+        self._areas = areas.view(3, -1)
+        self._thresholds = torch.tensor(THRESHOLDS, device=device)
 
     def update(self, mask: Tensor, labels: Tensor, confidence: Tensor) -> None:
         """Add images.
@@ -71,14 +88,24 @@ class Calibration:
         rows = (torch.ones_like(index), right.to(torch.int64), (share.double() * _ONE).round().to(torch.int64))
         for total, values in zip(self._sums, rows, strict=True):
             total.index_add_(0, index.to(total.device), values.to(total.device))
+        if self.num_classes:
+            self._count(mask.flatten().long(), labels.flatten().long(), share, index < self.num_bins)
+
+    def _count(self, true: Tensor, found: Tensor, share: Tensor, counted: Tensor) -> None:
+        """Add pixels (N,) to the areas, by the last threshold that their confidence reaches."""
+        first = (torch.bucketize(share, self._thresholds, right=True) - 1) * self.num_classes
+        kinds = (found, counted & (true == found)), (true, counted), (found, counted)
+        for total, (ids, counts) in zip(self._areas, kinds, strict=True):
+            index = torch.where(counts & (ids < self.num_classes), first + ids, total.numel() - 1)
+            total.index_add_(0, index, torch.ones_like(index))
 
     def all_reduce(self) -> None:
         """Sum over all processes; does nothing without a process group. Every process calls it, once, at the end."""
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self._sums)
+            dist.all_reduce(self._all)
 
-    def result(self) -> Reliability:
-        """The calibration of all images added so far.
+    def result(self, without: Sequence[int] = ()) -> Reliability:
+        """The calibration of all images added so far; the mIoUs leave out the classes `without`.
 
         Raises:
             InputError: Some confidences were not probabilities.
@@ -89,7 +116,26 @@ class Calibration:
                 f"calibration: the confidence of {pixels[-1]} pixels is not within 0..1; give probabilities, not logits"
             )
         bins = slice(0, self.num_bins)
-        return Reliability(pixels[bins], ratio(right[bins], pixels[bins]), ratio(confidence[bins] / _ONE, pixels[bins]))
+        accuracy, mean = ratio(right[bins], pixels[bins]), ratio(confidence[bins] / _ONE, pixels[bins])
+        return Reliability(pixels[bins], accuracy, mean, self._kept(without) if self.num_classes else ())
+
+    def _kept(self, without: Sequence[int]) -> tuple[Kept, ...]:
+        by_class = self._areas[:, :-1].cpu().numpy().reshape(3, len(THRESHOLDS), self.num_classes)
+        above = by_class[:, ::-1].cumsum(axis=1)[:, ::-1]
+        none = np.zeros(self.num_classes + 1, np.int64)
+        rows = []
+        for threshold, right, true, predicted in zip(THRESHOLDS, *above, strict=True):
+            miou = scores.without(scores.segkit(Areas(right, true, predicted, none[1:], none)), without).miou
+            rows.append(Kept(threshold, float(ratio(true.sum(), above[1, 0].sum())), miou))
+        return tuple(rows)
+
+
+class Kept(NamedTuple):
+    """What a threshold keeps: pixels of at least this confidence; their share of all, and their mIoU, NaN of none."""
+
+    threshold: float
+    coverage: float
+    miou: float
 
 
 @dataclass(frozen=True)
@@ -100,11 +146,13 @@ class Reliability:
         pixels: int64 (bins,), pixels of each bin.
         accuracy: float64 (bins,), share of right pixels; NaN in empty bins.
         confidence: float64 (bins,), mean confidence; NaN in empty bins.
+        kept: A row for each of `THRESHOLDS`; () where the number of classes was not given.
     """
 
     pixels: NDArray[np.int64]
     accuracy: NDArray[np.float64]
     confidence: NDArray[np.float64]
+    kept: tuple[Kept, ...] = ()
 
     @property
     def gaps(self) -> NDArray[np.float64]:
@@ -127,6 +175,10 @@ class Reliability:
         """Plain data for a result file, in which NaN is None."""
         edges = np.linspace(0, 1, len(self.pixels) + 1).tolist()
         bins = zip(edges, edges[1:], self.pixels.tolist(), self.accuracy, self.confidence, strict=False)
+        kept = [
+            {"threshold": row.threshold, "coverage": number_or_null(row.coverage), "mIoU": number_or_null(row.miou)}
+            for row in self.kept
+        ]
         return {
             "expected_calibration_error": number_or_null(self.expected_error),
             "maximum_calibration_error": number_or_null(self.maximum_error),
@@ -135,4 +187,10 @@ class Reliability:
                 {"low": low, "high": high, "pixels": n, "accuracy": number_or_null(a), "confidence": number_or_null(c)}
                 for low, high, n, a, c in bins
             ],
+            **({"thresholds": kept} if kept else {}),
         }
+
+    def table(self) -> str:
+        """Coverage and mIoU at each threshold, in percent."""
+        rows = [(f"{row.threshold:.2f}", percent(row.coverage), percent(row.miou)) for row in self.kept]
+        return aligned([("confidence >=", "pixels kept, %", "mIoU, %"), RULE, *rows])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,10 +36,20 @@ class Labelled(NamedTuple):
     path: Path
     image: np.ndarray  # uint8 (H, W, 3); of other bands three, scaled by their range
     labels: np.ndarray  # uint8 (H, W)
+    confidence: np.ndarray | None = None  # float32 (H, W), where it is looked for
+
+
+Group = Sequence[tuple[Path, np.ndarray]]  # images of one size
+Found = Callable[[], Sequence[Iterable[np.ndarray]]]  # waits for (labels,) or (labels, confidence) of a group
+Look = Callable[[Group], Found]
 
 
 def predict_files(
-    segmenter: Labeller, paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int = AHEAD
+    segmenter: Labeller,
+    paths: Iterable[Path],
+    failed: Callable[[Path, Exception], None],
+    ahead: int = AHEAD,
+    look: Look | None = None,
 ) -> Iterator[Labelled]:
     """Label images in the order of their paths.
 
@@ -47,6 +58,7 @@ def predict_files(
         paths: Image files, read like those of `Segmenter.predict`.
         failed: Called for each image that cannot be read or does not fit into memory; the others continue.
         ahead: How many images are read in advance.
+        look: Begins to look at images; None: at their labels, by the segmenter's `queue`.
 
     Yields:
         Each image that worked.
@@ -54,7 +66,7 @@ def predict_files(
     waiting: deque[_Batch] = deque()
     most_pixels = BATCH_PIXELS.get(str(segmenter.device).partition(":")[0], BATCH_PIXELS["cuda"])
     for group in _groups(_read_ahead(segmenter.read, paths, failed, ahead), most_pixels):
-        waiting += _started(segmenter, group, failed)
+        waiting += _started(segmenter, group, failed, look or partial(_labels, segmenter))
         while len(waiting) > 1:
             yield from waiting.popleft().finish()
     while waiting:
@@ -64,26 +76,29 @@ def predict_files(
 class _Batch(NamedTuple):
     """Images of one size whose labels are on their way to host memory."""
 
-    group: Sequence[tuple[Path, np.ndarray]]
-    labels: Callable[[], np.ndarray]
+    group: Group
+    found: Found
     bands: Bands | None
 
     def finish(self) -> Iterator[Labelled]:
-        for (path, image), labels in zip(self.group, self.labels(), strict=True):
-            yield Labelled(path, image if self.bands is None else self.bands.as_rgb(image), labels)
+        for (path, image), *found in zip(self.group, *self.found(), strict=True):
+            yield Labelled(path, image if self.bands is None else self.bands.as_rgb(image), *found)
 
 
-def _started(
-    segmenter: Labeller, group: Sequence[tuple[Path, np.ndarray]], failed: Callable[[Path, Exception], None]
-) -> list[_Batch]:
-    """Label images of one size together, or one by one if they do not fit into memory."""
+def _labels(segmenter: Labeller, group: Group) -> Found:
+    wait = segmenter.queue([image for _, image in group])
+    return lambda: (list(wait()),)
+
+
+def _started(segmenter: Labeller, group: Group, failed: Callable[[Path, Exception], None], look: Look) -> list[_Batch]:
+    """Look at images of one size together, or one by one if they do not fit into memory."""
     try:
-        return [_Batch(group, segmenter.queue([image for _, image in group]), segmenter.bands)]
+        return [_Batch(group, look(group), segmenter.bands)]
     except InputError as error:
         if len(group) == 1:
             failed(group[0][0], error)
             return []
-    return [batch for one in group for batch in _started(segmenter, [one], failed)]
+    return [batch for one in group for batch in _started(segmenter, [one], failed, look)]
 
 
 def _read_ahead(

@@ -71,6 +71,7 @@ class SegmentationModule(NetworkModule):
         protocol: How `test` and `predict` run, to be set before they do; by default "whole".
         validation_protocol: How `fit` validates: single-scale, without flip, on the whole image, at its label's size.
         temperature: Scales the probabilities (see `segkit.inference.fusion.best_of`); 1 by default.
+        predicts_confidence: Whether `predict` returns the confidence, too; not by default.
         without: Train ids of the classes that the means of `test` and `validate` leave out; none by default.
     """
 
@@ -106,7 +107,7 @@ class SegmentationModule(NetworkModule):
         self.confusion: ConfusionMatrix | None = None
         self.validation_loss: ValidationLoss | None = None  # in `fit` only
         self.calibration: Calibration | None = None  # set by `CalibrationReport`
-        self.temperature = 1.0
+        self.temperature, self.predicts_confidence = 1.0, False
         self.scores: Scores | None = None
         self.without: tuple[int, ...] = ()
         self.note: str | None = None  # a remark on the scores if the truth has one class or none
@@ -188,8 +189,10 @@ class SegmentationModule(NetworkModule):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return train ids, uint8 `(B, H, W)`, of images at their own size."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor | tuple[Tensor, Tensor]:
+        """Return train ids, uint8 `(B, H, W)`, of images at their own size, and if wanted their confidence."""
+        if self.predicts_confidence:
+            return self._sure(batch, self.protocol)
         return predict(self.evaluated, self.normalized(batch), self.protocol, normalization=self.normalization)
 
     def configure_optimizers(self) -> Any:
@@ -238,7 +241,8 @@ class SegmentationModule(NetworkModule):
         result = result_dict(self.confusion, names, protocol, metric=metric, **dict(about))
         result["precision"] = self.ran_in
         if self.calibration is not None:
-            result["calibration"] = self.calibration.result().to_dict()
+            scaled = {} if self.temperature == 1 else {"temperature": self.temperature}
+            result["calibration"] = self.calibration.result(self.without).to_dict() | scaled
         return result
 
     def report(self, metric: str) -> str:
@@ -276,13 +280,16 @@ class SegmentationModule(NetworkModule):
 
     def _evaluate(self, batch: Batch, protocol: Protocol) -> Tensor:
         assert self.confusion is not None
-        image, normalization = self.normalized(batch), self.normalization
         if self.calibration is None:
-            labels = predict(self.evaluated, image, protocol, normalization=normalization)
+            image = self.normalized(batch)
+            labels = predict(self.evaluated, image, protocol, normalization=self.normalization)
         else:
-            labels, sure = predict_with_confidence(
-                self.evaluated, image, protocol, normalization=normalization, temperature=self.temperature
-            )
+            labels, sure = self._sure(batch, protocol)
             self.calibration.update(batch["mask"], labels, sure)
         self.confusion.update(batch["mask"], labels)
         return labels
+
+    def _sure(self, batch: Batch, protocol: Protocol) -> tuple[Tensor, Tensor]:
+        """Train ids and confidence of images."""
+        how = (None, self.normalization, None, self.temperature)
+        return predict_with_confidence(self.evaluated, self.normalized(batch), protocol, *how)

@@ -19,6 +19,7 @@ from segkit.evaluation.results import command_line, now, versions
 from segkit.files import remove_left_behind
 from segkit.inference.engine import resolve
 from segkit.io import write_png
+from segkit.io.confidence import ENDING, confidence_path, write_confidence
 from segkit.models.checkpoint import weights_sha256
 from segkit.predictions.manifest import NAME, Manifest, images_identity, read_manifest
 from segkit.training.module import SegmentationModule
@@ -36,6 +37,7 @@ class PredictionWriter(BasePredictionWriter):
         dataset: Name and split, for the manifest.
         weights_file: Name of the checkpoint, for the manifest.
         overwrite: Replace label maps that exist already, whatever made them.
+        confidence: Also write each image's confidence map, `OUTPUT/<name>_confidence.png`.
     """
 
     def __init__(
@@ -45,18 +47,20 @@ class PredictionWriter(BasePredictionWriter):
         dataset: Mapping[str, str],
         weights_file: str | None = None,
         overwrite: bool = False,
+        confidence: bool = False,
     ) -> None:
         super().__init__(write_interval="batch")
         self.output, self.images, self.dataset = Path(output), images, dict(dataset)
-        self.weights_file, self.overwrite = weights_file, overwrite
+        self.weights_file, self.overwrite, self.confidence = weights_file, overwrite, confidence
         self._identity: dict[str, Any] = {}
         self._earlier: Manifest | None = None
         self._manifest: Manifest | None = None
         self._nothing_left = False
 
     def is_written(self, name: str) -> bool:
-        """Whether the label map of an image exists."""
-        return self._path(name).is_file()
+        """Whether the label map of an image exists, and its confidence map, if one is wanted."""
+        path = self._path(name)
+        return path.is_file() and (not self.confidence or confidence_path(path).is_file())
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the folder before any process writes; Lightning waits for all of them afterwards.
@@ -65,10 +69,13 @@ class PredictionWriter(BasePredictionWriter):
             InputError: The folder has label maps of these names but no manifest, or, if they are to be replaced, a
                 manifest of other images.
         """
+        assert isinstance(pl_module, SegmentationModule)
+        pl_module.predicts_confidence = self.confidence
         images = self.images()
+        self._check_names(images)
         self._identity = images_identity(images)
         self._earlier = read_manifest(self.output)
-        done = [name for name in images if self.is_written(name)]
+        done = [name for name in images if self._path(name).is_file()]
         if self.overwrite:
             self._check_same_images()
         elif done and self._earlier is None:
@@ -79,9 +86,10 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.is_global_zero:
             self._clean(done)
         if done and not self.overwrite:
-            left = len(images) - len(done)
+            left = sum(not self.is_written(name) for name in images)
             self._nothing_left = left == 0
-            rank_zero_info(f"{self.output}: {len(done)} of {len(images)} images already exist; {left} to do")
+            exist = len(images) - left
+            rank_zero_info(f"{self.output}: {exist} of {len(images)} images already exist; {left} to do")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the manifest, which records what makes the label maps.
@@ -97,16 +105,19 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Tensor,
+        prediction: Tensor | tuple[Tensor, Tensor],
         batch_indices: Sequence[int] | None,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Write one file for each image."""
-        for name, labels in zip(batch["name"], prediction.cpu().numpy(), strict=True):
+        """Write the files of each image."""
+        found = [part.cpu().numpy() for part in (prediction if isinstance(prediction, tuple) else (prediction,))]
+        for name, labels, *confidence in zip(batch["name"], *found, strict=True):
             if labels.dtype.itemsize > 1:
                 raise InputError(f"predict: more than 256 classes do not fit an 8-bit PNG ({name})")
+            for sure in confidence:
+                write_confidence(confidence_path(self._path(name)), sure)
             write_png(self._path(name), labels)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -132,6 +143,12 @@ class PredictionWriter(BasePredictionWriter):
     def _path(self, name: str) -> Path:
         return self.output / f"{name}.png"
 
+    def _check_names(self, images: Mapping[str, int]) -> None:
+        ending = ENDING.removesuffix(".png")
+        clash = next((name for name in images if self.confidence and name + ending in images), None)
+        if clash is not None:
+            raise InputError(f"--confidence: there are images {clash} and {clash}{ending}; rename the second")
+
     def _check_same_images(self) -> None:
         if self._earlier is not None and self._earlier.images != self._identity:
             raise InputError(
@@ -146,6 +163,7 @@ class PredictionWriter(BasePredictionWriter):
         if self.overwrite:
             for name in done:
                 self._path(name).unlink()
+                confidence_path(self._path(name)).unlink(missing_ok=True)
             (self.output / NAME).unlink(missing_ok=True)
 
     def _check(self, trainer: Trainer, module: LightningModule) -> Manifest:

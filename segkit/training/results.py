@@ -99,7 +99,8 @@ def _dataset(trainer: Trainer, loader: Any) -> dict[str, Any]:
 class CalibrationReport(Callback):
     """`segkit test --calibration`: compares the confidence of the fused scores with how often they are right.
 
-    It prints the error and draws `<run>/reliability.png`; `ResultWriter` writes the numbers into `result.json`.
+    It prints the error, and coverage and mIoU at several confidences, and draws `<run>/reliability.png`; `ResultWriter`
+    writes the numbers into `result.json`.
 
     Raises:
         InputError: Before anything runs, if this is not a test.
@@ -113,21 +114,23 @@ class CalibrationReport(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the module measure calibration, from empty bins."""
         assert isinstance(pl_module, SegmentationModule)
-        pl_module.calibration = Calibration(pl_module.device)
+        pl_module.calibration = Calibration(pl_module.device, num_classes=pl_module.network.num_classes)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sum the bins of all processes once."""
         _calibration(pl_module).all_reduce()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the error and draw the diagram."""
+        """Print error and thresholds, and draw the diagram."""
+        assert isinstance(pl_module, SegmentationModule)
         folder = Path(trainer.log_dir or ".")  # read on every rank, because it is broadcast
         if trainer.is_global_zero:
-            result = _calibration(pl_module).result()
+            result, temperature = _calibration(pl_module).result(pl_module.without), pl_module.temperature
             path = free_path(folder / "reliability.png")
+            scaled = "" if temperature == 1 else f", temperature {temperature:.4g}"
             rank_zero_info(
-                f"expected calibration error {percent(result.expected_error)} %, largest gap of a bin "
-                f"{percent(result.maximum_error)} %; {path}"
+                f"\n{result.table()}\nexpected calibration error {percent(result.expected_error)} %, largest gap of a "
+                f"bin {percent(result.maximum_error)} %{scaled}; {path}"
             )
             save_figure(reliability_figure(result), path)
 

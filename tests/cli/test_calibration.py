@@ -64,6 +64,11 @@ def test_labels_and_confidence_are_of_the_same_scores(
     assert sum(b["pixels"] for b in calibration["bins"]) == len(right) == result["num_pixels"]
     found = sum(b["pixels"] * b["accuracy"] for b in calibration["bins"] if b["pixels"])
     assert found / len(right) == pytest.approx(result["scores"]["pixel_accuracy"], rel=1e-12)
+    rows = calibration["thresholds"]
+    assert rows[0]["coverage"] == 1 and rows[0]["mIoU"] == pytest.approx(result["scores"]["mIoU"], rel=1e-12)
+    for row in rows:
+        assert row["coverage"] == pytest.approx((sure >= row["threshold"]).mean(), abs=1e-4)  # but for rounding
+    assert "temperature" not in calibration and "confidence >=  pixels kept, %  mIoU, %" in caplog.text
     with Image.open(tmp_path / "run" / "reliability.png") as image:
         image.load()
     assert f"expected calibration error {100 * calibration['expected_calibration_error']:.2f} %" in caplog.text

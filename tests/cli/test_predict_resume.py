@@ -17,6 +17,7 @@ from left_behind import left_behind
 
 from segkit.cli import main
 from segkit.inference.segmenter import load
+from segkit.io.confidence import confidence_path, read_confidence
 from segkit.training import prediction_writer
 
 pytestmark = pytest.mark.slow
@@ -144,6 +145,44 @@ def test_other_images_are_refused(root: Path, checkpoint: Path, tmp_path: Path, 
         assert main(command(root, checkpoint, out, *more)) == 2
         assert "images" in capsys.readouterr().err.strip().splitlines()[-1]
     assert [p.name for p in out.rglob("*.png")] == ["0.png"]
+
+
+def test_confidence_lies_beside_the_labels_and_is_added_to_a_folder_without(
+    root: Path, checkpoint: Path, wanted: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    out, labels_only = tmp_path / "labels", tmp_path / "plain"
+    assert main(command(root, checkpoint, labels_only)) == 0
+    assert main(command(root, checkpoint, out)) == 0
+    before = {p: p.read_bytes() for p in out.rglob("*.png")}
+    (out / "predictions.json").rename(tmp_path / "kept.json")
+    assert main(command(root, checkpoint, out, "--confidence")) == 2  # label maps of an unknown maker
+    (tmp_path / "kept.json").rename(out / "predictions.json")
+    assert main(command(root, checkpoint, out, "--confidence")) == 0
+    assert {p: p.read_bytes() for p in before} == before
+    segmenter, folder = load(checkpoint, precision="exact"), root / "images" / "test"
+    for name in wanted:
+        sure = segmenter.predict(folder / name, with_confidence=True)[1]
+        assert abs(read_confidence(confidence_path(out / name)) - 255 * sure).max() < 0.51
+    plain, with_confidence = (json.loads((f / "predictions.json").read_text()) for f in (labels_only, out))
+    assert plain | {"run": 0} == with_confidence | {"run": 0} and plain["complete"]
+    stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    for more in ([], ["--confidence"]):  # all is there
+        assert main(command(root, checkpoint, out, *more)) == 0
+    assert stamps == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    assert main(command(root, checkpoint, out, "--overwrite")) == 0
+    check(out, wanted)  # of confidence maps it cannot be known what made them
+
+
+def test_an_image_whose_name_is_that_of_a_confidence_map(root: Path, checkpoint: Path, tmp_path: Path, capsys) -> None:
+    images = tmp_path / "data" / "images" / "test"
+    images.mkdir(parents=True)
+    (tmp_path / "data" / "classes.txt").write_text("a\nb\nc\n")
+    for name in ("0", "0_confidence"):
+        cv2.imwrite(str(images / f"{name}.png"), np.zeros((20, 20, 3), np.uint8))
+    assert main(command(tmp_path / "data", checkpoint, tmp_path / "labels", "--confidence")) == 2
+    assert "there are images 0 and 0_confidence; rename" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("labels/*.png"))
+    assert main(command(tmp_path / "data", checkpoint, tmp_path / "labels")) == 0
 
 
 def process(rank: int, world: int, port: int, arguments: list[str], log: str, last: int | None) -> None:

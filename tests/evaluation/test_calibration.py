@@ -6,7 +6,8 @@ import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
 from segkit.errors import InputError
-from segkit.evaluation.calibration import Calibration
+from segkit.evaluation.calibration import THRESHOLDS, Calibration
+from segkit.evaluation.confusion import ConfusionMatrix
 
 
 def random_prediction(num_classes, size=(2, 40, 50), seed=0, sharpness=3.0):
@@ -86,6 +87,49 @@ def test_logits_are_refused_but_not_at_ignored_pixels(value):
     calibration.update(torch.tensor([0, 0]), torch.tensor([0, 0]), torch.tensor([value, 0.5]))
     with pytest.raises(InputError, match="confidence of 1 pixels"):
         calibration.result()
+
+
+def test_thresholds_by_hand():
+    calibration = Calibration(num_classes=3)
+    mask = torch.tensor([0, 0, 1, 1, 2, 255, 1])
+    labels = torch.tensor([0, 1, 1, 1, 0, 0, 1])
+    calibration.update(mask, labels, torch.tensor([0.9, 0.3, 0.99, 0.5, 0.899, 1.0, 0.95]))
+    rows = {row.threshold: row for row in calibration.result().kept}
+    assert tuple(rows) == THRESHOLDS
+    # All: IoU 1/3, 3/4, 0/1. From 0.5 on (5 of 6): 1/2, 3/3, 0/1. From 0.9 on (3): 1, 1, and 2 is absent.
+    for threshold, coverage, miou in (
+        *((0.0, 1, (1 / 3 + 3 / 4) / 3), (0.3, 1, (1 / 3 + 3 / 4) / 3), (0.5, 5 / 6, 1.5 / 3), (0.8, 4 / 6, 1.5 / 3)),
+        *((0.9, 3 / 6, 1), (0.95, 2 / 6, 1), (0.99, 1 / 6, 1)),
+    ):
+        assert rows[threshold][1:] == pytest.approx((coverage, miou)), threshold
+    assert {r.threshold: r.miou for r in calibration.result(without=[2]).kept}[0.5] == pytest.approx(3 / 4)
+    plain = calibration.result().to_dict()["thresholds"]
+    assert plain[-1] == {"threshold": 0.99, "coverage": pytest.approx(1 / 6), "mIoU": 1}
+    lines = calibration.result().table().splitlines()
+    assert lines[-1].split() == ["0.99", "16.67", "100.00"] and len(lines) == 2 + len(THRESHOLDS)
+
+
+@pytest.mark.parametrize("num_classes", [2, 19, 150])
+def test_at_each_threshold_the_miou_is_that_of_the_pixels_it_keeps(num_classes):
+    mask, labels, confidence, _ = random_prediction(num_classes, sharpness=2.0)
+    together, apart = Calibration(num_classes=num_classes), Calibration(num_classes=num_classes)
+    together.update(mask, labels, confidence)
+    for i in (1, 0):
+        apart.update(mask[i].byte(), labels[i].byte(), confidence[i])
+    assert together.result().to_dict() == apart.result().to_dict()
+    for threshold, coverage, miou in together.result().kept:
+        kept = mask.masked_fill(confidence < torch.tensor(threshold), 255)
+        confusion = ConfusionMatrix(num_classes)
+        confusion.update(kept, labels)
+        assert coverage == pytest.approx((kept != 255).sum().item() / (mask != 255).sum().item(), abs=1e-12)
+        np.testing.assert_allclose(miou, confusion.scores().miou, rtol=1e-12)
+
+
+def test_nothing_counted_has_no_threshold():
+    calibration = Calibration(num_classes=2)
+    calibration.update(torch.full((2, 2), 255), torch.zeros(2, 2), torch.rand(2, 2))
+    assert calibration.result().to_dict()["thresholds"][0] == {"threshold": 0, "coverage": None, "mIoU": None}
+    assert "thresholds" not in Calibration().result().to_dict()
 
 
 def test_wrong_input_is_refused():
