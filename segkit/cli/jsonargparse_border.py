@@ -221,6 +221,9 @@ def _wrong_value(key: str | None, message: str) -> str | None:
     expected = _first(r"Subtypes: \[(.+)\]", message) or _first(r"Expected a (.+?)\. Got value", message)
     if key is None or value is None or expected is None or "{" in value:
         return None
+    path = value.strip("'")
+    if path.endswith((".yaml", ".yml")):  # had it been found, its content would be the value
+        return f"{key}: {path}: no such file; in a config, a path begins at the config's folder"
     readable = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected).replace("NoneType", "null")
     choices = _first(r"^typing\.Literal\[(.+)\]$", readable)
     if choices:

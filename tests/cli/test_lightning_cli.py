@@ -290,6 +290,7 @@ def test_typing_errors_take_one_line(recipe: Path, capsys, change: list[str], wo
     "text, words",
     [
         ("model: [", "line 2, column 1: not valid YAML"),
+        ("data: ../no_such.yaml", "data: ../no_such.yaml: no such file; in a config, a path begins at the config's"),
         ("trainr: {max_epochs: 1}", "no such option 'trainr.max_epochs'; did you mean trainer?"),
         ("data: {class_path: FolderDataModule, init_args: {rot: x}}", "'rot' is no argument of FolderDataModule"),
         ("data: {class_path: FolderDataModule, init_args: {crop_sise: 4}}", "did you mean crop_size?"),
