@@ -154,6 +154,15 @@ class Reliability:
     confidence: NDArray[np.float64]
     kept: tuple[Kept, ...] = ()
 
+    @classmethod
+    def from_bytes(cls, pixels: NDArray[np.int64], num_bins: int = NUM_BINS) -> Reliability:
+        """From numbers of wrong and of right pixels, int64 (2, 256), for each confidence times 255."""
+        values = np.arange(256)
+        index = np.maximum(-(-values * num_bins // 255) - 1, 0)  # (low, high], in integers
+        rows = (pixels.sum(axis=0), pixels[1], values * pixels.sum(axis=0))
+        total, right, confidence = (np.array([row[index == i].sum() for i in range(num_bins)]) for row in rows)
+        return cls(total, ratio(right, total), ratio(confidence / 255, total))
+
     @property
     def gaps(self) -> NDArray[np.float64]:
         """float64 (bins,): accuracy minus confidence; negative where the network is overconfident."""

@@ -12,6 +12,7 @@ from segkit.predictions.label_files import SERVERS, Ids
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".jpg", ".jpeg")  # JPEGs: to refuse them with a reason
 _FRAME_ENDINGS: dict[Ids, str] = {"raw": "_labelIds.png", "train": "_labelTrainIds.png"}  # of Cityscapes' truth
+_ENDINGS = ("", "_labels")  # of `segkit infer`, too, which writes others beside its labels
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,34 @@ def find_pairs(
             "give the folders in which relative paths agree, or --prediction_ending, --truth_ending"
         )
     return Pairing(pairs, problems, unused, len(true))
+
+
+class LabelMaps:
+    """The label maps of a folder, found by the names of images.
+
+    Args:
+        folder: Files as `segkit predict` writes them, those of `segkit infer`, or with Cityscapes' or other names.
+
+    Raises:
+        InputError: There is no label map.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = label_maps_by_name(folder, "", frames=False)
+        self._frames = label_maps_by_name(folder, "", frames=True)
+
+    @property
+    def names(self) -> list[str]:
+        """Relative paths of all label maps, without suffix."""
+        return list(self._files)
+
+    def of(self, name: str) -> Sequence[Path]:
+        """The label maps of an image: one, unless there is none or several."""
+        for ending in _ENDINGS:
+            for known in (name + ending, name.rpartition("/")[2] + ending):
+                if known in self._files:
+                    return self._files[known]
+        return self._frames.get(SERVERS["cityscapes"].key(name) or "", ())
 
 
 def problem_lines(problems: Sequence[Problem], most: int) -> Iterator[str]:

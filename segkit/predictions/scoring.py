@@ -27,6 +27,7 @@ from segkit.predictions.label_files import Ids
 from segkit.predictions.pairs import LabelPair, Problem
 
 R = TypeVar("R")
+Item = TypeVar("Item")
 
 
 class ImageError(InputError):
@@ -105,7 +106,7 @@ def score_pairs(
     predictions = train_id_space(truth) if predictions is None else predictions
     if predictions.num_classes != truth.num_classes:
         raise InputError(f"score: {predictions.num_classes} classes predicted, {truth.num_classes} in the truth")
-    for pair, future in _in_order(lambda pair: count_pair(pair, truth, predictions), pairs, workers):
+    for pair, future in in_order(lambda pair: count_pair(pair, truth, predictions), pairs, workers):
         try:
             counts = future.result()
         except ImageError as error:
@@ -128,7 +129,7 @@ def boundary_areas_of_pairs(
     def areas(pair: LabelPair) -> npt.NDArray[np.int64]:
         return boundary_areas(*read_pair(pair, truth, predictions), truth.num_classes)
 
-    for pair, future in _in_order(areas, pairs, workers):
+    for pair, future in in_order(areas, pairs, workers):
         yield pair.name, future.result()
 
 
@@ -187,17 +188,17 @@ def _cure(raw: UInt8Array, option: str, space: LabelSpace, others: dict[Ids, Lab
     return f"; --{option} {differs[0]} reads all values of this file" if differs else ""
 
 
-def _in_order(
-    function: Callable[[LabelPair], R], pairs: Iterable[LabelPair], workers: int | None
-) -> Iterator[tuple[LabelPair, "Future[R]"]]:
-    """Each pair with its future, in order; threads work only a few images ahead, as an interrupt waits for them."""
+def in_order(
+    function: Callable[[Item], R], items: Iterable[Item], workers: int | None
+) -> Iterator[tuple[Item, "Future[R]"]]:
+    """Each item with its future, in order; threads work only a few images ahead, as an interrupt waits for them."""
     workers = workers or cores()
-    source, waiting = iter(pairs), deque[tuple[LabelPair, "Future[R]"]]()
+    source, waiting = iter(items), deque[tuple[Item, "Future[R]"]]()
     pool = ThreadPoolExecutor(workers)
     try:
         while True:
             ahead = islice(source, 4 * workers - len(waiting))
-            waiting.extend((pair, pool.submit(function, pair)) for pair in ahead)
+            waiting.extend((item, pool.submit(function, item)) for item in ahead)
             if not waiting:
                 return
             yield waiting.popleft()

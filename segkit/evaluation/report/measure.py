@@ -1,0 +1,183 @@
+"""One image of a report: what it adds to every sum, and what is wrong with it, in words.
+
+Objects are connected parts (4 neighbours) of one class in the truth, as a semantic truth has no instances. Distances to
+a boundary are the trimap rule's (Kohli et al., IJCV 2009), counted as in `segkit.evaluation.boundary`: by a square
+window, and ignored pixels make no boundary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segkit.arrays import Int64Array, UInt8Array
+from segkit.evaluation.confusion import byte_pairs, confusion_counts
+from segkit.evaluation.statistics import class_iou, image_areas, mean_iou
+from segkit.metadata.label_space import IGNORE_INDEX
+from segkit.text import percent
+
+SIZES = (32**2, 96**2 + 1)  # pixels at which an object is medium, and large: COCO's
+DISTANCES = (2, 5, 10, 20)  # last pixel of each band along a boundary; a last row has the rest
+SURE = 0.9  # confidence from which a wrong piece looks mislabelled ...
+PIECE = 0.01  # ... if it has at least this share of the image
+
+_BANDS = len(DISTANCES) + 1
+NUM_ROWS = (len(SIZES) + 1) * _BANDS  # of every size and band
+
+_BAND_OF = np.searchsorted(DISTANCES, np.arange(DISTANCES[-1] + 2)).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A connected piece that is surely predicted as another class: its box as of `Example`, and its share of pixels."""
+
+    box: tuple[int, int, int, int]
+    share: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is kept of each image: `name`, `words`, `miou` and `confidence_mean` are as of `Example`."""
+
+    name: str
+    words: str
+    miou: float | None
+    confidence_mean: float | None
+    piece: Piece | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one image adds to the sums.
+
+    Attributes:
+        facts: What is kept of it.
+        counts: int64 (K + 2, K + 1), as of `confusion_counts`; None without truth, like the next two.
+        areas: int64 (3, K), as of `ImageAreas`.
+        rows: int64 (NUM_ROWS, 3, K), these areas by object size and, within each, by distance to a boundary.
+        sure: int64 (2, 256), wrong and right pixels by confidence times 255; None without confidence or truth.
+    """
+
+    facts: Facts
+    counts: Tensor | None = None
+    areas: Int64Array | None = None
+    rows: Int64Array | None = None
+    sure: Int64Array | None = None
+
+
+def measure(
+    name: str,
+    truth: UInt8Array | None,
+    labels: UInt8Array,
+    confidence: UInt8Array | None,
+    class_names: Sequence[str],
+) -> Measured:
+    """Measure one image; it suits many threads at once.
+
+    Args:
+        name: Its name.
+        truth: Train ids, uint8 (H, W), 255 = ignored.
+        labels: Predicted ones, 255 = no class.
+        confidence: uint8 (H, W), confidence times 255.
+        class_names: K names.
+
+    Raises:
+        InputError: The shapes differ, or the truth holds ids that are no class.
+    """
+    mean = None if confidence is None else float(confidence.mean()) / 255
+    if truth is None:
+        return Measured(Facts(name, "", None, mean, None))
+    counts = confusion_counts(torch.from_numpy(truth), torch.from_numpy(labels), len(class_names))
+    areas = image_areas(counts, name)
+    miou = float(mean_iou(class_iou(areas.astype(np.float64))))
+    right, words, piece, sure = truth == labels, [_confused(counts.numpy(), class_names)], None, None
+    if confidence is not None:
+        sure = byte_pairs(np.where(truth == IGNORE_INDEX, np.uint8(2), right), confidence)[:2]
+        piece, of_piece = _mislabelled(truth, labels, confidence, class_names)
+        words += [of_piece] if piece is not None else []
+    facts = Facts(name, "; ".join(words), None if math.isnan(miou) else miou, mean, piece)
+    return Measured(facts, counts, areas, _by_row(truth, labels, right, len(class_names)), sure)
+
+
+def object_sizes(truth: UInt8Array) -> UInt8Array:
+    """The size of the object that each pixel of train ids (H, W) belongs to: 0, 1 or 2, uint8 (H, W)."""
+    height, width = truth.shape
+    # Parts of all classes at once: at twice the size, with a pixel between two neighbours of one class.
+    joined = np.zeros((2 * height - 1, 2 * width - 1), np.uint8)
+    joined[::2, ::2] = 1
+    joined[::2, 1::2] = truth[:, 1:] == truth[:, :-1]
+    joined[1::2, ::2] = truth[1:] == truth[:-1]
+    part = np.asarray(cv2.connectedComponents(joined, connectivity=4)[1])[::2, ::2]  # (2H - 1, 2W - 1) -> (H, W)
+    row = np.searchsorted(SIZES, np.bincount(part.ravel()), side="right").astype(np.uint8)
+    return np.asarray(row[part])
+
+
+def boundary_bands(truth: UInt8Array) -> UInt8Array:
+    """The band of `DISTANCES` that each pixel of train ids (H, W) lies in, uint8 (H, W); a last one has the rest."""
+    inside = np.ones(truth.shape, np.uint8)
+    for first, second in (
+        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
+        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
+    ):
+        a, b = truth[first], truth[second]
+        same = (a == b) | (a == IGNORE_INDEX) | (b == IGNORE_INDEX)
+        inside[first] &= same
+        inside[second] &= same
+    if inside.all():  # no boundary to be near to
+        return np.full(truth.shape, _BANDS - 1, np.uint8)
+    far = np.minimum(cv2.distanceTransform(inside, cv2.DIST_C, 3), len(_BAND_OF) - 1)
+    return np.asarray(_BAND_OF[far.astype(np.uint8)])
+
+
+def _by_row(truth: UInt8Array, labels: UInt8Array, right: NDArray[np.bool_], num_classes: int) -> Int64Array:
+    """`Measured.rows`."""
+    row = object_sizes(truth) * np.uint8(_BANDS) + boundary_bands(truth)
+    row[truth == IGNORE_INDEX] = IGNORE_INDEX
+    found = np.where(right, truth, np.uint8(IGNORE_INDEX))
+    return np.stack([byte_pairs(row, ids)[:NUM_ROWS, :num_classes] for ids in (found, truth, labels)], axis=1)
+
+
+def _confused(counts: Int64Array, class_names: Sequence[str]) -> str:
+    """The largest confusion, in words; "" where no pixel has a class."""
+    num_classes = len(class_names)
+    wrong = counts[:num_classes].copy()
+    np.fill_diagonal(wrong, 0)
+    if not wrong.any():
+        return "every pixel is right" if counts[:num_classes].any() else ""
+    true, predicted = divmod(int(wrong.argmax()), wrong.shape[1])
+    taken = f"taken for {class_names[predicted]}" if predicted < num_classes else "of no class in the prediction"
+    share = _share(wrong[true, predicted] / counts[true].sum())
+    return f"{class_names[true]} {taken}: {share} of its pixels"
+
+
+def _mislabelled(
+    truth: UInt8Array, labels: UInt8Array, confidence: UInt8Array, class_names: Sequence[str]
+) -> tuple[Piece | None, str]:
+    """The largest piece of one class that is surely predicted as one other, and words about it."""
+    classes, least = len(class_names), PIECE * truth.size
+    sure = (confidence >= 255 * SURE) & (truth != labels) & (truth != IGNORE_INDEX) & (labels < classes)
+    if np.count_nonzero(sure) < least:
+        return None, ""
+    pairs, found, words = byte_pairs(truth[sure], labels[sure]), Piece((0, 0, 0, 0), 0.0), ""
+    for true, predicted in np.argwhere(pairs >= least).tolist():
+        mask = (sure & (truth == true) & (labels == predicted)).astype(np.uint8)
+        stats = np.asarray(cv2.connectedComponentsWithStats(mask, connectivity=4)[2])[1:]
+        left, top, width, height, area = stats[stats[:, cv2.CC_STAT_AREA].argmax()].tolist()
+        if area >= least and area / truth.size > found.share:
+            found = Piece((top, left, top + height, left + width), area / truth.size)
+            words = (
+                f"labelled {class_names[true]}, surely predicted {class_names[predicted]} in one piece of "
+                f"{_share(found.share)} of the image"
+            )
+    return (found, words) if words else (None, "")
+
+
+def _share(share: float) -> str:
+    return f"{percent(share, 0)} %" if share >= 0.01 else "below 1 %"

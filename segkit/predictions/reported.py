@@ -1,0 +1,127 @@
+"""Label maps for a report: read and measured in threads, and those that are shown read once more with their images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segkit.arrays import UInt8Array
+from segkit.bars import Bar
+from segkit.errors import InputError, printable
+from segkit.evaluation.report.content import Example
+from segkit.evaluation.report.gather import SHOWN, Gatherer, ReadImage, example
+from segkit.evaluation.report.measure import Measured, measure
+from segkit.io import read_label
+from segkit.io.confidence import confidence_path, read_confidence
+from segkit.metadata.label_space import LabelSpace
+from segkit.predictions.pairs import Problem
+from segkit.predictions.scoring import in_order
+
+
+@dataclass(frozen=True)
+class ReportImage:
+    """An image and its label map.
+
+    Attributes:
+        name: Name of the image.
+        labels: The label map; a confidence map is read where it lies beside it.
+        truth: Returns train ids, uint8 (H, W); None if there is no truth.
+        image: Returns RGB, uint8 (H, W, 3); None if there is no image.
+    """
+
+    name: str
+    labels: Path
+    truth: Callable[[], UInt8Array] | None
+    image: Callable[[], UInt8Array] | None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the label maps say.
+
+    Attributes:
+        sums: Of all images that could be read.
+        examples: The images to show.
+        problems: Of images that are left out, as a label map or a truth cannot be read.
+        gone: Why images of `examples` are not there, a line each.
+    """
+
+    sums: Gatherer
+    examples: tuple[Example, ...]
+    problems: list[Problem]
+    gone: list[str]
+
+
+def gather_files(
+    images: Sequence[ReportImage], space: LabelSpace, title: str, most: int = SHOWN, workers: int | None = None
+) -> Gathered:
+    """Measure label maps image by image, with a progress bar; an image that cannot be read does not stop the others.
+
+    Args:
+        images: The images.
+        space: The classes, and what the values of the label maps mean.
+        title: Name of the evaluation, for the bar.
+        most: Images to show for each reason.
+        workers: Threads; None = one for each core.
+    """
+
+    def measured(image: ReportImage) -> Measured:
+        read = _read(image, space)
+        return measure(image.name, read.truth, read.labels, read.confidence, space.class_names)
+
+    sums, problems, gone = Gatherer(space.num_classes), list[Problem](), list[str]()
+    bar = Bar(in_order(measured, images, workers), total=len(images), unit="image", desc=printable(title))
+    for image, future in bar:
+        try:
+            sums.add(future.result())
+        except InputError as error:
+            problems.append(Problem(image.name, "unreadable image", str(error)))
+    chosen = sums.chosen(most)
+    facts = {found.name: found for found in sums.facts if found.name in chosen}
+
+    def shown(image: ReportImage) -> tuple[Example, str]:
+        read = _read(image, space)
+        try:
+            read = replace(read, image=_picture(image, read.labels.shape))
+            why = ""
+        except InputError as error:
+            why = str(error)
+        return example(facts[image.name], chosen[image.name], read), why
+
+    examples = []
+    for _, future in in_order(shown, [image for image in images if image.name in chosen], workers):
+        drawn, why = future.result()
+        examples.append(drawn)
+        gone += [why] if why else []
+    return Gathered(sums, tuple(examples), problems, gone)
+
+
+def _read(image: ReportImage, space: LabelSpace) -> ReadImage:
+    """All but the image.
+
+    Raises:
+        InputError: A file cannot be read, a value is undeclared, or sizes differ.
+    """
+    labels = space.map_labels(read_label(image.labels), str(image.labels))
+    truth = None if image.truth is None else image.truth()
+    sure = confidence_path(image.labels)
+    confidence = read_confidence(sure) if sure.is_file() else None
+    for what, array in (("truth", truth), ("confidence map", confidence)):
+        if array is not None and array.shape != labels.shape:
+            raise InputError(
+                f"{image.labels}: {labels.shape[1]}x{labels.shape[0]}, its {what} is "
+                f"{array.shape[1]}x{array.shape[0]}; predict at the image's own size"
+            )
+    return ReadImage(None, truth, labels, confidence)
+
+
+def _picture(image: ReportImage, shape: tuple[int, ...]) -> UInt8Array | None:
+    """The image, at the size of its label map.
+
+    Raises:
+        InputError: It cannot be read, or has another size.
+    """
+    picture = None if image.image is None else image.image()
+    if picture is not None and picture.shape[:2] != shape:
+        sizes = (f"{size[1]}x{size[0]}" for size in (picture.shape, shape))
+        raise InputError("{}: the image is {}, its label map {}".format(image.name, *sizes))
+    return picture
