@@ -18,6 +18,7 @@ COMMANDS = {
     "test":       ("lightning", "score a checkpoint on the test split, by a named protocol"),
     "predict":    ("lightning", "write label maps of a split as PNGs"),
     "infer":      ("infer", "segment images or folders of images"),
+    "explain":    ("explain", "show what a network attends to, and where two networks disagree"),
     "study":      ("study", "train variants of a recipe with several seeds, and tabulate what differs"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
     "reproduce":  ("reproduce", "the tables of the ResNeSt paper: published, measured, or what is missing"),

@@ -19,6 +19,7 @@ from matplotlib.image import AxesImage
 from matplotlib.textpath import TextPath
 
 from segkit.arrays import Int64Array
+from segkit.errors import printable
 from segkit.evaluation.calibration import Reliability
 from segkit.evaluation.comparison import Comparison, p_value
 from segkit.evaluation.results import check_matrix, true_shares
@@ -51,7 +52,7 @@ def confusion_figure(matrix: Int64Array, class_names: Sequence[str]) -> Figure:
         InputError: The matrix is not (K, K) of K names.
     """
     check_matrix(matrix, class_names)
-    names = [_label(name) for name in class_names]
+    names = [plain_label(name) for name in class_names]
     count, cell = len(names), 0.42 if len(names) <= _MANY else 0.14  # inches
     size = 9.0 if count <= _MANY else 7.0  # points
     longest = max(_text_width(name, size) for name in names)
@@ -112,10 +113,10 @@ def comparison_figure(comparison: Comparison, class_names: Sequence[str], a: str
         a: Name of the first model.
         b: Name of the second.
     """
-    a, b = _label(a), _label(b)
+    a, b = plain_label(a), plain_label(b)
     kept = [i for i, d in enumerate(comparison.classes) if not np.isnan(d.difference.value)]
     kept.sort(key=lambda i: comparison.classes[i].difference.value)
-    rows = [(_label(class_names[i]), comparison.classes[i]) for i in kept]
+    rows = [(plain_label(class_names[i]), comparison.classes[i]) for i in kept]
     rows.append((comparison.mean, comparison.miou))
     figure = Figure(figsize=(8, 0.2 * len(rows) + 1.6), layout="constrained")
     axes = figure.subplots()
@@ -158,7 +159,7 @@ def waterfall_figure(start: float, steps: Sequence[tuple[str, float]], claimed: 
     if claimed is not None:
         axes.axvline(100 * claimed, color="black", linestyle="--", linewidth=1)
         axes.text(100 * claimed, -0.6, f"claimed {100 * claimed:.2f}", ha="center", size=8)
-    axes.set_yticks(range(len(names)), [_label(name, 60) for name in names], size=8)
+    axes.set_yticks(range(len(names)), [plain_label(name, 60) for name in names], size=8)
     axes.set(xlim=(0, max(*values, 100 * (claimed or 0)) + 8), xlabel="mIoU, %")
     axes.invert_yaxis()
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -220,6 +221,6 @@ def _text_width(text: str, size: float) -> float:
     return float(TextPath((0, 0), text, size=size).get_extents().width) / 72
 
 
-def _label(name: str, longest: int = 24) -> str:
-    """A name for Matplotlib: shortened, and escaped so that it is not read as a formula."""
-    return shorten(name, longest).replace("$", r"\$")
+def plain_label(name: str, longest: int = 24) -> str:
+    """A name for Matplotlib: shortened, and escaped so that it is no formula and has no control characters."""
+    return shorten(printable(name), longest).replace("$", r"\$")

@@ -52,7 +52,7 @@ def split_attention(splits: Tensor, attention: Tensor, radix: int, cardinality: 
     if fused_ops() and not _is_dual(splits, attention):
         attended: Tensor = _attend(splits, attention, radix, cardinality)
         return attended
-    weights = _weights(attention, radix, cardinality).split(channels, dim=1)  # R times (B, C, 1, 1)
+    weights = radix_weights(attention, radix, cardinality).split(channels, dim=1)  # R times (B, C, 1, 1)
     return _sum([weight * split for weight, split in zip(weights, splits.split(channels, dim=1), strict=True)])
 
 
@@ -148,7 +148,7 @@ _pool.register_autograd(_differentiate_pool, setup_context=_keep_for_pool)
 
 def _attend_in_strips(splits: Tensor, attention: Tensor, output: Tensor, radix: int, cardinality: int) -> Tensor:
     dtype = _raised(output.dtype)
-    weights = _weights(attention.to(dtype), radix, cardinality)  # (B, R*C, 1, 1)
+    weights = radix_weights(attention.to(dtype), radix, cardinality)  # (B, R*C, 1, 1)
     for parts, scales, (target,) in _strips(_cut(splits, radix), splits, weights, output):
         total = target if target.dtype == dtype else torch.empty_like(target, dtype=dtype)  # (k, n, w)
         torch.mul(parts[0], scales[0], out=total)
@@ -162,7 +162,7 @@ def _attend_in_strips(splits: Tensor, attention: Tensor, output: Tensor, radix: 
 def _attend_two(splits: Tensor, attention: Tensor, cardinality: int) -> Tensor:
     """Attend to two splits, whose weights add up to 1, in one vectorised pass; weights are rounded to bfloat16."""
     first, second = splits.chunk(2, dim=1)  # (B, C, h, w)
-    weight = _weights(attention.float(), 2, cardinality)[:, : first.shape[1]]  # (B, C, 1, 1)
+    weight = radix_weights(attention.float(), 2, cardinality)[:, : first.shape[1]]  # (B, C, 1, 1)
     return torch.lerp(second, first, weight.to(splits.dtype))
 
 
@@ -170,7 +170,7 @@ def _attend_backward_in_strips(
     gradient: Tensor, splits: Tensor, attention: Tensor, radix: int, cardinality: int
 ) -> tuple[Tensor, Tensor]:
     dtype = _raised(gradient.dtype)
-    weights = _weights(attention.to(dtype), radix, cardinality)  # (B, R*C, 1, 1)
+    weights = radix_weights(attention.to(dtype), radix, cardinality)  # (B, R*C, 1, 1)
     by_splits, by_weights = torch.empty_like(splits), torch.zeros_like(weights)
     cut = _cut(splits, radix)
     for (given,), *per_split in _strips(cut, gradient, splits, weights, by_splits, by_weights):
@@ -247,7 +247,7 @@ def _part(tensor: Tensor, cut: _Cut, start: int) -> Tensor:
     return tensor.narrow(cut.axis + 1, start, min(cut.length, cut.size - start))
 
 
-def _weights(attention: Tensor, radix: int, cardinality: int) -> Tensor:
+def radix_weights(attention: Tensor, radix: int, cardinality: int) -> Tensor:
     """Softmax over the radix: (B, R*C, 1, 1), cardinality-major, to (B, R*C, 1, 1), radix-major."""
     if radix == 1:
         return torch.sigmoid(attention)
@@ -257,7 +257,7 @@ def _weights(attention: Tensor, radix: int, cardinality: int) -> Tensor:
 
 
 def _softmax_backward(weights: Tensor, by_weights: Tensor, radix: int, cardinality: int) -> Tensor:
-    """Backward of `_weights`, from its result and the gradient by this: (B, R*C, 1, 1), cardinality-major."""
+    """Backward of `radix_weights`, from its result and the gradient by this: (B, R*C, 1, 1), cardinality-major."""
     if radix == 1:
         return by_weights * weights * (1 - weights)
     shape = (weights.shape[0], radix, cardinality, weights.shape[1] // (cardinality * radix))

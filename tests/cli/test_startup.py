@@ -39,6 +39,7 @@ HELP = {
     "reproduce":           (130, set()),
     "study":               (135, set()),
     "doctor":              (160, set()),
+    "explain":             (170, set()),
     "benchmark":           (220, {"numpy"}),
     "benchmark score":     (220, {"numpy"}),
     "benchmark compare":   (220, {"numpy"}),
