@@ -9,6 +9,9 @@ const make = (tag, properties = {}, ...children) => {
   return element;
 };
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
+const mix = (a, b, share) => a.map((value, i) => value + (b[i] - value) * share);
+const luminance = values => values.reduce((sum, value, i) => sum + [0.21, 0.72, 0.07][i] * (value / 255) ** 2.2, 0);
 const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const NONE = 255; // ignored in a truth, no class in a prediction
@@ -101,10 +104,11 @@ class Matrix {
     this.figure.querySelector("output").textContent = `true ${this.names[t]} predicted as ${this.names[p]}: ${how}`;
   }
   draw() {
-    const { canvas, names } = this, count = names.length, wide = this.figure.clientWidth, ratio = devicePixelRatio || 1;
+    const { canvas, names } = this, count = names.length, wide = this.figure.clientWidth, ratio = devicePixelRatio;
     if (!wide) return;
     this.margin = Math.min(this.longest, wide < 500 ? 84 : 128);
-    this.unit = Math.min(56, Math.min(wide - this.margin, 660) / count); // of a cell, at zoom 1
+    const unit = Math.min(56, Math.min(wide - this.margin, 660) / count);
+    this.unit = Math.max(1, Math.floor(unit * ratio)) / ratio; // of a cell, at zoom 1: whole pixels
     this.side = this.unit * count;
     this.cell = this.unit * this.zoom;
     const room = count - this.side / this.cell;
@@ -118,31 +122,27 @@ class Matrix {
     this.labels(context);
   }
   cells(context) {
-    const { margin, cell, side, left, top } = this, count = this.names.length;
-    const [blue, orange, absent, ink, rule] = ["--blue", "--orange", "--absent", "--ink", "--rule"].map(colour);
-    const gap = cell > 7 ? 1 : 0, until = start => Math.min(count, Math.ceil(start + side / cell));
+    const { margin, cell, side, left, top } = this, until = start => Math.min(this.names.length, Math.ceil(start + side / cell));
+    const [blue, orange, absent, paper] = ["--blue", "--orange", "--absent", "--paper"].map(name => rgb(colour(name)));
+    const gap = cell > 7 ? 1 : 0;
     context.save();
     context.beginPath();
     context.rect(margin, margin, side, side);
     context.clip();
-    context.strokeStyle = rule;
-    context.strokeRect(margin + 0.5, margin + 0.5, side - 1, side - 1);
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.font = `${Math.min(13, cell / 3)}px system-ui, sans-serif`;
+    Object.assign(context, { textAlign: "center", textBaseline: "middle", font: `${Math.min(13, cell / 3)}px system-ui, sans-serif` });
     for (let t = Math.floor(top); t < until(top); t++) for (let p = Math.floor(left); p < until(left); p++) {
       const share = this.share(t, p), x = margin + (p - left) * cell, y = margin + (t - top) * cell;
-      context.globalAlpha = this.sums[t] ? (t === p ? share : share < 1e-3 ? 0 : share ** 0.4) : 1;
-      context.fillStyle = this.sums[t] ? (t === p ? blue : orange) : absent;
+      const strength = t === p ? share : share < 1e-3 ? 0 : share ** 0.4;
+      const shade = this.sums[t] ? mix(paper, t === p ? blue : orange, strength) : absent;
+      context.fillStyle = `rgb(${shade})`;
       context.fillRect(x, y, cell - gap, cell - gap);
-      context.globalAlpha = 1;
-      if (cell >= 26 && share >= 1e-3) {
-        context.fillStyle = ink;
-        context.fillText((100 * share).toFixed(share < 0.0995 ? 1 : 0), x + cell / 2, y + cell / 2);
-      }
+      if (cell < 26 || share < 1e-3) continue;
+      context.fillStyle = luminance(shade) > 0.18 ? "#111" : "#fff";
+      context.fillText((100 * share).toFixed(share < 0.0995 ? 1 : 0), x + cell / 2, y + cell / 2);
     }
-    context.strokeStyle = ink;
-    context.lineWidth = 2;
+    Object.assign(context, { strokeStyle: colour("--rule"), lineWidth: 1 });
+    context.strokeRect(margin + 0.5, margin + 0.5, side - 1, side - 1);
+    Object.assign(context, { strokeStyle: colour("--ink"), lineWidth: 2 });
     context.strokeRect(margin + (this.at[1] - left) * cell, margin + (this.at[0] - top) * cell, cell, cell);
     context.restore();
   }
@@ -158,19 +158,15 @@ class Matrix {
       context.fillText(name, 0, 0);
     };
     context.textBaseline = "middle";
-    names.forEach((_, i) => {
+    names.forEach((_, i) => [0, 1].forEach(axis => {
       context.save();
-      context.textAlign = "right";
-      context.translate(margin - 6, margin + (i + 0.5 - top) * cell);
-      write(i, top, i === this.at[0]);
+      context.textAlign = axis ? "left" : "right";
+      if (axis) context.translate(margin + (i + 0.5 - left) * cell, margin - 6);
+      else context.translate(margin - 6, margin + (i + 0.5 - top) * cell);
+      context.rotate(axis * -Math.PI / 2);
+      write(i, axis ? left : top, i === this.at[axis]);
       context.restore();
-      context.save();
-      context.textAlign = "left";
-      context.translate(margin + (i + 0.5 - left) * cell, margin - 6);
-      context.rotate(-Math.PI / 2);
-      write(i, left, i === this.at[1]);
-      context.restore();
-    });
+    }));
   }
 }
 
@@ -221,7 +217,7 @@ class View {
       select.addEventListener("input", () => this.draw());
       return [make("label", {}, `${word} `, select), select];
     };
-    const [[left, a], [right, b]] = [choose("Left", this.kinds[0]), choose("right", this.kinds.includes("labels") ? "labels" : this.kinds[1])];
+    const [[left, a], [right, b]] = [choose("Left", this.kinds[0]), choose("Right", this.kinds.includes("labels") ? "labels" : this.kinds[1])];
     this.slider = make("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "Wipe" });
     this.slider.addEventListener("input", () => this.draw());
     Object.assign(this, { a, b, wide: this.canvas("wipe") });
@@ -259,7 +255,7 @@ class View {
       else if (truth[i] !== labels[i] && (drawn[truth[i]] || drawn[labels[i]])) put(i, WRONG);
       else faint(i);
     };
-    const paintSure = i => put(i, SURE.map((value, c) => UNSURE[c] + (value - UNSURE[c]) * confidence[i] / 255));
+    const paintSure = i => put(i, mix(UNSURE, SURE, confidence[i] / 255));
     const of = {
       image: i => put(i, [image[i], image[i + 1], image[i + 2]]), truth: i => paintClass(i, truth[i]),
       labels: i => paintClass(i, labels[i]), errors: paintError, confidence: paintSure,

@@ -1,0 +1,166 @@
+"""What the page says about one subject: sentences, rows of tables and charts, as `report.html.j2` takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from segkit.evaluation.report import charts
+from segkit.evaluation.report.content import Subject
+from segkit.evaluation.results import images_scored, most_confused_pairs
+from segkit.evaluation.statistics import Interval
+from segkit.text import counted, percent, points
+
+_LOWEST = 8  # images that are named
+_VERDICTS = {"A": "worse", "B": "better", "=": "undecided", "": "no truth"}  # of the subject, which is B
+_SCORES = ("mIoU", "pixel_accuracy", "mean_accuracy")
+
+
+def section(subject: Subject, anchor: str) -> dict[str, Any]:
+    """What the template says about a subject."""
+    result, calibration = subject.result, subject.result.get("calibration") or {}
+    bins, thresholds = calibration.get("bins") or [], calibration.get("thresholds") or []
+    ids = {example.name: f"{anchor}-e{i}" for i, example in enumerate(subject.examples)}
+    change, names = subject.comparison, subject.space.class_names
+    lowest = sorted(subject.image_miou, key=lambda one: one[1])
+    pairs = [] if subject.confusion is None else [
+        ("Most confused, by pixels", most_confused_pairs(subject.confusion, names)),
+        ("Most confused, by share of the true class", most_confused_pairs(subject.confusion, names, by="share")),
+    ]  # fmt: skip
+    return {
+        "id": anchor,
+        "subject": subject,
+        "name": subject.name,
+        "baseline": subject.baseline or "the baseline",
+        "scores": dict.fromkeys(_SCORES) | dict(result.get("scores") or {}),
+        "between": between(subject.interval.miou if subject.interval else None),
+        "verdict": change and (points(change.miou.difference.value), _VERDICTS[change.miou.verdict]),
+        "sentence": _sentence(subject),
+        "rule": result.get("rule"),
+        "data": _data_name(result),
+        "num_images": result.get("num_images"),
+        "protocol": _protocol(result)[0],
+        "speed": _words(result.get("speed")),
+        "facts": _facts(result),
+        "rows": _class_rows(subject),
+        "pairs": pairs,
+        "calibration": calibration,
+        "calibrated": _calibrated(calibration),
+        "reliability": charts.reliability(bins) if bins else "",
+        "confidences": charts.confidences(bins) if bins else "",
+        "thresholds": thresholds,
+        "coverage": _coverage(thresholds),
+        "groups": [(one, [(name, charts.bar(iou), iou, n) for name, iou, n in one.rows]) for one in subject.groups],
+        "histogram": _histogram(subject, ids),
+        "lowest": [(name, iou, ids.get(name)) for name, iou in lowest[:_LOWEST]],
+        "examples": [(ids[example.name], example) for example in subject.examples],
+        "reasons": sorted({reason for example in subject.examples for reason in example.reasons}),
+        "to_check": [(ids[one.name], one) for one in subject.examples if "mislabelled" in one.reasons],
+    }  # fmt: skip
+
+
+def between(found: Interval | None, signed: bool = False) -> str:
+    """Its ends, "41.02 to 42.48", in percent or, with signs, in points; "" for None."""
+    return " to ".join(map(points if signed else percent, (found.low, found.high))) if found else ""
+
+
+def _sentence(subject: Subject) -> tuple[str, str]:
+    """The score, and what it depends on and is compared with."""
+    result, found = subject.result, subject.interval
+    score, count = (result.get("scores") or {}).get("mIoU"), result.get("num_images")
+    parts = []
+    if found is not None and math.isfinite(found.miou.low):
+        parts.append(f" ({100 * found.level:g} % CI {between(found.miou)})")
+    if count is not None:
+        expected = (result.get("dataset") or {}).get("num_images", count)
+        partial = count != expected
+        parts.append(f" on {images_scored(count, expected, True) if partial else counted(count, 'image')}")
+    parts += [f" of {_data_name(result)}"] if _data_name(result) else []
+    parts += [f", protocol {_protocol(result)[0]}"] if _protocol(result)[0] else []
+    parts += [f", metric {result['metric']}"] if result.get("metric") and score is not None else []
+    if subject.comparison is not None:
+        parts.append(f"; {subject.comparison.sentence(subject.baseline or 'the baseline', subject.name)}")
+    return "No score" if score is None else f"mIoU {percent(score)} %", f"{''.join(parts)}."
+
+
+def _data_name(result: Mapping[str, Any]) -> str:
+    dataset = result.get("dataset") or {}
+    return " ".join(str(dataset[key]) for key in ("name", "split") if dataset.get(key))
+
+
+def _protocol(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Its name, and its fields in words."""
+    fields = dict(result.get("protocol") or {})
+    return str(fields.pop("name", "")), _words(fields)
+
+
+def _words(value: object) -> str:
+    """Plain data as words: "images per second 14.2, device cpu"; what is None is left out."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')} {_words(one)}" for key, one in value.items() if one is not None)
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_words, value))
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a reader can check: (what, value)."""
+    keys = ("command", "date", "weights", "dataset", "precision", "num_pixels", "note", "versions")
+    shown = dict(result) | ({"num_pixels": f"{result['num_pixels']:,}"} if result.get("num_pixels") else {})
+    found = [(key.replace("num_", ""), _words(shown.get(key))) for key in keys]
+    found.insert(4, ("protocol", ": ".join(filter(None, _protocol(result)))))
+    return [(name, words) for name, words in found if words]
+
+
+def _class_rows(subject: Subject) -> list[dict[str, Any]]:
+    """The table of classes, the worst first, those without a score last."""
+    rows, palette = list(subject.result.get("classes") or []), subject.space.palette
+    intervals = _by_name(subject.interval.classes if subject.interval else (), subject)
+    changes = _by_name(subject.comparison.classes if subject.comparison else (), subject)
+    ends = [abs(end) for one in changes.values() for end in (one.difference.low, one.difference.high)]
+    limit = max(filter(math.isfinite, ends), default=0) or 1.0
+    made = []
+    for row in rows:
+        found, change = intervals.get(row["name"]), changes.get(row["name"])
+        colour = {"A": "worse", "B": "better"}.get(change.verdict if change else "", "same")
+        made.append(row | {
+            "colour": palette[row["id"]] if row["id"] < len(palette) else None,  # a row of void has none
+            "between": found,
+            "bar": charts.bar(row["IoU"], found),
+            "change": change,
+            "mark": charts.difference_bar(change.difference, limit, colour) if change else "",
+            "verdict": _VERDICTS[change.verdict] if change else "",
+        })  # fmt: skip
+    return sorted(made, key=lambda row: (row["IoU"] is None, row["IoU"] or 0, row["id"]))
+
+
+def _by_name(values: Sequence[Any], subject: Subject) -> dict[str, Any]:
+    """Values of classes by their names; those that all means leave out may be missing among them."""
+    names, left_out = subject.space.class_names, subject.result.get("without") or []
+    kept = names if len(values) == len(names) else [name for name in names if name not in left_out]
+    return dict(zip(kept, values, strict=True)) if len(values) == len(kept) else {}
+
+
+def _calibrated(calibration: Mapping[str, Any]) -> str:
+    error, gap = (calibration.get(f"{kind}_calibration_error") for kind in ("expected", "maximum"))
+    said = f"Expected calibration error {percent(error)} %, largest gap of a bin {percent(gap)} %"
+    temperature = calibration.get("temperature")
+    return f"{said}{f', at temperature {temperature:.3g}' if temperature else ''}."
+
+
+def _coverage(rows: Sequence[Mapping[str, Any]]) -> Markup | str:
+    """mIoU over the share of pixels whose confidence reaches a threshold."""
+    kept = sorted(
+        (100 * row["coverage"], 100 * row["mIoU"]) for row in rows if None not in (row["coverage"], row["mIoU"])
+    )
+    line = charts.Line("c0", "mIoU", ([x for x, _ in kept], [y for _, y in kept]))
+    return charts.lines([line], "mIoU of the pixels that are kept", "pixels kept, %", "mIoU, %") if kept else ""
+
+
+def _histogram(subject: Subject, ids: Mapping[str, str]) -> Markup | str:
+    values = [(iou, name) for name, iou in subject.image_miou if math.isfinite(iou)]
+    links = [(iou, ids[name]) for iou, name in values if name in ids]
+    return charts.histogram([iou for iou, _ in values], links) if values else ""
