@@ -114,9 +114,10 @@ def _curves(subjects: Sequence[Subject]) -> dict[str, Any]:
         drawn = _lines(logged, belongs, factor)
         apart = len(logged) == 1 or len({name for *_, name in drawn}) > 1  # each line has a colour of its own
         lines = [
-            line._replace(
-                colour=f"c{i % _COLOURS}" if apart else line.colour,
-                name=": ".join([who] * (len(logged) > 1) + [name] * apart),
+            charts.Line(
+                f"c{i % _COLOURS}" if apart else line.colour,
+                ": ".join([who] * (len(logged) > 1) + [name] * apart),
+                line.curve,
             )
             for i, (line, who, name) in enumerate(drawn)
         ]
