@@ -21,6 +21,7 @@ COMMANDS = {
     "explain":    ("explain", "show what a network attends to, and where two networks disagree"),
     "study":      ("study", "train variants of a recipe with several seeds, and tabulate what differs"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),
+    "report":     ("report.command", "one HTML file about runs, results and label maps, to look at and to send"),
     "reproduce":  ("reproduce", "the tables of the ResNeSt paper: published, measured, or what is missing"),
     "recipes":    ("recipes", "list the recipes that come with segkit, with published numbers"),
     "weights":    ("weights.command", "inspect or convert a checkpoint of any toolkit; recalibrate its batch norms"),

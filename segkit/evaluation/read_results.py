@@ -20,7 +20,7 @@ def results_of_run(checkpoint: Path, sha256: str) -> tuple[list[Path], list[Path
     if checkpoint.parent.name != "checkpoints":
         return [], []
     paths = sorted(checkpoint.parent.parent.glob("result*.json"))
-    own = [path for path in paths if (_read(path).get("weights") or {}).get("sha256") == sha256]
+    own = [path for path in paths if (read_result(path).get("weights") or {}).get("sha256") == sha256]
     return own, [path for path in paths if path not in own]
 
 
@@ -30,7 +30,7 @@ def score_of(path: Path, class_names: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         InputError: The file is not a result of `segkit test` or `validate`, or it is of other classes.
     """
-    result = _read(path)
+    result = read_result(path)
     try:
         names = [row["name"] for row in result["classes"]]
         scores = {name: result["scores"][name] for name in ("mIoU", "pixel_accuracy", "mean_accuracy")}
@@ -49,7 +49,12 @@ def score_of(path: Path, class_names: Sequence[str] | None) -> dict[str, Any]:
     return {"card": card, "protocol": protocol}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """The content of a result file.
+
+    Raises:
+        InputError: It cannot be read, or holds something else.
+    """
     try:
         result = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

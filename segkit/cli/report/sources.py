@@ -1,0 +1,255 @@
+"""What lies at a path that `segkit report` was given, and what of it can be used."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from segkit.arrays import UInt8Array
+from segkit.cli.data.source import open_data
+from segkit.cli.parser import option_names
+from segkit.data.datamodule import SegmentationDataModule
+from segkit.data.layout.base import SPLITS, Sample, Split
+from segkit.errors import InputError
+from segkit.evaluation.read_results import read_result
+from segkit.evaluation.report.gather import SHOWN
+from segkit.io import File
+from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
+from segkit.paths import looked_for
+from segkit.predictions.label_files import Ids
+from segkit.predictions.manifest import NAME, SPACES, Manifest, read_manifest
+from segkit.predictions.pairs import LabelMaps
+from segkit.predictions.reported import ReportImage
+from segkit.text import counted
+from segkit.training.run_folder import CHECKPOINTS, CONFIG, METRICS
+from segkit.training.views.curves import CLASS_IOU, Curve, read_curves
+
+PREDICTIONS = "predictions"  # folder in a run, by `segkit test --report`
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How inputs are read.
+
+    Attributes:
+        of_data: Arguments of `open_data`; none: the data of the run's config.
+        split: None: that of the label maps, or test.
+        prediction_ids: What label maps hold.
+        most: Images to show for each reason.
+        data: The data, if they are open already.
+    """
+
+    of_data: Sequence[str] = ()
+    split: Split | None = None
+    prediction_ids: Ids = "train"
+    most: int = SHOWN
+    data: SegmentationDataModule | None = None
+
+
+@dataclass
+class Source:
+    """One input, of which every part may be absent.
+
+    Attributes:
+        path: As given.
+        run: The run's folder that it is, or lies in.
+        result: The result file's content.
+        labels: Folder of label maps.
+        manifest: Their `predictions.json`.
+        missing: What cannot be used, and why.
+    """
+
+    path: Path
+    run: Path | None = None
+    result_file: Path | None = None
+    labels: Path | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
+    missing: list[str] = field(default_factory=list)
+
+    def lacks(self, what: str, why: object = "") -> None:
+        """Note that something is not in the report."""
+        self.missing.append(" ".join(f"{what}: {why}".split()) if why else what)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes of the result, the label maps or the run's curves, if one of them has them."""
+        if self.result:
+            return [str(row["name"]) for row in self.result["classes"] if row["name"] != "void"]
+        return None if self.manifest is None else list(self.manifest.space.class_names)
+
+
+def find_source(path: Path) -> Source:
+    """Read what lies at a path, label maps and data excepted.
+
+    Raises:
+        InputError: It is no run, result or folder of label maps, or cannot be read.
+    """
+    run = path if path.is_dir() and _is_run(path) else path.parent if _is_run(path.parent) else None
+    source = Source(path, run)
+    if path.is_dir() and run == path:
+        found = sorted(path.glob("result*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+        source.result_file = found[-1] if found else None
+    elif path.is_dir():
+        source.labels = path
+    elif path.is_file() and path.suffix == ".json":
+        source.result_file = path
+    else:
+        raise InputError(f"{path}: no run, result file (.json) or folder of label maps{looked_for(path)}")
+    if source.labels is None and run is not None and (run / PREDICTIONS / NAME).is_file():
+        source.labels = run / PREDICTIONS
+    if source.result_file is not None:
+        source.result = _result_of(source.result_file)
+    if source.labels is not None:
+        _take_manifest(source)
+    if not (source.result or source.labels or (run is not None and (run / METRICS).is_file())):
+        raise InputError(f"{path}: no {METRICS}, result.json or label maps in this run; train or test it first")
+    return source
+
+
+def _result_of(path: Path) -> dict[str, Any]:
+    """A result file, in which an older segkit may have left something out."""
+    result = read_result(path)
+    rows = result.get("classes")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
+        raise InputError(f"{path}: no result of `segkit test`, `validate` or `benchmark score`: it names no classes")
+    blank = {"IoU": None, "accuracy": None, "pixels": 0}
+    return result | {"classes": [{"id": i, **blank, **row} for i, row in enumerate(rows)]}
+
+
+def _is_run(folder: Path) -> bool:
+    parts = (folder / CONFIG, folder / METRICS, folder / CHECKPOINTS)
+    return any(part.exists() for part in parts) or any(folder.glob("result*.json"))
+
+
+def _take_manifest(source: Source) -> None:
+    """Read the manifest of the label maps, and give up maps that a result's weights did not make."""
+    assert source.labels is not None
+    try:
+        source.manifest = read_manifest(source.labels)
+    except InputError as error:
+        source.lacks("origin of the label maps", error)
+    if source.manifest is None or not source.result:
+        return
+    weights = (source.result.get("weights") or {}).get("sha256")
+    if weights != source.manifest.weights["sha256"]:
+        source.lacks("images", f"the label maps in {source.labels} are of other weights than {source.result_file}")
+        source.labels = source.manifest = None
+
+
+def curves_of(source: Source) -> dict[str, Curve] | None:
+    """The run's curves."""
+    if source.run is None:
+        return None
+    try:
+        return read_curves(source.run / METRICS)
+    except (InputError, UnicodeDecodeError) as error:
+        source.lacks("curves", error)
+        return None
+
+
+def config_of(source: Source) -> str:
+    """The text of the run's config."""
+    path = None if source.run is None else source.run / CONFIG
+    return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
+
+
+def data_of(source: Source, wanted: Wanted) -> SegmentationDataModule | None:
+    """The data that the command names, or else the run's config; None if there are none of this many classes.
+
+    Raises:
+        InputError: The command names no data that exist.
+    """
+    config = None if source.run is None else source.run / CONFIG
+    own = ["--data", str(config)] if config is not None and config.is_file() else []
+    args = [*(() if "--data" in option_names(wanted.of_data) else own), *wanted.of_data]
+    data = wanted.data
+    if data is None and not args and source.labels is not None:
+        source.lacks("truth and images", "no data are named; give --data NAME --data.root ROOT")
+    if data is None and args:
+        try:
+            data = open_data(args, "segkit report")
+        except InputError as error:
+            if wanted.of_data:
+                raise
+            source.lacks("data", error)
+    if data is None:
+        return None
+    try:
+        space = data.label_space
+    except InputError as error:
+        source.lacks("data", error)
+        return None
+    names = source.class_names
+    if names is not None and len(names) != space.num_classes:
+        title = type(data).__name__
+        source.lacks("truth and images", f"{title} has {space.num_classes} classes, {source.path} has {len(names)}")
+        return None
+    return data
+
+
+def space_of(source: Source, data: SegmentationDataModule | None, curves: Mapping[str, Curve] | None) -> LabelSpace:
+    """Classes and colours: the data's, or else those that the files name.
+
+    Raises:
+        InputError: Nothing says what the classes are.
+    """
+    if data is not None:
+        return data.label_space
+    if source.manifest is not None:
+        return source.manifest.space
+    names = tuple(source.class_names or (n.removeprefix(CLASS_IOU) for n in curves or () if n.startswith(CLASS_IOU)))
+    if not names:
+        raise InputError(f"{source.path}: nothing names the classes; give --data NAME --data.root ROOT")
+    known = [space for space in SPACES.values() if space.class_names == names]
+    return known[0] if known else LabelSpace(names, distinct_palette(len(names)), identity_table(len(names)))
+
+
+def images_of(source: Source, data: SegmentationDataModule | None, wanted: Wanted) -> tuple[list[ReportImage], int]:
+    """The images with a label map, and the number of images that the data have.
+
+    Raises:
+        InputError: The folder has no label map.
+    """
+    assert source.labels is not None
+    maps = LabelMaps(source.labels)
+    samples = [] if data is None else _samples(source, data, _split(source, wanted))
+    images = [
+        _image(sample, found[0], data) for sample in samples if data is not None and (found := maps.of(sample.name))
+    ]
+    if samples and len(images) < len(samples):
+        source.lacks(f"{len(samples) - len(images)} of {counted(len(samples), 'image')}", "no label map has their name")
+    if images:
+        return images, len(samples)
+    names = [name for name in maps.names if name.endswith("_labels")] or maps.names  # of `segkit infer`
+    return [ReportImage(name, maps.of(name)[0], None, None) for name in names], len(names)
+
+
+def _split(source: Source, wanted: Wanted) -> Split:
+    said = wanted.split or (source.manifest.dataset.get("split") if source.manifest is not None else None)
+    return cast(Split, said) if said in SPLITS else "test"
+
+
+def _samples(source: Source, data: SegmentationDataModule, split: Split) -> Sequence[Sample]:
+    try:
+        return data.find_samples(split)
+    except InputError as error:
+        source.lacks("truth", error)
+    try:
+        return data.find_samples(split, with_masks=False)
+    except InputError as error:
+        source.lacks("images", error)
+        return []
+
+
+def _image(sample: Sample, labels: Path, data: SegmentationDataModule) -> ReportImage:
+    reader, space, bands = data.reader, data.label_space, data.bands
+
+    def truth() -> UInt8Array:
+        return space.map_labels(reader.read_mask(cast(File, sample.mask)), str(sample.mask))
+
+    def image() -> UInt8Array:
+        read = reader.image(sample.image)
+        return cast(UInt8Array, read) if bands is None else bands.as_rgb(read)
+
+    return ReportImage(sample.name, labels, None if sample.mask is None else truth, image)
