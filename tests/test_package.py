@@ -30,7 +30,8 @@ def test_the_wheel_holds_all_modules_recipes_and_the_mark_of_types(wheel: Path) 
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(REPOSITORY).as_posix() for path in PACKAGE.rglob("*.py")}
     recipes = {f"segkit/configs/{path.relative_to(CONFIGS).as_posix()}" for path in CONFIGS.rglob("*.yaml")}
-    report = {f"segkit/evaluation/report/report.{kind}" for kind in ("html.j2", "css", "js")}
+    page = ("report.html.j2", "report.css", "matrix.js", "images.js", "report.js")
+    report = {f"segkit/evaluation/report/{name}" for name in page}
     assert names == modules | recipes | report | {"segkit/py.typed"}
 
 

@@ -1,4 +1,4 @@
-"""The page of a report: text and tables by a template, charts as SVG, images as data that `report.js` draws.
+"""The page of a report: text and tables by a template, charts as SVG, images as data that `images.js` draws.
 
 One file that asks for nothing: its policy allows images from the file itself and, by their hashes, this one style and
 this one script. What comes from outside (names, configs, commands) is text everywhere: the template escapes it, control
@@ -28,6 +28,7 @@ from segkit.text import percent, points
 from segkit.visualization import data_url, fit
 
 _HERE = Path(__file__).parent
+_FILES = ("report.css", "matrix.js", "images.js", "report.js")
 _MOST = 13_000_000  # characters of all images; the text of 150 classes takes below 1 MB
 _FORMS = ((LONGEST, 80), (LONGEST, 60), (384, 60), (288, 50), (192, 50), (128, 40))  # longest side, JPEG quality
 _COLOURS = 8  # of lines, in report.css
@@ -56,7 +57,8 @@ def write_report(path: Path, subjects: Sequence[Subject], title: str, command: s
     Raises:
         InputError: A confusion matrix is not (K, K), or the file cannot be written.
     """
-    files = {name: (_HERE / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    css, *scripts = ((_HERE / name).read_text(encoding="utf-8") for name in _FILES)
+    js = "\n".join(('"use strict";', *scripts))
     shown, images = _embedded(subjects)
     plain = [_plain_data(subject, examples) for subject, examples in zip(subjects, shown, strict=True)]
     data = json.dumps({"images": images, "subjects": plain}, separators=(",", ":"))
@@ -74,9 +76,9 @@ def write_report(path: Path, subjects: Sequence[Subject], title: str, command: s
     page = environment.get_template("report.html.j2").render(
         title=title,
         command=command,
-        css=Markup(files["css"]),
-        js=Markup(files["js"]),
-        hashes={name: _hash(text) for name, text in files.items()},
+        css=Markup(css),
+        js=Markup(js),
+        hashes={"css": _hash(css), "js": _hash(js)},
         data=Markup(data.replace("<", "\\u003c")),
         sections=sections,
         contents=_contents(sections, bool(curves["panels"] or curves["classes"])),
