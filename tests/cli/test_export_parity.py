@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import IMAGENET
 
 pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _of_a_small_image() -> Iterator[None]:
+    """Time and memory of an image of 480 x 480 would take longer than all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segkit.benchmark.parity.TIMED_SIZE", (96, 96))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -153,16 +161,22 @@ def test_layers_are_chosen_by_other_images_than_those_of_the_report(
     assert report(tmp_path / "model.onnx")["float layers chosen by"] == {"split": "train", "images": 3}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
-def test_int8_of_a_trained_network(suffix: str, data: list[str], tmp_path: Path, capsys) -> None:
-    pytest.importorskip("nncf")
+@pytest.fixture(scope="module")
+def trained(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    run = tmp_path_factory.mktemp("trained")
     trainer = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "8"]
     network = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny"]
-    assert main(["fit", *data, *network, *trainer, "--run_dir", str(tmp_path)]) == 0
+    assert main(["fit", *data, *network, *trainer, "--overlays", "0", "--run_dir", str(run)]) == 0
+    return str(run / "checkpoints/last.ckpt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_int8_of_a_trained_network(suffix: str, trained: str, data: list[str], tmp_path: Path, capsys) -> None:
+    pytest.importorskip("nncf")
     target = tmp_path / f"model{suffix}"
     options = ["--precision", "int8", "--calibration_images", "8", "--max_drop", "1"]
-    assert main(["export", str(tmp_path / "checkpoints/last.ckpt"), "-o", str(target), *data, *options]) == 0
+    assert main(["export", trained, "-o", str(target), *data, *options]) == 0
     said = report(target)
     assert said["mIoU"]["mIoU"]["difference"]["value"] >= -0.01
     assert said["precision"] == "int8" and any(size["logits"] > 1e-4 for size in said["sizes"])  # really rounded

@@ -210,6 +210,7 @@ signal.pause()
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_processes_train_test_and_refuse(study: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     """The commands as they are: a misspelt override is found before anything is trained, and a run leaves a result."""
     path = study()

@@ -1,13 +1,15 @@
 """The cache: the same pixels as decoding, never wrong, and never begun anew without need."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import shutil
-import subprocess
-import sys
-import textwrap
+import signal
+import time
 from collections import namedtuple
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -26,38 +28,39 @@ from segkit.io import write_png
 
 COUNT = 8
 
-# A layout that writes down what it decodes, and kills its process at the DIE-th image once the others are journaled.
-SCRIPT = textwrap.dedent(
-    """
-    import os, signal, sys, time
-    from pathlib import Path
-    from segkit.data.cache.writing import _RECORD, make_cache
-    from segkit.data.sets.folder import FolderDataModule
 
-    root, cache_dir, log = map(Path, sys.argv[1:4])
-    die, how = int(sys.argv[4]), sys.argv[5]
+class Logged(FolderDataModule):
+    """Writes down what it decodes, and may kill its process at an image once those before are journaled."""
 
-    class Logged(FolderDataModule):
-        def read(self, sample):
-            with log.open("a") as file:
-                file.write(sample.name + "\\n")
-            if die and len(log.read_text().split()) == die:
-                while sum(p.stat().st_size for p in cache_dir.glob("*/journal")) < (die - 1) * _RECORD.itemsize:
-                    time.sleep(0.01)
-                os.kill(os.getpid(), signal.SIGKILL) if how == "kill" else os._exit(3)
-            if how == "slow":
-                time.sleep(0.05)
-            return super().read(sample)
+    def __init__(self, root: Path, cache_dir: Path, log: Path, die: int, wait: float) -> None:
+        super().__init__(root)
+        self.cache_dir, self.log, self.die, self.wait = cache_dir, log, die, wait
 
-    layout = Logged(root)
-    make_cache(cache_dir, layout, "train", layout.find_samples("train"), workers=1, say=print)
-    """
-)
+    def read(self, sample):
+        with self.log.open("a") as file:
+            file.write(f"{sample.name}\n")
+        if self.die and len(self.log.read_text().split()) == self.die:
+            journaled = (self.die - 1) * cache_writing._RECORD.itemsize
+            while sum(p.stat().st_size for p in self.cache_dir.glob("*/journal")) < journaled:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.wait)
+        return super().read(sample)
 
 
-def run(root: Path, cache_dir: Path, log: Path, die: int = 0, how: str = "exit") -> "subprocess.Popen[str]":
-    arguments = [sys.executable, "-c", SCRIPT, *map(str, (root, cache_dir, log, die, how))]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def _make(root: Path, cache_dir: Path, log: Path, die: int, wait: float, output: Path) -> None:
+    layout = Logged(root, cache_dir, log, die, wait)
+    with output.open("w") as file:
+        say = partial(print, file=file)
+        make_cache(cache_dir, layout, "train", layout.find_samples("train"), workers=1, say=say)
+
+
+def run(root: Path, cache_dir: Path, log: Path, die: int = 0, wait: float = 0) -> BaseProcess:
+    """Make the cache in a process of its own, forked as one of Python would import PyTorch; what it says: run.txt."""
+    arguments = (root, cache_dir, log, die, wait, log.with_name("run.txt"))
+    process = multiprocessing.get_context("fork").Process(target=_make, args=arguments)
+    process.start()
+    return process
 
 
 class Counted(FolderDataModule):
@@ -129,19 +132,18 @@ def test_a_spawned_worker_reads_it(root, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["exit", "kill"])
-def test_a_killed_run_is_completed(root, tmp_path, how):
+def test_a_killed_run_is_completed(root, tmp_path):
     log, cache_dir = tmp_path / "log", tmp_path / "cache"
-    died = run(root, cache_dir, log, die=5, how=how)
-    died.communicate()
-    assert died.returncode == (3 if how == "exit" else -9)
+    died = run(root, cache_dir, log, die=5)
+    died.join()
+    assert died.exitcode == -9
     layout = Counted(root)
     assert find_cache(cache_dir, layout, "train", layout.find_samples("train")) is None
     log.unlink()
     resumed = run(root, cache_dir, log)
-    output, errors = resumed.communicate()
-    assert resumed.returncode == 0, errors
-    assert "4 of 8 images already exist" in output
+    resumed.join()
+    assert resumed.exitcode == 0
+    assert "4 of 8 images already exist" in (tmp_path / "run.txt").read_text()
     assert log.read_text().split() == [f"town/{i}" for i in range(4, COUNT)]
     cache, layout, samples = made(root, cache_dir, layout)
     assert layout.reads == 0
@@ -321,9 +323,10 @@ def test_changed_data_have_another_key_and_old_caches_are_named(root, tmp_path):
 @pytest.mark.slow
 def test_two_processes_make_one(root, tmp_path):
     cache_dir, log = tmp_path / "cache", tmp_path / "log"
-    processes = [run(root, cache_dir, log, how="slow") for _ in range(2)]
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    processes = [run(root, cache_dir, log, wait=0.05) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     assert sorted(log.read_text().split()) == [f"town/{i}" for i in range(COUNT)]
     cache, layout, samples = made(root, cache_dir)
     assert layout.reads == 0

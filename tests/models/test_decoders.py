@@ -21,8 +21,9 @@ from segkit.ops.upsample import upsample
 DECODERS = get_args(Decoder)
 SMP = {name.lower(): kind for name, kind in vars(smp).items() if isinstance(kind, type)}
 CONVOLUTIONAL = [name for name in DECODERS if name != "dpt"]
-VIT = "vit_tiny_patch16_224"
+VIT = "test_vit"  # the smallest of timm's
 QUICK = ("unet", "deeplabv3plus")
+SMALLER = {"dpt": {"decoder_fusion_channels": 16, "decoder_intermediate_channels": [8, 16, 24, 32]}}
 PAIRS = [
     pytest.param(name, encoder, marks=() if name in QUICK and encoder == "resnest14_tiny" else pytest.mark.slow)
     for name in CONVOLUTIONAL
@@ -32,7 +33,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("decoder", "encoder"), [*PAIRS, pytest.param("dpt", VIT, marks=pytest.mark.slow)])
 def test_every_decoder_trains_and_comes_back_from_a_file(decoder: Any, encoder: str, tmp_path: Path) -> None:
-    network = EncoderDecoder(encoder, 5, decoder, aux=True)
+    network = EncoderDecoder(encoder, 5, decoder, aux=True, decoder_args=SMALLER.get(decoder))
     image = torch.randn(2, 3, 97, 65)
     outputs = network(image)
     sum(upsample(value, (97, 65), True).square().mean() for value in outputs.values()).backward()
@@ -57,8 +58,9 @@ def test_every_decoder_trains_and_comes_back_from_a_file(decoder: Any, encoder: 
 def test_logits_are_those_of_smp(decoder: Any) -> None:
     options: dict[str, Any] = {"dynamic_img_size": True} if decoder == "dpt" else {}
     encoder = VIT if decoder == "dpt" else "resnet10t"
-    theirs = SMP[decoder](f"tu-{encoder}", encoder_weights=None, classes=5, **options).eval()
-    ours = EncoderDecoder(encoder, 5, decoder).eval()
+    smaller = SMALLER.get(decoder, {})
+    theirs = SMP[decoder](f"tu-{encoder}", encoder_weights=None, classes=5, **options, **smaller).eval()
+    ours = EncoderDecoder(encoder, 5, decoder, decoder_args=smaller).eval()
     ours.encoder.encoder.load_state_dict(theirs.encoder.state_dict())  # type: ignore[operator, union-attr]
     ours.head.decoder.load_state_dict(theirs.decoder.state_dict())  # type: ignore[operator, union-attr]
     ours.head.segmentation_head.load_state_dict(theirs.segmentation_head.state_dict())  # type: ignore[operator, union-attr]

@@ -36,7 +36,11 @@ LITE0 = "tf_efficientnet_lite0"
 VIT = "tu-vit_tiny_patch16_224"
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     *((name, "tu-resnet18", {}) for name in get_args(Decoder) if name != "dpt"),
-    ("dpt", VIT, {"dynamic_img_size": True}),
+    (
+        "dpt",
+        VIT,
+        {"dynamic_img_size": True, "decoder_fusion_channels": 16, "decoder_intermediate_channels": [8, 16, 24, 32]},
+    ),
     ("unet", "resnet18", {"decoder_attention_type": "scse", "decoder_use_norm": False}),
     ("unet", "tu-resnest14d", {"encoder_depth": 4, "decoder_channels": (32, 24, 16, 8)}),
     ("fpn", "tu-resnet18", {"decoder_merge_policy": "cat", "decoder_pyramid_channels": 32}),

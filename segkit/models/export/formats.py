@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from segkit.errors import import_extra
+from segkit.errors import InputError, import_extra, one_line
 from segkit.files import check_writable, write_refusal
 
 OPSET = 20  # of ONNX: the newest that the exporter of torch 2.11 writes
@@ -104,11 +104,22 @@ def write_openvino(path: Path, model: Any, half: bool) -> None:
 
 
 def write_pt2(path: Path, program: ExportedProgram, card: Mapping[str, Any]) -> None:
-    """Write PyTorch's own format; `torch.export.load(path).module()` runs it without segkit."""
+    """Write PyTorch's own format; `torch.export.load(path).module()` runs it without segkit.
+
+    Raises:
+        InputError: The format lacks an operation of the network, such as `math.ceil` of a size.
+    """
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine, and lines of source
     with whole_or_nothing(path) as folder:
-        torch.export.save(program, folder / path.name, extra_files={CARD: json.dumps(card)})
+        try:
+            torch.export.save(program, folder / path.name, extra_files={CARD: json.dumps(card)})
+        except Exception as error:
+            if type(error).__name__ != "SerializeError":  # a private class of torch
+                raise
+            raise InputError(
+                f"{path}: torch.export cannot store this network ({one_line(error, 300)}); choose .onnx or .xml"
+            ) from error
 
 
 @contextmanager

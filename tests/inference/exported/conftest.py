@@ -1,9 +1,11 @@
-"""One tiny network, exported once to each format for the tests of this folder."""
+"""One tiny network, exported once to each format for the tests of this folder, whichever processes run them."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from segkit.metadata.label_space import numbered_space
 from segkit.models.checkpoint import Checkpoint
@@ -28,7 +30,9 @@ class Files(dict[str, Path]):
     def __missing__(self, suffix: str) -> Path:
         space, file = numbered_space(5).to_dict(), self.folder / f"model{suffix}"
         parts = {"network": self.network.config, "normalization": IMAGENET.to_dict(), "label_space": space}
-        deploy(file, Checkpoint(parts, self.network.state_dict()), self.network, Form())
+        with FileLock(self.folder / f"{suffix}.lock"):
+            if not file.exists():
+                deploy(file, Checkpoint(parts, self.network.state_dict()), self.network, Form())
         self[suffix] = file
         return file
 
@@ -38,4 +42,7 @@ def files(network: SegmentationModel, tmp_path_factory: pytest.TempPathFactory) 
     """By suffix; nobody writes to them."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("openvino")
-    return Files(network, tmp_path_factory.mktemp("exported"))
+    folder = tmp_path_factory.getbasetemp()  # of the process, inside that of the run
+    folder = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exported"
+    folder.mkdir(exist_ok=True)
+    return Files(network, folder)

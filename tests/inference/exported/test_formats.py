@@ -1,5 +1,6 @@
 """Exported files give the labels of the network that they were made from, by every protocol."""
 
+import math
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,7 @@ from segkit.errors import InputError
 from segkit.inference import protocols
 from segkit.inference.segmenter import Segmenter
 from segkit.models.export.deployable import SamePadding, with_traceable_padding
+from segkit.models.export.formats import write_pt2
 from segkit.models.segmentation import SegmentationModel
 from segkit.ops.normalize import IMAGENET
 
@@ -44,6 +46,23 @@ def test_padding_of_tensorflow_is_as_timm_pads() -> None:
         for height, width in ((8, 9), (33, 66), (1, 5), (10, 2)):
             image = torch.randn(1, 4, height, width)
             assert torch.equal(ours(image), theirs(image))
+
+
+class Ceil(torch.nn.Module):
+    """Has an operation on a size that .pt2 cannot store (torch 2.15)."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(image, (0, math.ceil(image.shape[3] / 4)))
+
+
+def test_an_operation_that_pt2_cannot_store_is_one_line(tmp_path: Path) -> None:
+    width = {"image": {3: torch.export.Dim("width", min=8, max=64)}}
+    program = torch.export.export(Ceil(), (torch.zeros(1, 3, 8, 12),), dynamic_shapes=width)
+    with pytest.raises(
+        InputError, match=r"a\.pt2: torch.export cannot store this network \(.*\); choose \.onnx"
+    ) as error:
+        write_pt2(tmp_path / "a.pt2", program, {})
+    assert "\n" not in str(error.value) and not (tmp_path / "a.pt2").exists()
 
 
 @pytest.mark.slow
