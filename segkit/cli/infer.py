@@ -47,7 +47,7 @@ and on request
   NAME_confidence.png     the probability of each label, 8-bit grey, value / 255 (its PNG says so, too)
   NAME_probabilities.npz  "probabilities" of all classes, float16 (H, W, K): np.load(FILE)["probabilities"]
 Both are scaled by the temperature of a file that `segkit weights calibrate` wrote. Probabilities are written row by
-row: for 150 classes at 12 megapixels they take 0.3 GB besides what the network takes, and a file of 3.6 GB.
+row: for 150 classes at 12 megapixels they take 0.4 GB besides what the network takes, and a file of 3.6 GB.
 
 The EXIF orientation is applied; transparency is dropped. Of 16 bits the upper 8 are read, and of several pages or
 frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused. Files of an earlier run are replaced.

@@ -10,9 +10,9 @@ With the number of classes it also counts their pixels by confidence, for the mI
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,25 +117,18 @@ class Calibration:
             )
         bins = slice(0, self.num_bins)
         accuracy, mean = ratio(right[bins], pixels[bins]), ratio(confidence[bins] / _ONE, pixels[bins])
-        return Reliability(pixels[bins], accuracy, mean, self._kept(without) if self.num_classes else ())
+        return Reliability(pixels[bins], accuracy, mean, self._kept(without) if self.num_classes else [])
 
-    def _kept(self, without: Sequence[int]) -> tuple[Kept, ...]:
+    def _kept(self, without: Sequence[int]) -> list[dict[str, float | None]]:
         by_class = self._areas[:, :-1].cpu().numpy().reshape(3, len(THRESHOLDS), self.num_classes)
         above = by_class[:, ::-1].cumsum(axis=1)[:, ::-1]
         none = np.zeros(self.num_classes + 1, np.int64)
         rows = []
         for threshold, right, true, predicted in zip(THRESHOLDS, *above, strict=True):
             miou = scores.without(scores.segkit(Areas(right, true, predicted, none[1:], none)), without).miou
-            rows.append(Kept(threshold, float(ratio(true.sum(), above[1, 0].sum())), miou))
-        return tuple(rows)
-
-
-class Kept(NamedTuple):
-    """What a threshold keeps: pixels of at least this confidence; their share of all, and their mIoU, NaN of none."""
-
-    threshold: float
-    coverage: float
-    miou: float
+            coverage = float(ratio(true.sum(), above[1, 0].sum()))
+            rows.append({"threshold": threshold, "coverage": number_or_null(coverage), "mIoU": number_or_null(miou)})
+        return rows
 
 
 @dataclass(frozen=True)
@@ -146,13 +139,14 @@ class Reliability:
         pixels: int64 (bins,), pixels of each bin.
         accuracy: float64 (bins,), share of right pixels; NaN in empty bins.
         confidence: float64 (bins,), mean confidence; NaN in empty bins.
-        kept: A row for each of `THRESHOLDS`; () where the number of classes was not given.
+        thresholds: Of the pixels that have at least the confidence "threshold", their share of all, "coverage", and
+            "mIoU"; [] where the number of classes was not given.
     """
 
     pixels: NDArray[np.int64]
     accuracy: NDArray[np.float64]
     confidence: NDArray[np.float64]
-    kept: tuple[Kept, ...] = ()
+    thresholds: Sequence[Mapping[str, float | None]] = ()
 
     @classmethod
     def from_bytes(cls, pixels: NDArray[np.int64], num_bins: int = NUM_BINS) -> Reliability:
@@ -184,10 +178,6 @@ class Reliability:
         """Plain data for a result file, in which NaN is None."""
         edges = np.linspace(0, 1, len(self.pixels) + 1).tolist()
         bins = zip(edges, edges[1:], self.pixels.tolist(), self.accuracy, self.confidence, strict=False)
-        kept = [
-            {"threshold": row.threshold, "coverage": number_or_null(row.coverage), "mIoU": number_or_null(row.miou)}
-            for row in self.kept
-        ]
         return {
             "expected_calibration_error": number_or_null(self.expected_error),
             "maximum_calibration_error": number_or_null(self.maximum_error),
@@ -196,10 +186,10 @@ class Reliability:
                 {"low": low, "high": high, "pixels": n, "accuracy": number_or_null(a), "confidence": number_or_null(c)}
                 for low, high, n, a, c in bins
             ],
-            **({"thresholds": kept} if kept else {}),
+            **({"thresholds": self.thresholds} if self.thresholds else {}),
         }
 
     def table(self) -> str:
         """Coverage and mIoU at each threshold, in percent."""
-        rows = [(f"{row.threshold:.2f}", percent(row.coverage), percent(row.miou)) for row in self.kept]
+        rows = [(f"{row['threshold']:.2f}", percent(row["coverage"]), percent(row["mIoU"])) for row in self.thresholds]
         return aligned([("confidence >=", "pixels kept, %", "mIoU, %"), RULE, *rows])

@@ -7,9 +7,11 @@ over the images, in constant memory, with the same result in any order.
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
+import numpy as np
 import torch
+from scipy.interpolate import CubicHermiteSpline
+from scipy.optimize import brentq
 from torch import Tensor
 
 from segkit.errors import InputError
@@ -65,26 +67,11 @@ class TemperatureFit:
         Raises:
             InputError: No pixel was added.
         """
-        # By x = -log T: the slope of the loss, and the slope of that, at rising x.
-        points = [
-            (-math.log(t), first / t, first / t + second / t**2)
-            for t, (_, first, second) in zip(self.temperatures[::-1], self._sums[::-1], strict=True)
-        ]
-        if not self.losses or points[0][1] >= 0:
-            return self.temperatures[-1]
-        for left, right in pairwise(points):
-            if right[1] >= 0:
-                return math.exp(-_root(left, right))
-        return self.temperatures[0]
-
-
-def _root(left: tuple[float, float, float], right: tuple[float, float, float]) -> float:
-    """Where the cubic with these (place, value, slope) at both ends, whose values differ in sign, is zero."""
-    step = right[0] - left[0]
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        t = (low + high) / 2
-        value = (1 + 2 * t) * (1 - t) ** 2 * left[1] + t**2 * (3 - 2 * t) * right[1]
-        value += step * (t * (1 - t) ** 2 * left[2] - t**2 * (1 - t) * right[2])
-        low, high = (t, high) if value < 0 else (low, t)
-    return left[0] + step * low
+        inverse = 1 / np.array(self.temperatures[::-1])
+        _, first, second = np.array(self._sums[::-1], float).T
+        x, slope, bend = np.log(inverse), first * inverse, first * inverse + second * inverse**2  # by x
+        rises = np.flatnonzero(slope >= 0)
+        if not self.losses or not len(rises) or rises[0] == 0:
+            return self.temperatures[0 if not len(rises) else -1]
+        ends = slice(rises[0] - 1, rises[0] + 1)
+        return math.exp(-brentq(CubicHermiteSpline(x[ends], slope[ends], bend[ends]), *x[ends]))

@@ -5,7 +5,6 @@ Normalisation, class names and colours come from the checkpoint, never from the 
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, overload
@@ -213,11 +212,9 @@ class Segmenter:
             InputError: See `predict`; the memory that one image may take has to hold this result, too.
         """
         array = self.read(image)
-        strips = self.strips(array, keeps_all=True)
-        with self._within_memory(array.shape):
-            result = np.empty((len(self.class_names), *array.shape[:2]), np.float32)
-            for strip in strips:
-                result[:, strip.start : strip.stop] = strip.probabilities
+        result = np.empty((len(self.class_names), *array.shape[:2]), np.float32)
+        for strip in self.strips(array, keeps_all=True):
+            result[:, strip.start : strip.stop] = strip.probabilities
         return result
 
     def strips(self, image: ImageLike, keeps_all: bool = False) -> Iterator[Strip]:
@@ -232,8 +229,7 @@ class Segmenter:
         Raises:
             InputError: See `predict`.
         """
-        strips = self._seen([image], partial(score_strips, all_classes=keeps_all))
-        for start, stop, scores in strips:
+        for start, stop, scores in self._seen([image], partial(score_strips, all_classes=keeps_all)):
             labels, confidence = best_of(scores, self.protocol.fusion, self.temperature)
             shares = probabilities(scores, self.protocol.fusion, self.temperature)
             found = labels.to(label_dtype(scores.shape[1])), confidence, shares
@@ -269,24 +265,19 @@ class Segmenter:
         rgb = torch.from_numpy(np.stack(arrays))  # (B, H, W, C)
         if self.device.type == "cuda":
             rgb = rgb.pin_memory()  # otherwise the copy would wait for the GPU
-        with self._within_memory(rgb.shape[1:]), torch.inference_mode():
-            image = rgb.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
-            return function(
-                self.network,
-                normalize(image, self.normalization),
-                self.protocol,
-                normalization=self.normalization,
-                limits=Budget(memory=self.budget),
-            )
-
-    @contextmanager
-    def _within_memory(self, size: Sequence[int]) -> Iterator[None]:
-        """Say in one line that an image of (H, W, ...) does not fit into memory."""
         try:
-            yield
-        except (torch.OutOfMemoryError, MemoryError) as error:
+            with torch.inference_mode():
+                image = rgb.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+                return function(
+                    self.network,
+                    normalize(image, self.normalization),
+                    self.protocol,
+                    normalization=self.normalization,
+                    limits=Budget(memory=self.budget),
+                )
+        except torch.OutOfMemoryError as error:
             raise InputError(
-                f"an image of {size[0]} x {size[1]} pixels does not fit into the memory of {self.device} "
+                f"an image of {rgb.shape[1]} x {rgb.shape[2]} pixels does not fit into the memory of {self.device} "
                 f"with the protocol {self.protocol.name!r}: give less memory, so that it is seen in tiles, or take the "
                 "protocol 'window', or the device 'cpu'"
             ) from error

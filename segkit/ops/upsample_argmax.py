@@ -38,7 +38,7 @@ def upsample_argmax(
     Returns:
         uint8 (B, H, W), int16 above 256 classes.
     """
-    labels: Tensor = _argmax(logits.detach(), tuple(size), align_corners, max_bytes, False)[0]
+    labels: Tensor = _argmax(logits.detach(), tuple(size), align_corners, max_bytes, None)[0]
     return labels
 
 
@@ -54,8 +54,7 @@ def upsample_argmax_confidence(
     The other arguments are those of `upsample_argmax`. The temperature changes no label, and 1 changes no bit. No
     gradient flows to the logits.
     """
-    sharpness = 1 / temperature
-    found: tuple[Tensor, Tensor] = _argmax(logits.detach(), tuple(size), align_corners, max_bytes, True, sharpness)
+    found: tuple[Tensor, Tensor] = _argmax(logits.detach(), tuple(size), align_corners, max_bytes, 1 / temperature)
     return found
 
 
@@ -70,37 +69,27 @@ def argmax_bytes(num_classes: int, batch: int, size: tuple[int, int], max_bytes:
 
 @operator("segkit::upsample_argmax")
 def _argmax(
-    logits: Tensor,
-    size: Sequence[int],
-    align_corners: bool,
-    max_bytes: int | None,
-    with_confidence: bool,
-    sharpness: float = 1.0,
+    logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None, sharpness: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Labels (B, H, W), and their probabilities, softmax(logits * sharpness), (B, H, W) or (0,)."""
+    """Labels (B, H, W), and their probabilities, softmax(logits * sharpness), (B, H, W) or, of None, (0,)."""
     wanted = (size[0], size[1])
     if uses_triton(logits, "upsample_argmax"):
         from segkit.ops.kernels.upsample_argmax import launch
 
-        return launch(logits, wanted, align_corners, with_confidence, sharpness)
+        return launch(logits, wanted, align_corners, sharpness is not None, sharpness or 1.0)
     if logits.device.type == "cpu" and fused_ops():
-        if with_confidence:
+        if sharpness is not None:
             return label_images_with_confidence(logits, wanted, align_corners, max_bytes, sharpness)
         return label_images(logits, wanted, align_corners, max_bytes), torch.empty(0)
-    return _plain(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES, sharpness if with_confidence else None)
+    return _plain(logits, wanted, align_corners, max_bytes or ARGMAX_BYTES, sharpness)
 
 
 @_argmax.register_fake
 def _(
-    logits: Tensor,
-    size: Sequence[int],
-    align_corners: bool,
-    max_bytes: int | None,
-    with_confidence: bool,
-    sharpness: float = 1.0,
+    logits: Tensor, size: Sequence[int], align_corners: bool, max_bytes: int | None, sharpness: float | None
 ) -> tuple[Tensor, Tensor]:
     shape = (logits.shape[0], *size)
-    confidence = logits.new_empty(shape if with_confidence else (0,), dtype=torch.float32)
+    confidence = logits.new_empty((0,) if sharpness is None else shape, dtype=torch.float32)
     return logits.new_empty(shape, dtype=label_dtype(logits.shape[1])), confidence
 
 

@@ -94,15 +94,15 @@ def test_thresholds_by_hand():
     mask = torch.tensor([0, 0, 1, 1, 2, 255, 1])
     labels = torch.tensor([0, 1, 1, 1, 0, 0, 1])
     calibration.update(mask, labels, torch.tensor([0.9, 0.3, 0.99, 0.5, 0.899, 1.0, 0.95]))
-    rows = {row.threshold: row for row in calibration.result().kept}
+    rows = {row["threshold"]: row for row in calibration.result().thresholds}
     assert tuple(rows) == THRESHOLDS
     # All: IoU 1/3, 3/4, 0/1. From 0.5 on (5 of 6): 1/2, 3/3, 0/1. From 0.9 on (3): 1, 1, and 2 is absent.
     for threshold, coverage, miou in (
         *((0.0, 1, (1 / 3 + 3 / 4) / 3), (0.3, 1, (1 / 3 + 3 / 4) / 3), (0.5, 5 / 6, 1.5 / 3), (0.8, 4 / 6, 1.5 / 3)),
         *((0.9, 3 / 6, 1), (0.95, 2 / 6, 1), (0.99, 1 / 6, 1)),
     ):
-        assert rows[threshold][1:] == pytest.approx((coverage, miou)), threshold
-    assert {r.threshold: r.miou for r in calibration.result(without=[2]).kept}[0.5] == pytest.approx(3 / 4)
+        assert (rows[threshold]["coverage"], rows[threshold]["mIoU"]) == pytest.approx((coverage, miou)), threshold
+    assert calibration.result(without=[2]).thresholds[5]["mIoU"] == pytest.approx(3 / 4)
     plain = calibration.result().to_dict()["thresholds"]
     assert plain[-1] == {"threshold": 0.99, "coverage": pytest.approx(1 / 6), "mIoU": 1}
     lines = calibration.result().table().splitlines()
@@ -117,12 +117,12 @@ def test_at_each_threshold_the_miou_is_that_of_the_pixels_it_keeps(num_classes):
     for i in (1, 0):
         apart.update(mask[i].byte(), labels[i].byte(), confidence[i])
     assert together.result().to_dict() == apart.result().to_dict()
-    for threshold, coverage, miou in together.result().kept:
+    for threshold, coverage, miou in map(dict.values, together.result().thresholds):
         kept = mask.masked_fill(confidence < torch.tensor(threshold), 255)
         confusion = ConfusionMatrix(num_classes)
         confusion.update(kept, labels)
         assert coverage == pytest.approx((kept != 255).sum().item() / (mask != 255).sum().item(), abs=1e-12)
-        np.testing.assert_allclose(miou, confusion.scores().miou, rtol=1e-12)
+        np.testing.assert_allclose(np.array(miou, float), confusion.scores().miou, rtol=1e-12)  # None is NaN
 
 
 def test_nothing_counted_has_no_threshold():

@@ -64,21 +64,14 @@ def run(options: argparse.Namespace, of_data: Sequence[str]) -> int:
         ("temperature", f"{temperature:.4f} ({calibrated(done)})"),
         ("ECE", f"{percent(before)} % -> {percent(after)} %, the expected calibration error on these images"),
         ("NLL", f"{losses[0]:.4f} -> {losses[1]:.4f} nats a pixel"),
-        *_notes(temperature, before, after),
         ("written", f"{options.output} ({size:.1f} MB); its labels do not change"),
     ]
+    if after >= before:
+        rows.append(("note", "the calibration error did not get smaller; this temperature only makes the NLL least"))
+    if temperature in (TEMPERATURES[0], TEMPERATURES[-1]):
+        rows.append(("note", "no temperature between these is best: nearly all is right here, or nearly nothing"))
     say(aligned(rows, left=(0, 1)))
     return 0
-
-
-def _notes(temperature: float, before: float, after: float) -> list[tuple[str, str]]:
-    """What is not as it should be."""
-    notes = []
-    if temperature in (TEMPERATURES[0], TEMPERATURES[-1]):
-        notes.append("no temperature between these is best: the network is nearly always right here, or never")
-    if after >= before:
-        notes.append("the calibration error did not get smaller; this temperature only makes the NLL least")
-    return [("note", note) for note in notes]
 
 
 def _measured(
@@ -96,7 +89,5 @@ def _measured(
         for start, stop, scores in strips:
             truth = mask[:, start:stop]
             fit.update(truth, log_probabilities(scores, protocol.fusion))
-            calibration.update(
-                truth, *best_of(scores, protocol.fusion, temperatures[0] if len(temperatures) == 1 else 1)
-            )
+            calibration.update(truth, *best_of(scores, protocol.fusion, temperature))
     return fit, calibration.result().expected_error
