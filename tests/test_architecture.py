@@ -38,7 +38,7 @@ ALLOWED = {
                       "text"},
     "benchmark":     {"arrays", "bands", "bars", "data", "errors", "evaluation", "files", "inference", "io",
                       "metadata", "models", "ops", "paths", "plain_data", "predictions", "recipes", "text"},
-    "explain":       {"arrays", "errors", "evaluation", "files", "inference", "metadata", "models", "ops",
+    "explain":       {"arrays", "bars", "errors", "evaluation", "files", "inference", "metadata", "models", "ops",
                       "visualization"},
     "doctor":        {"__version__", "machine", "errors", "files", "io", "paths", "ops", "models", "inference", "data",
                       "text"},

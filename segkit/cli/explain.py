@@ -51,7 +51,7 @@ def main(args: list[str] | None = None) -> int:
     against = None if options.against is None else _load(options.against, options.device)
     from segkit.explain.explanation import Explanation
 
-    explanation = Explanation(segmenter, classes, options.stages, against)
+    explanation = Explanation(segmenter, classes, options.stages, options.receptive_field, against)
     done = 0
     with Bar(total=len(images), unit="image", disable=len(images) == 1) as bar:
         for path, name in images:
@@ -66,8 +66,6 @@ def main(args: list[str] | None = None) -> int:
         explanation.finish(options.output, str(options.model))
     for note in sorted(explanation.notes):
         _say("note", note)
-    if done and options.receptive_field is not None:
-        explanation.show_fields(options.receptive_field, options.output)
     say(f"{counted(done, 'image')}{f', {len(failures)} failed' if failures else ''}: {options.output}")
     return (1 if done else 2) if failures else 0
 

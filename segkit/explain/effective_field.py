@@ -4,7 +4,7 @@ Luo et al. 2016 (arXiv 1701.04128), section 2: the gradient of the centre cell o
 up, by the input; its absolute value, added up over the input's channels, is averaged over images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,19 +67,19 @@ def crops(x: Tensor, count: int, seed: int = 0) -> list[Tensor]:
     return [torch.from_numpy(wide[..., top : top + SIDE, left : left + SIDE].copy()) for top, left in corners]
 
 
-def effective_field(name: str, network: SegmentationModel, inputs: Sequence[Tensor]) -> EffectiveField:
+def effective_field(name: str, network: SegmentationModel, inputs: Iterable[Tensor]) -> EffectiveField:
     """Measure the effective receptive field of a network's encoder.
 
     Args:
         name: What to call it.
         network: In eval mode, its parameters not requiring gradients.
-        inputs: Normalised float (1, C, S, S) each.
+        inputs: Normalised float (1, C, S, S) each, as `crops` makes them.
 
     Raises:
         InputError: The network is a user's own, without stages.
     """
     encoder: Any = network.encoder
-    total = np.zeros(inputs[0].shape[-2:])  # (S, S)
+    total = np.zeros((SIDE, SIDE))
     for one in inputs:
         x = one.to(next(network.parameters()).device).requires_grad_()
         with torch.enable_grad():

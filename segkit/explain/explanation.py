@@ -2,32 +2,26 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from segkit.arrays import UInt8Array
+from segkit.bars import Bar
 from segkit.errors import InputError
 from segkit.evaluation.plots import plain_label, save_figure
 from segkit.evaluation.results import versions
+from segkit.explain import figures as draw
 from segkit.explain.attention import ClassShares
 from segkit.explain.disagreement import class_table, differences, joint_counts
 from segkit.explain.effective_field import crops, effective_field, wired
-from segkit.explain.figures import (
-    Panel,
-    Scale,
-    channels_figure,
-    classes_figure,
-    fields_figure,
-    last_of_stages,
-    legend_of,
-    panels_figure,
-    shares_scale,
-)  # fmt: skip
-from segkit.explain.look import Look, covered, grad_cams, look
+from segkit.explain.figures import Panel, Scale
+from segkit.explain.look import LAST, Look, grad_cams, look
 from segkit.files import write_json
 from segkit.inference.segmenter import Segmenter
+from segkit.models.segmentation import SegmentationModel
 from segkit.ops.upsample import upsample
 from segkit.visualization import by_area, overlay
 
@@ -43,26 +37,34 @@ class Explanation:
         segmenter: The model, exact, its parameters not requiring gradients.
         classes: Train ids for Grad-CAM; none: the largest of each image.
         stages: 1 to 4, for Grad-CAM.
+        conventions: Of dilation, for the effective receptive field; none: the encoder's own; None: it is not measured.
         against: A model whose labels are compared.
 
     Attributes:
-        notes: What could not be shown, in words.
+        notes: What was not shown, in words.
 
     Raises:
-        InputError: The classes of the other model cannot be matched.
+        InputError: The encoder has no conventions, or the classes of the other model cannot be matched.
     """
 
     def __init__(
-        self, segmenter: Segmenter, classes: Sequence[int], stages: Sequence[int], against: Segmenter | None = None
+        self,
+        segmenter: Segmenter,
+        classes: Sequence[int] = (),
+        stages: Sequence[int] = (LAST,),
+        conventions: Sequence[str] | None = None,
+        against: Segmenter | None = None,
     ) -> None:
         self.segmenter, self.classes, self.stages, self.against = segmenter, classes, stages, against
-        self.network: Any = segmenter.network
+        self.network = cast(SegmentationModel, segmenter.network)
         self.space, self.notes = segmenter.label_space, set[str]()
+        own = {str(self.network.config["init_args"].get("encoder", "encoder")): self.network}
+        self._encoders = {} if conventions is None else {name: wired(self.network, name) for name in conventions} or own
         self._table = None if against is None else class_table(segmenter, against)
         self._shares, self._counts = ClassShares(self.space.num_classes), np.zeros((256, 256), np.int64)
         self._images: list[dict[str, Any]] = []
         self._compared: list[dict[str, Any]] = []
-        self._inputs: list[Tensor] = []
+        self._crops: list[Tensor] = []
 
     def add(self, path: Path, stem: Path, images: int = 1) -> None:
         """Look at one of `images` images and write its figures, whose names begin with `stem`.
@@ -71,100 +73,101 @@ class Explanation:
             InputError: The image cannot be read, or a file cannot be written.
         """
         seen, name = look(self.segmenter, path), plain_label(path.name, 60)
-        if seen.reduced > 1:
-            self.notes.add(f"{path} is large, and is seen at 1/{seen.reduced} of its size")
-        labels = np.asarray(seen.labels.cpu().numpy())
-        if len(self._inputs) < CROPS:
-            self._inputs += crops(seen.x, -(-CROPS // images), seed=len(self._inputs))
-        figures = self._grad_cam(seen, labels, name)
+        first = Panel("labels", overlay(seen.image, seen.labels, self.space.palette))
+        figures = {"gradcam": self._grad_cam(seen, first, name)}
+        if self.against is not None and self._table is not None:
+            others = self._table[look(self.against, path).labels]
+            counts = joint_counts(seen.labels, others)
+            found = differences(counts, self.space.class_names)
+            self._counts += counts
+            self._compared.append({"image": str(path), **found})
+            figures["against"] = self._difference(seen, others, found, name)
         if seen.attention:
-            figures |= self._attention(seen, labels, name)
+            figures["attention"] = draw.channels_figure(seen.attention, f"{name}: attention")
+            figures["shares"] = self._maps(seen, first, name)
             own = ClassShares(self.space.num_classes)
             for shares in (own, self._shares):
-                shares.add(seen.attention, labels, covered(self.network, seen.x))
+                shares.add(seen.attention, seen.labels, seen.covered)
             means = {block: read.weights[0].mean(1).tolist() for block, read in seen.attention.items()}
             self._images.append({"image": str(path), "attention": means, **self._numbers(own)})
         else:
             self.notes.add("this network has no split attention, squeeze and excitation or selective kernels")
-        if self.against is not None and self._table is not None:
-            others = self._table[look(self.against, path).labels.cpu().numpy()]
-            counts = joint_counts(labels, others)
-            self._counts += counts
-            self._compared.append({"image": str(path), **differences(counts, self.space.class_names)})
-            figures["against"] = self._difference(seen, labels, others, name)
+        if self._encoders and len(self._crops) < CROPS:
+            self._crops += crops(seen.x, -(-CROPS // images), seed=len(self._crops))
+        if seen.reduced > 1:
+            self.notes.add(f"{path} is large, and is seen at 1/{seen.reduced} of its size")
         for what, figure in figures.items():
-            save_figure(figure, stem.with_name(f"{stem.name}_{what}.png"))
+            if figure is not None:
+                save_figure(figure, stem.with_name(f"{stem.name}_{what}.png"))
 
-    def _attention(self, seen: Look, labels: UInt8Array, name: str) -> dict[str, Any]:
-        height, width = labels.shape
-        radix = max(read.share.shape[1] for read in seen.attention.values())
-        maps: dict[str, Any] = {}
-        for block, short in last_of_stages(seen.attention).items():
-            share = upsample(seen.attention[block].share, covered(self.network, seen.x), self.network.align_corners)
-            shown = [f", split {r}" for r in range(radix)] if radix > 2 else [""]
-            if share.shape[1] == radix:
-                maps |= {short + which: share[0, r, :height, :width].cpu().numpy() for r, which in enumerate(shown)}
-        scale = shares_scale(list(maps.values()), radix)
-        panels = [self._labelled(seen, labels), *(Panel(title, seen.image, heat) for title, heat in maps.items())]
-        title, legend = f"{name}: {scale.label}, last block of each stage", legend_of(labels, self.space)
-        return {
-            "attention": channels_figure(seen.attention, f"{name}: attention"),
-            "shares": panels_figure(panels, 3, title, scale, legend),
-        }
+    def _maps(self, seen: Look, first: Panel, name: str) -> Figure:
+        """Maps of the shares in the last block of each stage, which the first part of a short name tells."""
+        height, width = seen.labels.shape
+        blocks = zip(draw.short_names(list(seen.attention)), seen.attention.values(), strict=True)
+        stages = {short.partition(".")[0]: (short, read.share) for short, read in blocks}
+        radix = max(share.shape[1] for _, share in stages.values())
+        panels = [first]
+        for short, share in stages.values():
+            maps = upsample(share, seen.covered, self.network.align_corners)[0, :, :height, :width].cpu().numpy()
+            if len(maps) == radix:
+                shown = [f"{short}, split {r}" for r in range(radix)] if radix > 2 else [short]
+                panels += [Panel(title, seen.image, maps[r]) for r, title in enumerate(shown)]
+        scale = draw.shares_scale([panel.heat for panel in panels[1:]], radix)
+        rows = [panels[:1], *_in_rows(panels[1:], radix)] if radix > 2 else _in_rows(panels, 3)
+        title = f"{name}: {scale.label}, last block of each stage"
+        return draw.panels_figure(rows, title, scale, seen.labels, self.space)
 
-    def _grad_cam(self, seen: Look, labels: UInt8Array, name: str) -> dict[str, Any]:
-        wanted = self.classes or by_area(np.bincount(labels.ravel()))[:LARGEST]
-        ids, names = [k for k in wanted if (labels == k).any()], self.space.class_names
+    def _grad_cam(self, seen: Look, first: Panel, name: str) -> Figure | None:
+        wanted = self.classes or by_area(np.bincount(seen.labels.ravel()))[:LARGEST]
+        ids, names = [k for k in wanted if (seen.labels == k).any()], self.space.class_names
         try:
             cams = grad_cams(self.network, seen.x, seen.labels, ids, self.stages).cpu().numpy()
         except InputError as error:
             self.notes.add(f"no Grad-CAM: {error}")
-            return {}
-        panels: list[Panel] = []
-        columns = 1 + len(ids)
+            return None
+        rows: list[list[Panel]] = []
         for stage, of_stage in zip(self.stages, cams, strict=True):
-            panels.append(Panel("image", seen.image) if panels else self._labelled(seen, labels))
-            for k, cam in zip(ids, of_stage, strict=True):
-                panels.append(Panel(f"{names[k]}, stage {stage}", seen.image, cam / max(float(cam.max()), 1e-30)))
+            heats = [(names[k], cam / max(float(cam.max()), 1e-30)) for k, cam in zip(ids, of_stage, strict=True)]
+            panels = [Panel(f"{class_name}, stage {stage}", seen.image, heat) for class_name, heat in heats]
+            rows += _in_rows([Panel("image", seen.image) if rows else first, *panels], 8)
         absent = ", ".join(plain_label(names[k]) for k in wanted if k not in ids)
         title = f"{name}: Grad-CAM" + (f"\nnot predicted: {absent}" if absent else "")
-        scale = Scale("share of the map's maximum")
-        return {
-            "gradcam": panels_figure(
-                panels, columns if columns <= 5 else 4, title, scale, legend_of(labels, self.space)
-            )
-        }
+        return draw.panels_figure(rows, title, Scale("share of the map's maximum"), seen.labels, self.space)
 
-    def _labelled(self, seen: Look, labels: UInt8Array, title: str = "labels") -> Panel:
-        return Panel(title, overlay(seen.image, labels, self.space.palette))
-
-    def _difference(self, seen: Look, labels: UInt8Array, others: UInt8Array, name: str) -> Any:
-        found = self._compared[-1]
+    def _difference(self, seen: Look, others: UInt8Array, found: dict[str, Any], name: str) -> Figure:
         grey = seen.image.mean(2, keepdims=True).repeat(3, 2).astype(np.uint8)
-        where = np.where((labels != others)[..., None], _DIFFERENT, grey)
-        panels = [
-            Panel("image", seen.image),
-            Panel(f"different: {100 * found['share']:.1f} % of the pixels", where),
-            self._labelled(seen, labels, "first"),
-            self._labelled(seen, others, "second (--against)"),
-        ]
-        says = [
-            f"first {plain_label(pair['first'])}, second {plain_label(pair['second'])}: {100 * pair['share']:.1f} %"
-            for pair in found["pairs"][:3]
-        ]
-        legend = legend_of(np.concatenate([labels, others]), self.space)
-        return panels_figure(panels, 2, "\n".join([name, *says]), None, legend)
+        where = np.where((seen.labels != others)[..., None], _DIFFERENT, grey)
+        above = [Panel("image", seen.image), Panel(f"different: {100 * found['share']:.1f} % of the pixels", where)]
+        both = {"first": seen.labels, "second (--against)": others}
+        below = [Panel(who, overlay(seen.image, labels, self.space.palette)) for who, labels in both.items()]
+        lines = [name]
+        for pair in found["pairs"][:3]:
+            first, second = plain_label(pair["first"]), plain_label(pair["second"])
+            lines.append(f"first {first}, second {second}: {100 * pair['share']:.1f} %")
+        shown = np.concatenate(list(both.values()))
+        return draw.panels_figure([above, below], "\n".join(lines), None, shown, self.space)
 
     def finish(self, folder: Path, model: str) -> None:
-        """Write what all images have in common: attention.png and .json, against.json."""
-        head = {"model": model, "versions": versions()}
+        """Write what all images have in common: attention.png, receptive_field.png, and the numbers as JSON.
+
+        Raises:
+            InputError: The encoder has no stages, or a file cannot be written.
+        """
+        head, names = {"model": model, "versions": versions()}, self.space.class_names
         if self._images:
             title = f"what the classes attend to (images: {len(self._images)})"
-            save_figure(classes_figure(self._shares.means(), self.space.class_names, title), folder / "attention.png")
+            save_figure(draw.classes_figure(self._shares.means(), names, title), folder / "attention.png")
             write_json(folder / "attention.json", {**head, **self._numbers(self._shares), "images": self._images})
         if self._compared:
-            total = differences(self._counts, self.space.class_names)
+            total = differences(self._counts, names)
             write_json(folder / "against.json", {**head, **total, "images": self._compared})
+        fields = []
+        for name, network in self._encoders.items():
+            fields.append(effective_field(name, network, Bar(self._crops, unit="crop", desc=name, leave=False)))
+        if fields:
+            save_figure(draw.fields_figure(fields, len(self._crops)), folder / "receptive_field.png")
+            plain = [{"name": f.name, "side": f.side, "bound": f.bound, "beyond": f.beyond} for f in fields]
+            write_json(folder / "receptive_field.json", {**head, "crops": len(self._crops), "fields": plain})
 
     def _numbers(self, shares: ClassShares) -> dict[str, Any]:
         """Pixels by class, and of each block the mean share of its splits by class, as plain data."""
@@ -175,17 +178,6 @@ class Explanation:
         ]
         return {"pixels": {names[k]: int(shares.pixels[k]) for k in present}, "blocks": blocks}
 
-    def show_fields(self, conventions: Sequence[str], folder: Path) -> None:
-        """Measure the effective receptive field, wired by each convention or as it is, on crops of the images.
 
-        Raises:
-            InputError: The encoder has no conventions, or no stages.
-        """
-        own = str(self.network.config["init_args"].get("encoder", "encoder"))
-        networks = {name: wired(self.network, name) for name in conventions} or {own: self.network}
-        fields = [effective_field(name, made, self._inputs) for name, made in networks.items()]
-        save_figure(fields_figure(fields, len(self._inputs)), folder / "receptive_field.png")
-        plain = [
-            {"name": f.name, "side": f.side, "pixels": f.side**2, "bound": f.bound, "beyond": f.beyond} for f in fields
-        ]
-        write_json(folder / "receptive_field.json", {"encoder": own, "crops": len(self._inputs), "fields": plain})
+def _in_rows(panels: list[Panel], columns: int) -> list[list[Panel]]:
+    return [panels[i : i + columns] for i in range(0, len(panels), columns)]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -22,6 +22,11 @@ _LEGEND = 12  # classes
 _SORTED = 256  # columns for the channels of a split, however many they are
 _LEAST = 0.05  # of a scale around no preference, so that rounding is not drawn in full colours
 _DIVERGING, _GROWING = "PuOr", "viridis"
+_MEANINGS = {  # by radix: the colours of `classes_figure`, and the numbers in its cells
+    1: ("mean gate - 1/2", "gate, %"),
+    2: ("share of split 0 - 1/2", "share, %"),
+    3: ("share of the preferred split - 1/R", "which"),
+}
 
 
 class Panel(NamedTuple):
@@ -33,50 +38,45 @@ class Panel(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """How maps are drawn: what they show, Matplotlib's name of the colours, and the values at their ends."""
+    """What the maps of a figure show, Matplotlib's name of their colours, and the values at their ends and centre."""
 
     label: str
     colours: str = _GROWING
     low: float = 0
+    centre: float = 0.5
     high: float = 1
 
 
-Legend = Sequence[tuple[str, Sequence[int]]]  # names and colours
-
-
 def panels_figure(
-    panels: Sequence[Panel], columns: int, title: str, scale: Scale | None = None, legend: Legend = ()
+    rows: Sequence[Sequence[Panel]], title: str, scale: Scale | None, labels: UInt8Array, space: LabelSpace
 ) -> Figure:
-    """Draw panels row by row, with one scale for all maps, and below them classes with their colours."""
-    height, width = panels[0].image.shape[:2]
+    """Draw rows of panels, with one scale for all maps, and below them the largest classes of `labels`."""
+    height, width = rows[0][0].image.shape[:2]
     wide = _PANEL * min(1, max(0.4, width / height))
-    tall, rows = wide * min(2.5, max(0.2, height / width)), -(-len(panels) // columns)
+    tall, columns = wide * min(2.5, max(0.2, height / width)), max(map(len, rows))
+    ids = [i for i in occurring(labels) if i < space.num_classes]
+    entries = [("#{:02x}{:02x}{:02x}".format(*space.palette[i]), space.class_names[i]) for i in ids[:_LEGEND]]
+    entries += [("white", f"+ {len(ids) - _LEGEND} more")] if len(ids) > _LEGEND else []
     across = max(5.0, columns * wide + (1.0 if scale else 0.1))
     per_row = int(across / 1.6)
-    lines = 1.5 + title.count("\n") + -(-len(legend) // per_row)
-    figure = Figure(figsize=(across, rows * (tall + 0.3) + 0.22 * lines), layout="constrained")
-    grid, drawn = figure.subplots(rows, columns, squeeze=False).ravel().tolist(), None
-    for axes, panel in zip(grid, panels, strict=False):
+    lines = 1.5 + title.count("\n") + -(-len(entries) // per_row)
+    size = (across, max(2.4, len(rows) * (tall + 0.3)) + 0.22 * lines)
+    figure, drawn = Figure(figsize=size, layout="constrained"), None
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for axes, panel in ((grid[y, x], panel) for y, row in enumerate(rows) for x, panel in enumerate(row)):
         axes.set_title(plain_label(panel.title, 60), size=8)
         axes.imshow(panel.image if panel.heat is None else panel.image.mean(2), cmap="gray", vmin=0, vmax=255)
         if panel.heat is not None and scale is not None:
-            drawn = axes.imshow(panel.heat, cmap=scale.colours, vmin=scale.low, vmax=scale.high, alpha=0.6)
-    for axes in grid:
-        axes.set_axis_off()
+            norm = TwoSlopeNorm(scale.centre, scale.low, scale.high)
+            drawn = axes.imshow(panel.heat, cmap=scale.colours, norm=norm, alpha=0.6)
     if drawn is not None and scale is not None:
-        _bar(figure, drawn, grid, scale.label)
-    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*colour), label=plain_label(name)) for name, colour in legend]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=per_row, fontsize=8, frameon=False)
+        _bar(figure, drawn, grid.ravel().tolist(), scale.label)
+    handles = [Patch(color=colour, label=plain_label(name)) for colour, name in entries]
+    figure.legend(handles=handles, loc="outside lower center", ncols=per_row, fontsize=8, frameon=False)
     figure.suptitle(title, size=10)
     return figure
-
-
-def legend_of(labels: UInt8Array, space: LabelSpace) -> Legend:
-    """Names and colours of the largest classes of a label map, the last entry counting the others."""
-    ids = [i for i in occurring(labels) if i < space.num_classes]
-    more = [(f"+ {len(ids) - _LEGEND} more", (255, 255, 255))] if len(ids) > _LEGEND else []
-    return [*((space.class_names[i], space.palette[i]) for i in ids[:_LEGEND]), *more]
 
 
 def channels_figure(attention: Mapping[str, Reading], title: str) -> Figure:
@@ -84,56 +84,40 @@ def channels_figure(attention: Mapping[str, Reading], title: str) -> Figure:
     weights = [read.weights[0].cpu().numpy() for read in attention.values()]
     radix = max(map(len, weights))
     values, texts = np.full((len(weights), radix * _SORTED), np.nan), []
+    middles = (np.arange(radix) + 0.5) * _SORTED
     for y, block in enumerate(weights):
         for r, channels in enumerate(np.sort(block)[:, ::-1]):
-            columns = slice(r * _SORTED, (r + 1) * _SORTED)
-            values[y, columns] = channels[np.arange(_SORTED) * len(channels) // _SORTED] - _neutral(len(block))
-            texts.append(((r + 0.5) * _SORTED, y, f"{channels.mean():.2f} \u00b1 {channels.std():.2f}"))
-    heads = ["gate"] if radix == 1 else [f"split {r}" for r in range(radix)]
-    width = max(3.0, 9 / radix)
-    figure, axes = _blocks_figure(values, short_names(attention), radix * width, 0.3)
-    middles = (np.arange(radix) + 0.5) * _SORTED
-    axes.set_xticks(middles, [f"{head}: most to least attended channel" for head in heads], size=8)
+            resampled = channels[np.arange(_SORTED) * len(channels) // _SORTED]
+            values[y, r * _SORTED : (r + 1) * _SORTED] = resampled - neutral(len(block))
+            texts.append((middles[r], y, f"{channels.mean():.2f} \u00b1 {channels.std():.2f}"))
+    heads = [f"{'gate' if radix == 1 else f'split {r}'}: most to least attended channel" for r in range(radix)]
+    label = f"weight - {'1/R' if radix > 1 else '1/2'}"
+    figure, axes = _blocks_figure(values, list(attention), radix * max(3.0, 9 / radix), 0.3, title, label, texts)
+    axes.set_xticks(middles, heads, size=8)
     axes.vlines(np.arange(1, radix) * _SORTED - 0.5, -0.5, len(weights) - 0.5, color="black", linewidth=1)
-    _numbers(axes, values, texts)
-    figure.suptitle(title, size=10)
-    _bar(figure, axes.images[0], [axes], f"weight - {'1/R' if radix > 1 else '1/2'}")
     return figure
 
 
 def classes_figure(shares: Mapping[str, Float64Array], class_names: Sequence[str], title: str) -> Figure:
-    """Draw what each class prefers: blocks as rows, classes as columns.
+    """Draw what each class prefers, blocks as rows and classes as columns, without classes that are NaN.
 
     The colour is the share of split 0 (or the mean gate) above 1/2; of more than two splits that of the preferred one
-    above 1/R, and the number in the cell says which.
-
-    Args:
-        shares: (K, R) of each block; NaN of classes to be left out.
-        class_names: K names.
-        title: Of the figure.
+    above 1/R, and the number in the cell says which. `shares` are (K, R) of each block.
     """
-    blocks = list(shares.values())
-    radix = max(block.shape[1] for block in blocks)
+    blocks, texts = list(shares.values()), []
     kept = np.flatnonzero(~np.isnan(blocks[0][:, 0])).tolist()
+    values, many = np.zeros((len(blocks), len(kept))), len(kept) > _MANY
+    for y, block in enumerate(blocks):
+        for x, share in enumerate(block[kept]):
+            values[y, x] = (share.max() if len(share) > 2 else share[0]) - neutral(len(share))
+            texts.append((x, y, f"{share.argmax() if len(share) > 2 else 100 * share[0]:.0f}"))
     names = [plain_label(class_names[k]) for k in kept]
-    chosen = [(block.max(1) if block.shape[1] > 2 else block[:, 0])[kept] for block in blocks]
-    values = np.stack([row - _neutral(block.shape[1]) for row, block in zip(chosen, blocks, strict=True)])
-    cell = _CELL if len(kept) <= _MANY else _CELL / 3
-    figure, axes = _blocks_figure(values, short_names(shares), max(3.0, cell * len(kept)), max(map(len, names)) * 0.08)
+    meaning, numbers = _MEANINGS[min(3, max(block.shape[1] for block in blocks))]
+    label = meaning if many else f"{meaning}\n(numbers: {numbers})"
+    width, head = len(kept) * _CELL / (3 if many else 1), _CHARACTER * max(map(len, names))
+    figure, axes = _blocks_figure(values, list(shares), max(3.0, width), head, title, label, () if many else texts)
     axes.set_xticks(range(len(kept)), names, rotation=90, size=8)
-    if len(kept) <= _MANY:
-        cells = np.stack([(b.argmax(1) if b.shape[1] > 2 else 100 * b[:, 0])[kept] for b in blocks])
-        _numbers(axes, values, [(x, y, f"{cells[y, x]:.0f}") for y, x in np.ndindex(*cells.shape)])
-    _bar(figure, axes.images[0], [axes], _MEANINGS[min(radix, 3)])
-    figure.suptitle(title, size=10)
     return figure
-
-
-_MEANINGS = {
-    1: "mean gate - 1/2\n(numbers: gate, %)",
-    2: "share of split 0 - 1/2\n(numbers: share, %)",
-    3: "share of the preferred split - 1/R\n(numbers: which)",
-}
 
 
 def fields_figure(fields: Sequence[EffectiveField], count: int) -> Figure:
@@ -162,13 +146,13 @@ def fields_figure(fields: Sequence[EffectiveField], count: int) -> Figure:
 
 
 def shares_scale(shares: Sequence[Any], radix: int) -> Scale:
-    """The scale of maps of shares, symmetric around no preference."""
-    spread, neutral = _spread([share - _neutral(radix) for share in shares]), _neutral(radix)
-    label = {1: "gate", 2: "share of split 0"}.get(radix, "share of the split")
-    return Scale(label, _DIVERGING, neutral - spread, neutral + spread)
+    """The scale of maps of shares, around no preference."""
+    centre, label = neutral(radix), {1: "gate", 2: "share of split 0"}.get(radix, "share of the split")
+    spread = _spread([share - centre for share in shares])
+    return Scale(label, _DIVERGING, max(0, centre - spread), centre, centre + spread)
 
 
-def short_names(names: Mapping[str, Any]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """Names of modules without what all of them begin and end with: `layer1.0`."""
     parts = [name.split(".") for name in names]
     pairs = zip(min(parts), max(parts), strict=False)
@@ -177,33 +161,29 @@ def short_names(names: Mapping[str, Any]) -> list[str]:
     return [".".join(p[start : -1 if same_end else None]) for p in parts]
 
 
-def last_of_stages(names: Mapping[str, Any]) -> dict[str, str]:
-    """Name and short name of the last block of each stage, which a short name begins with."""
-    shorts = zip(short_names(names), names, strict=True)
-    return {name: short for short, name in {short.split(".")[0]: (short, name) for short, name in shorts}.values()}
+def neutral(radix: int) -> float:
+    """The attention that prefers nothing: 1/R, of a gate one half."""
+    return 1 / max(2, radix)
 
 
-def _blocks_figure(values: Any, blocks: Sequence[str], width: float, head: float) -> tuple[Figure, Axes]:
-    """A heat map with a row for each block; `head` inches above it are for what its columns are called."""
-    size = (width + _CHARACTER * max(map(len, blocks)) + 1.6, max(3.0, _ROW * len(blocks) + head + 0.7))
+def _blocks_figure(
+    values: Any, blocks: Sequence[str], width: float, head: float, title: str, label: str, texts: Sequence[Any]
+) -> tuple[Figure, Axes]:
+    """A heat map, `width` inches wide, of a row for each block, with texts (x, y, text) and `head` inches above it."""
+    names, spread = short_names(blocks), _spread([values])
+    size = (width + _CHARACTER * max(map(len, names)) + 1.6, max(3.0, _ROW * len(names) + head + 0.7))
     figure = Figure(figsize=size, layout="constrained")
-    axes, spread = figure.subplots(), _spread([values])
-    axes.imshow(values, cmap=_DIVERGING, vmin=-spread, vmax=spread, aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(len(blocks)), list(blocks), size=8)
+    axes = figure.subplots()
+    drawn = axes.imshow(values, cmap=_DIVERGING, vmin=-spread, vmax=spread, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(names)), names, size=8)
     axes.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
     axes.spines[:].set_visible(False)
-    return figure, axes
-
-
-def _numbers(axes: Axes, values: Any, texts: Sequence[tuple[float, float, str]]) -> None:
     for x, y, text in texts:
-        strong = abs(values[int(y), int(x)]) > 0.6 * _spread([values])
-        axes.text(x, y, text, ha="center", va="center", size=7, color="white" if strong else "black")
-
-
-def _neutral(radix: int) -> float:
-    """What no preference is: 1/R, of a gate one half."""
-    return 1 / max(2, radix)
+        colour = "white" if abs(values[y, int(x)]) > 0.6 * spread else "black"
+        axes.text(x, y, text, ha="center", va="center", size=7, color=colour)
+    _bar(figure, drawn, [axes], label)
+    figure.suptitle(title, size=10)
+    return figure, axes
 
 
 def _spread(differences: Sequence[Any]) -> float:

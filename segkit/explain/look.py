@@ -31,15 +31,17 @@ class Look(NamedTuple):
     Attributes:
         image: uint8 (H, W, 3), for the eye.
         x: Normalised float (1, C, H, W).
-        labels: Integers (H, W): the train ids of `Segmenter.predict` by the protocol "whole".
+        labels: uint8 (H, W): the train ids of `Segmenter.predict` by the protocol "whole".
         attention: By block; see `reading`.
+        covered: Height and width of all cells of a feature: smp's decoders have images padded at the right and bottom.
         reduced: The whole factor by which the image was reduced.
     """
 
     image: UInt8Array
     x: Tensor
-    labels: Tensor
+    labels: UInt8Array
     attention: dict[str, Reading]
+    covered: tuple[int, int]
     reduced: int
 
 
@@ -58,12 +60,12 @@ def look(segmenter: Segmenter, path: Path) -> Look:
         x = F.avg_pool2d(x, factor, ceil_mode=True) if factor > 1 else x
         with reading(network) as attention:
             logits = network(x)["out"]
-        labels = upsample_argmax(logits, (x.shape[-2], x.shape[-1]), network.align_corners)[0]
-    return Look(image[::factor, ::factor], x, labels, attention, factor)
+        labels = upsample_argmax(logits, (x.shape[-2], x.shape[-1]), network.align_corners)[0].cpu().numpy()
+    return Look(image[::factor, ::factor], x, labels, attention, covered(network, x), factor)
 
 
 def covered(network: Any, x: Tensor) -> tuple[int, int]:
-    """Height and width that an image's features cover: smp's decoders have it padded at the right and bottom."""
+    """See `Look`."""
     padded = padded_to(x, getattr(network, "multiple", 1), getattr(network, "least", 0))
     return padded.shape[-2], padded.shape[-1]
 
@@ -75,14 +77,14 @@ def stages_of(features: Any) -> list[Tensor]:
     return features[2:] if isinstance(features, list) else []  # the input and the stem come first
 
 
-def grad_cams(network: Any, x: Tensor, labels: Tensor, classes: Sequence[int], stages: Sequence[int]) -> Tensor:
+def grad_cams(network: Any, x: Tensor, labels: UInt8Array, classes: Sequence[int], stages: Sequence[int]) -> Tensor:
     """Grad-CAM of classes at stages of the encoder: float (m, n, H, W), 0 or more.
 
     Args:
         network: In eval mode, its parameters not requiring gradients. For the last stage alone only what follows it is
             kept for the gradient; an earlier one takes as much memory as training.
         x: Normalised float (1, C, H, W).
-        labels: Integers (H, W): the predicted train ids.
+        labels: (H, W) predicted train ids.
         classes: n train ids, each with pixels.
         stages: m of 1 to 4.
 
@@ -110,7 +112,7 @@ def grad_cams(network: Any, x: Tensor, labels: Tensor, classes: Sequence[int], s
     features = [kept[stage - 1] for stage in stages]
     cams = x.new_zeros(len(stages), len(classes), height, width)
     for i, k in enumerate(classes):
-        score = logits[0, i][labels == k].mean()
+        score = logits[0, i][torch.from_numpy(labels == k).to(x.device)].mean()
         gradients = torch.autograd.grad(score, features, retain_graph=True, allow_unused=True)
         for j, (feature, gradient) in enumerate(zip(features, gradients, strict=True)):
             if gradient is None:

@@ -26,16 +26,16 @@ def network_of(build: Any, *args: Any, **kwargs: Any) -> Any:
     return build(*args, **kwargs).eval().requires_grad_(False)
 
 
-def labelled(network: Any, x: Tensor) -> Tensor:
-    return upsample_argmax(network(x)["out"], x.shape[-2:], network.align_corners)[0]
+def labelled(network: Any, x: Tensor) -> Any:
+    return upsample_argmax(network(x)["out"], x.shape[-2:], network.align_corners)[0].numpy()
 
 
 class ClassScores(nn.Module):
     """Captum's view of a network: (B, K) scores, the mean logits over the pixels that are predicted as each class."""
 
-    def __init__(self, network: Any, labels: Tensor) -> None:
+    def __init__(self, network: Any, labels: np.ndarray) -> None:
         super().__init__()
-        self.network, self.labels = network, labels
+        self.network, self.labels = network, torch.from_numpy(labels)
 
     def forward(self, x: Tensor) -> Tensor:
         logits = upsample(self.network(x)["out"], x.shape[-2:], self.network.align_corners)
@@ -77,7 +77,7 @@ def test_a_linear_network_by_hand() -> None:
             return [x, x, x, x, x, x * 1]
 
     x = torch.rand(1, 2, 4, 6)
-    labels = torch.zeros(4, 6, dtype=torch.long)
+    labels = np.zeros((4, 6), np.uint8)
     labels[:, 3:] = 1
     cams = grad_cams(Linear(), x, labels, [0, 1], [4])
     torch.testing.assert_close(cams[0, 0], 2 / 24 * x[0, 0])  # the mean of 2/12 over one half of the cells
@@ -106,9 +106,9 @@ def test_the_labels_are_those_without_a_look(checkpoint: Path, tmp_path: Path, m
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)).save(tmp_path / "a.png")
     segmenter = load(checkpoint, "cpu", precision="exact")
     seen = look(segmenter, tmp_path / "a.png")
-    assert (seen.labels.numpy() == segmenter.predict(tmp_path / "a.png")).all()
+    assert (seen.labels == segmenter.predict(tmp_path / "a.png")).all()
     assert seen.image.shape == (45, 70, 3) and len(seen.attention) == 4
-    assert looking.covered(segmenter.network, seen.x) == (64, 96)
+    assert seen.covered == (64, 96)
     monkeypatch.setattr(looking, "MOST_PIXELS", 1000)
     small = look(segmenter, tmp_path / "a.png")
     assert small.reduced == 2 and small.image.shape == (23, 35, 3) and small.labels.shape == (23, 35)
