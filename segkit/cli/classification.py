@@ -18,8 +18,8 @@ from segkit.training.base import NetworkModule
 from segkit.training.classification import ClassificationModule
 
 # Options that have no effect on a classifier.
-_OF_PIXELS = ("metric", "test_precision", "official", "confidence", "calibration", "probe", "init_from",
-              "validation_scale", "overlays")  # fmt: skip
+_OF_PIXELS = ("metric", "test_precision", "official", "confidence", "calibration", "report", "probe",
+              "init_from", "validation_scale", "overlays")  # fmt: skip
 
 
 class ClassificationCLI(SegmentationCLI):

@@ -34,7 +34,7 @@ def main(args: list[str] | None = None) -> int:
     data = ["--data.root", str(output / "data"), "--data.seed", str(options.seed)]
     shared = ["--config", RECIPE, *data, "--run_dir", str(run)]
     fit = ["fit", *shared, "--trainer.max_epochs", str(options.epochs)]
-    test = ["test", *shared, "--ckpt_path", str(checkpoint)]
+    test = ["test", *shared, "--ckpt_path", str(checkpoint), "--report"]
     for step, command in (("1/3  training:", fit), ("2/3  testing: ", test)):
         say(f"{step} segkit {shlex.join(command)}")
         code = lightning.main(command)
@@ -87,6 +87,7 @@ def _summary(output: Path, run: Path, checkpoint: Path, seconds: float) -> str:
     return f"""
 test mIoU {percent(miou)}, {seconds:.0f} s in all. Look at
   {run / "images"}     image | ground truth | prediction
+  {run / "report.html"}  all of it on one page: every class, the worst images, how sure, to look at in a browser
   {run / "curves.png"}   loss, learning rate, validation mIoU
   {run / "result.json"}  protocol, every class, versions
 and continue with

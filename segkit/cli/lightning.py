@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,7 +31,7 @@ from segkit.data.band_statistics import band_statistics, band_table
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.names import data_sets
 from segkit.errors import InputError
-from segkit.files import check_writable, write_refusal
+from segkit.files import check_writable, free_path, write_refusal
 from segkit.inference import protocols
 from segkit.inference.exported.network import identified
 from segkit.metadata.label_space import check_same_classes, numbered_space
@@ -51,11 +52,11 @@ from segkit.training.guards.watchdog import OtherProcessError, Watchdog
 from segkit.training.lightning_border import UserFirstCLI
 from segkit.training.module import SegmentationModule
 from segkit.training.network import EvaluationForm, SyncBatchNormPlugin
-from segkit.training.prediction_writer import PredictionWriter
+from segkit.training.prediction_writer import PredictionWriter, TestedImages
 from segkit.training.preflight import smaller_batch
 from segkit.training.probe import probe
 from segkit.training.results import CalibrationReport, ResultWriter
-from segkit.training.run_folder import CHECKPOINTS, next_run, run_lock
+from segkit.training.run_folder import CHECKPOINTS, PREDICTIONS, next_run, run_lock
 from segkit.training.views.progress import RunProgress
 
 # Classes that a config or the command line may name without giving their module.
@@ -224,8 +225,10 @@ class SegmentationCLI(UserFirstCLI):
             from segkit.training.official import OfficialCityscapes  # and with it, cityscapesScripts
 
             callbacks.append(OfficialCityscapes())
-        if self.value(self.config, "calibration"):
+        if self.value(self.config, "calibration") or self.value(self.config, "report"):
             callbacks.append(CalibrationReport())
+        if self.value(self.config, "report"):
+            callbacks.append(self._writer(free_path(run / PREDICTIONS), "test", TestedImages))
         a_bar = config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in given)
         if a_bar and (self.subcommand != "fit" or not sys.stdout.isatty()):  # Lightning's bar is redrawn each step
             callbacks.append(RunProgress())
@@ -245,17 +248,21 @@ class SegmentationCLI(UserFirstCLI):
 
     def _prediction_writer(self) -> PredictionWriter:
         """The callback that writes predictions; it reports finished images to the data, which list all images."""
+        writer = self._writer(self._output(Path())[0], "predict", PredictionWriter)
+        self.datamodule.is_predicted = writer.is_written
+        return writer
+
+    def _writer(self, output: Path, stage: str, kind: type[PredictionWriter]) -> PredictionWriter:
+        """A callback that writes the label maps of a stage."""
         data, checkpoint = self.datamodule, self.value(self.config, "ckpt_path")
-        writer = PredictionWriter(
-            self._output(Path())[0],
-            data.predict_images,
-            {"name": type(data).__name__, "split": data.predict_split},
+        return kind(
+            output,
+            partial(data.predict_images, stage),
+            {"name": type(data).__name__, "split": data.predict_split if stage == "predict" else stage},
             Path(checkpoint).name if checkpoint else None,
             self.value(self.config, "overwrite"),
-            self.value(self.config, "confidence"),
+            self.value(self.config, "confidence") or stage == "test",
         )
-        data.is_predicted = writer.is_written
-        return writer
 
     def after_instantiate_classes(self) -> None:
         """Refuse weights of other classes than the data's before anything runs; load files that Lightning cannot."""
@@ -348,6 +355,16 @@ class SegmentationCLI(UserFirstCLI):
         """The message for a training that ran out of memory, with settings that would fit."""
         accumulated = self.trainer.accumulate_grad_batches
         return smaller_batch(self.datamodule.batch_size, accumulated, self.datamodule.crop_size)
+
+    def after_test(self) -> None:
+        """Make the page of `--report`, of the files that all processes have written."""
+        if not (self.value(self.config, "report") and self.trainer.is_global_zero):
+            return
+        from segkit.cli.report.sources import Wanted  # and with it, jinja2
+        from segkit.cli.report.subjects import make_report
+
+        run = Path(self.trainer.default_root_dir)
+        make_report([run], None, run / "report.html", None, Wanted(data=self.datamodule, split="test"))
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the predictions in memory, as they are written to disk."""

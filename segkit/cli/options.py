@@ -56,6 +56,9 @@ OPTIONS = {
     "confidence": Option(None, False, ("predict",), "Also write NAME_confidence.png, how sure each label is: v / 255."),
     "official": Option(None, False, ("test",), "Also run cityscapesScripts, the official scores of Cityscapes."),
     "calibration": Option(None, False, ("test",), "Also measure the calibration error, and plot it."),
+    "report": Option(
+        None, False, ("test",), "Also write label maps, confidence and calibration, and report.html of it all."
+    ),
     "probe": Option(
         None,
         False,

@@ -204,9 +204,9 @@ class SegmentationDataModule(Layout, LoaderOptions):
         done, samples = self.is_predicted, self.datasets["predict"].samples
         return self._whole_images("predict", None if done is None else lambda index: done(samples[index].name))
 
-    def predict_images(self) -> dict[str, int]:
-        """Name and bytes of each image to predict, including those that `is_predicted`; call it after `setup`."""
-        return {sample.name: size_of(sample.image) for sample in self.datasets["predict"].samples}
+    def predict_images(self, stage: str = "predict") -> dict[str, int]:
+        """Name and bytes of each image of a stage, including those that `is_predicted`; call it after `setup`."""
+        return {sample.name: size_of(sample.image) for sample in self.datasets[stage].samples}
 
     def _cures(self) -> list[str]:
         return (

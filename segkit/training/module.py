@@ -72,6 +72,7 @@ class SegmentationModule(NetworkModule):
         validation_protocol: How `fit` validates: single-scale, without flip, on the whole image, at its label's size.
         temperature: Scales the probabilities (see `segkit.inference.fusion.best_of`); 1 by default.
         predicts_confidence: Whether `predict` returns the confidence, too; not by default.
+        confidence: Of the images that were tested last, float32 `(B, H, W)`, while calibration is measured.
         without: Train ids of the classes that the means of `test` and `validate` leave out; none by default.
     """
 
@@ -108,6 +109,7 @@ class SegmentationModule(NetworkModule):
         self.validation_loss: ValidationLoss | None = None  # in `fit` only
         self.calibration: Calibration | None = None  # set by `CalibrationReport`
         self.temperature, self.predicts_confidence = 1.0, False
+        self.confidence: Tensor | None = None
         self.scores: Scores | None = None
         self.without: tuple[int, ...] = ()
         self.note: str | None = None  # a remark on the scores if the truth has one class or none
@@ -284,8 +286,8 @@ class SegmentationModule(NetworkModule):
             image = self.normalized(batch)
             labels = predict(self.evaluated, image, protocol, normalization=self.normalization)
         else:
-            labels, sure = self._sure(batch, protocol)
-            self.calibration.update(batch["mask"], labels, sure)
+            labels, self.confidence = self._sure(batch, protocol)
+            self.calibration.update(batch["mask"], labels, self.confidence)
         self.confusion.update(batch["mask"], labels)
         return labels
 

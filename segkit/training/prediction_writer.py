@@ -193,3 +193,28 @@ class PredictionWriter(BasePredictionWriter):
                 )
         self._manifest = manifest
         return manifest
+
+
+class TestedImages(PredictionWriter):
+    """`segkit test --report`: writes label map and confidence of every image that is tested, into a folder of its own.
+
+    The module measures calibration, too, as it then knows the confidence.
+    """
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the manifest."""
+        self.on_predict_start(trainer, pl_module)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the files of each image."""
+        assert isinstance(pl_module, SegmentationModule) and pl_module.confidence is not None
+        found = outputs, pl_module.confidence
+        self.write_on_batch_end(trainer, pl_module, found, None, batch, batch_idx, dataloader_idx)

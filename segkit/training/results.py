@@ -1,5 +1,6 @@
 """The output of `test` and `validate`: the result file, the tables, and the network's calibration."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from segkit.evaluation.conventions import ALL_METRICS, DEFAULT, comparison_table
 from segkit.evaluation.plots import reliability_figure, save_figure
 from segkit.evaluation.results import images_scored, without_words
 from segkit.files import free_path, write_json
+from segkit.ops.processor import peak_memory
 from segkit.text import percent
 from segkit.training.base import NetworkModule
 from segkit.training.lightning_border import hide_score_tables
@@ -35,11 +37,15 @@ class ResultWriter(Callback):
     def __init__(self, metric: str = DEFAULT) -> None:
         self.compares = metric == ALL_METRICS
         self.convention = convention(DEFAULT if self.compares else metric, others=(ALL_METRICS,))
-        self._reported = False
+        self._reported, self._start = False, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hide Lightning's own table, which would show segkit's scores beside those of the requested metric."""
         hide_score_tables(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note when the images began."""
+        self._start = time.perf_counter()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the scores of `segkit test`."""
@@ -75,6 +81,8 @@ class ResultWriter(Callback):
         self, folder: Path, module: NetworkModule, dataset: dict[str, Any], name: str, partial: bool = True
     ) -> None:
         result = module.result(self.convention.name, {"dataset": dataset, "partial": partial})
+        if self._start:
+            result["speed"] = _speed(time.perf_counter() - self._start, module)
         path = free_path(folder / name)
         try:
             write_json(path, result)
@@ -89,6 +97,16 @@ class ResultWriter(Callback):
             f"\n{module.report(self.convention.name)}\n{images_scored(module.num_scored, expected, partial)}, "
             f"protocol {module.protocol_name}, {module.ran_in}{f'; {path}' if path.exists() else ''}"
         )
+
+
+def _speed(seconds: float, module: NetworkModule) -> dict[str, Any]:
+    return {
+        "seconds": seconds,
+        "images_per_second": module.num_scored / seconds,
+        "peak_memory_bytes": peak_memory(module.device),
+        "rule": "wall time of the whole loop, with reading the images and measuring; of all processes together; memory "
+        "of the first one, on a GPU that of tensors",
+    }
 
 
 def _dataset(trainer: Trainer, loader: Any) -> dict[str, Any]:

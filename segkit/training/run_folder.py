@@ -20,6 +20,7 @@ from segkit.files import remove_left_behind, write_text
 from segkit.training.guards.preemption import slurm_job
 
 CHECKPOINTS, METRICS, CONFIG = "checkpoints", "metrics.csv", "config.yaml"
+PREDICTIONS = "predictions"  # label maps of `segkit test --report`
 
 # Seconds. Loader workers share the lock of the process that started them, and outlive its SIGKILL by five seconds.
 WAIT = 10.0

@@ -1,6 +1,7 @@
 """`segkit report` through the front door: every kind of input, comparisons, and what is missing or damaged."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -165,8 +166,16 @@ def test_label_maps_of_other_weights_are_not_mixed_with_a_result(root: Path, rep
     result = {"classes": [{"id": i, "name": n, "IoU": 0.5} for i, n in enumerate(NAMES)], "weights": {"sha256": "b"}}
     (run / "result.json").write_text(json.dumps(result | {"scores": {"mIoU": 0.5}}))
     code, (subject,) = report(run)
-    assert code == 0 and not subject.examples and any("of other weights than" in line for line in subject.missing)
-    result |= {"weights": {"sha256": SHA}, "confusion_matrix": np.eye(4, dtype=int).tolist()}
+    assert (
+        code == 0
+        and not subject.examples
+        and any("of other weights or protocol than" in line for line in subject.missing)
+    )
+    result |= {
+        "weights": {"sha256": SHA},
+        "protocol": {"name": "whole"},
+        "confusion_matrix": np.eye(4, dtype=int).tolist(),
+    }
     (run / "result.json").write_text(json.dumps(result | {"scores": {"mIoU": 0.5}}))
     code, (subject,) = report(run)
     assert subject.examples and any("do not give the numbers of" in line for line in subject.missing)
@@ -247,3 +256,36 @@ def test_the_comparison_is_that_of_benchmark_compare(root: Path, report) -> None
     done = ["benchmark", "compare", str(other), str(found), str(root / "data/labels/test")]
     assert main([*done, "--labels", str(root / "data/classes.txt"), "--output", str(root / "c.json")]) == 0
     assert json.loads((root / "c.json").read_text())["mIoU"] == subject.comparison.miou.to_dict()
+
+
+@pytest.mark.slow
+def test_a_test_makes_its_report_of_what_it_wrote(benchmark_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    drawn: list[Sequence[Subject]] = []
+    write = subjects.write_report
+    noted = lambda path, found, *more: (drawn.append(found), write(path, found, *more))  # noqa: E731
+    monkeypatch.setattr(subjects, "write_report", noted)
+    run, data = tmp_path / "run", ["--data", "FolderDataModule", "--data.root", str(benchmark_folder / "data")]
+    test = ["test", "--ckpt_path", str(benchmark_folder / "b.ckpt"), *data, "--data.num_workers", "0"]
+    test += ["--trainer.accelerator", "cpu", "--run_dir", str(run), "--report"]
+    assert main(test) == 0
+    assert str(run / "report.html") in capsys.readouterr().out and (run / "report.html").is_file()
+    result = json.loads((run / "result.json").read_text())
+    (subject,) = drawn[0]
+    assert subject.result == result and result["calibration"]["thresholds"]
+    assert result["speed"]["images_per_second"] == pytest.approx(5 / result["speed"]["seconds"])
+    assert result["speed"]["peak_memory_bytes"] > 1e6
+    assert not [line for line in subject.missing if not line.startswith("curves")]
+    assert len(subject.examples) == 5 and all(e.confidence is not None for e in subject.examples)
+    assert subject.interval.miou.value == pytest.approx(result["scores"]["mIoU"])  # of the label maps that it wrote
+    assert main([*test, "--protocol", "ms-flip"]) == 0  # beside the first, of which nothing is lost
+    assert {path.name for path in run.glob("predictions*")} == {"predictions", "predictions-2"}
+    assert drawn[1][0].result["protocol"]["flip"] and len(drawn[1][0].examples) == 5
+    assert (run / "report-2.html").is_file()
+    os.utime(run / "result.json")  # now the newest
+    assert main(["report", str(run), *data, "-o", str(tmp_path / "again.html")]) == 0
+    assert drawn[2][0].interval == subject.interval and len(drawn[2][0].examples) == 5
+
+
+def test_report_is_for_tests_alone(capsys) -> None:
+    assert main(["fit", "--config", "demo/deeplabv3_resnest14_tiny", "--report"]) == 2
+    assert "--report: has no effect on fit, only on test" in capsys.readouterr().err

@@ -21,10 +21,8 @@ from segkit.predictions.manifest import NAME, SPACES, Manifest, read_manifest
 from segkit.predictions.pairs import LabelMaps
 from segkit.predictions.reported import ReportImage
 from segkit.text import counted
-from segkit.training.run_folder import CHECKPOINTS, CONFIG, METRICS
+from segkit.training.run_folder import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
 from segkit.training.views.curves import CLASS_IOU, Curve, read_curves
-
-PREDICTIONS = "predictions"  # folder in a run, by `segkit test --report`
 
 
 @dataclass(frozen=True)
@@ -96,12 +94,9 @@ def find_source(path: Path) -> Source:
         source.result_file = path
     else:
         raise InputError(f"{path}: no run, result file (.json) or folder of label maps{looked_for(path)}")
-    if source.labels is None and run is not None and (run / PREDICTIONS / NAME).is_file():
-        source.labels = run / PREDICTIONS
     if source.result_file is not None:
         source.result = _result_of(source.result_file)
-    if source.labels is not None:
-        _take_manifest(source)
+    _take_labels(source)
     if not (source.result or source.labels or (run is not None and (run / METRICS).is_file())):
         raise InputError(f"{path}: no {METRICS}, result.json or label maps in this run; train or test it first")
     return source
@@ -122,19 +117,25 @@ def _is_run(folder: Path) -> bool:
     return any(part.exists() for part in parts) or any(folder.glob("result*.json"))
 
 
-def _take_manifest(source: Source) -> None:
-    """Read the manifest of the label maps, and give up maps that a result's weights did not make."""
-    assert source.labels is not None
-    try:
-        source.manifest = read_manifest(source.labels)
-    except InputError as error:
-        source.lacks("origin of the label maps", error)
-    if source.manifest is None or not source.result:
-        return
-    weights = (source.result.get("weights") or {}).get("sha256")
-    if weights != source.manifest.weights["sha256"]:
-        source.lacks("images", f"the label maps in {source.labels} are of other weights than {source.result_file}")
-        source.labels = source.manifest = None
+def _take_labels(source: Source) -> None:
+    """Read the manifest of the label maps; in a run, take the newest that were made as its result was."""
+    found = [] if source.run is None else [path.parent for path in source.run.glob(f"{PREDICTIONS}*/{NAME}")]
+    folders = [source.labels] if source.labels is not None else sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    for folder in reversed(folders):
+        try:
+            manifest = read_manifest(folder)
+        except InputError as error:
+            source.lacks("origin of the label maps", error)
+            continue
+        if manifest is None or not source.result or _made_alike(manifest, source.result):
+            source.labels, source.manifest = folder, manifest
+            return
+        source.lacks("images", f"{folder} has label maps of other weights or protocol than {source.result_file}")
+
+
+def _made_alike(manifest: Manifest, result: Mapping[str, Any]) -> bool:
+    weights, protocol = result.get("weights") or {}, result.get("protocol")
+    return bool(weights.get("sha256") == manifest.weights["sha256"] and protocol == manifest.protocol)
 
 
 def curves_of(source: Source) -> dict[str, Curve] | None:
