@@ -36,9 +36,7 @@ class View {
     const canvas = make("canvas", { width: 4, height: 3 });
     Object.assign(canvas.dataset, { kind });
     canvas.style.aspectRatio = `${this.width} / ${this.height}`;
-    const point = event => this.point(canvas, event);
-    canvas.addEventListener("pointermove", point);
-    canvas.addEventListener("pointerdown", point);
+    for (const kind of ["pointermove", "pointerdown"]) canvas.addEventListener(kind, event => this.point(canvas, event));
     return canvas;
   }
   wipeBox() {
@@ -51,11 +49,6 @@ class View {
     this.slider = make("input", { type: "range", min: 0, max: 100, value: 50, ariaLabel: "Wipe" });
     this.slider.addEventListener("input", () => this.draw());
     Object.assign(this, { a, b, wide: this.canvas("wipe") });
-    this.wide.addEventListener("pointermove", event => {
-      if (!event.buttons) return;
-      this.slider.value = 100 * event.offsetX / this.wide.clientWidth;
-      this.draw();
-    });
     this.wipe = make("details", { className: "wipe controls" }, make("summary", { textContent: "Wipe between two" }), make("div", {}, left, this.slider, right), this.wide);
     this.wipe.addEventListener("toggle", () => this.draw());
     return this.wipe;
@@ -74,32 +67,30 @@ class View {
     return (this.layers[kind] ??= this.paint(kind));
   }
   paint(kind) {
-    const { image, truth, labels, confidence } = this, { palette } = this.gallery.subject, { drawn } = this.gallery;
-    const picture = new ImageData(this.width, this.height), out = picture.data;
-    const put = (i, [r, g, b]) => { [out[i], out[i + 1], out[i + 2], out[i + 3]] = [r, g, b, 255]; };
-    const pale = i => 140 + 0.42 * (image ? 0.3 * image[i] + 0.6 * image[i + 1] + 0.1 * image[i + 2] : 180);
-    const faint = i => { const grey = pale(i); put(i, [grey, grey, grey]); };
-    const paintClass = (i, id) => (id === NONE ? put(i, [0, 0, 0]) : drawn[id] ? put(i, palette[id]) : faint(i));
-    const paintError = i => {
-      if (truth[i] === NONE) put(i, IGNORED);
-      else if (truth[i] !== labels[i] && (drawn[truth[i]] || drawn[labels[i]])) put(i, WRONG);
-      else faint(i);
-    };
-    const paintSure = i => put(i, mix(UNSURE, SURE, confidence[i] / 255));
-    const of = {
-      image: i => put(i, [image[i], image[i + 1], image[i + 2]]), truth: i => paintClass(i, truth[i]),
-      labels: i => paintClass(i, labels[i]), errors: paintError, confidence: paintSure,
+    const { image, truth, labels, confidence, width, height } = this, { drawn, subject: { palette } } = this.gallery;
+    const ofClass = id => (id === NONE ? [0, 0, 0] : drawn[id] ? palette[id] : null);
+    const isWrong = i => truth[i] !== labels[i] && (drawn[truth[i]] || drawn[labels[i]]);
+    const look = { // the RGB of a pixel, or null where the pale image is enough
+      image: i => image.subarray(i, i + 3),
+      truth: i => ofClass(truth[i]),
+      labels: i => ofClass(labels[i]),
+      errors: i => (truth[i] === NONE ? IGNORED : isWrong(i) ? WRONG : null),
+      confidence: i => mix(UNSURE, SURE, confidence[i] / 255),
     }[kind];
-    for (let i = 0; i < out.length; i += 4) of(i);
-    const canvas = make("canvas", { width: this.width, height: this.height });
+    const picture = new ImageData(width, height), out = picture.data.fill(255);
+    for (let i = 0; i < out.length; i += 4) {
+      const rgb = look(i), grey = rgb ? 0 : 140 + 0.42 * (image ? 0.3 * image[i] + 0.6 * image[i + 1] + 0.1 * image[i + 2] : 180);
+      out.set(rgb ?? [grey, grey, grey], i);
+    }
+    const canvas = make("canvas", { width, height });
     canvas.getContext("2d").putImageData(picture, 0, 0);
     return canvas;
   }
   draw() {
     if (!this.labels) return;
-    const canvases = this.wipe?.open ? [...this.canvases, this.wide] : this.canvases;
-    for (const canvas of canvases) {
-      if (canvas.width !== this.width || canvas.height !== this.height) Object.assign(canvas, { width: this.width, height: this.height });
+    const { width, height } = this;
+    for (const canvas of this.wipe?.open ? [...this.canvases, this.wide] : this.canvases) {
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
       const context = canvas.getContext("2d"), { kind } = canvas.dataset;
       context.drawImage(this.layer(kind === "wipe" ? this.a.value : kind), 0, 0);
       if (kind === "wipe") this.drawWipe(context);
@@ -130,6 +121,7 @@ class View {
   }
   point(canvas, event) {
     const scale = this.width / canvas.clientWidth;
+    if (canvas === this.wide && event.buttons) this.slider.value = 100 * event.offsetX / canvas.clientWidth;
     this.read(Math.floor(event.offsetX * scale), Math.floor(event.offsetY * scale));
   }
   key(event) {

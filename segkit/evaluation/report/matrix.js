@@ -10,10 +10,8 @@ class Matrix {
     const { canvas } = this, context = canvas.getContext("2d");
     context.font = "600 13px system-ui, sans-serif";
     this.longest = Math.max(...names.map(name => context.measureText(name).width)) + 12;
-    canvas.addEventListener("pointermove", event => this.point(event));
-    canvas.addEventListener("pointerdown", event => this.point(event));
+    for (const kind of ["pointermove", "pointerdown"]) canvas.addEventListener(kind, event => this.point(event));
     canvas.addEventListener("keydown", event => this.key(event));
-    canvas.addEventListener("dblclick", () => this.scale(2));
     all(figure, "[data-zoom]").forEach(button => button.addEventListener("click", () =>
       this.scale({ in: 1.6, out: 1 / 1.6, all: 0 }[button.dataset.zoom])));
     new ResizeObserver(() => this.draw()).observe(figure);
