@@ -85,7 +85,7 @@ def attack(number: int, seed: int, folder: Path, figures: Callable[[str], None])
 
 @pytest.mark.slow
 def test_a_few_kills(tmp_path: Path, figures: Callable[[str], None]) -> None:
-    attack(3, 0, tmp_path, figures)
+    attack(2, 0, tmp_path, figures)
 
 
 @pytest.mark.campaign
