@@ -36,7 +36,7 @@ from segkit.inference import protocols
 from segkit.inference.exported.network import identified
 from segkit.metadata.label_space import check_same_classes, numbered_space
 from segkit.metadata.regroup import left_out_ids
-from segkit.models.card import temperature_of
+from segkit.metadata.temperature import temperature_of
 from segkit.models.checkpoint import Checkpoint, load_strict
 from segkit.models.own import CLASS_COUNTS, own_network
 from segkit.models.segmentation import NETWORKS, SegmentationModel

@@ -24,7 +24,7 @@ from segkit.inference.images import IMAGE_BYTES, ImageLike, as_bands, as_rgb
 from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.metadata.label_space import LabelSpace, numbered_space
-from segkit.models.card import temperature_of
+from segkit.metadata.temperature import temperature_of
 from segkit.models.classifier import is_classifier
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form, precision_of
 from segkit.models.own import own_network

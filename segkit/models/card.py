@@ -11,6 +11,7 @@ from typing import Any
 
 from segkit.errors import InputError
 from segkit.metadata.label_space import LabelSpace
+from segkit.metadata.temperature import temperature_of
 from segkit.models.checkpoint import Checkpoint
 from segkit.models.resnest import ResNeSt
 from segkit.models.segmentation import (
@@ -38,7 +39,6 @@ _BANDS = {"names": list[str], "dtype": str, "low": list[float], "high": list[flo
 _PROTOCOL = {"name": str}
 _SCORE = {"mIoU": float | None, "protocol": str, "dataset": dict[str, Any], "num_images": int, "partial": bool}
 _SOURCE = {"file": str, "sha256": str, "recalibrated": _Part}
-_TEMPERATURES = 1e-6, 1e6  # whose powers float32 can compute with
 _RECALIBRATED = {"batches": int, "batch_size": int, "data": str, "split": str}
 
 
@@ -71,22 +71,6 @@ def checked(path: Path, checkpoint: Checkpoint) -> tuple[Checkpoint, Segmentatio
             "version that wrote it"
         ) from error
     return replace(checkpoint, hyper_parameters={**parts, "network": network.config}), network
-
-
-def temperature_of(card: Mapping[str, Any]) -> float:
-    """The temperature that a card says probabilities are scaled by (`segkit weights calibrate`); 1 without one.
-
-    Raises:
-        InputError: It is no number, or out of range.
-    """
-    part = card.get("calibration")
-    if part is None:
-        return 1.0
-    temperature: Any = part.get("temperature") if isinstance(part, Mapping) else None
-    low, high = _TEMPERATURES
-    if not fits(temperature, float) or not low <= temperature <= high:
-        raise InputError(f"the card's calibration has no temperature from {low:g} to {high:g}; calibrate it again")
-    return float(temperature)
 
 
 def described_network(config: Any, most_blocks: int) -> SegmentationModel:

@@ -19,7 +19,7 @@ from segkit.evaluation.results import command_line, now, versions
 from segkit.files import remove_left_behind
 from segkit.inference.engine import resolve
 from segkit.io import write_png
-from segkit.io.confidence import ENDING, confidence_path, write_confidence
+from segkit.io.confidence import ENDING, write_confidence
 from segkit.models.checkpoint import weights_sha256
 from segkit.predictions.manifest import NAME, Manifest, images_identity, read_manifest
 from segkit.training.module import SegmentationModule
@@ -59,8 +59,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def is_written(self, name: str) -> bool:
         """Whether the label map of an image exists, and its confidence map, if one is wanted."""
-        path = self._path(name)
-        return path.is_file() and (not self.confidence or confidence_path(path).is_file())
+        return self._path(name).is_file() and (not self.confidence or self._path(name, ENDING).is_file())
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the folder before any process writes; Lightning waits for all of them afterwards.
@@ -117,7 +116,7 @@ class PredictionWriter(BasePredictionWriter):
             if labels.dtype.itemsize > 1:
                 raise InputError(f"predict: more than 256 classes do not fit an 8-bit PNG ({name})")
             for sure in confidence:
-                write_confidence(confidence_path(self._path(name)), sure)
+                write_confidence(self._path(name, ENDING), sure)
             write_png(self._path(name), labels)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -140,8 +139,8 @@ class PredictionWriter(BasePredictionWriter):
         if self._manifest is not None:
             rank_zero_info(f"label maps in {self.output} are kept; the same command continues from there")
 
-    def _path(self, name: str) -> Path:
-        return self.output / f"{name}.png"
+    def _path(self, name: str, ending: str = ".png") -> Path:
+        return self.output / f"{name}{ending}"
 
     def _check_names(self, images: Mapping[str, int]) -> None:
         ending = ENDING.removesuffix(".png")
@@ -163,7 +162,7 @@ class PredictionWriter(BasePredictionWriter):
         if self.overwrite:
             for name in done:
                 self._path(name).unlink()
-                confidence_path(self._path(name)).unlink(missing_ok=True)
+                self._path(name, ENDING).unlink(missing_ok=True)
             (self.output / NAME).unlink(missing_ok=True)
 
     def _check(self, trainer: Trainer, module: LightningModule) -> Manifest:

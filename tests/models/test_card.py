@@ -104,6 +104,11 @@ def test_hyper_parameters_that_cannot_be(
         ("source", {"recalibrated": {"batches": 3}}),
         ("versions", [1]),
         ("segkit", 3),
+        ("calibration", 3),
+        ("calibration", {"data": "camvid"}),
+        ("calibration", {"temperature": 0}),
+        ("calibration", {"temperature": "2"}),
+        ("calibration", {"temperature": 1e300}),
     ],
 )
 def test_cards_that_cannot_be(network: SegmentationModel, tmp_path: Path, part: str, value: object) -> None:

@@ -151,11 +151,11 @@ def test_confidence_is_the_softmax(source, size, align_corners, max_bytes, plain
     torch.testing.assert_close(confidence, expected, rtol=2e-5, atol=0)
 
 
-@pytest.mark.parametrize("with_confidence", [False, True])
+@pytest.mark.parametrize("sharpness", [None, 1.0, 0.4])
 @pytest.mark.slow
-def test_the_operator_keeps_pytorchs_contract(with_confidence):
+def test_the_operator_keeps_pytorchs_contract(sharpness):
     for size, max_bytes in (((20, 30), None), ((3, 3), 100)):
-        arguments = (blobs(7, (4, 5)), size, True, max_bytes, with_confidence)
+        arguments = (blobs(7, (4, 5)), size, True, max_bytes, sharpness)
         torch.library.opcheck(torch.ops.segkit.upsample_argmax.default, arguments)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from segkit.bands import Bands
 from segkit.errors import InputError, did_you_mean, import_extra, one_line
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace, numbered_space
+from segkit.metadata.temperature import temperature_of
 from segkit.models.signatures import fits
 
 _CARD = "segkit"  # the key of the card in the metadata
@@ -212,6 +213,7 @@ def _check_card(card: Any) -> None:
     if not isinstance(card, dict):
         raise InputError("not a mapping in JSON")
     _check_types("", card, _PARTS)
+    temperature_of(card)
     for name in ("num_classes", "output_stride"):
         if card[name] < 1:
             raise InputError(f"{name} is {card[name]}")

@@ -120,6 +120,9 @@ def with_normalization(**changes: object) -> dict[str, object]:
         ({"output_stride": -8}, "output_stride is -8"),
         ({"input": "complex64"}, "input is missing or of the wrong type"),
         ({"outputs": "depth"}, "outputs is missing or of the wrong type"),
+        ({"calibration": {"temperature": 2}}, None),
+        ({"calibration": {"temperature": float("nan")}}, "no temperature from 1e-06 to 1e+06"),
+        ({"calibration": [2]}, "no temperature from 1e-06 to 1e+06"),
     ],
 )
 def test_cards_that_cannot_be(tmp_path: Path, change: dict[str, object], said: str | None) -> None:

@@ -25,6 +25,9 @@ def assert_result(logits, size, align_corners):
     assert gap.max() <= 1e-5 * logits.float().abs().max()
     assert (labels.long() != scores.argmax(1)).float().mean() < 1e-4
     torch.testing.assert_close(confidence, scores.softmax(1).amax(1), rtol=2e-5, atol=0)
+    unchanged, confidence = launch(logits, size, align_corners, with_confidence=True, sharpness=0.4)
+    assert torch.equal(labels, unchanged)
+    torch.testing.assert_close(confidence, (0.4 * scores).softmax(1).amax(1), rtol=2e-5, atol=0)
 
 
 @pytest.mark.slow
