@@ -60,7 +60,7 @@ def test_inspect_another_toolkits_network(folder: Path, capsys: pytest.CaptureFi
         and rows["encoder"] == "resnest14"
     )
     assert rows["classes"] == "3" and rows["align_corners"] == "True"
-    assert rows["dilation"] == "timm convention (implied: smp dilates so)"
+    assert rows["dilation"] == "timm convention (implied: smp dilates this way)"
     assert rows["output stride"] == "8 (not in the file: --output_stride)"
     assert (rows["matched"], rows["renamed"]) == ("194", "194 of these")
     assert rows["missing"] == rows["unexpected"] == rows["clashing"] == "0"

@@ -182,16 +182,18 @@ def test_smps_preprocessing_is_the_encoders(tmp_path: Path) -> None:
 
 def test_what_shapes_leave_open_is_asked_for(lite0: nn.Module, tmp_path: Path) -> None:
     torch.save(lite0.state_dict(), tmp_path / "timm.pth")
-    with pytest.raises(InputError, match=r"pad images differently; name it: --encoder tf_efficientnet_lite0"):
+    with pytest.raises(
+        InputError, match=r"pad images differently; name the one it is: --encoder tf_efficientnet_lite0"
+    ):
         inspect(tmp_path / "timm.pth")
     with pytest.raises(InputError, match="did you mean tf_efficientnet_lite"):
         inspect(tmp_path / "timm.pth", Choices(encoder="tf_efficientnet_lite"))
     unnamed = {f"{part}.a.weight": torch.zeros(1) for part in ("encoder.stem_0", "decoder.p5", "segmentation_head.0")}
     torch.save(unnamed, tmp_path / "unnamed.pth")
-    with pytest.raises(InputError, match=r"cannot be recognised by its parameters \(stem_0.*--encoder convnext_tiny"):
+    with pytest.raises(InputError, match=r"cannot be recognised from its parameters \(stem_0.*--encoder convnext_tiny"):
         inspect(tmp_path / "unnamed.pth")
     torch.save({**unnamed, "encoder._conv_stem.weight": torch.zeros(1)}, tmp_path / "own.pth")
-    with pytest.raises(InputError, match="smp's own EfficientNet, which has other features"):
+    with pytest.raises(InputError, match="smp's own EfficientNet, whose features differ"):
         inspect(tmp_path / "own.pth")
 
 

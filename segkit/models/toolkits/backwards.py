@@ -1,6 +1,6 @@
-"""Gives weights back to other toolkits: under the names of timm, smp or torchvision, for the network that has them.
+"""Gives weights back to other toolkits: renames them for the network of timm, smp or torchvision that takes them.
 
-Whatever the toolkit's own network, built on the meta device, does not have or has otherwise is refused.
+That network is built on the meta device, and a parameter that it lacks, or has in another shape, is refused.
 """
 
 import importlib
@@ -48,7 +48,7 @@ _RATES = [12, 24, 36]  # torchvision's
 
 @dataclass(frozen=True)
 class _Network:
-    """Another toolkit's network: the name of its class or function, its arguments, and the rules of its names."""
+    """Another toolkit's network: the name of its class or function, its arguments, and the rules for renaming."""
 
     name: str
     arguments: dict[str, Any]
@@ -74,7 +74,7 @@ def give_back(inspection: Inspection, toolkit: Target, source: str) -> tuple[dic
         source: The file's name in error messages.
 
     Raises:
-        InputError: The toolkit has no such network; says what it lacks.
+        InputError: The toolkit has no such network; the message says what it lacks.
     """
     try:
         network = {"smp": _smp, "timm": _timm, "torchvision": _torchvision}[toolkit](inspection)
@@ -94,12 +94,12 @@ def give_back(inspection: Inspection, toolkit: Target, source: str) -> tuple[dic
 def _smp(inspection: Inspection) -> _Network:
     arguments, kind = _arguments(inspection), _kind(inspection)
     if kind not in ("EncoderDecoder", "DeepLabV3"):
-        raise InputError(f"smp has no {kind}; it takes EncoderDecoder and DeepLabV3")
+        raise InputError(f"smp has no {kind}; only EncoderDecoder and DeepLabV3 can be given to it")
     decoder = arguments.get("decoder", "deeplabv3")
     given: dict[str, Any] = dict(arguments.get("decoder_args") or {})
     if kind == "DeepLabV3":
         if not arguments["align_corners"]:
-            raise InputError("smp upsamples logits with align_corners, and this network was trained without")
+            raise InputError("smp upsamples logits with align_corners, and this network was trained without it")
         stride, channels = arguments["output_stride"], inspection.weights["head.aspp.project.0.weight"].shape[0]
         given = {"decoder_channels": channels, "decoder_atrous_rates": arguments["aspp_rates"] or ASPP_RATES[stride]}
     known = parameters(decoder)
@@ -143,7 +143,7 @@ def _torchvision(inspection: Inspection) -> _Network:
             "of output stride 8, whose logits are upsampled without align_corners; this is another network"
         )
     if kind == "DeepLabV3" and list(arguments["aspp_rates"] or _RATES) != _RATES:
-        raise InputError(f"torchvision's DeepLabV3 has the rates {_RATES}, this one {arguments['aspp_rates']}")
+        raise InputError(f"torchvision's DeepLabV3 has the dilation rates {_RATES}, this one {arguments['aspp_rates']}")
     own = {"weights": None, "weights_backbone": None, **classes, "aux_loss": bool(arguments["aux"])}
     return _Network(f"torchvision.models.segmentation.{kind.lower()}_{encoder}", own, _TORCHVISION)
 
@@ -153,7 +153,7 @@ def _kind(inspection: Inspection) -> str:
 
 
 def _arguments(inspection: Inspection) -> Mapping[str, Any]:
-    """A network's arguments, those of an encoder alone under the same names."""
+    """A network's arguments; those of a lone encoder are given the same names."""
     config = inspection.config
     if inspection.is_network and "encoder" not in config["init_args"]:
         raise InputError(f"{config['class_path']} is a network of your own, which no other toolkit has")
@@ -184,7 +184,7 @@ def _timm_name(arguments: Mapping[str, Any]) -> str:
 
 
 def _renamed(inspection: Inspection, rules: Rules) -> dict[str, Tensor]:
-    """The weights that a rule names; the auxiliary head may be left out."""
+    """The weights that some rule renames; others, such as an auxiliary head's, are left out."""
     before = "" if inspection.is_network else "encoder."
     named = {(before + n).replace(f"encoder.{TIMM_PREFIX}", "encoder.", 1): t for n, t in inspection.weights.items()}
     return {new: named[name] for name, new in rename(rules, named).items()}

@@ -1,6 +1,6 @@
-"""Reads other toolkits' networks and encoders as segkit's own: which it is, its config, its weights under our names.
+"""Reads networks and encoders of other toolkits as segkit's own: identifies them and renames their weights.
 
-`formats.py` has the toolkits' names, `recognise.py` finds the encoder by its shapes, and `keys.py` compares.
+`formats.py` has the toolkits' names, `recognise.py` identifies the encoder by its shapes, `keys.py` compares names.
 """
 
 import re
@@ -109,7 +109,7 @@ def _inspect(path: Path, tensors: Mapping[str, Tensor], beside: Mapping[str, Any
 
 
 def _guess(inside: Shapes, file_name: str, given: str | None) -> EncoderGuess:
-    """The encoder that was given or, by its shapes, found.
+    """The encoder that was given, or else the one that the shapes indicate.
 
     Raises:
         InputError: It is not recognised.
@@ -118,14 +118,14 @@ def _guess(inside: Shapes, file_name: str, given: str | None) -> EncoderGuess:
         return EncoderGuess(given.removeprefix("tu-"))
     if timm_names(inside):
         raise InputError(
-            "a network over smp's own EfficientNet, which has other features than timm's; segkit builds only those "
-            "over what smp calls tu-tf_efficientnet_b0, ..."
+            "a network over smp's own EfficientNet, whose features differ from timm's; segkit supports only the "
+            "encoders that smp calls tu-tf_efficientnet_b0, ..."
         )
     name = timm_encoder_name(inside)
     if name is None and not any(name.startswith("layer1.") for name in inside):
         raise InputError(
-            f"the encoder cannot be recognised by its parameters ({', '.join(list(inside)[:2])}, ...); name it, as in "
-            "--encoder convnext_tiny (timm's names)"
+            f"the encoder cannot be recognised from its parameters ({', '.join(list(inside)[:2])}, ...); give timm's "
+            "name of it, as in --encoder convnext_tiny"
         )
     return recognise_encoder(inside, file_name) if name is None else EncoderGuess(name)
 
@@ -133,13 +133,13 @@ def _guess(inside: Shapes, file_name: str, given: str | None) -> EncoderGuess:
 def _fitting(
     tensors: Mapping[str, Tensor], names: Mapping[str, str], configs: Iterable[dict[str, Any]]
 ) -> tuple[SegmentationModel, dict[str, Tensor], KeyReport]:
-    """The first of these networks that has the file's names and shapes, or simply the first, and what fits into it."""
+    """The first of these networks that has the file's names and shapes, else the first of all, and what fits it."""
     found = []
     for config in configs:
         with ShapesOnly():
             network = build_network(config)
         weights, keys = place(tensors, names, network.state_dict())
-        if isinstance(network, EncoderDecoder):  # smp's own encoders keep the stages that a decoder leaves out
+        if isinstance(network, EncoderDecoder):  # smp's own encoders keep stages that a decoder does not use
             over = tuple(name for name in keys.unexpected if names.get(name, "").startswith("encoder."))
             rest = tuple(name for name in keys.unexpected if name not in over)
             keys = replace(keys, dropped=(*keys.dropped, *over), unexpected=rest)
@@ -181,7 +181,7 @@ def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess
         encoder = build_encoder(**arguments)
     ours = {f"encoder.{name.removeprefix(TIMM_PREFIX)}": value for name, value in encoder.state_dict().items()}
     weights, keys = place(tensors, names, ours)
-    # An encoder's own names have no prefix: a name that only gained it is the same name.
+    # Names in an encoder's file have no prefix: one that merely gained it counts as unchanged.
     same = tuple(name for name, new in keys.renamed.items() if new == f"encoder.{name}")
     plain = {name: new.removeprefix("encoder.") for name, new in keys.renamed.items() if name not in same}
     keys = replace(keys, same=same, renamed=plain)
@@ -197,7 +197,7 @@ def _encoder_file(tensors: Mapping[str, Tensor], names: Mapping[str, str], guess
 
 
 def _configs(form: Format, guess: EncoderGuess, shapes: Shapes, choices: Choices) -> Iterator[dict[str, Any]]:
-    """Derive the network's config from what the toolkit implies, the shapes show and the user says; likeliest first."""
+    """Yield possible configs by what the toolkit implies, the shapes show and the user says, most likely first."""
     toolkit = TOOLKITS[form.toolkit]
     classifier = CLASSIFIERS[form.network or ""]
     classifier = _CLASSIFIER_OF_DPT if _CLASSIFIER_OF_DPT in shapes else classifier
@@ -237,10 +237,10 @@ def _check_dilation(
     if own and encoder_stride(arguments) < 32:
         raise InputError(
             f"a {arguments['decoder']} over smp's own {guess.name}, which dilates every convolution of a dilated "
-            f"stage, including its first block's; segkit builds only the one that smp calls tu-{guess.name}"
+            f"stage, including its first block's; segkit supports only the one that smp calls tu-{guess.name}"
         )
     if form.toolkit in ("PyTorch-Encoding", "mmsegmentation") and re.search(r"\dd(_|$)", guess.name):
         raise InputError(
             f"a network of {form.toolkit} over {guess.name}, whose dilated shortcuts have no pool there, but a 2x2 "
-            "pool in timm; segkit builds only timm's"
+            "pool in timm; segkit supports only timm's"
         )

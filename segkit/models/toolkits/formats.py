@@ -24,7 +24,7 @@ class Toolkit:
     """Facts that the weights of a toolkit imply without stating them.
 
     Attributes:
-        convention: How it dilates a ResNeSt; None for an encoder alone, whose file implies no dilation.
+        convention: How it dilates a ResNeSt; None for a lone encoder, whose file implies no dilation.
         align_corners: How it upsamples logits.
         marks: Prefixes of names by which its checkpoints are recognised; each must occur.
     """
@@ -40,9 +40,9 @@ class Format:
 
     Attributes:
         toolkit: The toolkit's name in `TOOLKITS`.
-        network: The network's class; None for an encoder alone.
+        network: The network's class; None for a lone encoder.
         marks: Patterns of name prefixes; each must occur.
-        rules: They give segkit's names; the first that matches applies.
+        rules: Rules that produce segkit's names; the first match applies.
     """
 
     toolkit: str
@@ -79,7 +79,7 @@ _MMSEG_ENCODER = (
     (r"decode_head\.conv_seg\.", "head.classify.1."),
 )
 
-# The last convolution of each network's head, under segkit's names; it has as many channels as there are classes.
+# The last convolution of each network's head, under segkit's names; its output channels are the classes.
 CLASSIFIERS = {
     "FCN": "head.4.weight",
     "DeepLabV3": "head.block.4.weight",

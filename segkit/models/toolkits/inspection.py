@@ -94,7 +94,7 @@ def label_space_in(beside: Mapping[str, Any], num_classes: int) -> tuple[dict[st
 
     Args:
         beside: The plain data of the file; "meta" has them.
-        num_classes: The network's; names of another number of classes are left out.
+        num_classes: The network's; if the file names another number of classes, its names are left out.
 
     Raises:
         InputError: Names are not strings, or colours not three numbers each.

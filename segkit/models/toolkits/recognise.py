@@ -46,7 +46,7 @@ class EncoderGuess:
         name: The encoder's name for `build_encoder`.
         overrides: The `encoder_args`; empty for the published encoders.
         in_channels: Channels of the input.
-        notes: Words on everything that the shapes leave open.
+        notes: What the shapes leave open, in words.
     """
 
     name: str
@@ -77,7 +77,7 @@ def recognise_encoder(shapes: Shapes, file_name: str = "") -> EncoderGuess:
         raise
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         without = f"without {error.args[0]}" if isinstance(error, KeyError) else "from parameters of these shapes"
-        raise InputError(f"the encoder cannot be recognised {without}; name it, as in --encoder resnest50") from error
+        raise InputError(f"the encoder cannot be recognised {without}; name it: --encoder resnest50, ...") from error
 
 
 def _resnest(shapes: Shapes, fast: bool) -> EncoderGuess:
@@ -107,7 +107,7 @@ def _resnest(shapes: Shapes, fast: bool) -> EncoderGuess:
     overrides = {key: list(v) if isinstance(v, tuple) else v for key, v in differences[name].items()}
     if fast and not RESNEST_VARIANTS[name].get("avd_first"):
         overrides["avd_first"] = True
-        notes.append("avd_first is assumed, because the file's name has 'fast' in it")
+        notes.append("avd_first is assumed, because the file's name contains 'fast'")
     return EncoderGuess(name, overrides, shapes["conv1.0.weight"][1], tuple(notes))
 
 
@@ -126,7 +126,7 @@ def _resnet(shapes: Shapes) -> EncoderGuess:
     convolutions = tuple(shapes[name][0] for name in (deep if stem == deep[0] else (stem,)))
     pooled = len(shapes.get("layer2.0.downsample.1.weight", ())) == 4
     layers, width = tuple(filter(None, _layers(shapes))), shapes["layer1.0.conv2.weight"][:2]
-    # A file without the last stages is that of the first network that begins so.
+    # A file that lacks the last stages is taken for the first network that begins with the same ones.
     alike = (d for (b, n), d in _DEPTHS.items() if b == block and n[: len(layers)] == layers[: len(n)])
     depth, letter = next(alike, None), _STEMS.get((convolutions, pooled))
     name = _WIDTHS.get((width[0], width[1]))

@@ -14,12 +14,12 @@ from segkit.text import aligned, listed, percent
 
 SHOWN = 10  # names shown of each kind, without --all
 
-_NO_DILATION = "none implied: the conventions agree at stride 32, and all take these weights at 8 and 16"
-_NO_CHOICE = "no choice: only a ResNeSt can be dilated in several ways; all others are as in timm"
+_NO_DILATION = "none implied: the conventions agree at stride 32, and all accept these weights at 8 and 16"
+_NO_CHOICE = "no choice: only a ResNeSt can be dilated in several ways; all others are dilated as in timm"
 
 
 def report(path: Path, inspection: Inspection, all_names: bool = False) -> str:
-    """The rows, with all names, or the first of each kind."""
+    """The report as a table, with all names or only the first `SHOWN` of each kind."""
     rows = [("file", f"{path} ({path.stat().st_size / 1e6:.1f} MB)"), ("toolkit", inspection.toolkit)]
     rows += _network_rows(inspection) if inspection.is_network else _encoder_rows(inspection.config)
     rows += [("note", note) for note in inspection.notes]
@@ -47,7 +47,7 @@ def _network_rows(inspection: Inspection) -> list[tuple[str, str]]:
         return [("network", inspection.config["class_path"]), *((key, str(value)) for key, value in arguments.items())]
     resnest, own = "resnest" in arguments["encoder"], inspection.toolkit.startswith("segkit")
     implied = None if own else TOOLKITS[inspection.toolkit].convention
-    whose = "" if own else f" (implied: {inspection.toolkit} dilates so)"
+    whose = "" if own else f" (implied: {inspection.toolkit} dilates this way)"
     if not own and implied != arguments["dilation_convention"]:
         whose = f" (given; {inspection.toolkit} implies {implied})"
     space = inspection.label_space
@@ -93,7 +93,7 @@ def _score(score: Mapping[str, Any]) -> str:
 
 
 def recalibrated(done: Mapping[str, Any]) -> str:
-    """Words on a card's entry of `segkit weights recalibrate`."""
+    """Describe a card's entry of `segkit weights recalibrate` in words."""
     batches = "1 batch" if done["batches"] == 1 else f"{done['batches']} batches"
     return f"{batches} of {done['batch_size']} crops, {done['data']} {done['split']}"
 

