@@ -74,7 +74,7 @@ def test_a_faithful_file_is_proven(proven: Path) -> None:
     assert sorted(path.name for path in proven.parent.iterdir()) == ["model.onnx", "model.onnx.parity.json"]
 
 
-@pytest.mark.parametrize("fault", ["mean", "weights"])
+@pytest.mark.parametrize("fault", ["mean", pytest.param("weights", marks=pytest.mark.slow)])
 def test_a_planted_fault_is_found(
     fault: str, proven: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -121,6 +121,7 @@ def test_a_layer_that_rounding_does_not_change_is_ranked_last() -> None:
     assert all(torch.equal(value, before[key]) for key, value in deployable.network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_all_layers_but_those_named_are_int8_and_stored_so(proven: Path) -> None:
     """The first node's name is the beginning of all others'."""
     onnx = pytest.importorskip("onnx")
@@ -137,6 +138,7 @@ def test_all_layers_but_those_named_are_int8_and_stored_so(proven: Path) -> None
     onnx.checker.check_model(found)
 
 
+@pytest.mark.slow
 def test_layers_are_chosen_by_other_images_than_those_of_the_report(
     proven: Path, checkpoint: Path, data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
 """
 
 
+@pytest.mark.slow
 def test_signals_are_handled_after_two_openvino_files(files: dict[str, Path]) -> None:
     done = subprocess.run([sys.executable, "-c", _SIGNALS, str(files[".xml"])], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
