@@ -119,7 +119,7 @@ def test_images_are_read_wiped_toggled_and_filtered(opened: Any) -> None:
     assert len(set(pixel(page, "truth", right, y + 9))) == 1
 
     shown = page.locator("article:visible h4")
-    page.locator("select[name=sort]").select_option("miou")
+    page.locator("select[name=sort]").select_option("sure")
     assert shown.all_inner_texts() == [f"image{i}.png" for i in range(5, -1, -1)]
     page.locator("select[name=reason]").select_option("mislabelled")
     assert shown.all_inner_texts() == ["image5.png", "image2.png"]

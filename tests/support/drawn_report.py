@@ -45,7 +45,7 @@ def draw_subject(num_classes: int = 5, name: str = "run", num_images: int = 6, s
         "temperature": 1.25,
         "thresholds": [{"threshold": t, "coverage": 1 - t / 2, "mIoU": 0.5 + t / 4} for t in (0.0, 0.5, 0.9)],
     }
-    result["speed"] = {"images_per_second": 12.5}
+    result["speed"] = {"images_per_second": 12.5, "peak_memory_bytes": 2_500_000}
     steps = list(range(0, 1000, 100))
     curves = {"train/loss": (steps, [1 / (1 + s) for s in steps]), "lr": (steps, [0.1 - s / 1e4 for s in steps]),
               "val/mIoU": (steps[1:], [s / 1000 for s in steps[1:]])}  # fmt: skip
@@ -70,7 +70,7 @@ def example(name: str, i: int, truth: np.ndarray, labels: np.ndarray, generator:
     sure = np.broadcast_to(np.arange(SIZE[1], dtype=np.uint8) * 4, SIZE).copy()
     reasons = (("worst",), ("uncertain",), ("random", "mislabelled"))[i % 3]
     box = (8, 10, 30, 40) if "mislabelled" in reasons else None
-    return Example(name, reasons, "thing 0 taken for thing 1: 31 % of its pixels", 0.9 - 0.1 * i, 0.5 + 0.02 * i, image,
+    return Example(name, reasons, "thing 0 taken for thing 1: 31 % of its pixels", 0.4 + 0.1 * i, 0.62 - 0.02 * i, image,
                    truth, labels, sure, box)  # fmt: skip
 
 

@@ -189,7 +189,7 @@ class Gallery {
     const { reason, class: chosen, sort } = this.choice, articles = [...this.views.keys()];
     const of = article => this.views.get(article).example;
     const order = {
-      given: () => 0, name: (a, b) => a.querySelector("h4").textContent.localeCompare(b.querySelector("h4").textContent),
+      name: (a, b) => a.querySelector("h4").textContent.localeCompare(b.querySelector("h4").textContent),
       miou: (a, b) => (of(a).miou ?? 2) - (of(b).miou ?? 2), sure: (a, b) => (of(a).sure ?? 2) - (of(b).sure ?? 2),
     }[sort.value];
     this.root.append(...[...articles].sort(order));

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from segkit.errors import printable
 from segkit.evaluation.report import charts
 from segkit.evaluation.report.content import LONGEST, Example, Subject
-from segkit.evaluation.report.section import between, section
+from segkit.evaluation.report.section import between, in_order, section
 from segkit.files import write_text
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.text import percent, points
@@ -161,7 +161,7 @@ def _embedded(subjects: Sequence[Subject]) -> tuple[list[list[dict[str, Any]]], 
     for longest, quality in _FORMS:
         images: dict[str, int] = {}
         shown: list[list[dict[str, Any]]] = [[] for _ in subjects]
-        for example, kept in ((one, kept) for s, kept in zip(subjects, shown, strict=True) for one in s.examples):
+        for example, kept in ((one, kept) for s, kept in zip(subjects, shown, strict=True) for one in in_order(s)):
             kept.append(_drawn(example, longest, quality, images))
             if sum(map(len, images)) > _MOST and longest > _FORMS[-1][0]:
                 break

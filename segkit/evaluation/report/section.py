@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from segkit.evaluation.report import charts
-from segkit.evaluation.report.content import Subject
+from segkit.evaluation.report.content import Example, Subject
 from segkit.evaluation.results import images_scored, most_confused_pairs
 from segkit.evaluation.statistics import Interval
 from segkit.text import counted, percent, points
@@ -23,8 +23,10 @@ def section(subject: Subject, anchor: str) -> dict[str, Any]:
     """What the template says about a subject."""
     result, calibration = subject.result, subject.result.get("calibration") or {}
     bins, thresholds = calibration.get("bins") or [], calibration.get("thresholds") or []
-    ids = {example.name: f"{anchor}-e{i}" for i, example in enumerate(subject.examples)}
+    examples = in_order(subject)
+    ids = {example.name: f"{anchor}-e{i}" for i, example in enumerate(examples)}
     change, names = subject.comparison, subject.space.class_names
+    speed = result.get("speed") or {}
     lowest = sorted(subject.image_miou, key=lambda one: one[1])
     pairs = [] if subject.confusion is None else [
         ("Most confused, by pixels", most_confused_pairs(subject.confusion, names)),
@@ -43,7 +45,8 @@ def section(subject: Subject, anchor: str) -> dict[str, Any]:
         "data": _data_name(result),
         "num_images": result.get("num_images"),
         "protocol": _protocol(result)[0],
-        "speed": _words(result.get("speed")),
+        "speed": speed.get("images_per_second"),
+        "memory": speed.get("peak_memory_bytes"),
         "facts": _facts(result),
         "rows": _class_rows(subject),
         "pairs": pairs,
@@ -53,13 +56,21 @@ def section(subject: Subject, anchor: str) -> dict[str, Any]:
         "confidences": charts.confidences(bins) if bins else "",
         "thresholds": thresholds,
         "coverage": _coverage(thresholds),
-        "groups": [(one, [(name, charts.bar(iou), iou, n) for name, iou, n in one.rows]) for one in subject.groups],
+        "groups": [(one, _capital(one.rule), [(name, charts.bar(iou), iou, n) for name, iou, n in one.rows])
+                   for one in subject.groups],
         "histogram": _histogram(subject, ids),
         "lowest": [(name, iou, ids.get(name)) for name, iou in lowest[:_LOWEST]],
-        "examples": [(ids[example.name], example) for example in subject.examples],
+        "examples": [(ids[example.name], example) for example in examples],
         "reasons": sorted({reason for example in subject.examples for reason in example.reasons}),
-        "to_check": [(ids[one.name], one) for one in subject.examples if "mislabelled" in one.reasons],
+        "to_check": [(ids[one.name], one) for one in examples if "mislabelled" in one.reasons],
     }  # fmt: skip
+
+
+def in_order(subject: Subject) -> list[Example]:
+    """Its examples, the lowest mIoU first, then the least confidence."""
+    return sorted(
+        subject.examples, key=lambda one: tuple(2 if x is None else x for x in (one.miou, one.confidence_mean))
+    )
 
 
 def between(found: Interval | None, signed: bool = False) -> str:
@@ -86,6 +97,10 @@ def _sentence(subject: Subject) -> tuple[str, str]:
     return "No score" if score is None else f"mIoU {percent(score)} %", f"{''.join(parts)}."
 
 
+def _capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def _data_name(result: Mapping[str, Any]) -> str:
     dataset = result.get("dataset") or {}
     return " ".join(str(dataset[key]) for key in ("name", "split") if dataset.get(key))
@@ -108,7 +123,7 @@ def _words(value: object) -> str:
 
 def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a reader can check: (what, value)."""
-    keys = ("command", "date", "weights", "dataset", "precision", "num_pixels", "note", "versions")
+    keys = ("command", "date", "weights", "dataset", "precision", "num_pixels", "speed", "note", "versions")
     shown = dict(result) | ({"num_pixels": f"{result['num_pixels']:,}"} if result.get("num_pixels") else {})
     found = [(key.replace("num_", ""), _words(shown.get(key))) for key in keys]
     found.insert(4, ("protocol", ": ".join(filter(None, _protocol(result)))))
