@@ -70,8 +70,8 @@ def example(name: str, i: int, truth: np.ndarray, labels: np.ndarray, generator:
     sure = np.broadcast_to(np.arange(SIZE[1], dtype=np.uint8) * 4, SIZE).copy()
     reasons = (("worst",), ("uncertain",), ("random", "mislabelled"))[i % 3]
     box = (8, 10, 30, 40) if "mislabelled" in reasons else None
-    return Example(name, reasons, "thing 0 taken for thing 1: 31 % of its pixels", 0.4 + 0.1 * i, 0.62 - 0.02 * i, image,
-                   truth, labels, sure, box)  # fmt: skip
+    words, miou, confidence = "thing 0 taken for thing 1: 31 % of its pixels", 0.4 + 0.1 * i, 0.62 - 0.02 * i
+    return Example(name, reasons, words, miou, confidence, image, truth, labels, sure, box)
 
 
 def without(subject: Subject, part: str) -> Subject:
