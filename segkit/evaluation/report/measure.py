@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from segkit.arrays import Int64Array, UInt8Array
@@ -30,8 +32,6 @@ PIECE = 0.01  # ... if it has at least this share of the image
 
 _BANDS = len(DISTANCES) + 1
 NUM_ROWS = (len(SIZES) + 1) * _BANDS  # of every size and band
-
-_BAND_OF = np.searchsorted(DISTANCES, np.arange(DISTANCES[-1] + 2)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -91,57 +91,61 @@ def measure(
     Raises:
         InputError: The shapes differ, or the truth holds ids that are no class.
     """
-    mean = None if confidence is None else float(confidence.mean()) / 255
+    mean = None if confidence is None else cv2.mean(confidence)[0] / 255
     if truth is None:
         return Measured(Facts(name, "", None, mean, None))
     counts = confusion_counts(torch.from_numpy(truth), torch.from_numpy(labels), len(class_names))
     areas = image_areas(counts, name)
     miou = float(mean_iou(class_iou(areas.astype(np.float64))))
-    right, words, piece, sure = truth == labels, [_confused(counts.numpy(), class_names)], None, None
+    # One code a pixel says its row and whether it is wrong; below 128, which is the quickest for `byte_pairs`.
+    wrong = truth != labels
+    code = object_sizes(truth) * np.uint8(_BANDS) + boundary_bands(truth) + wrong * np.uint8(NUM_ROWS)
+    code[truth == IGNORE_INDEX] = 2 * NUM_ROWS
+    of_truth, of_labels = (_sums(ids, code)[:, : len(class_names)] for ids in (truth, labels))
+    rows = np.stack(
+        [of_truth[:NUM_ROWS], *(part.reshape(2, NUM_ROWS, -1).sum(axis=0) for part in (of_truth, of_labels))], 1
+    )
+    words, piece, sure = [_confused(counts.numpy(), class_names)], None, None
     if confidence is not None:
-        sure = byte_pairs(np.where(truth == IGNORE_INDEX, np.uint8(2), right), confidence)[:2]
+        sure = _sums(confidence, code).reshape(2, NUM_ROWS, -1).sum(axis=1)[::-1]
         piece, of_piece = _mislabelled(truth, labels, confidence, class_names)
         words += [of_piece] if piece is not None else []
     facts = Facts(name, "; ".join(words), None if math.isnan(miou) else miou, mean, piece)
-    return Measured(facts, counts, areas, _by_row(truth, labels, right, len(class_names)), sure)
+    return Measured(facts, counts, areas, rows, sure)
 
 
 def object_sizes(truth: UInt8Array) -> UInt8Array:
-    """The size of the object that each pixel of train ids (H, W) belongs to: 0, 1 or 2, uint8 (H, W)."""
-    height, width = truth.shape
-    # Parts of all classes at once: at twice the size, with a pixel between two neighbours of one class.
-    joined = np.zeros((2 * height - 1, 2 * width - 1), np.uint8)
-    joined[::2, ::2] = 1
-    joined[::2, 1::2] = truth[:, 1:] == truth[:, :-1]
-    joined[1::2, ::2] = truth[1:] == truth[:-1]
-    part = np.asarray(cv2.connectedComponents(joined, connectivity=4)[1])[::2, ::2]  # (2H - 1, 2W - 1) -> (H, W)
-    row = np.searchsorted(SIZES, np.bincount(part.ravel()), side="right").astype(np.uint8)
-    return np.asarray(row[part])
+    """The size of the object that each pixel of train ids (H, W) belongs to: 0, 1 or 2, uint8 (H, W).
+
+    Connected are runs of a class within a row that touch: an image has a hundredth as many of them as pixels.
+    """
+    starts = np.ones(truth.shape, bool)
+    np.not_equal(truth[:, 1:], truth[:, :-1], out=starts[:, 1:])
+    first = np.flatnonzero(starts)  # (R)
+    meet = np.flatnonzero((truth[1:] == truth[:-1]) & (starts[1:] | starts[:-1]))  # once for each two runs that touch
+    above, below = (np.searchsorted(first, meet + step, side="right") - 1 for step in (0, truth.shape[1]))
+    links = coo_matrix((np.ones(len(meet), bool), (above, below)), (len(first), len(first)))
+    part, lengths = connected_components(links, directed=False)[1], np.diff(first, append=truth.size)
+    row = np.searchsorted(SIZES, np.bincount(part, lengths), side="right").astype(np.uint8)
+    return np.repeat(row[part], lengths).reshape(truth.shape)
 
 
 def boundary_bands(truth: UInt8Array) -> UInt8Array:
     """The band of `DISTANCES` that each pixel of train ids (H, W) lies in, uint8 (H, W); a last one has the rest."""
-    inside = np.ones(truth.shape, np.uint8)
-    for first, second in (
-        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
-        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
-    ):
-        a, b = truth[first], truth[second]
-        same = (a == b) | (a == IGNORE_INDEX) | (b == IGNORE_INDEX)
-        inside[first] &= same
-        inside[second] &= same
-    if inside.all():  # no boundary to be near to
-        return np.full(truth.shape, _BANDS - 1, np.uint8)
-    far = np.minimum(cv2.distanceTransform(inside, cv2.DIST_C, 3), len(_BAND_OF) - 1)
-    return np.asarray(_BAND_OF[far.astype(np.uint8)])
+    ignored, cross = truth == IGNORE_INDEX, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+    # Ignored pixels cannot lower a minimum as 255, nor raise a maximum as 0; outside the image OpenCV does likewise.
+    lowest, highest = cv2.erode(truth, cross), cv2.dilate(np.where(ignored, np.uint8(0), truth), cross)
+    near = ((lowest != highest) & ~ignored).astype(np.uint8)
+    band = np.zeros(truth.shape, np.uint8)
+    for before, distance in pairwise((0, *DISTANCES)):
+        near = np.asarray(cv2.dilate(near, np.ones((2 * (distance - before) + 1,) * 2, np.uint8)))
+        band += near == 0
+    return band
 
 
-def _by_row(truth: UInt8Array, labels: UInt8Array, right: NDArray[np.bool_], num_classes: int) -> Int64Array:
-    """`Measured.rows`."""
-    row = object_sizes(truth) * np.uint8(_BANDS) + boundary_bands(truth)
-    row[truth == IGNORE_INDEX] = IGNORE_INDEX
-    found = np.where(right, truth, np.uint8(IGNORE_INDEX))
-    return np.stack([byte_pairs(row, ids)[:NUM_ROWS, :num_classes] for ids in (found, truth, labels)], axis=1)
+def _sums(ids: UInt8Array, code: UInt8Array) -> Int64Array:
+    """Pixels by code and id, int64 (2 * NUM_ROWS, 256), the right ones first."""
+    return byte_pairs(ids, code)[:, : 2 * NUM_ROWS].T
 
 
 def _confused(counts: Int64Array, class_names: Sequence[str]) -> str:
@@ -162,7 +166,7 @@ def _mislabelled(
 ) -> tuple[Piece | None, str]:
     """The largest piece of one class that is surely predicted as one other, and words about it."""
     classes, least = len(class_names), PIECE * truth.size
-    sure = (confidence >= 255 * SURE) & (truth != labels) & (truth != IGNORE_INDEX) & (labels < classes)
+    sure = (confidence >= math.ceil(255 * SURE)) & (truth != labels) & (truth != IGNORE_INDEX) & (labels < classes)
     if np.count_nonzero(sure) < least:
         return None, ""
     pairs, found, words = byte_pairs(truth[sure], labels[sure]), Piece((0, 0, 0, 0), 0.0), ""
