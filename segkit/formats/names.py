@@ -1,0 +1,51 @@
+"""The annotation formats by name: a new one is its file in this folder and a line here.
+
+A format's file has `read(path: Path) -> Annotations`, or `write(images: Iterable[Labelled], path: Path, space:
+LabelSpace, tolerance: float) -> None`, or both. Names and words need no NumPy, so that a command's help can list them;
+a file is imported when its format is used.
+"""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Format:
+    """What segkit does with a format, and what it is in words."""
+
+    reads: bool
+    writes: bool
+    about: str
+
+
+FORMATS: dict[str, Format] = {}
+
+
+def read_annotations(name: str, path: Path) -> Any:
+    """The `Annotations` of a file or folder in the named format.
+
+    Raises:
+        InputError: There is no such format, it is only written, or its file is wrong.
+    """
+    return _module(name, "reads").read(path)
+
+
+def writer_of(name: str) -> Any:
+    """The `write` of the named format.
+
+    Raises:
+        InputError: There is no such format, or it is only read.
+    """
+    return _module(name, "writes").write
+
+
+def _module(name: str, does: str) -> Any:
+    able = [known for known, one in FORMATS.items() if getattr(one, does)]
+    if name not in able:
+        why = f"segkit {does} {', '.join(able)}"
+        raise InputError(f"{name!r} is no format for this: {did_you_mean(name, able)}{why}")
+    return importlib.import_module(f"segkit.formats.{name}")
