@@ -19,6 +19,7 @@ from segkit.evaluation.confusion import ConfusionMatrix
 from segkit.inference import protocols
 from segkit.inference.engine import predict, predict_with_confidence, scores
 from segkit.inference.segmenter import Segmenter
+from segkit.inference.tiling import tiles
 from segkit.inference.tiling.budget import Budget
 from segkit.models.inference_form import InferenceForm
 from segkit.models.segmentation import FCN, DeepLabV3, MMSegDeepLabV3, MMSegFCN, SegmentationModel
@@ -193,6 +194,7 @@ def test_plain_operations(function: Callable[..., Any], watch: Watch) -> None:
 
 
 def test_tiles(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    tiles._log_once.cache_clear()  # another test may have said the same
     net, image = on_gpu(Strided()), torch.zeros(1, 3, 300, 400, device=DEVICE)
     labels = predict(net, image, PROTOCOLS["whole"], limits=Budget(memory=4_000_000))
     assert " tiles of up to " in caplog.text
