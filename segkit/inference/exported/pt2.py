@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from segkit.errors import InputError, one_line
-from segkit.inference.exported.files import check_own, parse_card, refusal
+from segkit.inference.exported.card import parse_card
+from segkit.inference.exported.files import check_own, refusal
 from segkit.ops.processor import usable_device
 
 _PARTS = re.compile(
