@@ -38,6 +38,9 @@ def score_of(path: Path, class_names: Sequence[str] | None) -> dict[str, Any]:
         card |= {name: result[name] for name in _KEPT} | {"metric": result.get("metric", "segkit")}
         card |= {"conventions": result["conventions"]} if "conventions" in result else {}
         protocol = dict(result["protocol"])
+        if result.get("bootstrap"):
+            low, high = (result["bootstrap"]["mIoU"][end] for end in ("low", "high"))
+            card["interval"] = {"low": low, "high": high, "level": result["bootstrap"]["level"]}
         card |= {"without": result["without"]} if result.get("without") else {}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a result of `segkit test` (no {error}); give a result.json") from error

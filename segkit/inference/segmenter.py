@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -25,10 +26,11 @@ from segkit.inference.protocols import Protocol
 from segkit.inference.tiling.budget import Budget, default_budget
 from segkit.metadata.label_space import LabelSpace, numbered_space
 from segkit.metadata.temperature import temperature_of
+from segkit.models.checkpoint import Checkpoint
 from segkit.models.classifier import is_classifier
 from segkit.models.inference_form import InferenceForm, Precision, convolution_dtype, inference_form, precision_of
 from segkit.models.own import own_network
-from segkit.models.segmentation import class_path
+from segkit.models.segmentation import SegmentationModel, class_path
 from segkit.models.weights import read_checkpoint
 from segkit.ops.normalize import Normalization, normalize
 from segkit.ops.processor import usable_device
@@ -67,6 +69,7 @@ class Segmenter:
         card: The file's card. Its protocol is a recommendation that `load` does not follow: a score is a property of
             weights and protocol, and `protocol` alone says what runs.
         temperature: Scales all probabilities (see `segkit.inference.fusion.best_of`): the card's, or 1.
+        file: The file of weights that `load` read; None without one.
 
     Raises:
         InputError: Network and label space differ in their number of classes, or the card's temperature is none.
@@ -98,6 +101,7 @@ class Segmenter:
         self.card = dict(card or {})
         self.temperature = temperature_of(self.card)
         self.memory = memory
+        self.file: Path | None = None
 
     @classmethod
     def described(
@@ -117,6 +121,80 @@ class Segmenter:
         space = parts.get("label_space")
         known = None if space is None else LabelSpace.from_dict(space)
         return cls(network, known, Normalization.from_dict(parts["normalization"]), protocol, device, card, memory)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        protocol: str | Protocol = "whole",
+        memory: int | None = None,
+        precision: Precision = "auto",
+        network: str | type[nn.Module] | None = None,
+    ) -> "Segmenter":
+        """Load a model of Hugging Face's hub, `owner/name`, or a folder that `save_pretrained` wrote.
+
+        A download stays in Hugging Face's cache. Only model.safetensors is read, and no code is run.
+
+        Args:
+            model: The folder, or the id.
+            revision: A branch, tag or commit of the hub's model.
+            device: See `load`, here and below.
+            protocol: Its name, or one of your own.
+            memory: Bytes that one image may take.
+            precision: The network's.
+            network: The class of a network of your own.
+
+        Raises:
+            InputError: There is no such model, it has no such file, the hub is not reached; or see `load`.
+        """
+        return load(_hub().model_file(str(model), revision), device, protocol, memory, precision, network=network)
+
+    def save_pretrained(self, folder: str | Path, license: str | None = None) -> None:
+        """Write model.safetensors, as `segkit export` does, and a model card README.md, made from the file's card.
+
+        Args:
+            folder: Created if missing. A README.md that is there already stays.
+            license: Of the weights, as the hub names it ("apache-2.0"), or in words.
+
+        Raises:
+            InputError: The folder cannot be written or holds another library's model; or there are no weights as they
+                were trained: the file is gone, or was exported for another runtime.
+        """
+        _hub().save(self._to_share(license), Path(folder))
+
+    def push_to_hub(
+        self, repo_id: str, license: str | None = None, private: bool | None = None, revision: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes as `repo_id`, `owner/name` of Hugging Face's hub, created if missing.
+
+        Args:
+            repo_id: The model's id.
+            license: See `save_pretrained`.
+            private: Whether a new repository is private; None: as its owner has chosen.
+            revision: The branch; None means "main".
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: The hub refuses or is not reached, or there are no weights; see `save_pretrained`.
+        """
+        return str(_hub().push(self._to_share(license), repo_id, private, revision))
+
+    def _to_share(self, license: str | None) -> Any:
+        """The weights as trained: the network's own, or the file's if the network is in inference form."""
+        if isinstance(self.network, SegmentationModel):
+            space, normalization = self.label_space.to_dict(), self.normalization.to_dict()
+            parts = {"network": self.network.config, "label_space": space, "normalization": normalization}
+            return _hub().HubModel(Checkpoint(parts, self.network.state_dict(), self.card), license)
+        if self.file is None:
+            raise InputError(
+                "this segmenter has no weights as they were trained: load their checkpoint, not a file exported for "
+                "another runtime"
+            )
+        return _hub().HubModel(read_checkpoint(self.file), license)
 
     @property
     def precision(self) -> str:
@@ -315,6 +393,13 @@ def _fetched(*found: Tensor) -> Callable[[], list[np.ndarray]]:
     return wait
 
 
+def _hub() -> ModuleType:
+    """Imports huggingface_hub, 170 modules that labelling an image does not need."""
+    from segkit.models import hub
+
+    return hub
+
+
 def load(
     path: str | Path,
     device: str | torch.device | None = None,
@@ -329,7 +414,8 @@ def load(
     Args:
         path: A `.ckpt` that `segkit fit` wrote, a model file (`.safetensors`) that `segkit export` wrote, or another
             toolkit's checkpoint (`segkit weights inspect FILE` says how it is understood); or `.onnx`, `.xml` or
-            `.pt2` of `segkit export`, whose network runs in ONNX Runtime, OpenVINO or PyTorch as it was exported.
+            `.pt2` of `segkit export`, whose network runs in ONNX Runtime, OpenVINO or PyTorch as it was exported; or
+            a folder of `Segmenter.save_pretrained`, or `hf://owner/name[@revision]` of Hugging Face's hub.
         device: "cpu", "cuda", "cuda:1", ...; None means the GPU if there is one. Of an exported file, where its
             runtime computes: None means the CPU.
         protocol: The name of a protocol, or one of your own.
@@ -346,6 +432,8 @@ def load(
     """
     if isinstance(protocol, str):
         protocol = protocols.get(protocol)
+    if str(path).startswith("hf://") or Path(path).is_dir():
+        path = _hub().model_file(str(path))
     if is_exported(path):
         if compiled or precision not in ("auto", "exact"):
             raise InputError(f"{path}: runs as it was exported; leave precision and compile out")
@@ -365,6 +453,7 @@ def load(
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     segmenter = Segmenter.described(built, checkpoint.hyper_parameters, protocol, usable, checkpoint.card, memory)
+    segmenter.file = Path(path)
     return segmenter.optimize(precision, compiled)
 
 

@@ -33,11 +33,13 @@ _CARD = {
     "source":      _Part,
     "versions":    _Part,
     "calibration": _Part,
+    "license":     str | None,
 }  # fmt: skip
 _LABEL_SPACE = {"class_names": list[str], "palette": list[list[int]], "table": list[int]}
 _BANDS = {"names": list[str], "dtype": str, "low": list[float], "high": list[float]}
 _PROTOCOL = {"name": str}
-_SCORE = {"mIoU": float | None, "protocol": str, "dataset": dict[str, Any], "num_images": int, "partial": bool}
+_SCORE = {"mIoU": float | None, "protocol": str, "dataset": dict[str, Any], "num_images": int, "partial": bool,
+          "interval": dict[str, float] | None}  # fmt: skip
 _SOURCE = {"file": str, "sha256": str, "recalibrated": _Part}
 _RECALIBRATED = {"batches": int, "batch_size": int, "data": str, "split": str}
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from segkit.cli import main
 from segkit.evaluation.boundary import boundary_areas
+from segkit.evaluation.read_results import score_of
 from segkit.evaluation.statistics import ImageAreas, bootstrap_miou
 from segkit.files import write_text
 from segkit.io import write_png
@@ -121,6 +122,8 @@ def test_extra_scores(folder: Path, tmp_path: Path, capsys) -> None:
     assert result["bootstrap"].pop("class_names") == ["road", "tree", "sky", "boat"]
     assert result["bootstrap"] == bootstrap_miou(areas, 200).to_dict()
     interval = result["bootstrap"]["mIoU"]
+    kept = score_of(tmp_path / "r.json", None)["card"]["interval"]
+    assert kept == {"low": interval["low"], "high": interval["high"], "level": 0.95}
     assert interval["low"] < result["scores"]["mIoU"] == interval["value"] < interval["high"]
     pair = result["most_confused"]["pixels"][0]
     assert (pair["true"], pair["predicted"]) == ("tree", "sky") and "most confused pairs, by pixels" in printed
