@@ -4,7 +4,6 @@ The weights are the file of `segkit export` (`segkit.models.weight_files`), whic
 config.json, by which the hub counts downloads, says no more than whose file it is.
 """
 
-import copy
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from segkit.errors import DISTRIBUTION, InputError, one_line, printable
@@ -29,7 +28,7 @@ _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as the hub names them: apach
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#|!~&$])")  # what Markdown or HTML would read as markup
 
 
-class HubModel(ModelHubMixin, library_name="segkit", pipeline_tag="image-segmentation", tags=["semantic-segmentation"]):
+class HubModel(ModelHubMixin):
     """Weights with their description, as huggingface_hub saves and uploads them.
 
     Args:
@@ -51,10 +50,14 @@ class HubModel(ModelHubMixin, library_name="segkit", pipeline_tag="image-segment
     def generate_model_card(self, address: str) -> ModelCard:
         """The README.md of a model that `segkit.load(address)` reads."""
         named = str(self.license or "")
-        data = copy.copy(self._hub_mixin_info.model_card_data)
-        if named:
-            data.license = named.lower() if _LICENSE_ID.fullmatch(named.lower()) else "other"
-            data.license_name = named if data.license == "other" else None
+        of_hub = _LICENSE_ID.fullmatch(named.lower()) is not None
+        data = ModelCardData(
+            library_name="segkit",
+            pipeline_tag="image-segmentation",
+            tags=["semantic-segmentation"],
+            license=(named.lower() if of_hub else "other") if named else None,
+            license_name=named if named and not of_hub else None,
+        )
         return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{model_card(self.checkpoint, address, named)}")
 
 
