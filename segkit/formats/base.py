@@ -7,16 +7,14 @@ to outside of their folder is refused when they are read, so that nothing is eve
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
 from segkit.arrays import BoolArray, Float64Array, UInt8Array
 from segkit.errors import InputError, did_you_mean, one_line, printable
-from segkit.files import parse_json
 from segkit.formats.shapes import Box, Polygon, area, filled
-from segkit.io import read_bytes
 from segkit.io.header import MAX_SIDE, check_pixels
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.paths import leads_outside
@@ -167,6 +165,8 @@ def _checked_size(image: AnnotatedImage, size: tuple[int, int] | None) -> tuple[
             "give the images that were annotated"
         )
     height, width = declared or size or (0, 0)
+    if min(height, width) < 1:
+        raise InputError(f"{source}: says that {image.name} is {width}x{height}; export it again")
     check_pixels(width, height, source)
     return height, width
 
@@ -240,19 +240,3 @@ def check_names(names: Sequence[str], source: str) -> None:
     twice = next((name for name in names if stems[PurePosixPath(name).with_suffix("")] > 1), None)
     if twice is not None:
         raise InputError(f"{source}: image {twice} occurs twice, or with two suffixes; merge its annotations or rename")
-
-
-def read_json(path: Path, what: str) -> Any:
-    """The JSON object in a file.
-
-    Raises:
-        InputError: It cannot be read, is no JSON, or no object; the message calls it `what`.
-    """
-    data = read_bytes(path, what)
-    try:
-        content = parse_json(data)
-    except ValueError as error:
-        raise InputError(f"{path}: damaged {what}, no JSON ({one_line(error)}); export it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is no {what}: a JSON object is expected; export it again")
-    return content

@@ -22,7 +22,12 @@ class Format:
     about: str
 
 
-FORMATS: dict[str, Format] = {}
+# fmt: off
+# name, which is its file's
+FORMATS = {
+    "coco": Format(reads=True, writes=True, about="COCO instances, a JSON file; written with run lengths"),
+}
+# fmt: on
 
 
 def read_annotations(name: str, path: Path) -> Any:

@@ -1,7 +1,6 @@
 import pickle
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from segkit.formats.base import (
     Region,
     check_names,
     rasterized,
-    read_json,
     ring_of,
 )
 
@@ -110,11 +108,3 @@ def test_a_lazy_sequence_makes_what_is_asked_for() -> None:
     lazy = Lazy(str, [1, 2, 3])
     assert (lazy[0], list(lazy[1:]), len(lazy)) == ("1", ["2", "3"], 3)
     assert list(pickle.loads(pickle.dumps(lazy))) == ["1", "2", "3"]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a":' * 99_999])
-def test_a_file_that_holds_no_json_object_is_one_line(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "a.json"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"a\.json: .*export .* again"):
-        read_json(path, "export")

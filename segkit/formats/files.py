@@ -1,0 +1,68 @@
+"""What readers and writers of formats share about files: JSON of any origin, and where a result is written."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from segkit.errors import InputError, one_line
+from segkit.files import parse_json, replacing
+from segkit.formats.base import check_names
+from segkit.io import read_bytes
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: It cannot be read, is no JSON, or no object; the message calls it `what`.
+    """
+    data = read_bytes(path, what)
+    try:
+        content = parse_json(data)
+    except ValueError as error:
+        raise InputError(f"{path}: damaged {what}, no JSON ({one_line(error)}); export it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is no {what}: a JSON object is expected; export it again")
+    return content
+
+
+@contextmanager
+def parsing(source: str, what: str) -> Iterator[None]:
+    """Turn what Python raises for plain data of another form than expected into one line.
+
+    Raises:
+        InputError: A key is missing, or a value has another type; `source` is no (whole) `what`.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise InputError(f"{source}: damaged, or no {what} ({why}); export it again") from error
+
+
+def below(folder: Path, name: str, ending: str) -> Path:
+    """The file of an image in a folder that is written: its name with another ending.
+
+    Raises:
+        InputError: The name leads out of the folder.
+    """
+    check_names([name], str(folder))
+    return folder / PurePosixPath(name).with_suffix(ending)
+
+
+def write_listing(path: Path, key: str, items: Iterable[object], rest: Mapping[str, object]) -> None:
+    """Write the JSON object `{key: items, **rest}` atomically, item by item; `rest` may grow until the last one.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(f'{{"{key}": [')
+        for number, item in enumerate(items):
+            file.write((",\n" if number else "\n") + json.dumps(item, ensure_ascii=False))
+        more = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in rest.items()]
+        file.write(",\n".join(["\n]", *more]) + "}\n")
