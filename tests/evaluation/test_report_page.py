@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from drawn_report import EVIL, draw_subject, hostile, without, written
 
+from segkit.errors import InputError
 from segkit.evaluation.report.content import LONGEST, Subject
 
 OPTIONAL = [field.name for field in fields(Subject) if field.name not in ("name", "space")]
@@ -105,6 +106,22 @@ def test_scores_of_nothing_make_a_page(tmp_path: Path) -> None:
     rows = [dict(row, IoU=None, accuracy=None) for row in subject.result["classes"]]
     result = dict(subject.result, classes=rows, scores={"mIoU": None}, calibration={"bins": []})
     assert "No score" in written(tmp_path, replace(subject, result=result)).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("part", "value"), [
+    ("scores", "good"), ("scores", {"mIoU": "good"}), ("protocol", ["whole"]), ("num_images", [3]),
+    ("classes", [{"id": 0, "name": "a", "IoU": "<b>", "accuracy": None, "pixels": 1}]), ("classes", [{"name": "a"}]),
+    ("calibration", {"bins": [{"low": 0}]}), ("calibration", {"thresholds": [3]}),
+    ("speed", {"images_per_second": "x"}), ("dataset", 3), ("metric", {}), ("rule", 5), ("versions", [1]),
+])  # fmt: skip
+def test_a_result_of_another_form_is_one_line_or_text(part: str, value: object, tmp_path: Path) -> None:
+    subject = draw_subject()
+    broken = replace(subject, result=dict(subject.result, **{part: value}))
+    try:
+        assert not Page(written(tmp_path, broken).read_text(encoding="utf-8")).open
+    except InputError as error:
+        assert "run: its result is not of the form" in str(error)
+        assert part in ("scores", "protocol", "num_images", "classes", "calibration", "speed", "dataset")
 
 
 def embedded(path: Path) -> dict[str, Any]:

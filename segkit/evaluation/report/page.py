@@ -18,7 +18,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from segkit.errors import printable
+from segkit.errors import InputError, one_line, printable
 from segkit.evaluation.report import charts
 from segkit.evaluation.report.content import LONGEST, Example, Subject
 from segkit.evaluation.report.section import between, in_order, section
@@ -55,14 +55,15 @@ def write_report(path: Path, subjects: Sequence[Subject], title: str, command: s
         command: What makes this report again.
 
     Raises:
-        InputError: A confusion matrix is not (K, K), or the file cannot be written.
+        InputError: A confusion matrix is not (K, K), a result is not of the form of `result_dict`, or the file cannot
+            be written.
     """
     css, *scripts = ((_HERE / name).read_text(encoding="utf-8") for name in _FILES)
     js = "\n".join(('"use strict";', *scripts))
     shown, images = _embedded(subjects)
     plain = [_plain_data(subject, examples) for subject, examples in zip(subjects, shown, strict=True)]
     data = json.dumps({"images": images, "subjects": plain}, separators=(",", ":"))
-    sections = [section(subject, f"s{i}") for i, subject in enumerate(subjects, 1)]
+    sections = [_checked(subject, f"s{i}") for i, subject in enumerate(subjects, 1)]
     curves = _curves(subjects)
     environment = Environment(
         loader=FileSystemLoader(_HERE),
@@ -86,6 +87,19 @@ def write_report(path: Path, subjects: Sequence[Subject], title: str, command: s
         level=f"{100 * next((s.interval.level for s in subjects if s.interval), 0.95):g} % CI",
     )
     write_text(path, page)
+
+
+def _checked(subject: Subject, anchor: str) -> dict[str, Any]:
+    """The subject's section; its result may come from a file that anybody wrote."""
+    try:
+        return section(subject, anchor)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(
+            f"{subject.name}: its result is not of the form that `segkit test` writes ({one_line(error)}); give "
+            "the file as it was written"
+        ) from error
 
 
 def _hash(text: str) -> str:

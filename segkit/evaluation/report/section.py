@@ -22,7 +22,8 @@ _SCORES = ("mIoU", "pixel_accuracy", "mean_accuracy")
 def section(subject: Subject, anchor: str) -> dict[str, Any]:
     """What the template says about a subject."""
     result, calibration = subject.result, subject.result.get("calibration") or {}
-    bins, thresholds = calibration.get("bins") or [], calibration.get("thresholds") or []
+    bins = calibration.get("bins") or []
+    thresholds = [{key: _number(value) for key, value in row.items()} for row in calibration.get("thresholds") or []]
     examples = in_order(subject)
     ids = {example.name: f"{anchor}-e{i}" for i, example in enumerate(examples)}
     change, names = subject.comparison, subject.space.class_names
@@ -37,7 +38,7 @@ def section(subject: Subject, anchor: str) -> dict[str, Any]:
         "subject": subject,
         "name": subject.name,
         "baseline": subject.baseline or "the baseline",
-        "scores": dict.fromkeys(_SCORES) | dict(result.get("scores") or {}),
+        "scores": {name: _number((result.get("scores") or {}).get(name)) for name in _SCORES},
         "between": between(subject.interval.miou if subject.interval else None),
         "verdict": change and (points(change.miou.difference.value), _VERDICTS[change.miou.verdict]),
         "sentence": _sentence(subject),
@@ -45,12 +46,12 @@ def section(subject: Subject, anchor: str) -> dict[str, Any]:
         "data": _data_name(result),
         "num_images": result.get("num_images"),
         "protocol": _protocol(result)[0],
-        "speed": speed.get("images_per_second"),
-        "memory": speed.get("peak_memory_bytes"),
+        "speed": _number(speed.get("images_per_second")),
+        "memory": _number(speed.get("peak_memory_bytes")),
         "facts": _facts(result),
         "rows": _class_rows(subject),
         "pairs": pairs,
-        "calibration": calibration,
+        "calibration_error": _number(calibration.get("expected_calibration_error")),
         "calibrated": _calibrated(calibration),
         "reliability": charts.reliability(bins) if bins else "",
         "confidences": charts.confidences(bins) if bins else "",
@@ -81,7 +82,7 @@ def between(found: Interval | None, signed: bool = False) -> str:
 def _sentence(subject: Subject) -> tuple[str, str]:
     """The score, and what it depends on and is compared with."""
     result, found = subject.result, subject.interval
-    score, count = (result.get("scores") or {}).get("mIoU"), result.get("num_images")
+    score, count = _number((result.get("scores") or {}).get("mIoU")), result.get("num_images")
     parts = []
     if found is not None and math.isfinite(found.miou.low):
         parts.append(f" ({100 * found.level:g} % CI {between(found.miou)})")
@@ -95,6 +96,10 @@ def _sentence(subject: Subject) -> tuple[str, str]:
     if subject.comparison is not None:
         parts.append(f"; {subject.comparison.sentence(subject.baseline or 'the baseline', subject.name)}")
     return "No score" if score is None else f"mIoU {percent(score)} %", f"{''.join(parts)}."
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _capital(text: str) -> str:
@@ -138,7 +143,8 @@ def _class_rows(subject: Subject) -> list[dict[str, Any]]:
     ends = [abs(end) for one in changes.values() for end in (one.difference.low, one.difference.high)]
     limit = max(filter(math.isfinite, ends), default=0) or 1.0
     made = []
-    for row in rows:
+    for plain in rows:
+        row = plain | {key: _number(plain[key]) for key in ("IoU", "accuracy")} | {"pixels": int(plain["pixels"])}
         found, change = intervals.get(row["name"]), changes.get(row["name"])
         colour = {"A": "worse", "B": "better"}.get(change.verdict if change else "", "same")
         made.append(row | {
