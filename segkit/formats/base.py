@@ -90,6 +90,7 @@ class Labelled(NamedTuple):
         image: uint8 RGB (H, W, 3), for formats that hold it.
         crs: Its coordinate reference system as WKT or "EPSG:...", if georeferenced.
         transform: (a, b, c, d, e, f): pixel (x, y) is at (ax + by + c, dx + ey + f) in the system.
+        confidence: Its mean confidence 0..1, where it is known.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Labelled(NamedTuple):
     image: UInt8Array | None = None
     crs: str | None = None
     transform: tuple[float, ...] | None = None
+    confidence: float | None = None
 
 
 class Lazy(Sequence[_Made]):

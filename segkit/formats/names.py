@@ -22,12 +22,14 @@ class Format:
     about: str
 
 
-# fmt: off
-# name, which is its file's
+# name, which is its file's   reads   writes
 FORMATS = {
-    "coco": Format(reads=True, writes=True, about="COCO instances, a JSON file; written with run lengths"),
-}
-# fmt: on
+    "coco":        Format(True, True, "COCO instances, a JSON file; written with run lengths"),
+    "cvat":        Format(True, True, 'CVAT "Segmentation mask 1.1", a zip'),
+    "labelstudio": Format(True, True, "Label Studio JSON: brush masks; polygons and rectangles are read, too"),
+    "geojson":     Format(False, True, "GeoJSON: polygons in the image's coordinate reference system"),
+    "area_csv":    Format(False, True, "CSV: pixels, share and m2 of each class of each image"),
+}  # fmt: skip
 
 
 def read_annotations(name: str, path: Path) -> Any:
