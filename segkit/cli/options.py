@@ -55,7 +55,7 @@ OPTIONS = {
     "overwrite": Option(None, False, ("predict",), "Write the PNGs again that are in the output folder already."),
     "confidence": Option(None, False, ("predict",), "Also write NAME_confidence.png, how sure each label is: v / 255."),
     "official": Option(None, False, ("test",), "Also run cityscapesScripts, the official scores of Cityscapes."),
-    "calibration": Option(None, False, ("test",), "Also measure the calibration error, and plot it."),
+    "calibration": Option(None, False, ("test",), "Also measure the calibration error, and mIoU by confidence."),
     "report": Option(
         None, False, ("test",), "Also write label maps, confidence and calibration, and report.html of it all."
     ),

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def test_bins_are_the_same_integers_without_a_sync() -> None:
     mask, labels = (torch.randint(0, 19, (2, 480, 640), dtype=torch.uint8) for _ in range(2))
     mask[0, :50], confidence = 255, torch.rand(2, 480, 640)
-    expected, counted = Calibration(), Calibration("cuda")
+    expected, counted = Calibration(num_classes=19), Calibration("cuda", num_classes=19)
     expected.update(mask, labels, confidence)
     on_gpu = [t.cuda() for t in (mask, labels, confidence)]
     torch.cuda.synchronize()
