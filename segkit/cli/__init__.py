@@ -24,7 +24,7 @@ COMMANDS = {
     "report":     ("report.command", "one HTML file about runs, results and label maps, to look at and to send"),
     "reproduce":  ("reproduce", "the tables of the ResNeSt paper: published, measured, or what is missing"),
     "recipes":    ("recipes", "list the recipes that come with segkit, with published numbers"),
-    "weights":    ("weights.command", "inspect or convert a checkpoint of any toolkit; calibrate its batch norms or its confidence"),
+    "weights":    ("weights.command", "inspect or convert any toolkit's checkpoint; calibrate norms or confidence"),
     "export":     ("export", "write a checkpoint as a safetensors file with a model card"),
     "data":       ("data.command", "check a data set, count its classes, cache it decoded, browse it"),
     "submission": ("submission", "make and check uploads to the Cityscapes and ADE20K servers; official scores"),

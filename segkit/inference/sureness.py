@@ -78,7 +78,8 @@ def write_probabilities(
     Raises:
         InputError: The file cannot be written.
     """
-    labels, confidence = [], []
+    # Whole arrays: parts of them, kept between large ones that come and go, would leave the memory in pieces.
+    labels, confidence = np.empty(shape[:2], np.uint8), np.empty(shape[:2], np.float32)
     with (
         replacing(path) as temporary,
         zipfile.ZipFile(temporary, "w") as archive,
@@ -90,6 +91,5 @@ def write_probabilities(
             kept = np.where(strip.probabilities > 2.0**-25, strip.probabilities, 0)
             rows = np.ascontiguousarray(kept.transpose(1, 2, 0), "<f2")  # (K, n, W) -> (n, W, K)
             member.write(rows.data)
-            labels.append(strip.labels)
-            confidence.append(strip.confidence)
-    return np.concatenate(labels), np.concatenate(confidence)
+            labels[strip.start : strip.stop], confidence[strip.start : strip.stop] = strip.labels, strip.confidence
+    return labels, confidence
