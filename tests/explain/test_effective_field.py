@@ -11,7 +11,7 @@ from segkit.models.segmentation import FCN
 
 
 class OneConvolution(nn.Module):
-    """A network whose encoder is one convolution of equal weights, with a global pool beside it."""
+    """A network whose encoder is one convolution, of weights 1 and -1, with a global pool beside it."""
 
     def __init__(self, kernel: int, pooled: float = 0) -> None:
         super().__init__()
@@ -24,7 +24,8 @@ class Encoder(nn.Module):
     def __init__(self, kernel: int, pooled: float) -> None:
         super().__init__()
         self.conv, self.pooled = nn.Conv2d(3, 3, kernel, 8, kernel // 2), pooled
-        nn.init.ones_(self.conv.weight)
+        places = torch.arange(kernel)
+        self.conv.weight.data[:] = (-1.0) ** (places + places[:, None])  # a checkerboard
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [x, x, self.conv(x) + self.pooled * x.mean((2, 3), keepdim=True)]
