@@ -40,7 +40,7 @@ ALLOWED = {
     "benchmark":     {"arrays", "bands", "bars", "data", "errors", "evaluation", "files", "inference", "io",
                       "metadata", "models", "ops", "paths", "plain_data", "predictions", "recipes", "text"},
     "explain":       {"arrays", "bars", "errors", "evaluation", "files", "inference", "metadata", "models", "ops",
-                      "visualization"},
+                      "text", "visualization"},
     "doctor":        {"__version__", "machine", "errors", "files", "io", "paths", "ops", "models", "inference", "data",
                       "text"},
     "study":         {"errors", "evaluation", "files", "plain_data", "recipes", "text"},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segkit.arrays import Float64Array
 from segkit.errors import InputError
-from segkit.explain.look import stages_of
+from segkit.explain.look import padded, stages_of
 from segkit.inference.tiling.receptive_field import receptive_field
 from segkit.models.resnest import RESNEST_VARIANTS
 from segkit.models.segmentation import SegmentationModel, build_network
@@ -31,14 +31,14 @@ class EffectiveField(NamedTuple):
         side: Pixels along a side of the smallest square around the centre that holds 95 % of the gradient's energy, the
             sum of its squares.
         bound: Pixels that a cell can see along a side, global pools left out; None: not known.
-        beyond: Share of the gradient outside of `bound`, which comes by global pools such as those of attention.
+        beyond: Share of the gradient outside of `bound`, by global pools; None if `gradient` does not reach as far.
     """
 
     name: str
     gradient: Float64Array
     side: int
     bound: int | None
-    beyond: float
+    beyond: float | None
 
 
 def wired(network: SegmentationModel, convention: str) -> SegmentationModel:
@@ -83,10 +83,11 @@ def effective_field(name: str, network: SegmentationModel, inputs: Iterable[Tens
     for one in inputs:
         x = one.to(next(network.parameters()).device).requires_grad_()
         with torch.enable_grad():
-            stages = stages_of(encoder(x))
+            seen = padded(network, x)
+            stages = stages_of(encoder(seen))
         if not stages:
             raise InputError(f"--receptive_field: {type(encoder).__name__} has no stages to look at; leave it out")
-        row, column = (cells // 2 for cells in stages[-1].shape[-2:])
+        row, column = (SIDE // 2 * stages[-1].shape[i] // seen.shape[i] for i in (2, 3))
         (gradient,) = torch.autograd.grad(stages[-1][..., row, column].sum(), x)
         total += gradient.abs().sum((0, 1)).double().cpu().numpy()
     gradient = total / total.sum()
@@ -94,7 +95,8 @@ def effective_field(name: str, network: SegmentationModel, inputs: Iterable[Tens
     ring, bound = np.maximum.outer(distance, distance), _bound(encoder)
     energy = np.bincount(ring.ravel(), gradient.ravel() ** 2).cumsum()
     side = 2 * int((energy < ENERGY * energy[-1]).sum()) + 1
-    return EffectiveField(name, gradient, side, bound, float(gradient[ring > (bound or len(total)) // 2].sum()))
+    beyond = None if bound is None or bound > SIDE else float(gradient[ring > bound // 2].sum())
+    return EffectiveField(name, gradient, side, bound, beyond)
 
 
 class _LastFeature(nn.Module):

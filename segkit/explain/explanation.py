@@ -151,7 +151,7 @@ class Explanation:
         """Write what all images have in common: attention.png, receptive_field.png, and the numbers as JSON.
 
         Raises:
-            InputError: The encoder has no stages, or a file cannot be written.
+            InputError: A file cannot be written.
         """
         head, names = {"model": model, "versions": versions()}, self.space.class_names
         if self._images:
@@ -161,9 +161,14 @@ class Explanation:
         if self._compared:
             total = differences(self._counts, names)
             write_json(folder / "against.json", {**head, **total, "images": self._compared})
-        fields = []
-        for name, network in self._encoders.items():
-            fields.append(effective_field(name, network, Bar(self._crops, unit="crop", desc=name, leave=False)))
+        try:
+            fields = [
+                effective_field(name, network, Bar(self._crops, unit="crop", desc=name, leave=False))
+                for name, network in self._encoders.items()
+            ]
+        except InputError as error:
+            self.notes.add(str(error))
+            return
         if fields:
             save_figure(draw.fields_figure(fields, len(self._crops)), folder / "receptive_field.png")
             plain = [{"name": f.name, "side": f.side, "bound": f.bound, "beyond": f.beyond} for f in fields]

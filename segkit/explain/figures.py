@@ -14,6 +14,7 @@ from segkit.evaluation.plots import VERMILION, plain_label
 from segkit.explain.attention import Reading
 from segkit.explain.effective_field import ENERGY, EffectiveField
 from segkit.metadata.label_space import LabelSpace
+from segkit.text import percent
 from segkit.visualization import occurring
 
 _PANEL, _ROW, _CELL, _CHARACTER = 3.2, 0.21, 0.42, 0.08  # inches: an image's width, a block, a class, a letter
@@ -135,8 +136,8 @@ def fields_figure(fields: Sequence[EffectiveField], count: int) -> Figure:
                 axes.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=colour, linestyle="--"))
         lines = [f"{100 * ENERGY:.0f} % of the energy in {field.side}\u00b2 = {field.side**2:,} pixels (white)"]
         if field.bound is not None:
-            beyond = f"{100 * field.beyond:.0f} % of |gradient| from beyond, by global pools"
-            lines.append(f"bound {field.bound}\u00b2 (orange); {beyond}")
+            come = f"(orange); {percent(field.beyond, 0)} % of |gradient| from beyond, by global pools"
+            lines.append(f"bound {field.bound}\u00b2 {'is wider' if field.beyond is None else come}")
         axes.set_title("\n".join([plain_label(field.name), *lines]), size=8)
         axes.tick_params(labelsize=8)
         axes.set_xlabel("pixels from the centre", size=8)

@@ -33,7 +33,7 @@ class Look(NamedTuple):
         x: Normalised float (1, C, H, W).
         labels: uint8 (H, W): the train ids of `Segmenter.predict` by the protocol "whole".
         attention: By block; see `reading`.
-        covered: Height and width of all cells of a feature: smp's decoders have images padded at the right and bottom.
+        covered: Height and width of all cells of a feature, in pixels; see `padded`.
         reduced: The whole factor by which the image was reduced.
     """
 
@@ -60,14 +60,13 @@ def look(segmenter: Segmenter, path: Path) -> Look:
         x = F.avg_pool2d(x, factor, ceil_mode=True) if factor > 1 else x
         with reading(network) as attention:
             logits = network(x)["out"]
-        labels = upsample_argmax(logits, (x.shape[-2], x.shape[-1]), network.align_corners)[0].cpu().numpy()
-    return Look(image[::factor, ::factor], x, labels, attention, covered(network, x), factor)
+        labels = upsample_argmax(logits, _size(x), network.align_corners)[0].cpu().numpy()
+    return Look(image[::factor, ::factor], x, labels, attention, _size(padded(network, x)), factor)
 
 
-def covered(network: Any, x: Tensor) -> tuple[int, int]:
-    """See `Look`."""
-    padded = padded_to(x, getattr(network, "multiple", 1), getattr(network, "least", 0))
-    return padded.shape[-2], padded.shape[-1]
+def padded(network: Any, x: Tensor) -> Tensor:
+    """An image as a network's encoder gets it, which smp's decoders have padded at the right and bottom."""
+    return padded_to(x, getattr(network, "multiple", 1), getattr(network, "least", 0))
 
 
 def stages_of(features: Any) -> list[Tensor]:
@@ -91,7 +90,7 @@ def grad_cams(network: Any, x: Tensor, labels: UInt8Array, classes: Sequence[int
     Raises:
         InputError: The network has no such stage, or its logits do not depend on it.
     """
-    height, width = x.shape[-2:]
+    (height, width), covered = _size(x), _size(padded(network, x))
     x = x.detach().clone().requires_grad_(min(stages) < LAST)
     kept: list[Tensor] = []
 
@@ -118,5 +117,9 @@ def grad_cams(network: Any, x: Tensor, labels: UInt8Array, classes: Sequence[int
             if gradient is None:
                 raise InputError(f"--stages {stages[j]}: the logits do not depend on that stage's feature")
             cam = (gradient.mean((2, 3), keepdim=True) * feature.detach()).sum(1, keepdim=True).relu()  # (1, 1, h, w)
-            cams[j, i] = upsample(cam, covered(network, x), network.align_corners)[0, 0, :height, :width]
+            cams[j, i] = upsample(cam, covered, network.align_corners)[0, 0, :height, :width]
     return cams
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return x.shape[-2], x.shape[-1]

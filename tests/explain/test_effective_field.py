@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from segkit.errors import InputError
 from segkit.explain.effective_field import SIDE, crops, effective_field, wired
+from segkit.models.decoders import EncoderDecoder
 from segkit.models.segmentation import FCN
 
 
@@ -75,3 +76,14 @@ def test_crops_are_around_pixels_of_the_image_and_mirrored_beyond() -> None:
     centres = {crop[0, 0, around, around].item() for crop in found}
     assert centres <= set(range(12)) and len(centres) > 1
     assert {value for crop in found for value in crop.unique().tolist()} == set(range(12))
+
+
+def test_encoders_behind_a_decoder_are_fed_as_it_does() -> None:
+    """A transformer of patches of 16 takes no 513 pixels; and what no stages has is refused in words."""
+    torch.manual_seed(0)
+    network = EncoderDecoder("vit_tiny_patch16_224", 2, decoder="dpt").eval().requires_grad_(False)
+    found = effective_field("vit", network, [torch.randn(1, 3, SIDE, SIDE)])
+    assert found.gradient.shape == (SIDE, SIDE) and found.gradient.sum() == pytest.approx(1)
+    network.encoder = nn.Conv2d(3, 2, 16, 16)  # as the module of a user
+    with pytest.raises(InputError, match="Conv2d has no stages"):
+        effective_field("own", network, [torch.randn(1, 3, SIDE, SIDE)])
