@@ -66,8 +66,8 @@ class Matrix {
     const { canvas, names } = this, count = names.length, wide = this.figure.clientWidth, ratio = devicePixelRatio;
     if (!wide) return;
     this.margin = Math.min(this.longest, wide < 500 ? 84 : 128);
-    const unit = Math.min(56, Math.min(wide - this.margin, 660) / count);
-    this.unit = Math.max(1, Math.floor(unit * ratio)) / ratio; // of a cell, at zoom 1: whole pixels
+    const unit = Math.min(56, Math.min(wide - this.margin, 660) / count); // of a cell, at zoom 1
+    this.unit = unit * ratio < 3 ? unit : Math.floor(unit * ratio) / ratio; // whole pixels, where little is lost
     this.side = this.unit * count;
     this.cell = this.unit * this.zoom;
     const room = count - this.side / this.cell;
