@@ -25,7 +25,7 @@ ALLOWED = {
     "archives":      {"errors", "paths"},
     "io":            {"arrays", "bands", "errors", "files", "paths"},
     "metadata":      {"arrays", "errors", "paths"},
-    "formats":       {"archives", "arrays", "errors", "files", "io", "metadata", "paths", "text"},
+    "formats":       {"archives", "arrays", "errors", "files", "io", "metadata", "paths", "plain_data", "text"},
     "ops":           {"bands", "errors", "machine"},
     "visualization": {"errors", "text"},
     "contact_sheet": {"errors", "visualization"},

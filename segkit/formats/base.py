@@ -40,6 +40,7 @@ class Region:
             that only one of an image's masks is in memory at a time.
         crowd: Whether it is of many things without exact outlines; its pixels are ignored, and its class is not asked.
         order: Its place in depth: higher ones lie on top; of equal ones, the later.
+        left_out: Why it has no pixels, in words that are counted, as "boxes (left out)"; empty if it has.
     """
 
     class_name: str
@@ -47,6 +48,7 @@ class Region:
     mask: BoolArray | Callable[[], BoolArray] | None = None
     crowd: bool = False
     order: int = 0
+    left_out: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +58,13 @@ class AnnotatedImage:
     Attributes:
         name: Its path as the format has it, with a suffix if the format has one.
         size: (H, W), or None if the format does not say.
-        regions: Its regions; a `Lazy` sequence if making them takes time or may fail.
+        regions: Its regions; a `Lazy` sequence, or a function that makes them, if that takes time or may fail.
         source: Where they stand, for messages; the name if empty.
     """
 
     name: str
     size: tuple[int, int] | None
-    regions: Sequence[Region]
+    regions: Sequence[Region] | Callable[[], Sequence[Region]]
     source: str = ""
 
 
@@ -145,7 +147,11 @@ def rasterized(
     mask = np.full((height, width), classes.get(BACKGROUND, IGNORE_INDEX), np.uint8)
     covered = np.zeros((height, width), bool)
     problems = Counter[str]()
-    for region in sorted(image.regions, key=lambda region: region.order):
+    regions = image.regions() if callable(image.regions) else image.regions
+    for region in sorted(regions, key=lambda region: region.order):
+        if region.left_out:
+            problems[region.left_out] += 1
+            continue
         label = IGNORE_INDEX if region.crowd else _class_of(region.class_name, classes, source)
         problems.update(_problems(region.polygons or (), (height, width)))
         for box, inside in _pieces(region, (height, width), source):
@@ -191,7 +197,7 @@ def _pieces(region: Region, size: tuple[int, int], source: str) -> Iterator[tupl
     mask = region.mask if isinstance(region.mask, np.ndarray) else region.mask()
     if mask.shape != size:
         raise InputError(
-            f"{source}: a mask of {region.class_name} is {mask.shape[1]}x{mask.shape[0]}, its image "
+            f"{source}: a mask of {region.class_name or 'the export'} is {mask.shape[1]}x{mask.shape[0]}, its image "
             f"{size[1]}x{size[0]}; export it again"
         )
     yield (slice(0, size[0]), slice(0, size[1])), mask

@@ -19,8 +19,6 @@ from segkit.formats.files import parsing, read_json, write_listing
 from segkit.formats.shapes import EXTRA
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 
-NAME = "coco"
-
 _WHAT = "COCO file of instances"
 _LONGEST = 7  # characters of a run length; 35 bits
 _MOST_STEPS = 2**22  # pixels along polygons, for each of which pycocotools takes 100 bytes; longer ones are GDAL's
@@ -117,15 +115,6 @@ def write(images: Iterable[Labelled], path: Path, space: LabelSpace, tolerance: 
 
     The id of a category is its train id + 1. Pixels of no class have no annotation; where the classes have a
     "background", to which `read` would count them, they are a crowd of it.
-
-    Args:
-        images: The images.
-        path: The JSON file.
-        space: The classes.
-        tolerance: Not used: run lengths are exact.
-
-    Raises:
-        InputError: The file cannot be written, or pycocotools is not installed.
     """
     listed: list[object] = []
     categories = [{"id": 1 + label, "name": name} for label, name in enumerate(space.class_names)]

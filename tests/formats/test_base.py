@@ -61,6 +61,12 @@ def test_polygons_are_cut_at_the_border_left_out_without_area_and_counted() -> N
     assert problems == Counter({OUTSIDE: 2, FLAT: 1})
 
 
+def test_what_is_left_out_is_counted_in_its_own_words() -> None:
+    regions = [Region("unheard of", left_out="boxes (left out)")] * 2
+    mask, problems = rasterized(AnnotatedImage("a.jpg", (1, 1), lambda: regions), None, {"car": 0})
+    assert mask.tolist() == [[255]] and problems == Counter({"boxes (left out)": 2})
+
+
 def test_a_mask_may_be_made_when_it_is_painted() -> None:
     made = np.eye(4, 6, dtype=bool)
     for mask in (made, partial(np.eye, 4, 6, dtype=bool)):

@@ -3,8 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import shapely
-from label_maps import label_map
-from scipy.ndimage import distance_transform_edt
+from label_maps import boundary_distance, label_map
 
 from segkit.arrays import UInt8Array
 from segkit.formats.shapes import Polygon, area, bridged, filled, outlines
@@ -47,17 +46,7 @@ def test_simplified_outlines_change_only_pixels_near_a_boundary(tolerance: float
     assert shapely.is_valid(shapes).all() and shapely.coverage_is_valid(shapes)  # neighbours touch, nothing overlaps
     assert corners(found) < 0.8 * corners(outlines(labels))
     changed = repainted(found, labels.shape) != labels
-    # (2H, 2W): half pixels, of which those at a boundary are nearest to it by 0.25 pixels
-    fine = labels.repeat(2, 0).repeat(2, 1)
-    same = np.ones(fine.shape, bool)
-    for axis in (0, 1):
-        edge = np.diff(fine.astype(int), axis=axis) != 0
-        first, second = (np.delete(same, where, axis) for where in (-1, 0))
-        assert first.shape == second.shape == edge.shape
-        padded = [np.pad(edge, [(0, 0)] * axis + [pad] + [(0, 0)] * (1 - axis)) for pad in ((0, 1), (1, 0))]
-        same &= ~padded[0] & ~padded[1]
-    distance = distance_transform_edt(same)[::2, ::2] / 2  # pixels, from the half pixels at the boundary
-    assert distance[changed].max(initial=0) <= tolerance
+    assert boundary_distance(labels)[changed].max(initial=0) <= tolerance
 
 
 def test_a_tolerance_below_what_moves_a_pixel_changes_none() -> None:

@@ -1,6 +1,7 @@
 """Label maps that are hard for annotation formats, of drawn street scenes; and the classes for them."""
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from segkit.arrays import UInt8Array
 from segkit.data.street.scene import draw_scene
@@ -34,3 +35,13 @@ def space(classes: int = 11, background: bool = False) -> LabelSpace:
 def classes_of(names: LabelSpace) -> dict[str, int]:
     """The train id of each class name."""
     return {name: label for label, name in enumerate(names.class_names)}
+
+
+def boundary_distance(labels: UInt8Array) -> np.ndarray:
+    """Pixels (H, W) from each pixel's centre to the nearest boundary of two labels (at least)."""
+    near = np.zeros(labels.shape, bool)
+    for axis in (0, 1):
+        edge = np.diff(labels.astype(int), axis=axis) != 0
+        for pad in ((0, 1), (1, 0)):
+            near |= np.pad(edge, [pad if axis == i else (0, 0) for i in (0, 1)])
+    return np.asarray(distance_transform_edt(~near)) + 0.5
