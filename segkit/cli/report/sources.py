@@ -12,6 +12,7 @@ from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.layout.base import SPLITS, Sample, Split
 from segkit.errors import InputError
 from segkit.evaluation.read_results import read_result
+from segkit.evaluation.report.content import CLASS_IOU
 from segkit.evaluation.report.gather import SHOWN
 from segkit.io import File
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
@@ -22,7 +23,7 @@ from segkit.predictions.pairs import LabelMaps
 from segkit.predictions.reported import ReportImage
 from segkit.text import counted
 from segkit.training.run_folder import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
-from segkit.training.views.curves import CLASS_IOU, Curve, read_curves
+from segkit.training.views.curves import Curve, read_curves
 
 
 @dataclass(frozen=True)

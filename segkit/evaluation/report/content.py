@@ -18,6 +18,8 @@ from segkit.metadata.label_space import LabelSpace
 
 LONGEST = 512  # pixels of an example's longer side; larger images are reduced, labels by nearest neighbour
 
+CLASS_IOU = "val/IoU/"  # and the name of a class: a column of a run's `metrics.csv`
+
 Reason = Literal["worst", "uncertain", "random", "mislabelled"]
 
 
@@ -99,3 +101,13 @@ class Subject:
     image_miou: tuple[tuple[str, float], ...] = ()
     examples: tuple[Example, ...] = ()
     missing: tuple[str, ...] = ()
+
+
+def is_loss(column: str) -> bool:
+    """Whether a column of `metrics.csv` is a loss."""
+    return "loss" in column.lower()
+
+
+def is_rate(column: str) -> bool:
+    """Whether a column of `metrics.csv` is a learning rate: `lr`, or `lr/` and a group of parameters."""
+    return column.split("/")[0].lower().startswith("lr")

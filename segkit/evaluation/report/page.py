@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from segkit.errors import InputError, one_line, printable
 from segkit.evaluation.report import charts
-from segkit.evaluation.report.content import LONGEST, Example, Subject
+from segkit.evaluation.report.content import CLASS_IOU, LONGEST, Example, Subject, is_loss, is_rate
 from segkit.evaluation.report.section import between, in_order, section
 from segkit.files import write_text
 from segkit.metadata.label_space import IGNORE_INDEX
@@ -32,12 +32,11 @@ _FILES = ("report.css", "matrix.js", "images.js", "report.js")
 _MOST = 13_000_000  # characters of all images; the text of 150 classes takes below 1 MB
 _FORMS = ((LONGEST, 80), (LONGEST, 60), (384, 60), (288, 50), (192, 50), (128, 40))  # longest side, JPEG quality
 _COLOURS = 8  # of lines, in report.css
-_CLASS_IOU = "val/IoU/"  # and the name of a class: a column of `metrics.csv`
 
 # title, factor, which columns belong in it
 _PANELS: tuple[tuple[str, float, Callable[[str], bool]], ...] = (
-    ("loss",               1,   lambda name: "loss" in name.lower()),
-    ("learning rate",      1,   lambda name: name.split("/")[0].lower().startswith("lr")),
+    ("loss",               1,   is_loss),
+    ("learning rate",      1,   is_rate),
     ("validation mIoU, %", 100, lambda name: name.startswith("val/") and name.lower().endswith("miou")),
 )  # fmt: skip
 
@@ -139,7 +138,7 @@ def _curves(subjects: Sequence[Subject]) -> dict[str, Any]:
         ]
         if lines:
             panels.append((title, [line[:2] for line in lines], charts.lines(lines, title, "step", "", start=0)))
-    classes = [line for line, _, _ in _lines(logged, lambda name: name.startswith(_CLASS_IOU), 100)]
+    classes = [line for line, _, _ in _lines(logged, lambda name: name.startswith(CLASS_IOU), 100)]
     return {
         "panels": panels,
         "classes": list(dict.fromkeys(line.name for line in classes)),
@@ -153,7 +152,7 @@ def _lines(
 ) -> list[tuple[charts.Line, str, str]]:
     """Lines of the columns that belong, with the names of their subject and column."""
     return [
-        (charts.Line(colour, name.removeprefix(_CLASS_IOU), (steps, [factor * value for value in values])), who, name)
+        (charts.Line(colour, name.removeprefix(CLASS_IOU), (steps, [factor * value for value in values])), who, name)
         for colour, who, curves in logged
         for name, (steps, values) in curves.items()
         if belongs(name) and steps

@@ -24,17 +24,16 @@ from pytorch_lightning.loggers import CSVLogger
 
 from segkit.errors import InputError
 from segkit.evaluation.plots import save_figure
+from segkit.evaluation.report.content import CLASS_IOU, is_loss, is_rate
 from segkit.text import percent, shorten
 from segkit.training.run_folder import METRICS
-
-CLASS_IOU = "val/IoU/"  # and the name of a class: a column of `metrics.csv`
 
 Curve = tuple[list[float], list[float]]  # steps, values
 
 # title, which columns belong in it, noisy from step to step: the drawing order of the figure
 _PANELS: tuple[tuple[str, Callable[[str], bool], bool], ...] = (
-    ("loss",             lambda name: "loss" in name.lower(),                                               True),
-    ("learning rate",    lambda name: name.split("/")[0].lower().startswith("lr"),                          False),
+    ("loss",             is_loss,                                                                              True),
+    ("learning rate",    is_rate,                                                                              False),
     ("validation score", lambda name: name.startswith("val/") and name.lower().endswith(("miou", "accuracy")), False),
 )  # fmt: skip
 
