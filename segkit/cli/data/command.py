@@ -1,4 +1,4 @@
-"""The arguments of `segkit data check | stats | cache | browse`. Each command is imported when it runs."""
+"""The arguments of `segkit data check | stats | cache | browse | convert`. Each command is imported when it runs."""
 
 import argparse
 import importlib
@@ -11,7 +11,8 @@ _DESCRIPTION = """\
 check   list everything that is wrong with a data set, and what its label values become
 stats   pixels of each class, and the class weights that follow from them; range, mean and std of bands
 cache   decode a data set once, into files that training maps into memory; go on, verify or list
-browse  look at images and masks"""
+browse  look at images and masks
+convert make a data set of an annotation tool's export"""
 
 _DATA = """\
 NAME is a data set (ade20k, cityscapes, camvid, folder, ...), a data module of yours (my_module.MyDataModule), or a data
@@ -40,6 +41,16 @@ augmentations; `val` and `test` show whole images, evenly spread over the split.
   segkit data browse ade20k/fcn_resnest50 --output sheet.html --count 48 --epoch 3
   segkit data browse folder my_images --data.crop_size 256 --data.masks colors"""
 
+_CONVERT = """\
+Make a data set of what an annotation tool exported: FOLDER/images (links or copies), FOLDER/labels (8-bit PNG, 255 is
+ignored) and FOLDER/classes.txt, which `segkit data check folder FOLDER` and training read. Later regions lie above
+earlier ones; pixels without a region are of the class "background", if there is one, else ignored, as crowds are.
+What is in FOLDER already stays, so that a second run goes on where the first was stopped.
+Exit code: 0 all converted, 1 some images were refused, 2 wrong command or nothing there.
+
+  segkit data convert instances.json --images photos -o my_images
+  segkit data convert job_12.zip --images photos -o my_images --classes classes.txt"""
+
 _SPLITS = ("train", "val", "test")
 
 
@@ -58,7 +69,11 @@ def main(args: Sequence[str]) -> int:
     own, of_data = split_options(args)
     options = _parser().parse_args(own)
     command = importlib.import_module(f"segkit.cli.data.{options.action}")
+    if options.action == "convert":
+        return int(command.run(options))
     command.check_options(options)  # before seconds are spent on imports
+    for place in (options.name, options.root):
+        refuse_export(place)
     from segkit.cli.data.source import named, open_data
 
     given = [*named(options.name, options.root), *of_data, *command.OWN_DATA_OPTIONS]
@@ -68,7 +83,7 @@ def main(args: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser("segkit data", description=_DESCRIPTION)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="check | stats | cache | browse")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="check | stats | cache | browse | convert")
     check = _add(actions, "check", "list what is wrong", _CHECK)
     check.add_argument("--json", type=Path, metavar="FILE", help="also write the full report")
     check.add_argument("--limit", type=whole_number(1), metavar="N", help="open N images of each split, evenly spread")
@@ -101,7 +116,19 @@ def _parser() -> argparse.ArgumentParser:
         "names, or the first",
     )
     add("--overwrite", action=Switch, help="write over the output if it exists")
+    _add_convert(actions)
     return parser
+
+
+def _add_convert(actions: "argparse._SubParsersAction[Parser]") -> None:
+    convert = actions.add_parser("convert", help="make a data set of an export", description=_CONVERT)
+    add, formats = convert.add_argument, [name for name, one in FORMATS.items() if one.reads]
+    add("export", type=Path, metavar="EXPORT", help="a file, a zip, or the folder that it was unpacked to")
+    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="the data set, made or added to")
+    add("--format", choices=formats, help=f"{', '.join(formats)}; default: as the export looks")
+    add("--images", type=Path, metavar="DIR", help="folder or zip of the images; default: EXPORT, or what is beside it")
+    add("--classes", type=Path, metavar="FILE", help="class names, one a line; default: FOLDER's, or the export's")
+    add("--overwrite", action=Switch, help="replace masks that differ from the export's")
 
 
 def _add(actions: "argparse._SubParsersAction[Parser]", name: str, short: str, long: str) -> Parser:

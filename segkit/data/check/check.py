@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from segkit.machine import cores
 from segkit.metadata.label_space import UNDECLARED, LabelSpace
 from segkit.paths import looked_for
 from segkit.text import percent
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def splits_of(layout: Layout) -> list[Split]:
@@ -157,7 +161,7 @@ def _open_files(
     found.wanted = len(pairs)
     bar = Bar(total=len(pairs), desc=f"check {layout.title} {found.split}", unit="image", disable=not pairs)
     outside: list[float] = []
-    with bar, closing(_in_threads(lambda pair: inspect_pair(layout, pair), pairs, workers)) as results:
+    with bar, closing(in_threads(lambda pair: inspect_pair(layout, pair), pairs, workers)) as results:
         for pair, look in zip(pairs, results, strict=True):
             _take_in(report, found, look)
             _note_twin(report, found.split, pair, look.digest, images)
@@ -202,12 +206,10 @@ def _note_twin(
         report.findings.add("two splits", f"{pair.image} of {split}: {twin}")
 
 
-def _in_threads(
-    function: Callable[[Pair], Look], pairs: Sequence[Pair], workers: int | None
-) -> Generator[Look, None, None]:
+def in_threads(function: Callable[[T], R], items: Sequence[T], workers: int | None) -> Generator[R, None, None]:
     """Results in order; work that has not started when the caller stops is cancelled."""
     pool = ThreadPoolExecutor(workers or cores())
     try:
-        yield from pool.map(function, pairs)
+        yield from pool.map(function, items)
     finally:
         pool.shutdown(cancel_futures=True)
