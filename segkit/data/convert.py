@@ -214,7 +214,8 @@ def _drawn(image: AnnotatedImage, source: Source, classes: Mapping[str, int]) ->
     if header.is_upright or (image.size == stored != shown):
         return rasterized(image, stored, classes)
     mask, problems = rasterized(image, shown, classes)
-    return turn(mask, _BACK.get(header.orientation, header.orientation)), problems
+    turned = turn(mask[..., None], _BACK.get(header.orientation, header.orientation))  # (H, W) -> (H, W, 1)
+    return np.ascontiguousarray(turned[..., 0]), problems
 
 
 def _place(source: Source, target: Path) -> None:

@@ -60,7 +60,10 @@ _TESTS: tuple[tuple[str, Callable[[Path], bool]], ...] = (
     ("cvat", lambda path: {"labelmap.txt", "SegmentationClass"} <= _names(path)),
     ("voc", lambda path: "SegmentationClass" in _names(path)),
     ("labelme", _is_labelme),
-    ("coco", lambda path: _is_json(path, b"{") and any(_is_json(path, b"{", key) for key in (b"annotations", b"images"))),
+    (
+        "coco",
+        lambda path: _is_json(path, b"{") and any(_is_json(path, b"{", key) for key in (b"annotations", b"images")),
+    ),
     ("labelstudio", lambda path: _is_json(path, b"[", b"data")),
     ("yolo", _is_yolo),
 )

@@ -25,11 +25,12 @@ HEAVY = {
 # `--help` of ...      modules, in addition to those of a bare Python     of which
 HELP = {
     "":                    (40,  set()),
-    "data":                (75,  set()),
-    "data check":          (75,  set()),
-    "data stats":          (75,  set()),
-    "data cache":          (75,  set()),
-    "data browse":         (75,  set()),
+    "data":                (85,  set()),
+    "data check":          (85,  set()),
+    "data stats":          (85,  set()),
+    "data cache":          (85,  set()),
+    "data browse":         (85,  set()),
+    "data convert":        (85,  set()),
     "weights":             (100, set()),
     "weights inspect":     (100, set()),
     "weights convert":     (100, set()),

@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> int:
     check_writable(folder)
     name = options.format or guess_format(export)
     if name is None:
-        raise InputError(f"{export}: its format is not known; give --format {' | '.join(readable())}")
+        known = ", ".join(name for name, one in FORMATS.items() if one.reads)
+        raise InputError(f"{export}: looks like no export that is known; give its --format: {known}")
     annotations = read_annotations(name, export)
     if not annotations.images:
         raise InputError(f"{export}: an export ({name}) without images; annotate at least one, and export again")
@@ -42,28 +43,11 @@ def run(options: argparse.Namespace) -> int:
     finally:
         _report(conversion, f"{export} ({name}): {folder}")
     if not conversion.images and not conversion.refused:
-        raise InputError(f"{export}: no region in its {counted(len(annotations.images), 'image')}; annotate at least one")
+        raise InputError(
+            f"{export}: no region in its {counted(len(annotations.images), 'image')}; annotate at least one"
+        )
     say(f"see it: segkit data check folder {folder}")
     return 1 if conversion.refused else 0
-
-
-def readable() -> list[str]:
-    """The formats that can be converted."""
-    return [name for name, one in FORMATS.items() if one.reads]
-
-
-def refuse_export(place: str | None) -> None:
-    """Refuse an export where a data set is needed, with the command that makes one of it.
-
-    Raises:
-        InputError: It is an export.
-    """
-    name = None if place is None else guess_format(Path(place))
-    if name is not None and not Path(str(place), "classes.txt").exists():
-        raise InputError(
-            f"{place}: an export ({name}), not masks: `segkit data convert {place} -o FOLDER` makes the folder that "
-            "`segkit data check folder FOLDER` and training read"
-        )
 
 
 def _images(export: Path, folder: Path, given: Path | None) -> ImageFiles:
