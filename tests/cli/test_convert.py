@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from segkit.cli import main
+from segkit.formats.base import Labelled
+from segkit.formats.names import writer_of
+from segkit.metadata.label_space import numbered_space
 
 SIZE = (30, 40)
 NAMES = ("a.jpg", "b.jpg", "deep/c.png", "empty.jpg")
@@ -182,3 +186,24 @@ def test_names_are_found_whatever_their_folders_and_suffixes_and_never_guessed_o
     shutil.copy(photos / "x/a.webp", photos / "y/a.webp")
     shutil.rmtree(export.parent / "made")
     assert convert(export) == 1
+
+
+LABELS = np.random.default_rng(1).integers(0, 2, (6, 8), np.uint8).repeat(5, 0).repeat(5, 1)  # (30, 40)
+
+
+@pytest.mark.parametrize(("kind", "file"), [("coco", "e.json"), ("cvat", "e.zip"), ("labelstudio", "e.json")])
+def test_what_segkit_writes_is_recognised_and_comes_back_to_the_pixel(export: Path, kind: str, file: str) -> None:
+    space = numbered_space(2)
+    written = export.parent / kind / file
+    written.parent.mkdir()
+    writer_of(kind)([Labelled("a.jpg", LABELS), Labelled("deep/c.png", 1 - LABELS)], written, space, 0.0)
+    if kind == "cvat":  # with images in it, as CVAT exports them on demand
+        with zipfile.ZipFile(written, "a") as archive:
+            archive.write(export.parent / "photos/a.jpg", "JPEGImages/a.jpg")
+            archive.write(export.parent / "photos/deep/c.png", "JPEGImages/deep/c.png")
+    (export.parent / "names.txt").write_text("\n".join(space.class_names))
+    images = [] if kind == "cvat" else ["--images", export.parent / "photos"]
+    command = ["data", "convert", written, "-o", export.parent / "made", "--classes", export.parent / "names.txt"]
+    assert main([*map(str, command + images)]) == 0
+    assert (mask(export, "a.jpg") == LABELS).all() and (mask(export, "deep/c.png") == 1 - LABELS).all()
+    assert (export.parent / "made/images/a.jpg").read_bytes() == (export.parent / "photos/a.jpg").read_bytes()
