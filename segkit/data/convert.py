@@ -9,7 +9,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -185,7 +185,8 @@ def _converted(
     image: AnnotatedImage, files: ImageFiles, folder: Path, classes: Mapping[str, int], overwrite: bool
 ) -> _Made:
     problems = Counter[str]()
-    regions = len(image.regions)
+    regions = image.regions() if callable(image.regions) else image.regions
+    image = replace(image, regions=regions)
     if not regions:
         problems[EMPTY if BACKGROUND in classes else LEFT_OUT] += 1
         if BACKGROUND not in classes:
@@ -201,7 +202,7 @@ def _converted(
     _place(source, folder / "images" / name.with_suffix(suffix))
     if not was_there or overwrite:
         write_png(target, mask)
-    return _Made(+(problems + found), regions, np.bincount(mask.ravel(), minlength=256), was_there)
+    return _Made(+(problems + found), len(regions), np.bincount(mask.ravel(), minlength=256), was_there)
 
 
 def _drawn(image: AnnotatedImage, source: Source, classes: Mapping[str, int]) -> tuple[UInt8Array, Counter[str]]:

@@ -1,10 +1,7 @@
 """Finds out which annotation format a file or folder is in, by its name and its first bytes."""
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-
-from segkit.formats.names import FORMATS
 
 _FIRST = 1 << 20  # bytes of a file that are looked at
 
@@ -16,54 +13,39 @@ def guess_format(path: Path) -> str | None:
         path: An export: a file, a zip, or the folder that it was unpacked to.
     """
     try:
-        found = (name for name, is_it in _TESTS if is_it(path) and name in FORMATS and FORMATS[name].reads)
-        return next(found, None)
+        if path.is_dir() or path.suffix.lower() == ".zip":
+            return _of_folder(path, _names(path))
+        return _of_file(path.suffix.lower(), path)
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return None
 
 
-def _begins(path: Path) -> bytes:
+def _of_folder(path: Path, names: set[str]) -> str | None:
+    if {"labelmap.txt", "SegmentationClass"} <= names:
+        return "cvat"
+    if path.is_dir() and "data.yaml" in names:
+        return "yolo"
+    file = next(iter(sorted(path.glob("*.json"))), None) if path.is_dir() else None
+    return "labelme" if file is not None and b'"shapes"' in _start(file) else None
+
+
+def _of_file(suffix: str, path: Path) -> str | None:
+    start = _start(path) if suffix in (".json", ".yaml") else b""
+    if suffix == ".yaml":
+        return "yolo" if b"names:" in start and b"train:" in start else None
+    if start.startswith(b"{") and b'"shapes"' not in start and (b'"annotations"' in start or b'"images"' in start):
+        return "panoptic" if b'"segments_info"' in start else "coco"
+    return "labelstudio" if start.startswith(b"[") and b'"data"' in start else None
+
+
+def _start(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_FIRST).lstrip(b"\xef\xbb\xbf \t\r\n")
 
 
-def _is_json(path: Path, start: bytes, *keys: bytes) -> bool:
-    if path.suffix.lower() != ".json" or not path.is_file():
-        return False
-    first = _begins(path)
-    return first.startswith(start) and all(b'"' + key + b'"' in first for key in keys)
-
-
 def _names(path: Path) -> set[str]:
-    """What lies in a folder or zip, and in its folders."""
+    """What lies in a folder or zip, and in the folders there."""
     if path.is_dir():
         return {found.name for pattern in ("*", "*/*") for found in path.glob(pattern)}
-    if path.suffix.lower() != ".zip":
-        return set()
     with zipfile.ZipFile(path) as archive:
         return {part for name in archive.namelist() for part in name.split("/")[:3]}
-
-
-def _is_labelme(path: Path) -> bool:
-    file = next(iter(sorted(path.glob("*.json"))), None) if path.is_dir() else path
-    return file is not None and _is_json(file, b"{", b"shapes")
-
-
-def _is_yolo(path: Path) -> bool:
-    if path.suffix.lower() in (".yaml", ".yml") and path.is_file():
-        return all(key in _begins(path) for key in (b"names:", b"train:"))
-    return path.is_dir() and bool({"data.yaml", "dataset.yaml", "data.yml"} & _names(path))
-
-
-# In this order: CVAT's export is laid out as VOC's with a file more, and LabelMe's is an object of JSON, too.
-_TESTS: tuple[tuple[str, Callable[[Path], bool]], ...] = (
-    ("cvat", lambda path: {"labelmap.txt", "SegmentationClass"} <= _names(path)),
-    ("voc", lambda path: "SegmentationClass" in _names(path)),
-    ("labelme", _is_labelme),
-    (
-        "coco",
-        lambda path: _is_json(path, b"{") and any(_is_json(path, b"{", key) for key in (b"annotations", b"images")),
-    ),
-    ("labelstudio", lambda path: _is_json(path, b"[", b"data")),
-    ("yolo", _is_yolo),
-)

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 from segkit.cli import main
 from segkit.formats.base import Labelled
-from segkit.formats.names import writer_of
+from segkit.formats.names import FORMATS, writer_of
 from segkit.metadata.label_space import numbered_space
 
 SIZE = (30, 40)
@@ -191,7 +191,21 @@ def test_names_are_found_whatever_their_folders_and_suffixes_and_never_guessed_o
 LABELS = np.random.default_rng(1).integers(0, 2, (6, 8), np.uint8).repeat(5, 0).repeat(5, 1)  # (30, 40)
 
 
-@pytest.mark.parametrize(("kind", "file"), [("coco", "e.json"), ("cvat", "e.zip"), ("labelstudio", "e.json")])
+WRITTEN = {
+    "coco": "e.json",
+    "panoptic": "e.json",
+    "cvat": "e.zip",
+    "labelstudio": "e.json",
+    "labelme": "e",
+    "yolo": "e",
+}
+
+
+def test_all_formats_that_are_read_are_recognised() -> None:
+    assert {name for name, one in FORMATS.items() if one.reads} == WRITTEN.keys()
+
+
+@pytest.mark.parametrize(("kind", "file"), WRITTEN.items())
 def test_what_segkit_writes_is_recognised_and_comes_back_to_the_pixel(export: Path, kind: str, file: str) -> None:
     space = numbered_space(2)
     written = export.parent / kind / file
@@ -202,7 +216,11 @@ def test_what_segkit_writes_is_recognised_and_comes_back_to_the_pixel(export: Pa
             archive.write(export.parent / "photos/a.jpg", "JPEGImages/a.jpg")
             archive.write(export.parent / "photos/deep/c.png", "JPEGImages/deep/c.png")
     (export.parent / "names.txt").write_text("\n".join(space.class_names))
-    images = [] if kind == "cvat" else ["--images", export.parent / "photos"]
+    images = [] if kind in ("cvat", "yolo") else ["--images", export.parent / "photos"]
+    if kind == "yolo":  # which has its images by definition
+        for name in ("a.jpg", "deep/c.png"):
+            (written / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(export.parent / "photos" / name, written / "images" / name)
     command = ["data", "convert", written, "-o", export.parent / "made", "--classes", export.parent / "names.txt"]
     assert main([*map(str, command + images)]) == 0
     assert (mask(export, "a.jpg") == LABELS).all() and (mask(export, "deep/c.png") == 1 - LABELS).all()
