@@ -170,8 +170,11 @@ def test_test_and_predict(precision: Any, watch: Watch) -> None:
     watch.waits.clear()
     made.on_test_epoch_start()
     labels = made.test_step(batch(), 0)
-    made.calibration = Calibration(made.device)
+    made.calibration, made.predicts_confidence = Calibration(made.device, num_classes=K), True
+    watch.waits.clear()  # its thresholds are copied once
     made.test_step(batch(), 0)
+    assert [found.device for found in made.predict_step(batch(), 0)] == [DEVICE, DEVICE]
+    made.predicts_confidence = False
     assert labels.device == made.predict_step(batch(), 0).device == DEVICE
     assert watch.waits == set()
 
@@ -219,6 +222,10 @@ def test_a_segmenter_reads_its_labels_once(precision: Any, watch: Watch) -> None
     watch.waits.clear()
     labels = segmenter.predict(np.zeros((*SIZE, 3), np.uint8))
     assert labels.shape == SIZE and labels.dtype == np.uint8 and watch.waits == {LABELS}
+    _, confidence = segmenter.predict(np.zeros((*SIZE, 3), np.uint8), with_confidence=True)
+    assert confidence.shape == SIZE and watch.waits == {LABELS}
+    assert segmenter.predict_proba(np.zeros((*SIZE, 3), np.uint8)).shape == (K, *SIZE)
+    assert watch.waits == {LABELS, "Segmenter.strips.<locals>.<genexpr>"}
 
 
 # --- the test can fail

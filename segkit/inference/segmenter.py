@@ -276,9 +276,9 @@ class Segmenter:
             InputError: The image cannot be read, is of another kind, or does not fit into the device's memory.
         """
         if not with_confidence:
-            return np.asarray(self.queue([image])()[0])  # (1, H, W) -> (H, W)
-        labels, confidence = self.queue_with_confidence([image])()
-        return labels[0], confidence[0]
+            return np.asarray(self.predict_batch([image])[0].cpu().numpy())  # (1, H, W) -> (H, W)
+        labels, confidence = self._sure([image])
+        return labels[0].cpu().numpy(), confidence[0].cpu().numpy()
 
     def predict_proba(self, image: ImageLike) -> np.ndarray:
         """The probability of each class in each pixel of an image of the kinds that `predict` accepts.
@@ -375,7 +375,10 @@ class Segmenter:
         Raises:
             InputError: See `predict_batch`.
         """
-        return _fetched(*self._seen(images, partial(predict_with_confidence, temperature=self.temperature)))
+        return _fetched(*self._sure(images))
+
+    def _sure(self, images: Sequence[ImageLike]) -> tuple[Tensor, Tensor]:
+        return self._seen(images, partial(predict_with_confidence, temperature=self.temperature))
 
 
 def _fetched(*found: Tensor) -> Callable[[], list[np.ndarray]]:
