@@ -43,9 +43,12 @@ def differences(counts: Int64Array, class_names: Sequence[str], most: int = 10) 
         most: How many pairs.
     """
     names = [*class_names, *["no class of the first"] * (IGNORE_INDEX + 1 - len(class_names))]
-    differing, total = counts - np.diag(counts.diagonal()), int(counts.sum())
-    order = [int(i) for i in np.argsort(-differing, axis=None, kind="stable")[:most] if differing.flat[i]]
-    pairs = [{"first": names[i // 256], "second": names[i % 256], "pixels": int(differing.flat[i])} for i in order]
+    differing, total = counts - np.diag(counts.diagonal()), max(1, int(counts.sum()))
+    order = np.argsort(-differing, axis=None, kind="stable")[:most].tolist()
+    pairs = [
+        {"first": names[i // 256], "second": names[i % 256], "pixels": count, "share": count / total}
+        for i, count in zip(order, differing.ravel()[order].tolist(), strict=True)
+        if count
+    ]
     different = int(differing.sum())
-    with_shares = [pair | {"share": differing.flat[i] / total} for pair, i in zip(pairs, order, strict=True)]
-    return {"pixels": total, "different": different, "share": different / max(1, total), "pairs": with_shares}
+    return {"pixels": int(counts.sum()), "different": different, "share": different / total, "pairs": pairs}
