@@ -16,6 +16,7 @@ from drawn_report import EVIL, draw_subject, hostile, without, written
 
 from segkit.errors import InputError
 from segkit.evaluation.report.content import LONGEST, Subject
+from segkit.text import percent
 
 OPTIONAL = [field.name for field in fields(Subject) if field.name not in ("name", "space")]
 
@@ -106,6 +107,18 @@ def test_scores_of_nothing_make_a_page(tmp_path: Path) -> None:
     rows = [dict(row, IoU=None, accuracy=None) for row in subject.result["classes"]]
     result = dict(subject.result, classes=rows, scores={"mIoU": None}, calibration={"bins": []})
     assert "No score" in written(tmp_path, replace(subject, result=result)).read_text(encoding="utf-8")
+
+
+def test_classes_that_a_mean_leaves_out_have_no_interval_and_shift_none(tmp_path: Path) -> None:
+    subject = draw_subject()
+    assert subject.interval is not None
+    fewer = replace(subject.interval, classes=subject.interval.classes[1:])
+    result = dict(subject.result, without=["thing 0"])
+    path = written(tmp_path, replace(subject, interval=fewer, comparison=None, result=result))
+    text = path.read_text(encoding="utf-8")
+    for i, found in enumerate(subject.interval.classes):
+        row = text.split(f"</svg>thing {i}</th>")[1].split("</tr>")[0]
+        assert (f"{percent(found.low)} to {percent(found.high)}" in row) == (i > 0)
 
 
 @pytest.mark.parametrize(("part", "value"), [

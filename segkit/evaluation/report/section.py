@@ -138,14 +138,14 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _class_rows(subject: Subject) -> list[dict[str, Any]]:
     """The table of classes, the worst first, those without a score last."""
     rows, palette = list(subject.result.get("classes") or []), subject.space.palette
-    intervals = _by_name(subject.interval.classes if subject.interval else (), subject)
-    changes = _by_name(subject.comparison.classes if subject.comparison else (), subject)
+    intervals = _by_id(subject.interval.classes if subject.interval else (), subject)
+    changes = _by_id(subject.comparison.classes if subject.comparison else (), subject)
     ends = [abs(end) for one in changes.values() for end in (one.difference.low, one.difference.high)]
     limit = max(filter(math.isfinite, ends), default=0) or 1.0
     made = []
     for plain in rows:
         row = plain | {key: _number(plain[key]) for key in ("IoU", "accuracy")} | {"pixels": int(plain["pixels"])}
-        found, change = intervals.get(row["name"]), changes.get(row["name"])
+        found, change = intervals.get(row["id"]), changes.get(row["id"])
         colour = {"A": "worse", "B": "better"}.get(change.verdict if change else "", "same")
         made.append(row | {
             "colour": palette[row["id"]] if row["id"] < len(palette) else None,  # a row of void has none
@@ -158,10 +158,10 @@ def _class_rows(subject: Subject) -> list[dict[str, Any]]:
     return sorted(made, key=lambda row: (row["IoU"] is None, row["IoU"] or 0, row["id"]))
 
 
-def _by_name(values: Sequence[Any], subject: Subject) -> dict[str, Any]:
-    """Values of classes by their names; those that all means leave out may be missing among them."""
+def _by_id(values: Sequence[Any], subject: Subject) -> dict[int, Any]:
+    """Values of classes by their ids; those that all means leave out may be missing among them."""
     names, left_out = subject.space.class_names, subject.result.get("without") or []
-    kept = names if len(values) == len(names) else [name for name in names if name not in left_out]
+    kept = [i for i, name in enumerate(names) if len(values) == len(names) or name not in left_out]
     return dict(zip(kept, values, strict=True)) if len(values) == len(kept) else {}
 
 
