@@ -26,7 +26,7 @@ from segkit.io import image_size, read_header, read_label, write_png
 from segkit.io.decoding import turn
 from segkit.metadata.class_files import read_classes
 from segkit.metadata.label_space import IGNORE_INDEX
-from segkit.paths import IMAGE_SUFFIXES, walk_files
+from segkit.paths import IMAGE_SUFFIXES, looked_for, walk_files
 
 EMPTY = "images without a region"
 LEFT_OUT = "images without a region (left out: without a class background, all of their pixels would be ignored)"
@@ -102,11 +102,13 @@ class ImageFiles:
         without: A folder below it that is left out.
 
     Raises:
-        InputError: The place is no folder and no zip.
+        InputError: The place is missing, or no folder and no zip.
     """
 
     def __init__(self, place: Path, without: Path) -> None:
         found: Mapping[str, Source]
+        if not place.exists():
+            raise InputError(f"{place}: no such folder or zip{looked_for(place)}; give that of the images")
         if place.is_dir():
             paths = (path for path in walk_files(place, IMAGE_SUFFIXES) if not path.is_relative_to(without))
             found = {path.relative_to(place).as_posix(): path for path in paths}

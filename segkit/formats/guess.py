@@ -24,7 +24,7 @@ def _of_folder(path: Path, names: set[str]) -> str | None:
     if {"labelmap.txt", "SegmentationClass"} <= names:
         return "cvat"
     if path.is_dir() and "data.yaml" in names:
-        return "yolo"
+        return _of_file(".yaml", path / "data.yaml")
     file = next(iter(sorted(path.glob("*.json"))), None) if path.is_dir() else None
     return "labelme" if file is not None and b'"shapes"' in _start(file) else None
 

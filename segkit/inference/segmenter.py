@@ -435,7 +435,7 @@ def load(
     """
     if isinstance(protocol, str):
         protocol = protocols.get(protocol)
-    if str(path).startswith("hf://") or Path(path).is_dir():
+    if str(path).startswith("hf:/") or Path(path).is_dir():
         path = _hub().model_file(str(path))
     if is_exported(path):
         if compiled or precision not in ("auto", "exact"):

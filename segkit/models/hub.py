@@ -4,10 +4,8 @@ The weights are the file of `segkit export` (`segkit.models.weight_files`), whic
 config.json, by which the hub counts downloads, says no more than whose file it is.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,6 +23,7 @@ T = TypeVar("T")
 FILE = "model.safetensors"
 _CONFIG = "config.json"
 _LICENSE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as the hub names them: apache-2.0, cc-by-nc-4.0
+_ADDRESS = re.compile("^hf:/+")  # of a path, two slashes become one
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#|!~&$])")  # what Markdown or HTML would read as markup
 
 
@@ -68,7 +67,8 @@ def save(model: HubModel, folder: Path) -> None:
         InputError: The folder cannot be written, or holds the model of another library.
     """
     check_writable(folder, "folder")
-    if (folder / _CONFIG).exists() and not _is_own(folder / _CONFIG):
+    config = folder / _CONFIG
+    if config.exists() and b'"segkit"' not in config.read_bytes():
         raise InputError(f"{folder}: holds another library's model ({_CONFIG}); give another folder")
     try:
         model.save_pretrained(folder, model_card_kwargs={"address": str(folder)})
@@ -107,7 +107,7 @@ def model_file(model: str, revision: str | None = None) -> Path:
         if (folder / FILE).is_file():
             return folder / FILE
         raise InputError(f"{folder}: is a folder without {FILE}; give one that `save_pretrained` wrote, or a file")
-    repo_id, _, named = model.removeprefix("hf://").partition("@")
+    repo_id, _, named = _ADDRESS.sub("", model).partition("@")
     cure = "correct the id, or give the folder of a copy"
     return Path(_asked(repo_id, cure, lambda: hf_hub_download(repo_id, FILE, revision=revision or named or None)))
 
@@ -117,26 +117,14 @@ def _asked(repo_id: str, cure: str, ask: Callable[[], T]) -> T:
         return ask()
     except InputError:
         raise
-    except EntryNotFoundError as error:
-        if not isinstance(error, LocalEntryNotFoundError):
-            raise InputError(
-                f"{repo_id}: has no {FILE}, and weights in other files are not read, as they can hold code; give a "
-                "repository that `push_to_hub` wrote"
-            ) from error
-        raise _refused(repo_id, cure, error) from error
     except Exception as error:  # the library has a class for each of its many reasons
-        raise _refused(repo_id, cure, error) from error
-
-
-def _refused(repo_id: str, cure: str, error: Exception) -> InputError:
-    return InputError(f"{repo_id}: Hugging Face's hub refused, or was not reached ({one_line(error)}); {cure}")
-
-
-def _is_own(config: Path) -> bool:
-    with suppress(OSError, ValueError):
-        found: Any = json.loads(config.read_text(encoding="utf-8"))
-        return isinstance(found, dict) and found.get("library_name") == "segkit"
-    return False
+        why = f"Hugging Face's hub refused, or was not reached ({one_line(error)}); {cure}"
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            why = (
+                f"has no {FILE}, and weights in other files are not read, as they can hold code; give a repository "
+                "that `push_to_hub` wrote"
+            )
+        raise InputError(f"{repo_id}: {why}") from error
 
 
 def model_card(checkpoint: Checkpoint, address: str, license: str = "") -> str:

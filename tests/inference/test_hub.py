@@ -18,8 +18,10 @@ from huggingface_hub import ModelCard, constants
 from safetensors.torch import save
 
 import segkit
+from segkit.cli import main
 from segkit.errors import InputError
 from segkit.inference.segmenter import Segmenter, load
+from segkit.io import read_label
 from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
 from segkit.models.segmentation import FCN
 from segkit.models.weight_files import read_model_file, write_model_file
@@ -186,7 +188,7 @@ def test_a_card_without_facts_says_so_and_a_written_readme_stays(tmp_path: Path)
     assert (tmp_path / "model/README.md").read_text() == "mine"
 
 
-def test_what_is_pushed_loads_from_the_hub_and_then_from_the_cache(weights: Path, hub: Hub) -> None:
+def test_what_is_pushed_loads_from_the_hub_and_then_from_the_cache(weights: Path, hub: Hub, tmp_path: Path) -> None:
     before = load(weights, "cpu")
     address = before.push_to_hub("ann/streets", license="my own words")
     assert address.endswith("/ann/streets/commit/1")
@@ -198,6 +200,10 @@ def test_what_is_pushed_loads_from_the_hub_and_then_from_the_cache(weights: Path
         assert (again.predict(IMAGE) == before.predict(IMAGE)).all()
     assert any("/ann/streets/resolve/v1/" in request for request in hub.requests)
     assert not any("config.json" in request for request in hub.requests)
+    np.save(tmp_path / "image.npy", IMAGE)
+    given = ["--checkpoint", "hf://ann/streets", "--device", "cpu", "--output", tmp_path / "out"]
+    assert main(["infer", *map(str, [tmp_path / "image.npy", *given])]) == 0
+    assert (read_label(tmp_path / "out/image_labels.png") == before.predict(IMAGE)).all()
     hub.files.clear()
     hub.shutdown()
     hub.server_close()

@@ -74,7 +74,8 @@ def main(args: Sequence[str]) -> int:
     if options.action == "convert":
         return int(command.run(options))
     command.check_options(options)  # before seconds are spent on imports
-    _refuse_export(options.name, options.root)
+    if not of_data:
+        _refuse_export(options.name, options.root)
     from segkit.cli.data.source import named, open_data
 
     given = [*named(options.name, options.root), *of_data, *command.OWN_DATA_OPTIONS]

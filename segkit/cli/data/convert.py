@@ -51,12 +51,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _images(export: Path, folder: Path, given: Path | None) -> ImageFiles:
-    """The images where they are said to be, or in the export, or beside it."""
+    """The images where they are said to be, or in the export, or beside it, also beside its folder `annotations`."""
     if given is not None:
         return ImageFiles(given, folder)
-    inside = export.is_dir() or export.suffix.lower() == ".zip"
-    found = ImageFiles(export if inside else export.parent, folder)
-    return found or ImageFiles(export.parent, folder)
+    places = [export] if export.is_dir() or export.suffix.lower() == ".zip" else []
+    places += [export.parent, *([export.parent.parent] if export.parent.name == "annotations" else [])]
+    found = ImageFiles(places.pop(0), folder)
+    while places and not found:
+        found = ImageFiles(places.pop(0), folder)
+    return found
 
 
 def _report(done: Conversion, title: str) -> None:
