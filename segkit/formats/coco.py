@@ -19,6 +19,10 @@ from segkit.formats.files import parsing, read_json, write_listing
 from segkit.formats.shapes import EXTRA
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 
+CROWDS = "crowds (ignored)"
+ALL_CROWDS = "crowds (read as masks, for all annotations of the file are marked so)"
+LOST = "annotations of no image (left out)"
+
 _WHAT = "COCO file of instances"
 _LONGEST = 7  # characters of a run length; 35 bits
 _MOST_STEPS = 2**22  # pixels along polygons, for each of which pycocotools takes 100 bytes; longer ones are GDAL's
@@ -26,7 +30,9 @@ Size = tuple[int, int]  # H, W
 
 
 def read(path: Path) -> Annotations:
-    """Read a JSON file of instances; `iscrowd` makes a crowd.
+    """Read a JSON file of instances; what has `iscrowd` is ignored, unless all of the file has it.
+
+    COCO marks with it what has run lengths, so that datumaro, and CVAT by it, mark every mask.
 
     Raises:
         InputError: It is no such file, or a name of an image leads out of its folder or occurs twice. What is wrong
@@ -39,24 +45,29 @@ def read(path: Path) -> Annotations:
         of_image = defaultdict[Any, list[Any]](list)
         for annotation in content["annotations"]:
             of_image[annotation["image_id"]].append(annotation)
-        found = [_image(image, of_image[key], classes, str(path)) for key, image in images.items()]
+        crowds = [classes.get(one["category_id"]) for one in content["annotations"] if one.get("iscrowd")]
+        all_are = len(crowds) == len(content["annotations"]) and any(name != BACKGROUND for name in crowds)
+        found = [_image(image, of_image[key], classes, (str(path), all_are)) for key, image in images.items()]
         lost = sum(len(these) for key, these in of_image.items() if key not in images)
     if len(images) < len(content["images"]):
         raise InputError(f"{path}: two images have one id; export it again")
     check_names([image.name for image in found], str(path))
-    return Annotations(found, tuple(dict.fromkeys(classes.values())), +Counter({"annotations of no image": lost}))
+    notes = +Counter({LOST: lost, ALL_CROWDS if all_are else CROWDS: len(crowds)})
+    return Annotations(found, tuple(dict.fromkeys(classes.values())), notes)
 
 
-def _image(image: Any, annotations: list[Any], classes: Mapping[Any, str], path: str) -> AnnotatedImage:
-    size, name = (int(image["height"]), int(image["width"])), str(image["file_name"])
+def _image(image: Any, annotations: list[Any], classes: Mapping[Any, str], file: tuple[str, bool]) -> AnnotatedImage:
+    """An image of the file of this path, in which all annotations are crowds or not."""
+    size, name, (path, all_are) = (int(image["height"]), int(image["width"])), str(image["file_name"]), file
     source = f"{path}: {name}"
-    return AnnotatedImage(name, size, Lazy(partial(_region, size, classes, source), annotations), source)
+    return AnnotatedImage(name, size, Lazy(partial(_region, size, classes, source, all_are), annotations), source)
 
 
-def _region(size: Size, classes: Mapping[Any, str], source: str, annotation: Any) -> Region:
+def _region(size: Size, classes: Mapping[Any, str], source: str, all_are: bool, annotation: Any) -> Region:
     source = f"{source}, annotation {annotation.get('id')}"
     with parsing(source, _WHAT):
-        category, shape, crowd = annotation["category_id"], annotation["segmentation"], bool(annotation.get("iscrowd"))
+        category, shape = annotation["category_id"], annotation["segmentation"]
+        crowd = bool(annotation.get("iscrowd")) and not all_are
         if category not in classes:
             raise InputError(f"{source}: category {category!r} is not in the file's list; add it, or export again")
         if isinstance(shape, dict):

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import by_datumaro
 import numpy as np
 import pytest
 from label_maps import classes_of, label_map, space
@@ -14,6 +15,7 @@ from segkit.errors import InputError
 from segkit.formats import coco
 from segkit.formats.base import AnnotatedImage, Labelled, rasterized
 from segkit.formats.shapes import bridged, outlines
+from segkit.io import write_png
 
 
 @pytest.mark.parametrize(("classes", "background"), [(5, False), (11, False), (11, True)])
@@ -25,7 +27,8 @@ def test_run_lengths_give_every_pixel_back_here_and_in_pycocotools(
     coco.write((Labelled(f"town/{i}.jpg", labels) for i, labels in enumerate(maps)), path, names, 0.0)
 
     found = coco.read(path)
-    assert found.class_names == names.class_names and not found.notes
+    assert found.class_names == names.class_names
+    assert found.notes == ({coco.CROWDS: 3} if background else {})
     assert [image.name for image in found.images] == ["town/0.jpg", "town/1.jpg", "town/2.jpg"]
     for image, labels in zip(found.images, maps, strict=True):
         mask, problems = rasterized(image, labels.shape, classes_of(names))
@@ -44,6 +47,25 @@ def test_run_lengths_give_every_pixel_back_here_and_in_pycocotools(
         crowds = real.loadAnns(real.getAnnIds(imgIds=number, iscrowd=True))
         assert len(crowds) == background
         assert all(np.array_equal(real.annToMask(crowd) == 1, labels == 255) for crowd in crowds)
+
+
+def test_datumaro_reads_what_is_written_and_writes_what_is_read(tmp_path: Path) -> None:
+    maps, names = {f"a{seed}": label_map(seed) for seed in range(2)}, space()
+    coco.write(
+        [Labelled(f"{name}.png", labels) for name, labels in maps.items()],
+        tmp_path / "ours" / "annotations" / "instances_val.json",
+        names,
+        0.0,
+    )
+    for name, labels in maps.items():
+        write_png(tmp_path / "ours" / "images" / "val" / f"{name}.png", np.zeros((*labels.shape, 3), np.uint8))
+    theirs = by_datumaro.maps_in(tmp_path / "ours", "coco_instances", names)
+    assert theirs.keys() == maps.keys() and all(np.array_equal(theirs[name], maps[name]) for name in maps)
+
+    by_datumaro.export(maps, tmp_path / "theirs", "coco_instances", names)
+    found = coco.read(tmp_path / "theirs" / "annotations" / "instances_val.json")
+    for image in found.images:
+        assert np.array_equal(rasterized(image, None, classes_of(names))[0], maps[Path(image.name).stem])
 
 
 def export(path: Path, annotations: list[Any], size: tuple[int, int] = (4, 6), **other: Any) -> Path:
@@ -96,6 +118,12 @@ def test_a_crowd_is_ignored_and_later_annotations_lie_on_top(tmp_path: Path) -> 
     assert list(problems.values()) == [4]
 
 
+def test_a_file_of_crowds_alone_is_one_of_masks(tmp_path: Path) -> None:
+    found = coco.read(export(tmp_path / "a.json", [region(uncompressed(np.eye(4, 6, dtype=np.uint8)), crowd=1)]))
+    assert np.array_equal(rasterized(found.images[0], None, {"car": 0})[0] == 0, np.eye(4, 6))
+    assert found.notes == {coco.ALL_CROWDS: 1}
+
+
 def test_exact_outlines_as_polygons_give_every_pixel_back(tmp_path: Path) -> None:
     labels, names = label_map(3), space()
     found = [(value, bridged(polygon).ravel().tolist()) for value, polygon in outlines(labels) if value < 255]
@@ -122,9 +150,8 @@ def test_a_polygon_that_runs_to_and_fro_far_outside_takes_no_memory(tmp_path: Pa
 
 
 def test_annotations_of_no_image_are_counted(tmp_path: Path) -> None:
-    assert coco.read(export(tmp_path / "a.json", [region([]) | {"image_id": 8}])).notes == {
-        "annotations of no image": 1
-    }
+    path = export(tmp_path / "a.json", [region([]) | {"image_id": 8}])
+    assert coco.read(path).notes == {coco.LOST: 1}
 
 
 def named(name: str) -> Callable[[dict[str, Any]], Any]:
