@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segkit.bars import Bar
-from segkit.cli.parser import Parser, Switch, add_network_option, number
+from segkit.cli.infer_options import how_sure, infer_parser, what_is_wanted
 from segkit.cli.words import say_above_bar
-from segkit.errors import InputError, install_extra, printable
+from segkit.errors import InputError, printable
 from segkit.files import check_writable
 from segkit.inference.inputs import find_images
 from segkit.io import read_header
@@ -26,42 +26,12 @@ from segkit.text import counted
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
     from segkit.inference.exported.label_model import LabelModel
+    from segkit.inference.results import Wanted
     from segkit.inference.segmenter import Segmenter
     from segkit.inference.stream import Labeller
-    from segkit.inference.sureness import Sureness
 
 MANY = 1000  # images, for which an export may pay
 WRITERS = 2  # threads: encoding PNGs takes as long as a GPU's forward
-
-_DESCRIPTION = f"""\
-Segment images of any size with a checkpoint that `segkit fit` wrote.
-
-A folder is searched with all folders inside it, links followed; hidden ones and those of file servers are left out.
-
-For each image, written to DIR (folders inside a given folder are kept):
-  NAME_labels.png   train ids, 8-bit grey, exactly the size of the image
-  NAME_color.png    the same in the colours of the classes
-  NAME_overlay.png  the colours over the image, with a legend
-  NAME_area.json    pixels and share of each class that occurs
-and on request
-  NAME_confidence.png     the probability of each label, 8-bit grey, value / 255 (its PNG says so, too)
-  NAME_probabilities.npz  "probabilities" of all classes, float16 (H, W, K): np.load(FILE)["probabilities"]
-Both are scaled by the temperature of a file that `segkit weights calibrate` wrote. Probabilities are written row by
-row: for 150 classes at 12 megapixels they take 0.4 GB besides what the network takes, and a file of 3.6 GB.
-
-The EXIF orientation is applied; transparency is dropped. Of 16 bits the upper 8 are read, and of several pages or
-frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused. Files of an earlier run are replaced.
-
-An image that needs more than --memory is seen in overlapping tiles, and stderr says so. One that is too large to be
-held at all (of --memory, or more than SEGKIT_MAX_PIXELS of the environment, 500 million by default) is read in tiles,
-too, by rasterio ({install_extra("large-images")}), and gives instead:
-  NAME_labels.tif   a tiled GeoTIFF with the image's georeference and the classes' colours
-  NAME_overlay.png  at most 2048 pixels a side
-  NAME_area.json    as above
-Its protocol must be whole or another one of scale 1 without windows; its EXIF orientation is not applied, and there is
-no confidence.
-
-Exit code: 0 all done, 1 some images could not be read (the others are done), 2 nothing could be done."""
 
 
 def main(args: list[str] | None = None) -> int:
@@ -73,7 +43,7 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         0: all images are done. 1: some could not be read or written. 2: the command itself was wrong.
     """
-    options = _parser().parse_args(args)
+    options = infer_parser().parse_args(args)
     try:
         return _run(options)
     except InputError as error:
@@ -91,25 +61,27 @@ def _run(options: argparse.Namespace) -> int:
     images = find_images(options.images, options.output, failed, _note)
     check_writable(options.output)
     load = cache(partial(_load, options))
+    wanted = what_is_wanted(options)
     segmenter = _open(options) or load()
     if len(images) >= MANY and not is_exported(options.checkpoint) and str(segmenter.device) == "cpu":
         _note("`segkit export -o model.xml`, --precision int8, may be faster here: its report says by how much")
     start = time.perf_counter()
-    work = _Work(
-        segmenter, load, {path: options.output / name for path, name in images}, options.alpha, _sureness(options)
-    )
+    work = _Work(segmenter, load, {path: options.output / name for path, name in images}, wanted)
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
         work.run()
     seconds = time.perf_counter() - start
     failures = work.failed + len(unread)
     _summarise(len(images) - work.failed, failures, seconds, options.output, segmenter)
-    return 1 if failures else 0
+    if wanted.annotations is None:
+        return 1 if failures else 0
+    unwritten: list[Path] = []
 
+    def refused(path: Path, error: Exception) -> None:
+        unwritten.append(path)
+        _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
 
-def _sureness(options: argparse.Namespace) -> "Sureness":
-    from segkit.inference.sureness import Sureness
-
-    return Sureness(options.confidence, options.probabilities, options.threshold)
+    wanted.annotations.write(work.stems, segmenter.label_space, refused)
+    return 1 if failures or unwritten else 0
 
 
 def _memory(options: argparse.Namespace) -> int | None:
@@ -127,7 +99,7 @@ def _open(options: argparse.Namespace) -> "LabelModel | None":
     """What labels images without PyTorch, which takes seconds to import; None where it is needed."""
     if not is_exported(options.checkpoint) or options.protocol != "whole":
         return None
-    if options.compile or options.precision not in ("auto", "exact") or _sureness(options).is_wanted:
+    if options.compile or options.precision not in ("auto", "exact") or how_sure(options).is_wanted:
         return None  # `load` says why not, or gives logits
     from segkit.inference.exported.label_model import open_label_model
 
@@ -141,8 +113,7 @@ class _Work:
         segmenter: What labels the first.
         load: Gives the segmenter for the others.
         stems: Where the results of each image go.
-        alpha: Weight of the colours in the overlay, 0..1.
-        sureness: What is wanted besides labels.
+        wanted: What is written.
 
     Attributes:
         failed: Number of images that could not be read or written.
@@ -153,13 +124,11 @@ class _Work:
         segmenter: "Labeller",
         load: Callable[[], "Segmenter"],
         stems: dict[Path, Path],
-        alpha: float,
-        sureness: "Sureness",
+        wanted: "Wanted",
     ) -> None:
-        self.segmenter, self.stems, self.alpha, self.failed = segmenter, stems, alpha, 0
-        self.sureness = sureness
+        self.segmenter, self.stems, self.wanted, self.failed = segmenter, stems, wanted, 0
         self._load = load
-        self._look = sureness.look(load(), stems) if sureness.is_wanted else None
+        self._look = wanted.sureness.look(load(), stems) if wanted.sureness.is_wanted else None
         self._memory = segmenter.budget
         self._large: list[Path] = []
         self._bar = Bar(total=len(stems), unit="image", disable=len(stems) == 1)
@@ -171,8 +140,7 @@ class _Work:
         with self._bar, ThreadPoolExecutor(WRITERS) as writers:
             writing: deque[tuple[Path, Future[None]]] = deque()
             for done in predict_files(self.segmenter, self._small(), self._complain, look=self._look):
-                how = (self.stems[done.path], self.alpha, self.sureness)
-                work = writers.submit(write_results, self.segmenter, done, *how)
+                work = writers.submit(write_results, self.segmenter, done, self.stems[done.path], self.wanted)
                 writing.append((done.path, work))
                 if len(writing) > WRITERS:  # keep only those images in memory that are being written
                     path, work = writing.popleft()
@@ -190,19 +158,31 @@ class _Work:
 
         if not is_large(path, self._memory):  # for PyTorch it is not, which sees it in tiles where it must
             for done in predict_files(segmenter, [path], _raise):
-                write_results(segmenter, done, self.stems[path], self.alpha)
+                write_results(segmenter, done, self.stems[path], self.wanted)
             return
-        if self.sureness.is_wanted:
+        if self.wanted.sureness.is_wanted:
             raise InputError(
-                f"{path}: is read in tiles, which gives labels alone; leave --confidence, --probabilities and "
-                "--threshold out, or give it more --memory (and SEGKIT_MAX_PIXELS)"
+                f"{path}: is read in tiles, which gives labels alone; leave --confidence, --probabilities, --threshold "
+                "and --uncertain out, or give it more --memory (and SEGKIT_MAX_PIXELS)"
             )
         from segkit.inference.tiling.geotiff import open_large
 
         with open_large(segmenter, path, self._memory) as large:
+            self._check_annotations(path, large.image.size)
             bar = Bar(total=large.image.forwards, unit="tile", desc=printable(path.name), leave=False)
             with bar:
-                write_large_results(segmenter, large, self.stems[path], self.alpha, bar.update)
+                write_large_results(segmenter, large, self.stems[path], self.wanted, bar.update)
+
+    def _check_annotations(self, path: Path, size: tuple[int, int]) -> None:
+        """Refuse, before work is spent on it, an image whose labels are too large for the files of all images."""
+        from segkit.inference.annotation_files import PIXEL_BYTES
+
+        needed = size[0] * size[1] * PIXEL_BYTES
+        if self.wanted.annotations is not None and needed > self._memory:
+            raise InputError(
+                f"{path}: writing its {size[1]}x{size[0]} labels to annotation files may take {needed / 1e9:.1f} GB, "
+                f"and {self._memory / 1e9:.1f} GB are to be used; give more --memory, or leave them to another run"
+            )
 
     def _small(self) -> Iterator[Path]:
         """The images that can be read whole; the others are put aside."""
@@ -237,53 +217,6 @@ class _Work:
 
 def _raise(path: Path, error: Exception) -> None:
     raise error
-
-
-def _parser() -> Parser:
-    parser = Parser("segkit infer", description=_DESCRIPTION)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="FILE", help="of `segkit fit` or any toolkit, or exported"
-    )
-    add_network_option(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="created if it is absent")
-    parser.add_argument("--protocol", default="whole", metavar="NAME", help="whole (default), window, ms-flip, ...")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda:1, ...; default: the GPU if there is one")
-    parser.add_argument(
-        "--memory",
-        metavar="SIZE",
-        help="what an image may take, its network included, such as 8GB, 500MB or 16GiB; PyTorch itself takes about "
-        "1 GB besides, and a CPU's memory manager keeps up to a third more; default: 0.7 of what is free",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "bfloat16", "float32", "exact"),
-        default="auto",
-        help="auto (default): bfloat16 where the processor is fast at it, else float32; exact: the network as it was "
-        "trained, no bit of it changed",
-    )
-    parser.add_argument(
-        "--compile",
-        action=Switch,
-        help="compile the network for the first 8 sizes of its input: a minute each, worth it for many images",
-    )
-    parser.add_argument(
-        "--alpha",
-        type=number(lambda a: 0 <= a <= 1, "in 0..1"),
-        default=0.5,
-        metavar="A",
-        help="colours' weight in the overlay, 0..1",
-    )
-    sure = parser.add_argument_group("how sure the network is")
-    sure.add_argument("--confidence", action=Switch, help="write NAME_confidence.png, the probability of each label")
-    sure.add_argument("--probabilities", action=Switch, help="write NAME_probabilities.npz, those of all classes")
-    sure.add_argument(
-        "--threshold",
-        type=number(lambda t: 0 <= t <= 1, "in 0..1"),
-        metavar="T",
-        help="pixels with less confidence get the label 255, no class, are not coloured, and are counted as such",
-    )
-    return parser
 
 
 def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Labeller") -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from segkit.errors import InputError
 from segkit.paths import IMAGE_SUFFIXES, walk_files
 
-_RESULTS = ("_labels.png", "_color.png", "_overlay.png", "_labels.tif")
+_RESULTS = ("_labels.png", "_color.png", "_overlay.png", "_side_by_side.png", "_labels.tif")
 
 
 def find_images(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,71 +11,105 @@ import numpy as np
 
 from segkit.arrays import UInt8Array
 from segkit.files import replacing, write_json
+from segkit.inference.annotation_files import AnnotationFiles, Packed
+from segkit.inference.kinds import DEFAULT
 from segkit.inference.stream import Labelled
 from segkit.inference.sureness import Sureness
 from segkit.io import write_png
 from segkit.io.confidence import ENDING, write_confidence
-from segkit.visualization import IGNORED, by_area, colorize, overlay, with_legend
+from segkit.visualization import IGNORED, by_area, colorize, overlay, side_by_side, with_legend
 
 if TYPE_CHECKING:  # it imports rasterio, which few images need, and PyTorch
     from segkit.inference.stream import Labeller
     from segkit.inference.tiling.geotiff import LargeFile
 
 
-def write_results(
-    segmenter: Labeller,
-    done: Labelled,
-    stem: Path,
-    alpha: float = 0.5,
-    sureness: Sureness = Sureness(),  # noqa: B008  (frozen)
-) -> None:
-    """Write label map, colours, overlay and areas of one image, and its confidence if wanted, each in one step.
+GAP = 8  # pixels between an image and its overlay
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is written.
+
+    Attributes:
+        kinds: Of `segkit.inference.kinds.OF_IMAGE`.
+        alpha: Weight of the colours in the overlay, 0..1.
+        sureness: What is wanted of the confidence.
+        annotations: What the labels are handed to besides.
+    """
+
+    kinds: Collection[str] = DEFAULT
+    alpha: float = 0.5
+    sureness: Sureness = field(default_factory=Sureness)
+    annotations: AnnotationFiles | None = None
+
+
+def write_results(segmenter: Labeller, done: Labelled, stem: Path, wanted: Wanted) -> None:
+    """Write the files of one image, each in one step, and its confidence if wanted.
 
     Args:
         segmenter: The segmenter that labelled it.
         done: Image and labels.
-        stem: The files' path up to `_labels.png`, `_color.png`, `_overlay.png`, `_area.json` and `_confidence.png`.
-        alpha: Weight of the colours in the overlay, 0..1.
-        sureness: What is wanted of the confidence.
+        stem: The files' path up to `_labels.png`, `_color.png`, `_overlay.png`, `_side_by_side.png`, `_area.json` and
+            `_confidence.png`.
+        wanted: Which of them.
 
     Raises:
         InputError: A file cannot be written.
     """
-    image, labels = done.image, sureness.labels(done)
-    write_png(_suffixed(stem, "_labels.png"), labels)
-    write_png(_suffixed(stem, "_color.png"), colorize(labels, segmenter.palette))
-    write_png(_suffixed(stem, "_overlay.png"), _drawn(segmenter, image, labels, alpha))
+    image, sureness = done.image, wanted.sureness
+    labels = sureness.labels(done)
+    is_mixed = bool({"overlay", "side_by_side"} & set(wanted.kinds))
+    mixed = overlay(image, labels, segmenter.palette, wanted.alpha) if is_mixed else image
+    make: dict[str, Callable[[], UInt8Array]] = {
+        "labels": lambda: labels,
+        "color": lambda: colorize(labels, segmenter.palette),
+        "overlay": lambda: _with_legend(segmenter, mixed, labels),
+        "side_by_side": lambda: _with_legend(segmenter, side_by_side([image, mixed], GAP), labels),
+    }
+    for kind, array in make.items():
+        if kind in wanted.kinds:
+            write_png(_suffixed(stem, f"_{kind}.png"), array())
     if sureness.confidence and done.confidence is not None:
         write_confidence(_suffixed(stem, ENDING), done.confidence)
-    counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)
-    _write_areas(segmenter, done.path, stem, counts, labels.shape, sureness.threshold)
+    if "area" in wanted.kinds:
+        counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)
+        _write_areas(segmenter, done.path, stem, counts, labels.shape, sureness.threshold)
+    if wanted.annotations is not None:
+        mean = None if done.confidence is None else float(done.confidence.mean())
+        wanted.annotations.add(done.path, stem, Packed(labels), mean)
 
 
 def write_large_results(
-    segmenter: Labeller, large: LargeFile, stem: Path, alpha: float, seen: Callable[[], object]
+    segmenter: Labeller, large: LargeFile, stem: Path, wanted: Wanted, seen: Callable[[], object]
 ) -> None:
-    """Segment one image in tiles and write its labels, a preview of them and their areas.
+    """Segment one image in tiles and write its labels, whatever is wanted, a preview of them and their areas.
 
     Args:
         segmenter: The network.
         large: The image, as `open_large` gives it.
         stem: The files' path up to `_labels.tif`, `_overlay.png` and `_area.json`.
-        alpha: Weight of the colours in the overlay, 0..1.
+        wanted: Which files.
         seen: Called after each of `large.image.forwards` forwards.
 
     Raises:
         InputError: The image is damaged, or a file cannot be written.
         OSError: The labels cannot be written.
     """
+    packed = Packed()
     with replacing(_suffixed(stem, "_labels.tif")) as temporary:
-        counts, few = large.write_labels(temporary, seen)
-    image = large.preview((few.shape[0], few.shape[1]))
-    write_png(_suffixed(stem, "_overlay.png"), _drawn(segmenter, image, few, alpha))
-    _write_areas(segmenter, large.path, stem, counts, large.image.size)
+        counts, few = large.write_labels(temporary, seen, packed.take if wanted.annotations else None)
+    if "overlay" in wanted.kinds:
+        image = large.preview((few.shape[0], few.shape[1]))
+        mixed = overlay(image, few, segmenter.palette, wanted.alpha)
+        write_png(_suffixed(stem, "_overlay.png"), _with_legend(segmenter, mixed, few))
+    if "area" in wanted.kinds:
+        _write_areas(segmenter, large.path, stem, counts, large.image.size)
+    if wanted.annotations is not None:
+        wanted.annotations.add(large.path, stem, packed)
 
 
-def _drawn(segmenter: Labeller, image: np.ndarray, labels: np.ndarray, alpha: float) -> UInt8Array:
-    mixed = overlay(image, labels, segmenter.palette, alpha)
+def _with_legend(segmenter: Labeller, mixed: np.ndarray, labels: np.ndarray) -> UInt8Array:
     return with_legend(mixed, labels, segmenter.class_names, segmenter.palette)
 
 

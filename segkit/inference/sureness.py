@@ -27,16 +27,18 @@ class Sureness:
         confidence: A confidence map of each image, `NAME_confidence.png`.
         probabilities: The probabilities of all classes, `NAME_probabilities.npz`.
         threshold: Confidence below which a pixel gets the label 255, no class; None: none does.
+        mean: The mean confidence of each image, by which images are chosen.
     """
 
     confidence: bool = False
     probabilities: bool = False
     threshold: float | None = None
+    mean: bool = False
 
     @property
     def is_wanted(self) -> bool:
         """Whether labels alone do not suffice."""
-        return self.confidence or self.probabilities or self.threshold is not None
+        return self.confidence or self.probabilities or self.threshold is not None or self.mean
 
     def labels(self, done: Labelled) -> UInt8Array:
         """The labels of an image (H, W), 255 where the network is not sure enough."""

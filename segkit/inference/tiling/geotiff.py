@@ -48,12 +48,18 @@ class LargeFile:
     source: Any
     image: LargeImage
 
-    def write_labels(self, target: Path, seen: Callable[[], object] = lambda: None) -> tuple[Int64Array, UInt8Array]:
+    def write_labels(
+        self,
+        target: Path,
+        seen: Callable[[], object] = lambda: None,
+        also: Callable[[np.ndarray], None] | None = None,
+    ) -> tuple[Int64Array, UInt8Array]:
         """Write the train ids as a tiled, compressed GeoTIFF in the classes' colours.
 
         Args:
             target: The file to write.
             seen: Called after each of `image.forwards` forwards.
+            also: Called with each strip of labels (n, W) from top to bottom.
 
         Returns:
             int64 (65536,), the pixels of each train id; and every n-th label, (h, w), at most `PREVIEW_SIDE` per side.
@@ -67,6 +73,8 @@ class LargeFile:
         with _label_map(target, self.source, self.segmenter) as write:
             for start, labels in self.image.strips(seen):
                 write(labels)
+                if also is not None:
+                    also(labels)
                 counts += np.bincount(labels.ravel(), minlength=len(counts))
                 few.append(labels[-start % step :: step, ::step].copy())
         return counts, np.concatenate(few)
