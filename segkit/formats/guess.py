@@ -21,8 +21,8 @@ def guess_format(path: Path) -> str | None:
 
 
 def _of_folder(path: Path, names: set[str]) -> str | None:
-    if {"labelmap.txt", "SegmentationClass"} <= names:
-        return "cvat"
+    if "SegmentationClass" in names:
+        return "cvat" if "labelmap.txt" in names else "voc"
     if path.is_dir() and "data.yaml" in names:
         return _of_file(".yaml", path / "data.yaml")
     file = next(iter(sorted(path.glob("*.json"))), None) if path.is_dir() else None

@@ -32,6 +32,7 @@ FORMATS = {
     "labelstudio": Format(True, True, "Label Studio JSON: brush masks; polygons and rectangles are read, too"),
     "labelme":     Format(True, True, "LabelMe, a folder with a JSON file for each image"),
     "yolo":        Format(True, True, "YOLO's polygons, a folder with data.yaml, images and labels"),
+    "voc":         Format(True, False, "Pascal VOC's folders, and those like them with a classes.txt"),
     "geojson":     Format(False, True, "GeoJSON: polygons in the image's coordinate reference system"),
     "area_csv":    Format(False, True, "CSV: pixels, share and m2 of each class of each image"),
 }  # fmt: skip

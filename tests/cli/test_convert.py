@@ -202,7 +202,26 @@ WRITTEN = {
 
 
 def test_all_formats_that_are_read_are_recognised() -> None:
-    assert {name for name, one in FORMATS.items() if one.reads} == WRITTEN.keys()
+    assert {name for name, one in FORMATS.items() if one.reads} == {*WRITTEN, "voc"}
+
+
+def test_vocs_folders_are_read_with_void_ignored(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    voc = export.parent / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        (voc / folder).mkdir(parents=True)
+    values = LABELS * 15  # 0 background, 15 person
+    values[3:6] = 255
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        image = Image.fromarray(values)
+        image.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+        image.save(voc / folder / "a.png")
+    Image.new("RGB", SIZE[::-1]).save(voc / "JPEGImages/a.jpg")
+    assert main(["data", "convert", str(voc), "-o", str(export.parent / "made")]) == 0
+    assert (mask(export, "a.png") == values).all()
+    assert (export.parent / "made/classes.txt").read_text().split()[15] == "person"
+    (voc / "classes.txt").write_text("background\nroad\n")
+    assert main(["data", "convert", str(voc), "-o", str(export.parent / "other")]) == 1
+    assert "a.png: value 15 is of no class" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("kind", "file"), WRITTEN.items())
