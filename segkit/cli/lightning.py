@@ -363,8 +363,10 @@ class SegmentationCLI(UserFirstCLI):
         from segkit.cli.report.sources import Wanted  # and with it, jinja2
         from segkit.cli.report.subjects import make_report
 
-        run = Path(self.trainer.default_root_dir)
-        make_report([run], None, run / "report.html", None, Wanted(data=self.datamodule, split="test"))
+        run, checkpoints = Path(self.trainer.default_root_dir), Path(self.value(self.config, "ckpt_path") or "").parent
+        trained_in = checkpoints.parent if checkpoints.name == CHECKPOINTS else None
+        wanted = Wanted(data=self.datamodule, split="test", trained_in=trained_in)
+        make_report([run], None, run / "report.html", None, wanted)
 
     def predict(self, **kwargs: Any) -> None:
         """Predict without keeping the predictions in memory, as they are written to disk."""

@@ -36,6 +36,7 @@ class Wanted:
         prediction_ids: What label maps hold.
         most: Images to show for each reason.
         data: The data, if they are open already.
+        trained_in: The run that has curves and config, if it is another one.
     """
 
     of_data: Sequence[str] = ()
@@ -43,6 +44,7 @@ class Wanted:
     prediction_ids: Ids = "train"
     most: int = SHOWN
     data: SegmentationDataModule | None = None
+    trained_in: Path | None = None
 
 
 @dataclass
@@ -139,21 +141,18 @@ def _made_alike(manifest: Manifest, result: Mapping[str, Any]) -> bool:
     return bool(weights.get("sha256") == manifest.weights["sha256"] and protocol == manifest.protocol)
 
 
-def curves_of(source: Source) -> dict[str, Curve] | None:
-    """The run's curves."""
-    if source.run is None:
-        return None
+def training_of(source: Source, wanted: Wanted) -> tuple[dict[str, Curve] | None, str]:
+    """The curves of the run, and the text of its config."""
+    run = wanted.trained_in or source.run
+    if run is None:
+        return None, ""
+    config = run / CONFIG
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     try:
-        return read_curves(source.run / METRICS)
+        return read_curves(run / METRICS), text
     except (InputError, UnicodeDecodeError) as error:
         source.lacks("curves", error)
-        return None
-
-
-def config_of(source: Source) -> str:
-    """The text of the run's config."""
-    path = None if source.run is None else source.run / CONFIG
-    return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
+        return None, text
 
 
 def data_of(source: Source, wanted: Wanted) -> SegmentationDataModule | None:

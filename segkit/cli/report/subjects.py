@@ -12,12 +12,11 @@ from segkit.arrays import Int64Array
 from segkit.cli.report.sources import (
     Source,
     Wanted,
-    config_of,
-    curves_of,
     data_of,
     find_source,
     images_of,
     space_of,
+    training_of,
 )
 from segkit.cli.words import say
 from segkit.errors import InputError
@@ -95,7 +94,7 @@ def make_subject(path: Path, name: str, wanted: Wanted) -> Made:
         InputError: Nothing of it can be used.
     """
     source = find_source(path)
-    curves, data = curves_of(source), data_of(source, wanted)
+    (curves, config), data = training_of(source, wanted), data_of(source, wanted)
     space = space_of(source, data, curves)
     found, expected = None, 0
     if source.labels is not None:
@@ -112,7 +111,7 @@ def make_subject(path: Path, name: str, wanted: Wanted) -> Made:
     result = dict(source.result) or _result(source, found, space, expected)
     areas = _areas(source, found, space.num_classes)
     left_out = [space.class_names.index(n) for n in result.get("without") or () if n in space.class_names]
-    subject = Subject(name, space, result, curves=curves, config=config_of(source), confusion=_matrix(result, space))
+    subject = Subject(name, space, result, curves=curves, config=config, confusion=_matrix(result, space))
     if found is not None:
         _check_same(source, subject, found)
         if found.sums.reliability is not None and "calibration" not in result:
