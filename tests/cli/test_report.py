@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gloo import run_command, said
 
 from segkit.cli import main
 from segkit.cli.report import subjects
@@ -289,3 +290,16 @@ def test_a_test_makes_its_report_of_what_it_wrote(benchmark_folder: Path, tmp_pa
 def test_report_is_for_tests_alone(capsys) -> None:
     assert main(["fit", "--config", "demo/deeplabv3_resnest14_tiny", "--report"]) == 2
     assert "--report: has no effect on fit, only on test" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_write_their_images_and_one_makes_the_report(benchmark_folder: Path, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", ["--data", "FolderDataModule", "--data.root", str(benchmark_folder / "data")]
+    test = ["test", "--ckpt_path", str(benchmark_folder / "b.ckpt"), *data, "--data.num_workers", "0", "--report"]
+    devices = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    run_command(2, [*test, *devices, "--run_dir", str(run)], tmp_path / "run.log")
+    assert len(list((run / "predictions").glob("*.png"))) == 10 and not (run / "predictions-2").exists()
+    assert [path.name for path in run.glob("*.html")] == ["report.html"]
+    assert said(tmp_path / "run.log").count("report.html") == 1
+    result = json.loads((run / "result.json").read_text())
+    assert result["num_images"] == 5 and result["calibration"]["thresholds"]
