@@ -20,7 +20,7 @@ from segkit.paths import looked_for
 from segkit.predictions.label_files import Ids
 from segkit.predictions.manifest import NAME, SPACES, Manifest, read_manifest
 from segkit.predictions.pairs import LabelMaps
-from segkit.predictions.reported import ReportImage
+from segkit.predictions.reported import ReportImage, train_ids
 from segkit.text import counted
 from segkit.training.run_folder import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
 from segkit.training.views.curves import Curve, read_curves
@@ -247,7 +247,7 @@ def _image(sample: Sample, labels: Path, data: SegmentationDataModule) -> Report
     reader, space, bands = data.reader, data.label_space, data.bands
 
     def truth() -> UInt8Array:
-        return space.map_labels(reader.read_mask(cast(File, sample.mask)), str(sample.mask))
+        return train_ids(reader.read_mask(cast(File, sample.mask)), space, sample.mask)
 
     def image() -> UInt8Array:
         read = reader.image(sample.image)

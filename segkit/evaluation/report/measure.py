@@ -135,11 +135,11 @@ def boundary_bands(truth: UInt8Array) -> UInt8Array:
     ignored, cross = truth == IGNORE_INDEX, np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
     # Ignored pixels cannot lower a minimum as 255, nor raise a maximum as 0; outside the image OpenCV does likewise.
     lowest, highest = cv2.erode(truth, cross), cv2.dilate(np.where(ignored, np.uint8(0), truth), cross)
-    near = ((lowest != highest) & ~ignored).astype(np.uint8)
-    band = np.zeros(truth.shape, np.uint8)
+    near = ((lowest != highest) & ~ignored).view(np.uint8)
+    band = np.full(truth.shape, len(DISTANCES), np.uint8)
     for before, distance in pairwise((0, *DISTANCES)):
         near = np.asarray(cv2.dilate(near, np.ones((2 * (distance - before) + 1,) * 2, np.uint8)))
-        band += near == 0
+        band -= near
     return band
 
 
