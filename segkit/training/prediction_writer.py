@@ -181,10 +181,14 @@ class PredictionWriter(BasePredictionWriter):
                 "date": now(),
                 "processes": trainer.world_size,
                 "versions": versions(),
+                **({"temperature": module.temperature} if self.confidence else {}),
             },
         )
         if self._earlier is not None and not self.overwrite:
             difference = self._earlier.difference(manifest)
+            before = self._earlier.run.get("temperature", module.temperature)
+            if difference is None and self.confidence and before != module.temperature:
+                difference = f"temperature: {before}, not {module.temperature}"
             if difference is not None:
                 raise InputError(
                     f"{self.output}: holds label maps made by something else ({difference}); "

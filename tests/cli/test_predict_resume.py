@@ -18,6 +18,9 @@ from left_behind import left_behind
 from segkit.cli import main
 from segkit.inference.segmenter import load
 from segkit.io.confidence import confidence_path, read_confidence
+from segkit.models.checkpoint import Checkpoint
+from segkit.models.weight_files import write_model_file
+from segkit.models.weights import read_checkpoint
 from segkit.training import prediction_writer
 
 pytestmark = pytest.mark.slow
@@ -148,7 +151,7 @@ def test_other_images_are_refused(root: Path, checkpoint: Path, tmp_path: Path, 
 
 
 def test_confidence_lies_beside_the_labels_and_is_added_to_a_folder_without(
-    root: Path, checkpoint: Path, wanted: dict[str, np.ndarray], tmp_path: Path
+    root: Path, checkpoint: Path, wanted: dict[str, np.ndarray], tmp_path: Path, capsys
 ) -> None:
     out, labels_only = tmp_path / "labels", tmp_path / "plain"
     assert main(command(root, checkpoint, labels_only)) == 0
@@ -169,6 +172,11 @@ def test_confidence_lies_beside_the_labels_and_is_added_to_a_folder_without(
     for more in ([], ["--confidence"]):  # all is there
         assert main(command(root, checkpoint, out, *more)) == 0
     assert stamps == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    stored = read_checkpoint(checkpoint)
+    warm = Checkpoint(stored.hyper_parameters, stored.state_dict, {"calibration": {"temperature": 2.0}})
+    write_model_file(tmp_path / "warm.safetensors", warm)
+    assert main(command(root, tmp_path / "warm.safetensors", out, "--confidence")) == 2
+    assert "made by something else (temperature: 1.0, not 2.0)" in capsys.readouterr().err
     assert main(command(root, checkpoint, out, "--overwrite")) == 0
     check(out, wanted)  # of confidence maps it cannot be known what made them
 
