@@ -1,28 +1,32 @@
-"""LabelMe: a JSON file beside each image, of its name, with polygons, rectangles and circles.
+"""LabelMe: a JSON file beside each image, of its name, with polygons, rectangles, circles and masks.
 
 Format: github.com/wkentaro/labelme, label_file.py and shape.py. It has no holes: they are joined to the outline by
 seams (`segkit.formats.shapes.bridged`). What is drawn on pixels to be ignored has the flag "crowd".
 """
 
+import base64
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from segkit.arrays import Float64Array
+from segkit.arrays import BoolArray, Float64Array
 from segkit.errors import InputError
 from segkit.files import write_json
 from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names, ring_of
 from segkit.formats.files import below, parsing, read_json
 from segkit.formats.shapes import bridged, outlines
+from segkit.io import read_label
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 from segkit.paths import walk_files
 
 _WHAT = "file of LabelMe"
 _CROWD = "crowd"  # the flag
+_AREAS = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask")
 _FLATTER = 0.02  # pixels by which a circle's polygon may lie inside it
 
 
@@ -55,22 +59,50 @@ def _image(folder: Path, file: Path) -> AnnotatedImage:
     with parsing(source, _WHAT):
         size = (int(content["imageHeight"]), int(content["imageWidth"]))
         suffix = PurePosixPath(str(content["imagePath"]).replace("\\", "/")).suffix
-        regions = [_region(shape, f"{source}, shape {i}") for i, shape in enumerate(content["shapes"], start=1)]
+        regions = [_region(shape, size, f"{source}, shape {i}") for i, shape in enumerate(content["shapes"], start=1)]
     return AnnotatedImage(file.relative_to(folder).with_suffix(suffix).as_posix(), size, regions, source)
 
 
-def _region(shape: Any, source: str) -> Region:
+def _region(shape: Any, size: tuple[int, int], source: str) -> Region:
     label, kind = str(shape["label"]), str(shape.get("shape_type") or "polygon")
-    if kind not in ("polygon", "rectangle", "circle"):
+    crowd = bool((shape.get("flags") or {}).get(_CROWD))
+    if kind not in _AREAS:
         return Region(label, left_out=f"shapes of the kind {kind} (left out)")
     points = ring_of(shape["points"], source)
-    crowd = bool((shape.get("flags") or {}).get(_CROWD))
+    if kind == "mask":
+        return Region(label, mask=partial(_mask, _Embedded(shape["mask"], source), points[0], size), crowd=crowd)
     return Region(label, ((_ring(kind, points),),), crowd=crowd)
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """A file inside a JSON file, in base64."""
+
+    text: str
+    source: str
+
+    def __str__(self) -> str:
+        return self.source
+
+    def read_bytes(self) -> bytes:
+        """Its content."""
+        with parsing(self.source, _WHAT):
+            return base64.b64decode(self.text)
+
+
+def _mask(png: _Embedded, corner: Float64Array, size: tuple[int, int]) -> BoolArray:
+    """A mask that is stored as the part of the image from this upper left corner on."""
+    part, mask = read_label(png), np.zeros(size, bool)
+    left, top = corner.astype(int).tolist()
+    if left < 0 or top < 0 or top + part.shape[0] > size[0] or left + part.shape[1] > size[1]:
+        raise InputError(f"{png}: a mask that reaches outside the image; draw it again")
+    mask[top : top + part.shape[0], left : left + part.shape[1]] = part > 0
+    return mask
 
 
 def _ring(kind: str, points: Float64Array) -> Float64Array:
     """The outline of a shape: a rectangle has two opposite corners, a circle its centre and a point on it."""
-    if kind == "polygon":
+    if kind in ("polygon", "oriented_rectangle"):
         return points
     (x, y), (other_x, other_y) = points.tolist()
     if kind == "rectangle":

@@ -50,7 +50,7 @@ def _labels_of(image: Path, folder: Path) -> Path:
 
 
 def _image(folder: Path, names: dict[int, str], image: Path) -> AnnotatedImage:
-    width, height = image_size(image)
+    width, height = image_size(image, apply_exif=True)  # fractions are of the image as it is shown
     labels = _labels_of(image, folder)
     regions = partial(_regions, labels, names, (width, height)) if labels.is_file() else ()
     return AnnotatedImage(image.relative_to(folder / "images").as_posix(), (height, width), regions, str(labels))

@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,7 @@ def test_the_name_is_that_of_the_json_file_wherever_the_image_was(tmp_path: Path
         ("rectangle", [[60.7, 40.2], [20, 10]]),
         ("circle", [[40.2, 30.4], [40.2, 51.6]]),
         (None, [[3, 3], [70, 9], [9, 50]]),
+        ("oriented_rectangle", [[30, 5.3], [60, 25.3], [40, 55.3], [10, 35.3]]),
     ],
 )
 def test_shapes_cover_what_pillow_draws(tmp_path: Path, kind: str | None, points: list[list[float]]) -> None:
@@ -87,11 +90,24 @@ def test_shapes_cover_what_pillow_draws(tmp_path: Path, kind: str | None, points
 
 
 def test_points_and_lines_are_left_out_and_counted(tmp_path: Path) -> None:
-    kinds = ("point", "linestrip", "linestrip", "line", "points", "mask")
+    kinds = ("point", "linestrip", "linestrip", "line", "points")
     shapes = [shape([[1, 1]], kind) for kind in kinds]
     mask, problems = rasterized(first(export(tmp_path, *shapes)), None, {})
     assert (mask == 255).all()
-    assert problems["shapes of the kind linestrip (left out)"] == 2 and sum(problems.values()) == 6
+    assert problems["shapes of the kind linestrip (left out)"] == 2 and sum(problems.values()) == 5
+
+
+def embedded(mask: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_a_mask_lies_from_its_corner_on(tmp_path: Path) -> None:
+    part = np.eye(5, 7)
+    export(tmp_path, shape([[20, 10], [26, 14]], "mask", mask=embedded(part)))
+    mask = rasterized(first(tmp_path), None, {"car": 0})[0]
+    assert np.array_equal(mask[10:15, 20:27] == 0, part) and (mask == 0).sum() == 5
 
 
 def test_a_damaged_file_leaves_the_others_readable(tmp_path: Path) -> None:
@@ -110,6 +126,10 @@ def test_a_damaged_file_leaves_the_others_readable(tmp_path: Path) -> None:
         ([shape([[1, 2], [3]])], {}, "shape 1: a polygon is no list of pairs"),
         ([shape([[1, 1], [2, 2]]), shape([[1, 1]], "circle")], {}, "damaged, or no file of LabelMe"),
         ([{"points": []}], {}, "'label' is missing"),
+        ([shape([[1, 1], [9, 9]], "mask")], {}, "'mask' is missing"),
+        ([shape([[1, 1], [9, 9]], "mask", mask=5)], {}, "shape 1: damaged"),
+        ([shape([[1, 1], [9, 9]], "mask", mask="AAAA")], {}, "shape 1: not an image"),
+        ([shape([[78, 1], [90, 9]], "mask", mask=embedded(np.eye(5)))], {}, "shape 1: a mask that reaches outside"),
         ([3], {}, "damaged, or no file of LabelMe"),
         ([], {"imageHeight": None}, "damaged, or no file of LabelMe"),
         ([], {"imageHeight": 10**9, "imageWidth": 10**9}, "million are read into memory"),

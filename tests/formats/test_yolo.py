@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import yaml as pyyaml
 from label_maps import boundary_distance, classes_of, label_map, space
+from PIL import Image
 
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError
@@ -74,6 +75,15 @@ def test_boxes_are_left_out_and_images_without_labels_counted(tmp_path: Path) ->
     found = yolo.read(root / "data.yaml")
     assert found.notes == {yolo.UNDRAWN: 1}
     assert (rasterized(found.images[1], None, {"car": 0})[0] == 255).all()
+
+
+def test_fractions_are_of_the_image_as_it_is_shown(tmp_path: Path) -> None:
+    root = folder(tmp_path, "0 0 0 0.5 0 0.5 0.25 0 0.25")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right: shown 4 wide and 8 high
+    Image.new("RGB", (8, 4)).save(root / "images" / "a.png", exif=exif)
+    mask, _ = rasterized(first(root), (8, 4), {"car": 0})
+    assert np.argwhere(mask == 0).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 
 @pytest.mark.parametrize(
