@@ -85,6 +85,7 @@ def write(images: Iterable[Labelled], path: Path, space: LabelSpace, tolerance: 
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add(archive, LABELMAP, "\n".join(lines) + "\n")
         for image in images:
+            check_names([image.name], str(path))
             stems.append(PurePosixPath(image.name).with_suffix("").as_posix())
             _add(archive, f"{MASKS}{stems[-1]}.png", _png(classes[image.labels]))
             _add(archive, f"{OBJECTS}{stems[-1]}.png", _png(objects[image.labels]))

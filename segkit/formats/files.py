@@ -12,19 +12,20 @@ from segkit.formats.base import check_names
 from segkit.io import read_bytes
 
 
-def read_json(path: Path, what: str) -> Any:
-    """The JSON object in a file.
+def read_json(path: Path, what: str, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
+    """The JSON object, or list, in a file.
 
     Raises:
-        InputError: It cannot be read, is no JSON, or no object; the message calls it `what`.
+        InputError: It cannot be read, is no JSON, or of another kind; the message calls it `what`.
     """
     data = read_bytes(path, what)
     try:
         content = parse_json(data)
     except ValueError as error:
         raise InputError(f"{path}: damaged {what}, no JSON ({one_line(error)}); export it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is no {what}: a JSON object is expected; export it again")
+    if not isinstance(content, kind):
+        expected = "object" if kind is dict else "list"
+        raise InputError(f"{path}: is no {what}: a JSON {expected} is expected; export it again")
     return content
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from segkit.errors import import_extra
 from segkit.files import replacing
 from segkit.formats.base import Labelled
+from segkit.formats.files import below
 from segkit.formats.georeference import pixel_area
 from segkit.formats.shapes import EXTRA, outlines
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
@@ -36,11 +37,12 @@ def write(images: Iterable[Labelled], path: Path, space: LabelSpace, tolerance: 
         head: dict[str, Any] = {"type": "FeatureCollection", "name": PurePosixPath(image.name).stem}
         if image.crs is not None:
             head |= {"crs": {"type": "name", "properties": {"name": _name(image.crs)}}}
-        target = path / PurePosixPath(image.name).with_suffix(".geojson")
-        with replacing(target) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with replacing(below(path, image.name, ".geojson")) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "features": [')
             for number, feature in enumerate(_features(image, space, tolerance)):
-                file.write(("," if number else "") + "\n" + json.dumps(feature, ensure_ascii=False))
+                # GDAL would take the class's id for the feature's, of which it wants each but once.
+                one = {"type": "Feature", "id": number, **feature}
+                file.write(("," if number else "") + "\n" + json.dumps(one, ensure_ascii=False))
             file.write("\n]}\n")
 
 
@@ -66,7 +68,7 @@ def _features(image: Labelled, space: LabelSpace, tolerance: float) -> Iterator[
             a, b, c, d, e, f = image.transform
             polygon = affinity.affine_transform(polygon, (a, b, d, e, c, f))
         geometry = {"type": "Polygon", "coordinates": _coordinates(orient(polygon))}
-        yield {"type": "Feature", "properties": properties, "geometry": geometry}
+        yield {"properties": properties, "geometry": geometry}
 
 
 def _coordinates(polygon: Any) -> list[list[list[float]]]:

@@ -10,28 +10,32 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from segkit.arrays import Float64Array
-from segkit.errors import InputError, one_line
-from segkit.files import parse_json, replacing, write_text
+from segkit.errors import InputError
+from segkit.files import replacing, write_text
 from segkit.formats.base import AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names, ring_of
 from segkit.formats.brush import decode, encode
-from segkit.io import read_bytes
+from segkit.formats.files import parsing, read_json
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 from segkit.paths import IMAGE_SUFFIXES
 
 UNDONE = "tasks without annotation (left out)"
-NO_AREA = "regions that are no brush, polygon or rectangle (left out)"
+NO_AREA = "regions without a label, or that are no brush, polygon or rectangle (left out)"
 SEVERAL = "tasks with several annotations (the last one counts)"
 
 _LOCAL = "/data/local-files/?d="  # Label Studio's address of a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
 _UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
-_DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+_WHAT = "JSON export of Label Studio"
+_AREAS = {"rle", "points", "rectangle"}
+_SHAPES = {"rle", "points", "vertices", "x"}  # keys of a region's value; ellipses and key points have x, too
+
+_Task: TypeAlias = tuple[str, str, list[Any]]  # its name in messages, its image's name, its regions
 
 
 def read(path: Path) -> Annotations:
@@ -42,27 +46,28 @@ def read(path: Path) -> Annotations:
     Raises:
         InputError: It is no such export, damaged, or empty.
     """
-    tasks = _tasks(path)
-    kind = "annotations" if any(task.get("annotations") for _, task in tasks) else "predictions"
-    notes, done = Counter[str](), list[tuple[str, str, list[Any]]]()  # source, name, results
-    for source, task in tasks:
-        try:
+    tasks = read_json(path, _WHAT, list)
+    if not all(isinstance(task, dict) and "data" in task for task in tasks):
+        raise InputError(f'{path}: not all tasks have "data"; export it as JSON, not JSON-MIN')
+    kind = "annotations" if any(task.get("annotations") for task in tasks) else "predictions"
+    notes, names, done = (
+        Counter[str](),
+        set[str](),
+        list[tuple[str, str, list[Any]]](),
+    )  # of done: source, name, regions
+    for number, task in enumerate(tasks, start=1):
+        source = f"{path}: task {task.get('id', number)}"
+        with parsing(source, _WHAT):
             made = [one["result"] for one in task.get(kind) or () if not one.get("was_cancelled")]
-            name = _name(task) if made else ""
-        except _DAMAGE as error:
-            raise _damaged(source, error) from error
-        notes[UNDONE] += not made
-        notes[SEVERAL] += len(made) > 1
-        if made:
-            done.append((source, name, made[-1]))
+            notes += Counter({UNDONE: not made, SEVERAL: len(made) > 1})
+            if made:
+                regions, left_out = _regions(made[-1])
+                done.append((source, _name(task), regions))
+                names.update(_label(one) for one in regions)
+                notes[NO_AREA] += left_out
     if not done:
         raise InputError(f"{path}: no task of it is annotated; annotate at least one image, and export again")
     check_names([name for _, name, _ in done], str(path))
-    names = set[str]()
-    for source, _, results in done:
-        labels, strange = _labels(source, results)
-        names |= labels
-        notes[NO_AREA] += strange
     return Annotations(Lazy(_image, done), tuple(sorted(names)), +notes)
 
 
@@ -115,22 +120,6 @@ def _task(image: Labelled, space: LabelSpace) -> dict[str, Any]:
     return {"data": {"image": _LOCAL + quote(image.name)}, "predictions": [prediction]}
 
 
-def _tasks(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The tasks of a file, each with its name in messages."""
-    try:
-        tasks = parse_json(read_bytes(path, "export of Label Studio"))
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: damaged export, no JSON ({one_line(error)}); export it again") from error
-    is_list = isinstance(tasks, list) and all(isinstance(task, dict) for task in tasks)
-    if not is_list or any("data" not in task for task in tasks):
-        raise InputError(
-            f'{path}: is no list of tasks with "data"; export it from Label Studio as JSON (not JSON-MIN, CSV or COCO)'
-        )
-    return [(f"{path}: task {task.get('id', number)}", task) for number, task in enumerate(tasks, start=1)]
-
-
 def _name(task: Mapping[str, Any]) -> str:
     """The name of a task's image."""
     data = task["data"]
@@ -143,45 +132,41 @@ def _name(task: Mapping[str, Any]) -> str:
     return _UPLOADED.sub("", name, count=1) if "/upload/" in address.path and _UPLOADED.match(name) else name
 
 
-def _labels(source: str, results: Any) -> tuple[set[str], int]:
-    """The labels of a task's regions, and how many of these have no area that can be read."""
-    try:
-        found = [(_label(one), _has_area(one["value"])) for one in results if _label(one) is not None]
-    except _DAMAGE as error:
-        raise _damaged(source, error) from error
-    return {str(label) for label, has_area in found if has_area}, sum(not has_area for _, has_area in found)
+def _regions(results: Any) -> tuple[list[Any], int]:
+    """The regions with a label and an area, of all results of a task, and how many regions lack one of them.
+
+    A region may have several results of one id: a brush without its label, the same with it, a choice, a text.
+    """
+    drawn = {number: one for number, one in enumerate(results) if _SHAPES & (one.get("value") or {}).keys()}
+    good = {number: one for number, one in drawn.items() if _label(one) and _AREAS & _kinds(one["value"])}
+    known = {one.get("id", number) for number, one in good.items()}
+    return list(good.values()), len({one.get("id", number) for number, one in drawn.items()} - known)
 
 
-def _label(result: Mapping[str, Any]) -> str | None:
-    """The label of a region; None for what is no labelled region, such as a choice, a text, or a relation."""
-    value = result.get("value") or {}
-    given = [names for key, names in value.items() if key.endswith("labels") and names]
-    return str(given[0][0]) if given and "original_width" in result else None
+def _kinds(value: Mapping[str, Any]) -> set[str]:
+    return value.keys() | ({"rectangle"} if {"x", "y", "width", "height"} <= value.keys() else set())
 
 
-def _has_area(value: Mapping[str, Any]) -> bool:
-    return "rle" in value or "points" in value or ("width" in value and "height" in value)
+def _label(result: Mapping[str, Any]) -> str:
+    """The label of a region; "" if it has none."""
+    given = [names for key, names in result["value"].items() if key.endswith("labels") and names]
+    return str(given[0][0]) if given else ""
 
 
-def _image(done: tuple[str, str, list[Any]]) -> AnnotatedImage:
+def _image(done: _Task) -> AnnotatedImage:
     source, name, results = done
-    try:
-        regions = [one for one in results if _label(one) is not None and _has_area(one["value"])]
-        sizes = {(int(one["original_height"]), int(one["original_width"])) for one in regions}
+    with parsing(source, _WHAT):
+        sizes = {(int(one["original_height"]), int(one["original_width"])) for one in results}
         if len(sizes) > 1:
             raise ValueError(f"regions on images of {len(sizes)} sizes")
-        if any(one.get("image_rotation") for one in regions):
-            raise ValueError("annotated on a turned image, which is not read: turn the file itself")
+        if any(one.get("image_rotation") for one in results):
+            raise InputError(f"{source}: was annotated on a turned image, which is not read; turn the file itself")
         size = next(iter(sizes), None)
-        return AnnotatedImage(name, size, [_region(one, size, source) for one in regions if size], source)
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise _damaged(source, error) from error
+        return AnnotatedImage(name, size, [_region(one, size, source) for one in results if size], source)
 
 
 def _region(result: Mapping[str, Any], size: tuple[int, int], source: str) -> Region:
-    value, name = result["value"], str(_label(result))
+    value, name = result["value"], _label(result)
     if "rle" in value:
         return Region(name, mask=partial(decode, value["rle"], size, source))
     ring = ring_of(value["points"] if "points" in value else _corners(value, size), source)
@@ -190,12 +175,11 @@ def _region(result: Mapping[str, Any], size: tuple[int, int], source: str) -> Re
 
 def _corners(value: Mapping[str, Any], size: tuple[int, int]) -> Float64Array:
     """The corners of a rectangle (4, 2) in per cent; it is turned about its first, clockwise, in pixels."""
-    angle, sides = np.deg2rad(float(value.get("rotation") or 0)), np.array([size[1], size[0]]) / 100
-    across = float(value["width"]) * sides[0] * np.array([np.cos(angle), np.sin(angle)])
-    down = float(value["height"]) * sides[1] * np.array([-np.sin(angle), np.cos(angle)])
-    first = np.array([float(value["x"]), float(value["y"])]) * sides
-    return np.stack([first, first + across, first + across + down, first + down]) / sides
-
-
-def _damaged(source: str, error: BaseException) -> InputError:
-    return InputError(f"{source}: cannot be read ({type(error).__name__}: {one_line(error)}); export it again")
+    sides = np.array([size[1], size[0]]) / 100
+    first, (across, down) = (
+        np.array([value["x"], value["y"]], float),
+        np.array([value["width"], value["height"]], float) * sides,
+    )
+    angle = np.deg2rad(float(value.get("rotation") or 0))
+    turn = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])  # of (1, 0) and (0, 1)
+    return np.asarray(first + np.array([(0, 0), (across, 0), (across, down), (0, down)]) @ turn / sides)

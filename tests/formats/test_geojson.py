@@ -44,6 +44,7 @@ def test_polygons_of_a_georeferenced_image_give_its_labels_back(tmp_path: Path, 
     shapes = [(shape(one["geometry"]), one["properties"]["id"]) for one in found["features"]]
     assert all(polygon.is_valid and polygon.exterior.is_ccw for polygon, _ in shapes)
     assert any(polygon.interiors for polygon, _ in shapes)
+    assert [one["id"] for one in found["features"]] == list(range(len(shapes)))  # GDAL wants each but once
     assert np.array_equal(rasterize(shapes, labels.shape, fill=255, transform=transform, dtype="uint8"), labels)
     size = abs(transform.determinant)
     for label, name in enumerate(space().class_names):

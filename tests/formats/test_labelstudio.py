@@ -144,21 +144,25 @@ def test_which_annotation_counts_and_what_is_left_out_is_counted(tmp_path: Path)
     ellipse = region({"x": 1, "y": 1, "radiusX": 1, "radiusY": 1, "ellipselabels": ["car"]})
     guess = {"result": [rectangle("sky", 0, 0, 100, 100)]}
     text = {"type": "choices", "value": {"choices": ["dark"]}}
+    bare = {**rectangle("car", 0, 0, 50, 50), "id": "1"}
+    bare["value"] = {key: value for key, value in bare["value"].items() if key != "rectanglelabels"}
+    twice = [bare, rectangle("sky", 0, 0, 50, 50) | {"id": "1"}]  # Rectangle and Labels beside each other
     tasks = [
         {"data": {"image": "a.jpg"}, "annotations": [first, last, skipped]},
         {"data": {"image": "b.jpg"}, "annotations": [], "predictions": [guess]},
-        {"data": {"image": "c.jpg"}, "annotations": [{"result": [ellipse, text]}]},
+        {"data": {"image": "c.jpg"}, "annotations": [{"result": [ellipse, text, *twice, {**bare, "id": "2"}]}]},
     ]
     found = labelstudio.read(saved(tmp_path, tasks))
-    assert [image.name for image in found.images] == ["a.jpg", "c.jpg"] and found.class_names == ("road",)
+    assert [image.name for image in found.images] == ["a.jpg", "c.jpg"] and found.class_names == ("road", "sky")
     assert rasterized(found.images[0], None, {"road": 3})[0].tolist() == [[3] * 40] * 20
-    assert found.notes == {labelstudio.UNDONE: 1, labelstudio.SEVERAL: 1, labelstudio.NO_AREA: 1}
+    assert len(found.images[1].regions) == 1
+    assert found.notes == {labelstudio.UNDONE: 1, labelstudio.SEVERAL: 1, labelstudio.NO_AREA: 2}
 
 
 SMALL = encode(np.zeros((2, 3), bool))
 BAD: dict[str, tuple[Any, str]] = {
-    "no JSON": ("{", "damaged export, no JSON"),
-    "another export": ({"images": []}, "not JSON-MIN, CSV or COCO"),
+    "no JSON": ("{", "damaged JSON export of Label Studio, no JSON"),
+    "another export": ({"images": []}, "a JSON list is expected"),
     "minimal": ([{"image": "a.jpg", "tag": []}], "not JSON-MIN"),
     "nothing annotated": ([{"data": {"image": "a.jpg"}, "annotations": []}], "no task of it is annotated"),
     "empty": ([], "no task of it is annotated"),
@@ -169,7 +173,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "turned": ([task({**rectangle("a", 0, 0, 1, 1), "image_rotation": 90})], "turn the file itself"),
     "two sizes": ([task(rectangle("a", 0, 0, 1, 1), region({"rle": SMALL, "x-labels": ["a"]}, (2, 3)))], "of 2 sizes"),
     "no points": ([task(polygon("a", (1, 2), (3, "x")))], "task 7"),  # type: ignore[arg-type]
-    "no list": ([{"data": {"image": "a.jpg"}, "annotations": [3]}], "task 1: cannot be read"),
+    "no list": ([{"data": {"image": "a.jpg"}, "annotations": [3]}], "task 1: damaged"),
     "huge": ([task(region({"rle": [0], "brushlabels": ["a"]}, (10**6, 10**6)))], "pixels"),
     "unknown class": ([task(rectangle("lorry", 0, 0, 1, 1))], "class 'lorry' is unknown"),
 }
