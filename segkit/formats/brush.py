@@ -45,8 +45,8 @@ def decode(rle: Sequence[int], size: tuple[int, int], source: str) -> BoolArray:
         InputError: It is damaged, or of an image of another size.
     """
     try:
-        data = bytes(rle)
-    except (TypeError, ValueError) as error:
+        data = bytes(list(rle))  # of a number, `bytes` would make zeros
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{source}: its brush mask is no list of bytes 0..255 ({error}); export it again") from error
     count = int.from_bytes(data[:4])
     if count != 4 * size[0] * size[1]:

@@ -170,6 +170,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "another size": ([task(region({"rle": SMALL, "brushlabels": ["a"]}))], "task 7: its brush mask has 24 values"),
     "cut code": ([task(region({"rle": SMALL[:-2], "brushlabels": ["a"]}, (2, 3)))], "damaged after 0 of 24"),
     "no bytes": ([task(region({"rle": [0, 300], "brushlabels": ["a"]}))], "task 7: its brush mask is no list of bytes"),
+    "a number": ([task(region({"rle": 10**30, "brushlabels": ["a"]}))], "its brush mask is no list of bytes"),
     "turned": ([task({**rectangle("a", 0, 0, 1, 1), "image_rotation": 90})], "turn the file itself"),
     "two sizes": ([task(rectangle("a", 0, 0, 1, 1), region({"rle": SMALL, "x-labels": ["a"]}, (2, 3)))], "of 2 sizes"),
     "no points": ([task(polygon("a", (1, 2), (3, "x")))], "task 7"),  # type: ignore[arg-type]

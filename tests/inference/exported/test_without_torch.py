@@ -52,6 +52,15 @@ def test_imports_no_pytorch_and_writes_the_same_files(
         assert (tmp_path / f"without/a{name}").read_bytes() == (tmp_path / f"with/a{name}").read_bytes(), name
 
 
+def test_annotation_files_need_no_pytorch_either(files: dict[str, Path], image: Path, tmp_path: Path) -> None:
+    arguments = ["infer", str(image), "--checkpoint", str(files[".onnx"]), "--output", str(tmp_path / "out")]
+    arguments += ["--output_kinds", "coco", "panoptic", "geojson", "cvat", "labelstudio", "yolo", "area.csv"]
+    done = subprocess.run([sys.executable, "-c", _RUN, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rpartition("ENDED")[2].split()[2:] == []
+    assert (tmp_path / "out" / "cvat.zip").is_file() and (tmp_path / "out" / "a.geojson").is_file()
+
+
 def test_an_image_that_may_not_fit_is_left_to_pytorch(
     files: dict[str, Path], image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
