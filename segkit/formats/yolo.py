@@ -28,32 +28,43 @@ _BOX = 5  # numbers in a line
 
 
 def read(path: Path) -> Annotations:
-    """Read a folder, or its data.yaml. Images are found in `images`, anywhere below, and labels likewise in `labels`.
+    """Read a folder, or its data.yaml: images in folders `images`, and labels at the same paths in `labels` instead.
+
+    The names of images lack the folder `images`: images/train/a.jpg and train/images/a.jpg are train/a.jpg.
 
     Raises:
-        InputError: data.yaml or the images are missing or wrong. What is wrong with an image or its labels is raised
-            when it is asked for.
+        InputError: data.yaml is missing or wrong, or there are no images, or two of one name. What is wrong with an
+            image or its labels is raised when it is asked for.
     """
     folder, config = (path, path / "data.yaml") if path.is_dir() else (path.parent, path)
     with parsing(str(config), "data.yaml of YOLO's"):
         names = read_yaml(config)["names"]
         names = {int(key): str(name) for key, name in (names.items() if isinstance(names, dict) else enumerate(names))}
-    images = walk_files(folder / "images", IMAGE_SUFFIXES)
-    check_names([image.relative_to(folder / "images").as_posix() for image in images], str(folder))
-    undrawn = sum(not _labels_of(image, folder).is_file() for image in images)
+    files = [file.relative_to(folder) for file in walk_files(folder, IMAGE_SUFFIXES)]
+    images = [file for file in files if "images" in file.parent.parts]
+    if not images:
+        raise InputError(f"{folder}: no image in a folder `images`, whose sizes the labels need; put the images there")
+    check_names([_without_images(image).as_posix() for image in images], str(folder))
+    undrawn = sum(not _labels_of(folder, image).is_file() for image in images)
     notes = +Counter({UNDRAWN: undrawn})
     return Annotations(Lazy(partial(_image, folder, names), images), tuple(names[key] for key in sorted(names)), notes)
 
 
-def _labels_of(image: Path, folder: Path) -> Path:
-    return folder / "labels" / image.relative_to(folder / "images").with_suffix(".txt")
+def _without_images(image: Path, instead: str = "") -> Path:
+    """The path of an image with something else for the last folder `images`."""
+    last = max(i for i, part in enumerate(image.parent.parts) if part == "images")
+    return Path(*image.parts[:last], instead, *image.parts[last + 1 :])
+
+
+def _labels_of(folder: Path, image: Path) -> Path:
+    return folder / _without_images(image, "labels").with_suffix(".txt")
 
 
 def _image(folder: Path, names: dict[int, str], image: Path) -> AnnotatedImage:
-    width, height = image_size(image, apply_exif=True)  # fractions are of the image as it is shown
-    labels = _labels_of(image, folder)
+    width, height = image_size(folder / image, apply_exif=True)  # fractions are of the image as it is shown
+    labels = _labels_of(folder, image)
     regions = partial(_regions, labels, names, (width, height)) if labels.is_file() else ()
-    return AnnotatedImage(image.relative_to(folder / "images").as_posix(), (height, width), regions, str(labels))
+    return AnnotatedImage(_without_images(image).as_posix(), (height, width), regions, str(labels))
 
 
 def _regions(labels: Path, names: dict[int, str], size: tuple[int, int]) -> Sequence[Region]:

@@ -109,6 +109,19 @@ def test_damaged_labels_are_one_line(tmp_path: Path, text: str, config: str, wor
     assert words in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_folders_of_splits_may_lie_within_images_or_around_it(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("names: [car]")
+    with pytest.raises(InputError, match="no image in a folder `images`"):
+        yolo.read(tmp_path)
+    for image, labels in (("images/val/a", "labels/val/a"), ("images/images/b", "images/labels/b")):
+        write_png(tmp_path / f"{image}.png", np.zeros((2, 2, 3), np.uint8))
+        (tmp_path / labels).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{labels}.txt").write_text("0 0 0 1 0 1 1 0 1")
+    found = yolo.read(tmp_path)
+    assert [image.name for image in found.images] == ["images/b.png", "val/a.png"] and not found.notes
+    assert all((rasterized(image, None, {"car": 0})[0] == 0).all() for image in found.images)
+
+
 def test_two_images_of_one_name_and_labels_that_are_no_text_are_one_line(tmp_path: Path) -> None:
     root = folder(tmp_path, "")
     (root / "labels" / "a.txt").write_bytes(b"\xff\xfe")
