@@ -4,6 +4,7 @@ What the user typed beats the checkpoint, which beats the default: a checkpoint'
 defaults before the command line and the config files are read. The test protocol is never taken from a checkpoint.
 """
 
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -262,7 +263,14 @@ class SegmentationCLI(UserFirstCLI):
             Path(checkpoint).name if checkpoint else None,
             self.value(self.config, "overwrite"),
             self.value(self.config, "confidence") or stage == "test",
+            self._data_config(),
         )
+
+    def _data_config(self) -> dict[str, Any]:
+        """Class path and arguments of the data module as plain data, its folder absolute."""
+        config: dict[str, Any] = json.loads(json.dumps(self.value(self.config, "data").as_dict(), default=str))
+        config["init_args"]["root"] = str(Path(config["init_args"]["root"]).absolute())
+        return config
 
     def after_instantiate_classes(self) -> None:
         """Refuse weights of other classes than the data's before anything runs; load files that Lightning cannot."""

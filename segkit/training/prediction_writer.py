@@ -38,6 +38,7 @@ class PredictionWriter(BasePredictionWriter):
         weights_file: Name of the checkpoint, for the manifest.
         overwrite: Replace label maps that exist already, whatever made them.
         confidence: Also write each image's confidence map, `OUTPUT/<name>_confidence.png`.
+        data: Class path and arguments of the data module, for the manifest: where images and truth are.
     """
 
     def __init__(
@@ -48,10 +49,11 @@ class PredictionWriter(BasePredictionWriter):
         weights_file: str | None = None,
         overwrite: bool = False,
         confidence: bool = False,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(write_interval="batch")
         self.output, self.images, self.dataset = Path(output), images, dict(dataset)
-        self.weights_file, self.overwrite, self.confidence = weights_file, overwrite, confidence
+        self.weights_file, self.overwrite, self.confidence, self.data = weights_file, overwrite, confidence, data
         self._identity: dict[str, Any] = {}
         self._earlier: Manifest | None = None
         self._manifest: Manifest | None = None
@@ -181,6 +183,7 @@ class PredictionWriter(BasePredictionWriter):
                 "date": now(),
                 "processes": trainer.world_size,
                 "versions": versions(),
+                "data": self.data,
                 **({"temperature": module.temperature} if self.confidence else {}),
             },
         )

@@ -1,5 +1,6 @@
 """What lies at a path that `segkit report` was given, and what of it can be used."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ class Wanted:
     """How inputs are read.
 
     Attributes:
-        of_data: Arguments of `open_data`; none: the data of the run's config.
+        of_data: Arguments of `open_data`; none: the data that the label maps or the run's config name.
         split: None: that of the label maps, or test.
         prediction_ids: What label maps hold.
         most: Images to show for each reason.
@@ -156,13 +157,15 @@ def training_of(source: Source, wanted: Wanted) -> tuple[dict[str, Curve] | None
 
 
 def data_of(source: Source, wanted: Wanted) -> SegmentationDataModule | None:
-    """The data that the command names, or else the run's config; None if there are none of this many classes.
+    """The data that the command, the label maps or the run's config names; None if there are none of this many classes.
 
     Raises:
         InputError: The command names no data that exist.
     """
     config = None if source.run is None else source.run / CONFIG
+    made_of = None if source.manifest is None else source.manifest.run.get("data")
     own = ["--data", str(config)] if config is not None and config.is_file() else []
+    own = ["--data", json.dumps(made_of)] if isinstance(made_of, dict) else own
     args = [*(() if "--data" in option_names(wanted.of_data) else own), *wanted.of_data]
     data = wanted.data
     if data is None and not args and source.labels is not None:
