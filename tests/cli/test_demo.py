@@ -33,6 +33,7 @@ def test_demo_leaves_data_images_curves_and_result(output: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     assert result["num_images"] == 3 and result["protocol"]["flip"] and len(result["protocol"]["scales"]) > 1
     assert (run / "curves.png").is_file()
+    assert (run / "report.html").is_file() and len(list((run / "predictions").rglob("*_confidence.png"))) == 3
 
 
 @pytest.mark.slow
