@@ -3,6 +3,8 @@
 import zipfile
 from pathlib import Path
 
+from segkit.errors import InputError
+
 _FIRST = 1 << 20  # bytes of a file that are looked at
 
 
@@ -18,6 +20,20 @@ def guess_format(path: Path) -> str | None:
         return _of_file(path.suffix.lower(), path)
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return None
+
+
+def refuse_export(path: Path) -> None:
+    """Refuse an export where a data set is needed, with the command that makes one of it.
+
+    Raises:
+        InputError: It is an export, and no folder with a classes.txt.
+    """
+    name = None if (path / "classes.txt").exists() else guess_format(path)
+    if name is not None:
+        raise InputError(
+            f"{path}: an export ({name}), not a data set: `segkit data convert {path} -o FOLDER` makes one of it, "
+            "which `segkit data check folder FOLDER` and training read"
+        )
 
 
 def _of_folder(path: Path, names: set[str]) -> str | None:

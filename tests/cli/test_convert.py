@@ -13,6 +13,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from segkit.cli import main
+from segkit.data.sets.folder import FolderDataModule
+from segkit.errors import InputError
 from segkit.formats.base import Labelled
 from segkit.formats.names import FORMATS, writer_of
 from segkit.metadata.label_space import numbered_space
@@ -167,6 +169,8 @@ def test_data_check_names_the_command(export: Path, capsys: pytest.CaptureFixtur
         assert main(["data", "check", *given]) == 2
         error = capsys.readouterr().err
         assert f"an export (coco), not a data set: `segkit data convert {export} -o FOLDER`" in error
+    with pytest.raises(InputError, match="an export"):  # as `segkit fit` asks
+        _ = FolderDataModule(export).label_space
 
 
 def test_names_are_found_whatever_their_folders_and_suffixes_and_never_guessed_of_two(export: Path) -> None:

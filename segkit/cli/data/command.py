@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segkit.cli.parser import Parser, Switch, add_data_options, split_options, whole_number
-from segkit.errors import InputError
 from segkit.formats.names import FORMATS
 
 _DESCRIPTION = """\
@@ -74,27 +73,17 @@ def main(args: Sequence[str]) -> int:
     if options.action == "convert":
         return int(command.run(options))
     command.check_options(options)  # before seconds are spent on imports
-    if not of_data:
-        _refuse_export(options.name, options.root)
     from segkit.cli.data.source import named, open_data
+    from segkit.formats.guess import refuse_export
+    from segkit.recipes import is_recipe
+
+    for place in (options.name, options.root):
+        if place and not of_data and not is_recipe(place):
+            refuse_export(Path(place))
 
     given = [*named(options.name, options.root), *of_data, *command.OWN_DATA_OPTIONS]
     code: int = command.run(options, open_data(given, f"segkit data {options.action}"))
     return code
-
-
-def _refuse_export(*given: str | None) -> None:
-    """Refuse an export where a data set is needed, with the command that makes one of it."""
-    from segkit.formats.guess import guess_format
-    from segkit.recipes import is_recipe
-
-    for place in filter(None, given):
-        name = None if is_recipe(place) else guess_format(Path(place))
-        if name is not None and not Path(place, "classes.txt").exists():
-            raise InputError(
-                f"{place}: an export ({name}), not a data set: `segkit data convert {place} -o FOLDER` makes one of "
-                "it, which `segkit data check folder FOLDER` reads"
-            )
 
 
 def _parser() -> argparse.ArgumentParser:

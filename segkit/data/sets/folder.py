@@ -18,6 +18,7 @@ from segkit.data.layout.colors import ColorMasks
 from segkit.data.layout.files import Source
 from segkit.data.layout.guess import guess_paths
 from segkit.errors import InputError
+from segkit.formats.guess import refuse_export
 from segkit.io import read_label
 from segkit.io.bands import read_bands
 from segkit.metadata.class_files import read_classes, read_palette, read_table, read_text
@@ -97,6 +98,8 @@ class FolderDataModule(SegmentationDataModule):
         Raises:
             InputError: classes.txt is absent or wrong, or another of the files does not fit it.
         """
+        if not self.classes.is_file():
+            refuse_export(self.root)
         names = read_classes(self.classes)
         table_file = self.classes.with_name("table.csv")
         palette = read_palette(self._palette, names) if self._palette.is_file() else distinct_palette(len(names))
