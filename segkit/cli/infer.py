@@ -80,7 +80,8 @@ def _run(options: argparse.Namespace) -> int:
         unwritten.append(path)
         _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
 
-    wanted.annotations.write(work.stems, segmenter.label_space, refused)
+    watched = partial(Bar, unit="image", leave=False)
+    wanted.annotations.write(work.stems, segmenter.label_space, refused, watched)
     return 1 if failures or unwritten else 0
 
 

@@ -2,45 +2,38 @@
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 from segkit.errors import import_extra
 from segkit.formats.shapes import EXTRA
 from segkit.io import read_header
 
-
-class Georeference(NamedTuple):
-    """Of an image.
-
-    Attributes:
-        crs: Its coordinate reference system: "EPSG:32633", or WKT; None: none.
-        transform: (a, b, c, d, e, f): pixel (x, y) is at (ax + by + c, dx + ey + f) in the system.
-    """
-
-    crs: str | None = None
-    transform: tuple[float, ...] | None = None
+# A coordinate reference system, "EPSG:32633" or WKT, and (a, b, c, d, e, f) by which pixel (x, y) is at
+# (ax + by + c, dx + ey + f) in it.
+Georeference: TypeAlias = tuple[str, tuple[float, ...]] | tuple[None, None]
+NOWHERE: Georeference = (None, None)
 
 
 def read_georeference(path: Path) -> Georeference:
-    """The georeference of an image file; empty where it has none, or where its orientation turns it.
+    """The georeference of an image file; `NOWHERE` if it has none, or if its orientation turns it.
 
     Raises:
         InputError: rasterio is not installed, or the file is no image.
     """
     rasterio, errors = import_extra("rasterio", EXTRA), import_extra("rasterio.errors", EXTRA)
     if not read_header(path).is_upright:
-        return Georeference()
+        return NOWHERE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", errors.NotGeoreferencedWarning)
         try:
             with rasterio.open(path) as source:
                 crs, transform = source.crs, source.transform
         except errors.RasterioError:  # not a format of GDAL's, such as .npy
-            return Georeference()
+            return NOWHERE
     if crs is None or transform.is_identity:
-        return Georeference()
+        return NOWHERE
     authority = crs.to_authority()
-    return Georeference(":".join(authority) if authority else crs.to_wkt(), tuple(transform)[:6])
+    return ":".join(authority) if authority else crs.to_wkt(), tuple(transform)[:6]
 
 
 def pixel_area(crs: str | None, transform: tuple[float, ...] | None) -> float | None:

@@ -32,7 +32,6 @@ SEVERAL = "tasks with several annotations (the last one counts)"
 _LOCAL = "/data/local-files/?d="  # Label Studio's address of a file below LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT
 _UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the name of an uploaded file
 _WHAT = "JSON export of Label Studio"
-_AREAS = {"rle", "points", "rectangle"}
 _SHAPES = {"rle", "points", "vertices", "x"}  # keys of a region's value; ellipses and key points have x, too
 
 _Task: TypeAlias = tuple[str, str, list[Any]]  # its name in messages, its image's name, its regions
@@ -138,13 +137,13 @@ def _regions(results: Any) -> tuple[list[Any], int]:
     A region may have several results of one id: a brush without its label, the same with it, a choice, a text.
     """
     drawn = {number: one for number, one in enumerate(results) if _SHAPES & (one.get("value") or {}).keys()}
-    good = {number: one for number, one in drawn.items() if _label(one) and _AREAS & _kinds(one["value"])}
+    good = {number: one for number, one in drawn.items() if _label(one) and _has_area(one["value"])}
     known = {one.get("id", number) for number, one in good.items()}
     return list(good.values()), len({one.get("id", number) for number, one in drawn.items()} - known)
 
 
-def _kinds(value: Mapping[str, Any]) -> set[str]:
-    return value.keys() | ({"rectangle"} if {"x", "y", "width", "height"} <= value.keys() else set())
+def _has_area(value: Mapping[str, Any]) -> bool:
+    return bool({"rle", "points"} & value.keys()) or {"width", "height"} <= value.keys()
 
 
 def _label(result: Mapping[str, Any]) -> str:

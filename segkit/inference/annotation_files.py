@@ -16,7 +16,7 @@ from segkit.arrays import UInt8Array
 from segkit.errors import InputError, import_extra
 from segkit.files import write_text
 from segkit.formats.base import Labelled
-from segkit.formats.georeference import Georeference, read_georeference
+from segkit.formats.georeference import NOWHERE, read_georeference
 from segkit.formats.names import writer_of
 from segkit.formats.shapes import EXTRA
 from segkit.inference.kinds import ANNOTATIONS, AREA_TABLE
@@ -108,13 +108,20 @@ class AnnotationFiles:
             self._pieces[image] = _Piece(image, name, size, self._end, len(data), confidence)
             self._end += len(data)
 
-    def write(self, order: Iterable[Path], space: LabelSpace, failed: Callable[[Path, Exception], None]) -> None:
+    def write(
+        self,
+        order: Iterable[Path],
+        space: LabelSpace,
+        failed: Callable[[Path, Exception], None],
+        watched: Callable[[Iterator[Labelled], str, int], Iterable[Labelled]] = lambda images, name, count: images,
+    ) -> None:
         """Write all files, each in one step; none if there is no image.
 
         Args:
             order: The images in the order in which they are written, unless by confidence.
             space: Classes and colours.
             failed: Called for each file that cannot be written; the others continue.
+            watched: Gives the images of a file on, given the file's kind and their number, such as a progress bar.
         """
         every = [self._pieces[image] for image in order if image in self._pieces]
         chosen = every
@@ -124,7 +131,8 @@ class AnnotationFiles:
         for name, kind in ANNOTATIONS.items():
             if name not in self._kinds or not every:
                 continue
-            images = self._images(every if name == AREA_TABLE else chosen, kind.georeferenced)
+            pieces = every if name == AREA_TABLE else chosen
+            images = watched(self._images(pieces, kind.georeferenced), name, len(pieces))
             try:
                 writer_of(kind.format)(images, self._output / kind.target, space, self._tolerance)
             except (InputError, OSError) as error:
@@ -136,5 +144,5 @@ class AnnotationFiles:
             self._labels.seek(piece.start)
             data = zlib.decompress(self._labels.read(piece.length))
             labels = np.frombuffer(data, np.uint8).reshape(piece.size)
-            known = read_georeference(piece.image) if can else Georeference()
-            yield Labelled(piece.name, labels, None, known.crs, known.transform, piece.confidence)
+            crs, transform = read_georeference(piece.image) if can else NOWHERE
+            yield Labelled(piece.name, labels, None, crs, transform, piece.confidence)
