@@ -1,7 +1,6 @@
 """What every annotation format is read to and written from: images with regions, and the mask that regions make.
 
-Coordinates are those of `segkit.formats.shapes`. Names of images are paths with '/' between the parts; what they lead
-to outside of their folder is refused when they are read, so that nothing is ever written there.
+Coordinates are those of `segkit.formats.shapes`. Names of images are paths with '/' that lead out of no folder.
 """
 
 from collections import Counter
@@ -36,11 +35,11 @@ class Region:
     Attributes:
         class_name: The class.
         polygons: Polygons whose union it is; overlaps of them are harmless.
-        mask: Its pixels, (H, W), instead of the polygons' own where both are given; or a function that makes them, so
-            that only one of an image's masks is in memory at a time.
+        mask: Its pixels (H, W), instead of the polygons' own where both are given; or a function that makes them, so
+            that one mask at a time is in memory.
         crowd: Whether it is of many things without exact outlines; its pixels are ignored, and its class is not asked.
         order: Its place in depth: higher ones lie on top; of equal ones, the later.
-        left_out: Why it has no pixels, in words that are counted, as "boxes (left out)"; empty if it has.
+        left_out: Why it has no pixels, in words that are counted: "boxes (left out)"; empty if it has.
     """
 
     class_name: str
@@ -82,6 +81,10 @@ class Annotations:
     class_names: tuple[str, ...]
     notes: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Make names printable: they become lines of a file."""
+        object.__setattr__(self, "class_names", tuple(map(printable, self.class_names)))
+
 
 class Labelled(NamedTuple):
     """A labelled image to be written.
@@ -104,7 +107,7 @@ class Labelled(NamedTuple):
 
 
 class Lazy(Sequence[_Made]):
-    """A sequence whose elements are made from items each time they are asked for."""
+    """A sequence whose elements are made from items, each time they are asked for."""
 
     def __init__(self, make: Callable[[Any], _Made], items: Sequence[Any]) -> None:
         self._make, self._items = make, items
@@ -233,16 +236,16 @@ def ring_of(numbers: object, source: str) -> Float64Array:
 
 
 def check_names(names: Sequence[str], source: str) -> None:
-    """Refuse names that lead out of their folder, and two of one image: those that differ in the suffix only.
+    """Refuse names that lead out of their folder or hide, and two of one image: those that differ in the suffix only.
 
     Raises:
         InputError: There is such a name; names the first.
     """
     for name in names:
-        if not name.strip("./") or leads_outside(name):
+        if not name.strip("./") or leads_outside(name) or printable(name) != name:
             raise InputError(
-                f"{source}: image name {name!r} is absolute, or leads out of the folder; allowed are paths below it: "
-                "correct it in the file, or export it again"
+                f"{source}: image name {name!r} is absolute, leads out of the folder, or cannot be printed; allowed "
+                "are paths below it: correct it in the file, or export it again"
             )
     stems = Counter(PurePosixPath(name).with_suffix("") for name in names)
     twice = next((name for name in names if stems[PurePosixPath(name).with_suffix("")] > 1), None)

@@ -11,6 +11,7 @@ from segkit.formats.base import (
     OUTSIDE,
     OVERLAP,
     AnnotatedImage,
+    Annotations,
     Lazy,
     Region,
     check_names,
@@ -94,12 +95,27 @@ def test_what_makes_no_mask_is_one_line(one: AnnotatedImage, size: tuple[int, in
 
 
 @pytest.mark.parametrize(
-    "names", [["/etc/passwd"], ["../a.png"], ["a/../../b.png"], ["C:\\a.png"], ["."], [""], ["a.png", "b.png", "a.jpg"]]
+    "names",
+    [
+        ["/etc/passwd"],
+        ["../a.png"],
+        ["a/../../b.png"],
+        ["C:\\a.png"],
+        ["a\ud800.png"],
+        ["a\x1b[2J.png"],
+        ["."],
+        [""],
+        ["a.png", "b.png", "a.jpg"],
+    ],
 )
 def test_names_that_lead_out_or_occur_twice_are_refused(names: list[str]) -> None:
     with pytest.raises(InputError, match=r"^export\.json: image "):
         check_names(names, "export.json")
     check_names(["a.png", "b/a.png", "a.b.png"], "export.json")
+
+
+def test_names_of_classes_can_be_printed() -> None:
+    assert Annotations([], ("r\u00f3ad", "a\x1b[2J", "\ud800")).class_names == ("r\u00f3ad", "a\\x1b[2J", "\\ud800")
 
 
 def test_rings_are_pairs_closed_or_not() -> None:

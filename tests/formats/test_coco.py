@@ -167,7 +167,7 @@ def named(name: str) -> Callable[[dict[str, Any]], Any]:
         (lambda whole: whole.update(annotations=[3]), "no COCO file"),
         (lambda whole: whole["images"].append({**whole["images"][0]}), "two images have one id"),
         (lambda whole: whole["images"].append({**whole["images"][0], "id": 9}), "image a.jpg occurs twice"),
-        (named("/etc/a.jpg"), "image name '/etc/a.jpg' is absolute, or leads out of the folder"),
+        (named("/etc/a.jpg"), "image name '/etc/a.jpg' is absolute, leads out of the folder"),
         (named("../a.jpg"), "leads out of the folder"),
         (lambda whole: whole["images"][0].update(height=-4, width=-6), "says that a.jpg is -6x-4"),
         (lambda whole: whole["images"][0].update(height=10**9, width=10**9), "million are read into memory"),
