@@ -31,6 +31,8 @@ from segkit.paths import IMAGE_SUFFIXES, looked_for, walk_files
 EMPTY = "images without a region"
 LEFT_OUT = "images without a region (left out: without a class background, all of their pixels would be ignored)"
 
+_SPLITS = {"training": "train", "valid": "val", "validation": "val"}  # as tools call what segkit calls so
+_OF_IMAGES = {"images", "JPEGImages"}
 _OF_MASKS = {"segmentationclass", "segmentationobject", "labels", "masks"}  # folders whose images are no photographs
 _BACK = {6: 8, 8: 6}  # EXIF orientations that undo each other; all others undo themselves
 
@@ -115,11 +117,11 @@ class ImageFiles:
         else:
             found = {m.name: m for m in read_members(place) if m.name.lower().endswith(IMAGE_SUFFIXES)}
         self.place = place
-        self._by_stem = defaultdict[str, dict[PurePosixPath, Source]](dict)
+        self._by_stem = defaultdict[str, list[tuple[PurePosixPath, Source]]](list)
         for name, file in found.items():
-            path = PurePosixPath(name)
-            if not _OF_MASKS & {part.lower() for part in path.parts[:-1]}:
-                self._by_stem[path.stem][path] = file
+            if not _OF_MASKS & {part.lower() for part in PurePosixPath(name).parts[:-1]}:
+                path = _plain(name)
+                self._by_stem[path.stem].append((path, file))
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -131,17 +133,20 @@ class ImageFiles:
         Raises:
             InputError: There is none, or several.
         """
-        path = PurePosixPath(name)
-        found = self._by_stem.get(path.stem, {})
-        if path in found:
-            return found[path]
-        parts = path.with_suffix("").parts
-        ending = [file for one, file in found.items() if one.with_suffix("").parts[-len(parts) :] == parts]
-        fitting = ending or list(found.values())
+        path = _plain(name)
+        parts, found = path.with_suffix("").parts, self._by_stem.get(path.stem, [])
+        exact = [file for one, file in found if one == path]
+        ending = [file for one, file in found if one.with_suffix("").parts[-len(parts) :] == parts]
+        fitting = exact or ending or [file for _, file in found]
         if len(fitting) != 1:
             what = f"{len(fitting)} images have this name" if fitting else "no such image"
             raise InputError(f"{name}: {what} in {self.place}; give their folder: --images DIR")
         return fitting[0]
+
+
+def _plain(name: str) -> PurePosixPath:
+    """The path without the folders that only say that there are images, which formats leave out of names."""
+    return PurePosixPath(*(part for part in PurePosixPath(name).parts if part not in _OF_IMAGES))
 
 
 def convert(
@@ -195,7 +200,8 @@ def _converted(
             return _Made(problems)
     source = files.of(image.name)
     mask, found = _drawn(image, source, classes)
-    name = PurePosixPath(image.name)
+    first, *rest = PurePosixPath(image.name).parts
+    name = PurePosixPath(_SPLITS.get(first, first) if rest else first, *rest)
     target = folder / "labels" / name.with_suffix(".png")
     was_there = target.exists()
     if was_there and not overwrite and not np.array_equal(read_label(target), mask):

@@ -209,6 +209,22 @@ def test_all_formats_that_are_read_are_recognised() -> None:
     assert {name for name, one in FORMATS.items() if one.reads} == {*WRITTEN, "voc"}
 
 
+def test_yolos_splits_stay_splits(export: Path) -> None:
+    yolo = export.parent / "yolo"
+    for split, corner in (("train", 0.5), ("valid", 1.0)):
+        for folder in ("images", "labels"):
+            (yolo / split / folder).mkdir(parents=True)
+        shutil.copy(export.parent / f"photos/{'ab'[split == 'valid']}.jpg", yolo / split / "images/a.jpg")
+        (yolo / split / "labels/a.txt").write_text(f"0 0 0 {corner} 0 {corner} 1 0 1\n")
+    (yolo / "data.yaml").write_text("train: train/images\nval: valid/images\nnames: [road]\n")
+    assert main(["data", "convert", str(yolo), "-o", str(export.parent / "made")]) == 0
+    assert ((mask(export, "train/a.jpg") == 0) == (np.arange(40) < 20)).all() and not mask(export, "val/a.jpg").any()
+    for split, theirs in (("train", "train"), ("val", "valid")):
+        made = export.parent / f"made/images/{split}/a.jpg"
+        assert made.samefile(yolo / theirs / "images/a.jpg")
+    assert main(["data", "check", "folder", str(export.parent / "made")]) == 0
+
+
 def test_vocs_folders_are_read_with_void_ignored(export: Path, capsys: pytest.CaptureFixture[str]) -> None:
     voc = export.parent / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
