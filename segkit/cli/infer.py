@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segkit.bars import Bar
+from segkit.cli.infer_inputs import Inputs
 from segkit.cli.infer_options import how_sure, infer_parser, what_is_wanted
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError, printable
 from segkit.files import check_writable
-from segkit.inference.inputs import find_images
 from segkit.io import read_header
 from segkit.machine import parse_bytes
 from segkit.paths import check_regular, is_exported
 from segkit.text import counted
 
 if TYPE_CHECKING:  # it needs PyTorch, which takes seconds to import, and `--help` does not
+    import numpy as np
+
     from segkit.inference.exported.label_model import LabelModel
     from segkit.inference.results import Wanted
     from segkit.inference.segmenter import Segmenter
@@ -58,20 +60,26 @@ def _run(options: argparse.Namespace) -> int:
         unread.append(path)
         _complain(error)
 
-    images = find_images(options.images, options.output, failed, _note)
+    inputs = Inputs(options, failed, _note)
     check_writable(options.output)
+    code = _segment(options, inputs, unread) if inputs.stems else bool(unread)
+    inputs.wait_for_others()
+    return int(code)
+
+
+def _segment(options: argparse.Namespace, inputs: Inputs, unread: list[Path]) -> int:
     load = cache(partial(_load, options))
     wanted = what_is_wanted(options)
     segmenter = _open(options) or load()
-    if len(images) >= MANY and not is_exported(options.checkpoint) and str(segmenter.device) == "cpu":
+    if len(inputs.stems) >= MANY and not is_exported(options.checkpoint) and str(segmenter.device) == "cpu":
         _note("`segkit export -o model.xml`, --precision int8, may be faster here: its report says by how much")
     start = time.perf_counter()
-    work = _Work(segmenter, load, {path: options.output / name for path, name in images}, wanted)
+    work = _Work(segmenter, load, inputs, wanted)
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
         work.run()
     seconds = time.perf_counter() - start
     failures = work.failed + len(unread)
-    _summarise(len(images) - work.failed, failures, seconds, options.output, segmenter)
+    _summarise(len(inputs.stems) - work.failed, failures, seconds, options.output, segmenter)
     if wanted.annotations is None:
         return 1 if failures else 0
     unwritten: list[Path] = []
@@ -113,7 +121,7 @@ class _Work:
     Args:
         segmenter: What labels the first.
         load: Gives the segmenter for the others.
-        stems: Where the results of each image go.
+        inputs: The images, where their results go, and which are done.
         wanted: What is written.
 
     Attributes:
@@ -124,15 +132,16 @@ class _Work:
         self,
         segmenter: "Labeller",
         load: Callable[[], "Segmenter"],
-        stems: dict[Path, Path],
+        inputs: Inputs,
         wanted: "Wanted",
     ) -> None:
-        self.segmenter, self.stems, self.wanted, self.failed = segmenter, stems, wanted, 0
+        self.segmenter, self.stems, self.wanted, self.failed = segmenter, inputs.stems, wanted, 0
+        self._inputs = inputs
         self._load = load
-        self._look = wanted.sureness.look(load(), stems) if wanted.sureness.is_wanted else None
+        self._look = wanted.sureness.look(load(), self.stems) if wanted.sureness.is_wanted else None
         self._memory = segmenter.budget
         self._large: list[Path] = []
-        self._bar = Bar(total=len(stems), unit="image", disable=len(stems) == 1)
+        self._bar = Bar(total=len(self.stems), unit="image", disable=len(self.stems) == 1)
 
     def run(self) -> None:
         from segkit.inference.results import write_results
@@ -140,7 +149,7 @@ class _Work:
 
         with self._bar, ThreadPoolExecutor(WRITERS) as writers:
             writing: deque[tuple[Path, Future[None]]] = deque()
-            for done in predict_files(self.segmenter, self._small(), self._complain, look=self._look):
+            for done in predict_files(self.segmenter, self._small(), self._complain, look=self._look, read=self._read):
                 work = writers.submit(write_results, self.segmenter, done, self.stems[done.path], self.wanted)
                 writing.append((done.path, work))
                 if len(writing) > WRITERS:  # keep only those images in memory that are being written
@@ -150,6 +159,10 @@ class _Work:
                 self._finish(path, work.result)
             for path in self._large:
                 self._finish(path, partial(self._write_large, path))
+
+    def _read(self, path: Path) -> "np.ndarray":
+        pages = self._inputs.pages
+        return self.segmenter.read(pages.read(path) if path in pages else path)
 
     def _write_large(self, path: Path) -> None:
         segmenter = self._load()
@@ -190,6 +203,9 @@ class _Work:
         from segkit.inference.images import is_large
 
         for path in self.stems:
+            if path in self._inputs.pages:
+                yield path
+                continue
             try:
                 check_regular(path)  # reading the header of a pipe would block forever
             except InputError as error:
@@ -205,6 +221,7 @@ class _Work:
     def _finish(self, path: Path, write: Callable[[], None]) -> None:
         try:
             write()
+            self._inputs.finish(path)
         except (InputError, OSError) as error:
             self._complain(path, error)
         else:

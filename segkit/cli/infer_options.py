@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from segkit.cli.infer_inputs import add_input_options
 from segkit.cli.parser import Parser, Switch, add_network_option, number, whole_number
 from segkit.errors import InputError, install_extra
 from segkit.inference.kinds import ANNOTATIONS, AREA_TABLE, DEFAULT, KINDS, OF_IMAGE
@@ -38,7 +39,7 @@ Both are scaled by the temperature of a file that `segkit weights calibrate` wro
 row: for 150 classes at 12 megapixels they take 0.4 GB besides what the network takes, and a file of 3.6 GB.
 
 The EXIF orientation is applied; transparency is dropped. Of 16 bits the upper 8 are read, and of several pages or
-frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused. Files of an earlier run are replaced.
+frames the first, which stderr says; 16 bits that hold 10, 12 or 14 are refused.
 
 An image that needs more than --memory is seen in overlapping tiles, and stderr says so. One that is too large to be
 held at all (of --memory, or more than SEGKIT_MAX_PIXELS of the environment, 500 million by default) is read in tiles,
@@ -54,7 +55,7 @@ Exit code: 0 all done, 1 some images could not be read (the others are done), 2 
 def infer_parser() -> Parser:
     """The parser of `segkit infer`."""
     parser = Parser("segkit infer", description=_DESCRIPTION)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
+    add_input_options(parser)
     parser.add_argument(
         "--checkpoint", required=True, type=Path, metavar="FILE", help="of `segkit fit` or any toolkit, or exported"
     )

@@ -1,5 +1,6 @@
 """Finds the images that a command line names, in folders too, and names their results."""
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,6 +11,37 @@ from segkit.errors import InputError
 from segkit.paths import IMAGE_SUFFIXES, walk_files
 
 _RESULTS = ("_labels.png", "_color.png", "_overlay.png", "_side_by_side.png", "_labels.tif")
+STDIN = Path("-")
+
+
+def expanded(given: Iterable[Path], output: Path, lines: Iterable[Path]) -> list[Path]:
+    """Replace patterns by the paths that match them, and `-` by the paths of a list.
+
+    Args:
+        given: Paths. One with `*`, `?` or `[` that does not exist is a pattern; `**` stands for any folders.
+        output: The folder of the results; no pattern matches what is in it.
+        lines: The list, which is read where `-` is.
+
+    Raises:
+        InputError: Nothing matches a pattern, or the list is empty.
+    """
+    paths: list[Path] = []
+    for path in given:
+        if path == STDIN:
+            found = list(lines)
+        elif glob.has_magic(str(path)) and not os.path.lexists(path):
+            real_output = Path(os.path.realpath(output))
+            matches = (Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
+            found = [
+                match for match in matches if real_output not in (real := Path(os.path.realpath(match)), *real.parents)
+            ]
+        else:
+            found = [path]
+        if not found:
+            what = "no paths on standard input, one a line" if path == STDIN else "nothing matches this pattern"
+            raise InputError(f"{path}: {what}; give images or folders of them")
+        paths += found
+    return paths
 
 
 def find_images(

@@ -50,6 +50,7 @@ def predict_files(
     failed: Callable[[Path, Exception], None],
     ahead: int = AHEAD,
     look: Look | None = None,
+    read: Callable[[Path], np.ndarray] | None = None,
 ) -> Iterator[Labelled]:
     """Label images in the order of their paths.
 
@@ -58,6 +59,7 @@ def predict_files(
         paths: Image files, read like those of `Segmenter.predict`.
         failed: Called for each image that cannot be read or does not fit into memory; the others continue.
         ahead: How many images are read in advance.
+        read: Reads an image; None: the segmenter's `read`.
         look: Begins to look at images; None: at their labels, by the segmenter's `queue`.
 
     Yields:
@@ -65,7 +67,7 @@ def predict_files(
     """
     waiting: deque[_Batch] = deque()
     most_pixels = BATCH_PIXELS.get(str(segmenter.device).partition(":")[0], BATCH_PIXELS["cuda"])
-    for group in _groups(_read_ahead(segmenter.read, paths, failed, ahead), most_pixels):
+    for group in _groups(_read_ahead(read or segmenter.read, paths, failed, ahead), most_pixels):
         waiting += _started(segmenter, group, failed, look or partial(_labels, segmenter))
         while len(waiting) > 1:
             yield from waiting.popleft().finish()

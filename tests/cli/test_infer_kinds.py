@@ -62,7 +62,7 @@ def run(checkpoint: Path, images: Path, out: Path, *more: str) -> int:
 
 
 def tree(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("[!.]*") if path.is_file())
 
 
 def read(path: Path) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_a_geotiff_beyond_the_budget(checkpoint: Path, tmp_path: Path, capfd: py
     bands = save(tmp_path / "city.tif", noise(3))
     assert run(checkpoint, tmp_path / "city.tif") == 0
     out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["city_area.json", "city_labels.tif", "city_overlay.png"]
+    assert sorted(path.name for path in out.glob("[!.]*")) == ["city_area.json", "city_labels.tif", "city_overlay.png"]
     with rasterio.open(out / "city_labels.tif") as file:
         labels = file.read(1)
         assert file.crs == rasterio.CRS.from_epsg(25833) and file.transform == PLACE

@@ -9,7 +9,7 @@ import numpy as np
 
 from segkit.bands import Bands
 from segkit.inference.exported.files import ExportedFile, check_own, label_space_of, open_exported
-from segkit.inference.images import IMAGE_BYTES, as_bands, as_rgb
+from segkit.inference.images import IMAGE_BYTES, ImageLike, as_bands, as_rgb
 from segkit.inference.protocols import Protocol
 from segkit.machine import SHARE, free_memory
 
@@ -46,7 +46,7 @@ class LabelModel:
         """The number of bytes that an image may take now."""
         return self._memory or int(SHARE * free_memory())
 
-    def read(self, image: Path) -> np.ndarray:
+    def read(self, image: ImageLike) -> np.ndarray:
         """An image (H, W, C) as `queue` needs it.
 
         Raises:
