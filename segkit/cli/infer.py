@@ -1,4 +1,4 @@
-"""`segkit infer`: segment images with a trained network; each image gives label map, colours, overlay and areas."""
+"""`segkit infer`: segment images with a trained network, and write what `segkit.inference.kinds` lists."""
 
 import argparse
 import logging

@@ -29,7 +29,7 @@ Colour: TypeAlias = tuple[int, int, int]
 LABELMAP, MASKS, OBJECTS, LISTS = "labelmap.txt", "SegmentationClass/", "SegmentationObject/", "ImageSets/Segmentation/"
 UNDRAWN = "images of the list without a mask (left out: nothing is drawn on them)"
 
-_BLACK = (0, 0, 0)
+_BLACK, _UNDRAWN = (0, 0, 0), -1
 _COLOUR_TYPE = 25  # byte of a PNG that tells grey, 0, from colours
 _SHOWN = 8  # names in a message
 
@@ -133,17 +133,14 @@ def _read_labelmap(file: File) -> dict[str, Colour]:
 def _image(labels: Mapping[str, Colour], mask: tuple[str, File]) -> AnnotatedImage:
     name, file = mask
     index = _read_mask(file, labels)
-    present = dict(enumerate(labels))
-    regions = [
-        Region(present[i], mask=partial(np.equal, index, i))
-        for i in np.unique(index).tolist()
-        if present[i] != BACKGROUND
-    ]
+    drawn = {i: name for i, name in enumerate(labels) if name != BACKGROUND}
+    present = [i for i in np.unique(index).tolist() if i in drawn]
+    regions = [Region(drawn[i], mask=partial(np.equal, index, i)) for i in present]
     return AnnotatedImage(name, (index.shape[0], index.shape[1]), regions, str(file))
 
 
 def _read_mask(file: File, labels: Mapping[str, Colour]) -> Int64Array:
-    """The number of each pixel's label in labelmap.txt, (H, W)."""
+    """The number of each pixel's label in labelmap.txt, (H, W); `_UNDRAWN` for a black pixel that has none there."""
     data = read_bytes(file, "mask")
     if data.startswith(PNG_START) and data[_COLOUR_TYPE : _COLOUR_TYPE + 1] == b"\0":
         index = read_label(file).astype(np.int64)
@@ -154,6 +151,9 @@ def _read_mask(file: File, labels: Mapping[str, Colour]) -> Int64Array:
         order = known.argsort()
         index = order[np.searchsorted(known[order], codes).clip(max=len(known) - 1)]
         wrong, what = known[index] != codes, "colour"
+        if 0 not in known:  # a label `background` with a colour of its own
+            wrong &= codes != 0
+            index[codes == 0] = _UNDRAWN
     if not wrong.any():
         return index
     row, column = divmod(int(wrong.argmax()), wrong.shape[1])

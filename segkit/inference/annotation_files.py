@@ -16,7 +16,7 @@ from segkit.arrays import UInt8Array
 from segkit.errors import InputError, import_extra
 from segkit.files import write_text
 from segkit.formats.base import Labelled
-from segkit.formats.georeference import NOWHERE, read_georeference
+from segkit.formats.georeference import NOWHERE, Georeference, read_georeference
 from segkit.formats.names import writer_of
 from segkit.formats.shapes import EXTRA
 from segkit.inference.kinds import ANNOTATIONS, AREA_TABLE
@@ -59,6 +59,7 @@ class _Piece:
     size: tuple[int, int]
     start: int
     length: int
+    place: Georeference
     confidence: float | None
 
 
@@ -84,6 +85,8 @@ class AnnotationFiles:
         for module in {module for kind in kinds for module in ANNOTATIONS[kind].needs}:
             import_extra(module, EXTRA)
         self._output, self._kinds, self._tolerance, self._uncertain = output, kinds, tolerance, uncertain
+        is_placed = any(ANNOTATIONS[kind].georeferenced for kind in kinds)
+        self._place_of = read_georeference if is_placed and importlib.util.find_spec("rasterio") else lambda _: NOWHERE
         self._lock, self._end, self._pieces = Lock(), 0, dict[Path, _Piece]()
 
     @cached_property
@@ -99,13 +102,17 @@ class AnnotationFiles:
             stem: The path of its results, without endings, in the output folder.
             packed: Its labels.
             confidence: Its mean confidence.
+
+        Raises:
+            InputError: The image cannot be read any more.
         """
+        place = self._place_of(image)
         data, size = packed.finish()
         name = stem.relative_to(self._output).as_posix() + image.suffix
         with self._lock:
             self._labels.seek(self._end)
             self._labels.write(data)
-            self._pieces[image] = _Piece(image, name, size, self._end, len(data), confidence)
+            self._pieces[image] = _Piece(image, name, size, self._end, len(data), place, confidence)
             self._end += len(data)
 
     def write(
@@ -132,17 +139,16 @@ class AnnotationFiles:
             if name not in self._kinds or not every:
                 continue
             pieces = every if name == AREA_TABLE else chosen
-            images = watched(self._images(pieces, kind.georeferenced), name, len(pieces))
+            images = watched(self._images(pieces), name, len(pieces))
             try:
                 writer_of(kind.format)(images, self._output / kind.target, space, self._tolerance)
             except (InputError, OSError) as error:
                 failed(self._output / kind.target, error)
 
-    def _images(self, pieces: Iterable[_Piece], georeferenced: bool) -> Iterator[Labelled]:
-        can = georeferenced and importlib.util.find_spec("rasterio") is not None
+    def _images(self, pieces: Iterable[_Piece]) -> Iterator[Labelled]:
         for piece in pieces:
             self._labels.seek(piece.start)
             data = zlib.decompress(self._labels.read(piece.length))
             labels = np.frombuffer(data, np.uint8).reshape(piece.size)
-            crs, transform = read_georeference(piece.image) if can else NOWHERE
+            crs, transform = piece.place
             yield Labelled(piece.name, labels, None, crs, transform, piece.confidence)

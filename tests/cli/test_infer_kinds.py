@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,21 @@ def test_labels_wait_on_disk_and_not_in_memory(tmp_path: Path) -> None:
     files.write(maps, numbered_space(5), lambda path, error: pytest.fail(str(error)))
     masks = masks_of("cvat", tmp_path / "cvat.zip")
     assert all(np.array_equal(masks[path.stem], labels) for path, labels in maps.items())
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    labels, count = np.zeros((500, 500), np.uint8), 60
+    tracemalloc.start()
+    try:
+        files = annotation_files.AnnotationFiles(tmp_path, ["cvat", "coco"], 0.0, None)
+        paths = [tmp_path / f"{i}.jpg" for i in range(count)]
+        for path in paths:
+            files.add(path, path.with_suffix(""), annotation_files.Packed(labels))
+        files.write(paths, numbered_space(5), lambda path, error: pytest.fail(str(error)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < count * labels.nbytes / 3
 
 
 @pytest.mark.slow

@@ -107,6 +107,15 @@ def test_masks_of_one_channel_and_of_colours(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(masks_of(path, {"background": 0, "road": 1, "tree": 2})["a.png"], index)
 
 
+def test_a_background_that_is_drawn_leaves_black_without_a_label(tmp_path: Path) -> None:
+    """CVAT gives a label `background` of the user's its own colour, and lists black no more."""
+    mask = png(np.array([[(0, 0, 0), (9, 9, 9), (128, 64, 128)]], np.uint8))
+    files = {"labelmap.txt": "road:128,64,128::\nbackground:9,9,9::\n", "SegmentationClass/a.png": mask}
+    path = packed(tmp_path / "a.zip", files)
+    assert masks_of(path, {"background": 0, "road": 1})["a.png"].tolist() == [[0, 0, 1]]
+    assert masks_of(path, {"road": 1})["a.png"].tolist() == [[255, 255, 1]]
+
+
 def test_without_colours_labels_have_those_of_pascal_voc(tmp_path: Path) -> None:
     voc = np.array([[(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]], np.uint8)  # its devkit's first four
     labelmap = "background:::\nroad:::\ntree:::\nsky:::\n"
