@@ -235,10 +235,10 @@ def _place(source: Source, target: Path) -> None:
         return
     if not isinstance(source, Path):
         return write_bytes(target, source.read_bytes())
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         os.link(os.path.realpath(source), target)
-    except OSError:  # another disk, or one without links
+    except OSError:  # another disk, or one without links; what else it may be, copying says
         with replacing(target) as temporary:
             shutil.copyfile(source, temporary)
     return None

@@ -122,6 +122,15 @@ def test_what_cannot_be_converted_is_named_and_the_rest_is_done(
     assert "class 'tree' is unknown" in printed
     write_export(export, {"a.jpg": DRAWN["a.jpg"][:1]})
     assert convert(export) == 0  # with the folder's own classes.txt
+    shutil.rmtree(export.parent / "made/images")
+    (export.parent / "made/images").touch()
+    assert convert(export) == 1
+    assert "made/images/a.jpg: cannot be written: a part of this path is a file" in capsys.readouterr().out
+    export.with_name("names.txt").write_text("tree\nroad\n")
+    assert convert(export, "--classes", export.parent / "names.txt") == 2
+    assert convert(export, "--images", export.parent / "absent") == 2
+    error = capsys.readouterr().err
+    assert "classes.txt: differs from" in error and "absent: no such folder or zip" in error
 
 
 def test_a_background_is_what_is_left_and_turned_images_fit(tmp_path: Path, export: Path) -> None:
