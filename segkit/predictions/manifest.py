@@ -73,15 +73,21 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / NAME
     try:
         data = parse_json(path.read_text(encoding="utf-8"))
-        if data.pop("format") != 1:
-            raise InputError(f"{path}: written by a newer segkit; update, or give another folder")
-        return Manifest(**{field.name: data[field.name] for field in fields(Manifest)})
+        if data.pop("format") == 1:
+            return _checked(Manifest(**{field.name: data[field.name] for field in fields(Manifest)}))
     except FileNotFoundError:
         return None
-    except InputError:
-        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not what `segkit predict` writes; move it away, or give another folder") from error
+    raise InputError(f"{path}: written by a newer segkit; update, or give another folder")
+
+
+def _checked(found: Manifest) -> Manifest:
+    parts = (found.weights, found.protocol, found.dataset, found.images, found.run)
+    if not all(isinstance(part, dict) for part in parts) or not isinstance(found.weights["sha256"], str):
+        raise TypeError("a part has another form")
+    LabelSpace.from_dict(found.label_space)
+    return found
 
 
 def named_space(

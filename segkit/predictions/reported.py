@@ -11,7 +11,7 @@ from segkit.evaluation.report.content import Example
 from segkit.evaluation.report.gather import SHOWN, Gatherer, ReadImage, example
 from segkit.evaluation.report.measure import Measured, measure
 from segkit.io import read_label
-from segkit.io.confidence import confidence_path, read_confidence
+from segkit.io.confidence import confidence_path, is_confidence, read_confidence
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace, identity_table
 from segkit.predictions.pairs import Problem
 from segkit.predictions.scoring import in_order
@@ -111,7 +111,7 @@ def _read(image: ReportImage, space: LabelSpace) -> ReadImage:
     labels = train_ids(read_label(image.labels), space, image.labels)
     truth = None if image.truth is None else image.truth()
     sure = confidence_path(image.labels)
-    confidence = read_confidence(sure) if sure.is_file() else None
+    confidence = read_confidence(sure) if is_confidence(sure) else None
     for what, array in (("truth", truth), ("confidence map", confidence)):
         if array is not None and array.shape != labels.shape:
             raise InputError(

@@ -135,6 +135,33 @@ def test_a_run_has_curves_config_and_its_own_data(root: Path, report) -> None:
     assert report(run / "predictions", data=False)[1][0].image_miou == subject.image_miou  # by the run's config, too
 
 
+@pytest.mark.parametrize("where", ["predictions.json", "config.yaml"])
+def test_a_file_of_a_stranger_imports_nothing(root: Path, report, monkeypatch, where: str) -> None:
+    (root / "modules").mkdir()
+    (root / "modules/stranger.py").write_text(f"open({str(root / 'imported')!r}, 'w')\nclass Module: ...\n")
+    monkeypatch.syspath_prepend(str(root / "modules"))
+    run = root / "run"
+    file = predict(run / "predictions", root, 0.2) / "predictions.json"
+    honest, own = json.loads(file.read_text()), {"root": str(root / "data")}
+    (run / "metrics.csv").write_text("epoch,step,train/loss\n0,0,2.5\n0,1,1.5\n")
+
+    def missing(class_path: object, init_args: object) -> tuple[str, ...]:
+        described = {"class_path": class_path, "init_args": init_args}
+        if where == "config.yaml":  # JSON is YAML
+            (run / where).write_text(json.dumps({"data": described}))
+        else:
+            file.write_text(json.dumps(honest | {"run": {"data": described}}))
+        code, (subject,) = report(run, data=False)
+        assert code == 0 and len(subject.examples) == IMAGES and not (root / "imported").exists()
+        return subject.missing
+
+    assert any("the data module stranger.Module, which is not one of segkit's" in line for line in missing(
+        "stranger.Module", own))  # fmt: skip
+    assert any("names no data" in line for line in missing(["stranger.Module"], "stranger.Module"))
+    assert not missing("segkit.data.sets.folder.FolderDataModule", own)  # by which the test would notice an import
+    assert not missing("FolderDataModule", own | {"augmentations": [{"class_path": "stranger.Module"}]})
+
+
 def test_a_result_has_intervals_of_its_areas(root: Path, report) -> None:
     found = predict(root / "found", root, 0.3)
     score = [
@@ -218,6 +245,15 @@ def test_a_damaged_label_map_is_listed_and_the_others_go_on(root: Path, report, 
     assert code == 1 and len(subject.image_miou) == IMAGES - 3 and subject.result["partial"]
     assert "<i>2.png" in said and "value 9 is not declared" in said and "6x4, its truth is 60x40" in said
     assert any(line.startswith("3 of 6 images: label maps: ") for line in subject.missing)
+
+
+def test_an_image_may_have_the_name_of_a_confidence_map(root: Path, report) -> None:
+    for path in (root / "data/images/test/<i>1.png", root / "data/labels/test/<i>1.png"):
+        path.rename(path.with_stem("<i>0_confidence"))
+    found = predict(root / "found", root, 0.3, confidence=False)
+    code, (subject,) = report(found)
+    assert code == 0 and not [line for line in subject.missing if "interval" in line]
+    assert len(subject.image_miou) == IMAGES and all(e.confidence is None for e in subject.examples)
 
 
 def test_without_data_or_confidence(root: Path, report) -> None:

@@ -65,6 +65,17 @@ def test_another_file_of_that_name(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("part", ["weights", "protocol", "dataset", "images", "label_space", "run"])
+@pytest.mark.parametrize("value", [{}, [1], "text", None])
+def test_a_part_of_another_form(manifest: Manifest, part: str, value: object, tmp_path: Path) -> None:
+    replace(manifest, **{part: value}).write(tmp_path)
+    if value == {} and part not in ("weights", "label_space"):  # what is not known is not needed
+        assert read_manifest(tmp_path) == replace(manifest, **{part: {}})
+        return
+    with pytest.raises(InputError, match=r"predictions\.json: not what"):
+        read_manifest(tmp_path)
+
+
 def test_images_are_told_by_names_and_sizes() -> None:
     images = {"a": 1, "b": 2}
     identity = images_identity(images)

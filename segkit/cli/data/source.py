@@ -1,7 +1,8 @@
 """The data set that a command line names, `--data NAME --data.KEY VALUE ...`, for all commands but Lightning's own."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
@@ -15,6 +16,7 @@ from segkit.plain_data import flatten
 from segkit.recipes import find_recipe, is_recipe, read_recipe
 
 _IMAGENET = "ImageNetDataModule"
+_NOT_OF_FILES = ("augmentations", "cache_dir")  # they name classes, and a folder of their own
 
 
 def open_data(args: Sequence[str], program: str) -> SegmentationDataModule:
@@ -67,6 +69,32 @@ def named(name: str | None, root: str | None) -> list[str]:
     """The arguments of `open_data` for a data set and its folder that were given by position."""
     data = [] if name is None else ["--data", name]
     return data if root is None else [*data, "--data.root", root]
+
+
+def described(data: object, file: Path) -> list[str]:
+    """The arguments of `open_data` for data that a file describes, without importing what the file names.
+
+    The file may be a stranger's, so only segkit's own data sets are taken.
+
+    Args:
+        data: `{"class_path": ..., "init_args": {...}}`, or anything else.
+        file: Where it is from, for the message.
+
+    Raises:
+        InputError: It is something else, or another data module.
+    """
+    own = {name: cls for cls in data_sets().values() for name in (cls.__name__, f"{cls.__module__}.{cls.__name__}")}
+    class_path = data.get("class_path") if isinstance(data, Mapping) else None
+    given = data.get("init_args") if isinstance(data, Mapping) else None
+    if not isinstance(class_path, str) or not isinstance(given, Mapping):
+        raise InputError(f"{file}: names no data; give --data NAME --data.root ROOT")
+    if class_path not in own:
+        raise InputError(
+            f"{file}: names the data module {class_path}, which is not one of segkit's; if you trust it, give --data "
+            f"{class_path} --data.root ROOT"
+        )
+    kept = {name: value for name, value in given.items() if name not in _NOT_OF_FILES}
+    return ["--data", json.dumps({"class_path": own[class_path].__name__, "init_args": kept}, default=str)]
 
 
 def _resolved(args: Sequence[str], program: str) -> list[str]:

@@ -1,13 +1,12 @@
 """What lies at a path that `segkit report` was given, and what of it can be used."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from segkit.arrays import UInt8Array
-from segkit.cli.data.source import open_data
+from segkit.cli.data.source import described, open_data
 from segkit.cli.parser import option_names
 from segkit.data.datamodule import SegmentationDataModule
 from segkit.data.layout.base import SPLITS, Sample, Split
@@ -22,6 +21,7 @@ from segkit.predictions.label_files import Ids
 from segkit.predictions.manifest import NAME, SPACES, Manifest, read_manifest
 from segkit.predictions.pairs import LabelMaps
 from segkit.predictions.reported import ReportImage, train_ids
+from segkit.recipes import read_recipe
 from segkit.text import counted
 from segkit.training.run_folder import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
 from segkit.training.views.curves import Curve, read_curves
@@ -162,21 +162,18 @@ def data_of(source: Source, wanted: Wanted) -> SegmentationDataModule | None:
     Raises:
         InputError: The command names no data that exist.
     """
-    config = None if source.run is None else source.run / CONFIG
-    made_of = None if source.manifest is None else source.manifest.run.get("data")
-    own = ["--data", str(config)] if config is not None and config.is_file() else []
-    own = ["--data", json.dumps(made_of)] if isinstance(made_of, dict) else own
-    args = [*(() if "--data" in option_names(wanted.of_data) else own), *wanted.of_data]
-    data = wanted.data
-    if data is None and not args and source.labels is not None:
-        source.lacks("truth and images", "no data are named; give --data NAME --data.root ROOT")
-    if data is None and args:
-        try:
+    data, args = wanted.data, list(wanted.of_data)
+    try:
+        if data is None and "--data" not in option_names(args):
+            args = [*_described(source), *args]
+        if data is None and args:
             data = open_data(args, "segkit report")
-        except InputError as error:
-            if wanted.of_data:
-                raise
-            source.lacks("data", error)
+        elif data is None and source.labels is not None:
+            source.lacks("truth and images", "no data are named; give --data NAME --data.root ROOT")
+    except InputError as error:
+        if wanted.of_data:
+            raise
+        source.lacks("data", error)
     if data is None:
         return None
     try:
@@ -190,6 +187,14 @@ def data_of(source: Source, wanted: Wanted) -> SegmentationDataModule | None:
         source.lacks("truth and images", f"{title} has {space.num_classes} classes, {source.path} has {len(names)}")
         return None
     return data
+
+
+def _described(source: Source) -> list[str]:
+    """The data that the label maps or the run's config name, as arguments of `open_data`; [] if none are named."""
+    config = None if source.run is None else source.run / CONFIG
+    if source.manifest is not None and source.labels is not None and source.manifest.run.get("data"):
+        return described(source.manifest.run["data"], source.labels / NAME)
+    return [] if config is None or not config.is_file() else described(read_recipe(config).data, config)
 
 
 def space_of(source: Source, data: SegmentationDataModule | None, curves: Mapping[str, Curve] | None) -> LabelSpace:
