@@ -69,6 +69,8 @@ class Inputs:
                 f"--output_kinds {' '.join(one)}: one file of all images, which {self.rank.count} processes of "
                 f"{self.rank.launcher} cannot write together; run it in one process, or leave it out"
             )
+        if self.rank.count > 1 and options.uncertain is not None:
+            raise InputError("--uncertain: chooses among all images, which processes share; run it in one process")
         given = expanded(options.images, output, _paths_on_stdin(self.rank))
         images = find_images(given, output, failed, note)
         self.pages = Pages()

@@ -88,6 +88,12 @@ def infer_parser() -> Parser:
         metavar="A",
         help="colours' weight in the overlay, 0..1",
     )
+    _add_kind_options(parser)
+    _add_sureness_options(parser)
+    return parser
+
+
+def _add_kind_options(parser: Parser) -> None:
     parser.add_argument(
         "--output_kinds",
         nargs="+",
@@ -109,6 +115,9 @@ def infer_parser() -> Parser:
         metavar="N",
         help="annotation files get only the N images with the lowest mean confidence, which uncertain.txt lists",
     )
+
+
+def _add_sureness_options(parser: Parser) -> None:
     sure = parser.add_argument_group("how sure the network is")
     sure.add_argument("--confidence", action=Switch, help="write NAME_confidence.png, the probability of each label")
     sure.add_argument("--probabilities", action=Switch, help="write NAME_probabilities.npz, those of all classes")
@@ -118,7 +127,6 @@ def infer_parser() -> Parser:
         metavar="T",
         help="pixels with less confidence get the label 255, no class, are not coloured, and are counted as such",
     )
-    return parser
 
 
 def what_is_wanted(options: argparse.Namespace) -> "Wanted":

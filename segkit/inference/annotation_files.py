@@ -102,13 +102,10 @@ class AnnotationFiles:
             stem: The path of its results, without endings, in the output folder.
             packed: Its labels.
             confidence: Its mean confidence.
-
-        Raises:
-            InputError: The image cannot be read any more.
         """
-        place = self._place_of(image)
+        place = self._place_of(image) if image.is_file() else NOWHERE  # a page of a file has a path of its own
         data, size = packed.finish()
-        name = stem.relative_to(self._output).as_posix() + image.suffix
+        name = stem.relative_to(self._output).as_posix() + image.suffix.partition("#")[0]  # of a page, "#page=2"
         with self._lock:
             self._labels.seek(self._end)
             self._labels.write(data)

@@ -190,6 +190,33 @@ def test_an_unreadable_image_costs_one_line_and_the_files_have_the_others(
     assert capsys.readouterr().err.count("error:") == 1
 
 
+def test_pages_have_names_of_their_own_and_no_georeference(checkpoint: Path, tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8)) for i in range(2)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    kinds = ("--pages", "--output_kinds", "labels", "cvat", "geojson", "area.csv", "coco")
+    assert run(checkpoint, tmp_path / "scan.tif", tmp_path / "out", *kinds) == 0
+    masks = masks_of("coco", tmp_path / "out" / "coco.json")
+    assert sorted(masks) == sorted(masks_of("cvat", tmp_path / "out" / "cvat.zip")) == ["scan_p0001", "scan_p0002"]
+    for name, mask in masks.items():
+        assert np.array_equal(mask, read(tmp_path / "out" / f"{name}_labels.png"))
+        assert "crs" not in features(tmp_path / "out" / f"{name}.geojson")[0]
+    coco = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["scan_p0001.tif", "scan_p0002.tif"]
+
+
+def test_several_processes_cannot_choose_among_all_images(
+    checkpoint: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert run(checkpoint, images, tmp_path / "out", "--output_kinds", "geojson", "--uncertain", "1") == 2
+    assert "--uncertain: chooses among all images" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_written_costs_one_line_and_the_others_are(
     checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
