@@ -12,9 +12,10 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from segkit.archives import read_members
-from segkit.arrays import Int64Array, UInt8Array
+from segkit.arrays import UInt8Array
 from segkit.errors import InputError, printable
 from segkit.files import replacing
 from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names
@@ -25,11 +26,14 @@ from segkit.paths import walk_files
 from segkit.text import listed
 
 Colour: TypeAlias = tuple[int, int, int]
+Numbers: TypeAlias = npt.NDArray[np.int16]
 
 LABELMAP, MASKS, OBJECTS, LISTS = "labelmap.txt", "SegmentationClass/", "SegmentationObject/", "ImageSets/Segmentation/"
 UNDRAWN = "images of the list without a mask (left out: nothing is drawn on them)"
 
-_BLACK, _UNDRAWN = (0, 0, 0), -1
+_BLACK = (0, 0, 0)
+_UNDRAWN, _WRONG = np.int16(-1), np.int16(-2)  # numbers of no label
+_WEIGHTS = np.array([1 << 16, 1 << 8, 1])  # of a colour's channels in its code
 _COLOUR_TYPE = 25  # byte of a PNG that tells grey, 0, from colours
 _SHOWN = 8  # names in a message
 
@@ -132,36 +136,39 @@ def _read_labelmap(file: File) -> dict[str, Colour]:
 
 def _image(labels: Mapping[str, Colour], mask: tuple[str, File]) -> AnnotatedImage:
     name, file = mask
-    index = _read_mask(file, labels)
+    numbers = _read_mask(file, labels)
     drawn = {i: name for i, name in enumerate(labels) if name != BACKGROUND}
-    present = [i for i in np.unique(index).tolist() if i in drawn]
-    regions = [Region(drawn[i], mask=partial(np.equal, index, i)) for i in present]
-    return AnnotatedImage(name, (index.shape[0], index.shape[1]), regions, str(file))
+    present = [i for i in np.unique(numbers).tolist() if i in drawn]
+    regions = [Region(drawn[i], mask=partial(np.equal, numbers, i)) for i in present]
+    return AnnotatedImage(name, (numbers.shape[0], numbers.shape[1]), regions, str(file))
 
 
-def _read_mask(file: File, labels: Mapping[str, Colour]) -> Int64Array:
+def _read_mask(file: File, labels: Mapping[str, Colour]) -> Numbers:
     """The number of each pixel's label in labelmap.txt, (H, W); `_UNDRAWN` for a black pixel that has none there."""
     data = read_bytes(file, "mask")
-    if data.startswith(PNG_START) and data[_COLOUR_TYPE : _COLOUR_TYPE + 1] == b"\0":
-        index = read_label(file).astype(np.int64)
-        wrong, what = index >= len(labels), "value"
-    else:
-        known = np.array([red << 16 | green << 8 | blue for red, green, blue in labels.values()])
-        codes = read_colors(file).astype(np.int64) @ (1 << 16, 1 << 8, 1)  # (H, W, 3) -> (H, W)
-        order = known.argsort()
-        index = order[np.searchsorted(known[order], codes).clip(max=len(known) - 1)]
-        wrong, what = known[index] != codes, "colour"
-        if 0 not in known:  # a label `background` with a colour of its own
-            wrong &= codes != 0
-            index[codes == 0] = _UNDRAWN
+    is_grey = data.startswith(PNG_START) and data[_COLOUR_TYPE : _COLOUR_TYPE + 1] == b"\0"
+    values = read_label(file) if is_grey else read_colors(file)  # (H, W) or (H, W, 3)
+    numbers = np.where(values < len(labels), values.astype(np.int16), _WRONG) if is_grey else _numbers(values, labels)
+    wrong = numbers == _WRONG
     if not wrong.any():
-        return index
+        return numbers
     row, column = divmod(int(wrong.argmax()), wrong.shape[1])
-    value = index[row, column] if what == "value" else tuple(read_colors(file)[row, column].tolist())
+    what = f"{'value' if is_grey else 'colour'} {values[row, column].tolist()}"
     raise InputError(
-        f"{file}: {what} {value} is of no label: {int(wrong.sum())} such pixels, first at row {row}, column {column}; "
+        f"{file}: {what} is of no label: {int(wrong.sum())} such pixels, first at row {row}, column {column}; "
         f"{LABELMAP} has {listed(list(labels), _SHOWN)}: export masks and labels together again"
     )
+
+
+def _numbers(colours: UInt8Array, labels: Mapping[str, Colour]) -> Numbers:
+    """The numbers of the labels whose colours these are, (H, W, 3) -> (H, W), row by row to save memory."""
+    known = np.array(list(labels.values())) @ _WEIGHTS
+    order = known.argsort()
+    numbers = np.empty(colours.shape[:2], np.int16)
+    for row, codes in zip(numbers, (line @ _WEIGHTS for line in colours), strict=True):
+        nearest = order[np.searchsorted(known[order], codes).clip(max=len(known) - 1)]
+        row[:] = np.where(known[nearest] == codes, nearest, np.where(codes == 0, _UNDRAWN, _WRONG))
+    return numbers
 
 
 def _distinct_colours(space: LabelSpace) -> list[Colour]:

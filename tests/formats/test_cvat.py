@@ -135,7 +135,7 @@ BAD: dict[str, tuple[Files, str]] = {
     "damaged mask": ({"labelmap.txt": LABELMAP, "SegmentationClass/a.png": ROAD[:40]}, "SegmentationClass/a.png"),
     "unknown colour": (
         {"labelmap.txt": LABELMAP, "SegmentationClass/a.png": png(np.full((2, 3, 3), 7, np.uint8))},
-        r"colour \(7, 7, 7\) is of no label: 6 such pixels",
+        r"colour \[7, 7, 7\] is of no label: 6 such pixels",
     ),
     "unknown number": (
         {"labelmap.txt": LABELMAP, "SegmentationClass/a.png": png(np.full((2, 3), 3, np.uint8))},
