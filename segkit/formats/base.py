@@ -13,7 +13,7 @@ import numpy as np
 
 from segkit.arrays import BoolArray, Float64Array, UInt8Array
 from segkit.errors import InputError, did_you_mean, one_line, printable
-from segkit.formats.shapes import Box, Polygon, area, filled
+from segkit.formats.shapes import Box, Polygon, filled
 from segkit.io.header import MAX_SIDE, check_pixels
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.paths import leads_outside
@@ -209,7 +209,7 @@ def _pieces(region: Region, size: tuple[int, int], source: str) -> Iterator[tupl
 def _problems(polygons: Sequence[Polygon], size: tuple[int, int]) -> Iterator[str]:
     for polygon in polygons:
         points = np.concatenate(polygon)
-        if area(polygon) == 0:
+        if np.linalg.matrix_rank(polygon[0] - polygon[0][0]) < 2:  # all corners are on a line
             yield FLAT
         elif (points < 0).any() or (points > size[::-1]).any():
             yield OUTSIDE

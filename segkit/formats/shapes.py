@@ -18,7 +18,6 @@ Polygon: TypeAlias = tuple[Float64Array, ...]  # rings (n, 2) of (x, y), outer f
 Box: TypeAlias = tuple[slice, slice]  # rows, columns
 
 EXTRA = "annotations"
-_FINER = (1.0, 0.5, 0.25)  # of the tolerance, tried in turn
 
 
 def outlines(labels: UInt8Array, tolerance: float = 0.0) -> list[tuple[int, Polygon]]:
@@ -54,14 +53,11 @@ def _simplified(exact: list[Any], values: list[int], labels: UInt8Array, toleran
     features, shapely = import_extra("rasterio.features", EXTRA), import_extra("shapely", EXTRA)
     # A corner at every pixel: neighbours then have the same corners, as a coverage must. GEOS divides with rounding.
     coverage = shapely.transform(shapely.segmentize(np.array(exact), 1.0), np.round)
-    distance = _to_boundary(labels)
-    for part in _FINER:
-        simple = shapely.coverage_simplify(coverage, part * tolerance, simplify_boundary=False)
-        shapes = [(shape, value) for shape, value in zip(simple, values, strict=True) if not shape.is_empty]
-        changed = features.rasterize(shapes, labels.shape, dtype="uint8") != labels
-        if not changed.any() or (distance[changed].max() <= tolerance and shapely.is_valid(simple).all()):
-            return list(simple)
-    return exact
+    simple = shapely.coverage_simplify(coverage, tolerance, simplify_boundary=False)
+    shapes = [(shape, value) for shape, value in zip(simple, values, strict=True) if not shape.is_empty]
+    changed = features.rasterize(shapes, labels.shape, dtype="uint8") != labels
+    is_near = not changed.any() or _to_boundary(labels)[changed].max() <= tolerance
+    return list(simple) if is_near and shapely.is_valid(simple).all() else exact  # exact has never been seen needed
 
 
 def _to_boundary(labels: UInt8Array) -> Float64Array:
@@ -110,12 +106,3 @@ def bridged(polygon: Polygon) -> Float64Array:
         nearest = int(((ring - hole[0]) ** 2).sum(1).argmin())
         ring = np.concatenate([ring[: nearest + 1], hole, hole[:1], ring[nearest:]])
     return ring
-
-
-def area(polygon: Polygon) -> float:
-    """The area inside the outer ring less that of the holes, in square pixels, by the shoelace formula."""
-    signed = [
-        abs(float(np.sum(ring[:, 0] * np.roll(ring[:, 1], -1) - np.roll(ring[:, 0], -1) * ring[:, 1]))) / 2
-        for ring in polygon
-    ]
-    return signed[0] - sum(signed[1:])

@@ -52,13 +52,16 @@ def test_pixels_without_a_region_are_ignored_where_no_class_is_the_background() 
 def test_polygons_are_cut_at_the_border_left_out_without_area_and_counted() -> None:
     mask, problems = rasterized(
         image(
-            Region("car", ((box(-9, -9, 2, 2),), (box(1, 1, 1, 3),), (box(50, 50, 60, 60),))),
+            Region(
+                "car",
+                ((box(-9, -9, 2, 2),), (box(1, 1, 1, 3),), (box(4, 2, 6, 4)[[0, 2, 1, 3]],), (box(50, 50, 60, 60),)),
+            ),
             Region("car", ((box(0, 0, 2, 2),),)),  # over its own class: no problem
         ),
         (4, 6),
         CLASSES,
     )
-    assert np.argwhere(mask == 0).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert np.argwhere(mask == 0).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 4], [3, 4]]  # the last two: a bow
     assert problems == Counter({OUTSIDE: 2, FLAT: 1})
 
 
