@@ -218,7 +218,11 @@ def test_other_images_and_another_class_count_are_said(root: Path, report) -> No
     (root / "data/classes.txt").write_text("\n".join([*NAMES, "boat"]) + "\n")
     code, (subject,) = report(found)
     assert code == 0 and subject.confusion is None and len(subject.examples) == IMAGES
-    assert any(line.startswith("truth and images: FolderDataModule has 5 classes") for line in subject.missing)
+    assert any(re.match("truth and images: .*FolderDataModule.* has 5", line) for line in subject.missing)
+    (root / "data/classes.txt").write_text("\n".join(reversed(NAMES)) + "\n")
+    code, (subject,) = report(found)
+    assert code == 0 and subject.confusion is None and len(subject.examples) == IMAGES
+    assert any("in another order" in line for line in subject.missing) and subject.space.class_names[0] == "sky"
 
 
 def test_images_that_are_gone_leave_the_rest(root: Path, report) -> None:
@@ -271,6 +275,19 @@ def test_what_is_no_result_is_refused_in_one_line(root: Path, capsys, text: str)
     assert not (root / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    "part",
+    [{"weights": 5}, {"without": 5}, {"rule": [1]}, {"num_pixels": "x"}, {"scores": {"mIoU": "x"}}, {"dataset": "x"}],
+)
+def test_a_result_of_another_form_does_not_stop_the_others(root: Path, report, capsys, part: dict) -> None:
+    plain = {"classes": [{"id": i, "name": name} for i, name in enumerate(NAMES)], "scores": {"mIoU": 0.5}}
+    (root / "good.json").write_text(json.dumps(plain))
+    (root / "bad.json").write_text(json.dumps(plain | part))
+    code, (subject,) = report(root / "bad.json", root / "good.json", data=False)
+    said = capsys.readouterr().err
+    assert code == 1 and subject.name == "good" and re.search(r"bad.*not of the form that `segkit test` writes", said)
+
+
 def test_one_input_that_cannot_be_read_does_not_stop_the_others(root: Path, report, capsys) -> None:
     found = predict(root / "found", root, 0.3)
     code, (subject,) = report(found, root / "nothing")
@@ -284,6 +301,7 @@ def test_one_input_that_cannot_be_read_does_not_stop_the_others(root: Path, repo
 def test_names_are_short_and_differ() -> None:
     paths = [Path(path) for path in ("/a/x/result.json", "/a/y/result.json", "/a/y/result.json", "/b/z")]
     assert unique_names(paths) == ["x/result", "y/result", "y/result (2)", "b/z"]
+    assert unique_names([Path("/a/v1.2"), Path("/a/v1.3")]) == ["v1.2", "v1.3"]
     assert unique_names(paths[:1]) == ["result"] and unique_names([paths[0], paths[3]]) == ["result", "z"]
 
 

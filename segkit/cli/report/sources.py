@@ -15,7 +15,7 @@ from segkit.evaluation.read_results import read_result
 from segkit.evaluation.report.content import CLASS_IOU
 from segkit.evaluation.report.gather import SHOWN
 from segkit.io import File
-from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
+from segkit.metadata.label_space import LabelSpace, check_same_classes, distinct_palette, identity_table
 from segkit.paths import looked_for
 from segkit.predictions.label_files import Ids
 from segkit.predictions.manifest import NAME, SPACES, Manifest, read_manifest
@@ -25,6 +25,11 @@ from segkit.recipes import read_recipe
 from segkit.text import counted
 from segkit.training.run_folder import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
 from segkit.training.views.curves import Curve, read_curves
+
+# Parts of a result file that are read before the page is made, which checks the others.
+_FORMS = dict.fromkeys(("protocol", "dataset", "weights", "scores", "calibration", "speed"), dict) | {
+    "without": list, "rule": str,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,9 @@ def _result_of(path: Path) -> dict[str, Any]:
     rows = result.get("classes")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "name" in row for row in rows):
         raise InputError(f"{path}: no result of `segkit test`, `validate` or `benchmark score`: it names no classes")
+    for name, form in _FORMS.items():
+        if not isinstance(result.get(name) or form(), form):
+            raise InputError(f"{path}: {name!r} is not of the form that `segkit test` writes; give the file as it was")
     blank = {"IoU": None, "accuracy": None, "pixels": 0}
     return result | {"classes": [{"id": i, **blank, **row} for i, row in enumerate(rows)]}
 
@@ -157,7 +165,7 @@ def training_of(source: Source, wanted: Wanted) -> tuple[dict[str, Curve] | None
 
 
 def data_of(source: Source, wanted: Wanted) -> SegmentationDataModule | None:
-    """The data that the command, the label maps or the run's config names; None if there are none of this many classes.
+    """The data that the command, the label maps or the run's config names; None if there are none of these classes.
 
     Raises:
         InputError: The command names no data that exist.
@@ -177,14 +185,10 @@ def data_of(source: Source, wanted: Wanted) -> SegmentationDataModule | None:
     if data is None:
         return None
     try:
-        space = data.label_space
+        names = source.class_names or data.class_names
+        check_same_classes(names, data.class_names, str(source.path), f"{type(data).__name__} ({data.root})")
     except InputError as error:
-        source.lacks("data", error)
-        return None
-    names = source.class_names
-    if names is not None and len(names) != space.num_classes:
-        title = type(data).__name__
-        source.lacks("truth and images", f"{title} has {space.num_classes} classes, {source.path} has {len(names)}")
+        source.lacks("truth and images", error)
         return None
     return data
 

@@ -22,7 +22,7 @@ from segkit.cli.words import say
 from segkit.errors import InputError
 from segkit.evaluation.comparison import Comparison, paired_comparison
 from segkit.evaluation.report.content import Subject
-from segkit.evaluation.report.page import write_report
+from segkit.evaluation.report.page import checked_section, write_report
 from segkit.evaluation.results import command_line, result_dict
 from segkit.evaluation.statistics import Bootstrap, ImageAreas, bootstrap_miou
 from segkit.files import check_writable, free_path
@@ -79,7 +79,7 @@ def make_report(inputs: Sequence[Path], baseline: Path | None, output: Path, tit
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """Short names for paths: as many of their last parts as tell them apart; equal paths get a number."""
-    parts = [path.resolve().with_suffix("").parts[1:] or ("/",) for path in paths]
+    parts = [Path(str(path.resolve()).removesuffix(".json")).parts[1:] or ("/",) for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-length:]) for own in parts]
         if len(set(names)) == len(set(parts)):
@@ -121,6 +121,7 @@ def make_subject(path: Path, name: str, wanted: Wanted) -> Made:
         )
     interval = _interval(source, areas, left_out)
     subject = replace(subject, interval=interval, missing=tuple(source.missing))
+    checked_section(subject)  # now, as one that cannot be shown must not stop the others
     return Made(subject, areas, [] if found is None else found.problems)
 
 

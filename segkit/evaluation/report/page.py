@@ -62,7 +62,7 @@ def write_report(path: Path, subjects: Sequence[Subject], title: str, command: s
     shown, images = _embedded(subjects)
     plain = [_plain_data(subject, examples) for subject, examples in zip(subjects, shown, strict=True)]
     data = json.dumps({"images": images, "subjects": plain}, separators=(",", ":"))
-    sections = [_checked(subject, f"s{i}") for i, subject in enumerate(subjects, 1)]
+    sections = [checked_section(subject, f"s{i}") for i, subject in enumerate(subjects, 1)]
     curves = _curves(subjects)
     environment = Environment(
         loader=FileSystemLoader(_HERE),
@@ -88,8 +88,12 @@ def write_report(path: Path, subjects: Sequence[Subject], title: str, command: s
     write_text(path, page)
 
 
-def _checked(subject: Subject, anchor: str) -> dict[str, Any]:
-    """The subject's section; its result may come from a file that anybody wrote."""
+def checked_section(subject: Subject, anchor: str = "") -> dict[str, Any]:
+    """The subject's section; its result may come from a file that anybody wrote.
+
+    Raises:
+        InputError: A confusion matrix is not (K, K), or its result is not of the form of `result_dict`.
+    """
     try:
         return section(subject, anchor)
     except InputError:
