@@ -81,7 +81,7 @@ def gather_files(
     def shown(image: ReportImage) -> tuple[Example, str]:
         read = _read(image, space)
         try:
-            read = replace(read, image=_picture(image, read.labels.shape))
+            read = replace(read, image=_of_size(image.image and image.image(), "image", image, read.labels))
             why = ""
         except InputError as error:
             why = str(error)
@@ -108,27 +108,19 @@ def _read(image: ReportImage, space: LabelSpace) -> ReadImage:
     Raises:
         InputError: A file cannot be read, a value is undeclared, or sizes differ.
     """
-    labels = train_ids(read_label(image.labels), space, image.labels)
-    truth = None if image.truth is None else image.truth()
-    sure = confidence_path(image.labels)
+    labels, sure = train_ids(read_label(image.labels), space, image.labels), confidence_path(image.labels)
+    truth = _of_size(image.truth and image.truth(), "truth", image, labels)
     confidence = read_confidence(sure) if is_confidence(sure) else None
-    for what, array in (("truth", truth), ("confidence map", confidence)):
-        if array is not None and array.shape != labels.shape:
-            raise InputError(
-                f"{image.labels}: {labels.shape[1]}x{labels.shape[0]}, its {what} is "
-                f"{array.shape[1]}x{array.shape[0]}; predict at the image's own size"
-            )
-    return ReadImage(None, truth, labels, confidence)
+    return ReadImage(None, truth, labels, _of_size(confidence, "confidence map", image, labels))
 
 
-def _picture(image: ReportImage, shape: tuple[int, ...]) -> UInt8Array | None:
-    """The image, at the size of its label map.
+def _of_size(array: UInt8Array | None, what: str, image: ReportImage, labels: UInt8Array) -> UInt8Array | None:
+    """`array`, if it has the size of the label map.
 
     Raises:
-        InputError: It cannot be read, or has another size.
+        InputError: It has another size.
     """
-    picture = None if image.image is None else image.image()
-    if picture is not None and picture.shape[:2] != shape:
-        sizes = (f"{size[1]}x{size[0]}" for size in (picture.shape, shape))
-        raise InputError("{}: the image is {}, its label map {}".format(image.name, *sizes))
-    return picture
+    if array is not None and array.shape[:2] != labels.shape:
+        own, other = (f"{size[1]}x{size[0]}" for size in (labels.shape, array.shape))
+        raise InputError(f"{image.labels}: {own}, its {what} is {other}; predict at the image's own size")
+    return array

@@ -260,6 +260,19 @@ def test_an_image_may_have_the_name_of_a_confidence_map(root: Path, report) -> N
     assert len(subject.image_miou) == IMAGES and all(e.confidence is None for e in subject.examples)
 
 
+def test_no_label_map_is_that_of_two_images(root: Path, report) -> None:
+    for kind in ("images", "labels"):
+        for i, path in enumerate(sorted((root / f"data/{kind}/test").iterdir())):
+            (path.parent / f"folder{i % 2}").mkdir(exist_ok=True)
+            path.rename(path.parent / f"folder{i % 2}" / (path.name if i > 1 else "same.png"))
+    flat = root / "flat"
+    for path in sorted((root / "data/labels/test").rglob("*.png")):
+        write_png(flat / path.name, read_label(path) % 4)
+    code, (subject,) = report(flat)
+    assert code == 0 and len(subject.image_miou) == IMAGES - 2 and subject.result["partial"]
+    assert "2 of 6 images: not one label map of their own has their name" in subject.missing
+
+
 def test_without_data_or_confidence(root: Path, report) -> None:
     found = predict(root / "found", root, 0.3, confidence=False)
     code, (subject,) = report(found, data=False)

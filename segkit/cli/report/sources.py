@@ -1,5 +1,6 @@
 """What lies at a path that `segkit report` was given, and what of it can be used."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,11 +228,13 @@ def images_of(source: Source, data: SegmentationDataModule | None, wanted: Wante
     assert source.labels is not None
     maps = LabelMaps(source.labels)
     samples = [] if data is None else _samples(source, data, _split(source, wanted))
-    images = [
-        _image(sample, found[0], data) for sample in samples if data is not None and (found := maps.of(sample.name))
-    ]
-    if samples and len(images) < len(samples):
-        source.lacks(f"{len(samples) - len(images)} of {counted(len(samples), 'image')}", "no label map has their name")
+    found = {sample.name: maps.of(sample.name) for sample in samples}
+    uses = Counter(path for paths in found.values() for path in paths)
+    own = [sample for sample in samples if [uses[path] for path in found[sample.name]] == [1]]
+    images = [_image(sample, found[sample.name][0], data) for sample in own if data is not None]
+    if len(own) < len(samples):
+        why = "not one label map of their own has their name"
+        source.lacks(f"{len(samples) - len(own)} of {counted(len(samples), 'image')}", why)
     if images:
         return images, len(samples)
     names = [name for name in maps.names if name.endswith("_labels")] or maps.names  # of `segkit infer`

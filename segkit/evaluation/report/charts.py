@@ -43,11 +43,10 @@ class Line(NamedTuple):
 
 
 class _Axes(NamedTuple):
-    """What a chart shows of x and of y; `log`: y are powers of 10."""
+    """What a chart shows of x and of y."""
 
     x: Span
     y: Span
-    log: bool = False
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         right, up = (x - self.x[0]) / (self.x[1] - self.x[0]), (y - self.y[0]) / (self.y[1] - self.y[0])
@@ -67,9 +66,9 @@ class _Axes(NamedTuple):
         (left, low), (right, _) = self.at(self.x[0], self.y[0]), self.at(self.x[1], self.y[1])
         parts = []
         for tick in _ticks(self.y):
-            place, shown = self.at(0, tick)[1], 10**tick if self.log else tick
+            place = self.at(0, tick)[1]
             parts.append(_STROKE.format("grid", left, place, right, place))
-            parts.append(_TEXT.format(left - 6, place + 4, "end", f"{shown:g}"))
+            parts.append(_TEXT.format(left - 6, place + 4, "end", f"{tick:g}"))
         for tick in _ticks(self.x):
             number = f"{tick / 1000:g}k" if abs(tick) >= 10_000 else f"{tick:g}"
             parts.append(_TEXT.format(self.at(tick, 0)[0], low + 15, "middle", number))
@@ -91,18 +90,11 @@ def reliability(bins: Sequence[Bin]) -> Markup:
     axes, parts = _Axes((0, 100), (0, 100)), []
     for one in bins:
         if one["accuracy"] is not None and one["confidence"] is not None:
-            sides, right, sure = _sides(one), 100 * one["accuracy"], 100 * one["confidence"]
+            sides = 100 * one["low"], 100 * one["high"]
+            right, sure = 100 * one["accuracy"], 100 * one["confidence"]
             parts += [axes.bar("bar", sides, (0, right)), axes.bar("gap", sides, (right, sure))]
     parts.append(axes.path(Line("ideal", "as sure as right", ((0, 100), (0, 100)))))
     return axes.chart(parts, "reliability diagram", "confidence, %", "right pixels, %")
-
-
-def confidences(bins: Sequence[Bin]) -> Markup:
-    """The share of pixels of each bin of confidence, by powers of 10."""
-    total, axes = max(1, sum(one["pixels"] for one in bins)), _Axes((0, 100), (-2, 2), log=True)
-    logs = [(_sides(one), math.log10(max(1e-9, 100 * one["pixels"] / total))) for one in bins]
-    bars = [axes.bar("other", sides, (-2, log)) for sides, log in logs if log > -2]
-    return axes.chart(bars, "pixels by confidence", "confidence, %", "share of pixels, %")
 
 
 def histogram(values: Sequence[float], links: Sequence[tuple[float, str]]) -> Markup:
@@ -134,10 +126,6 @@ def difference_bar(found: Interval, limit: float, colour: str) -> Markup:
     low, at, high = (4 + (_BAR - 8) / 2 * (1 + x / limit) for x in (found.low, found.value, found.high))
     body = _STROKE.format("axis", _BAR / 2, 0, _BAR / 2, 14) + _STROKE.format(f"range {colour}", low, 7, high, 7)
     return _CELL.format(_BAR, body + Markup('<circle class="{}" cx="{:.2f}" cy="7" r="3.5"/>').format(colour, at))
-
-
-def _sides(one: Bin) -> Span:
-    return 100 * one["low"], 100 * one["high"]
 
 
 def _thinned(curve: Curve) -> Curve:

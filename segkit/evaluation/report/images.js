@@ -34,7 +34,7 @@ class View {
   }
   canvas(kind) {
     const canvas = make("canvas", { width: 4, height: 3 });
-    Object.assign(canvas.dataset, { kind });
+    canvas.dataset.kind = kind;
     canvas.style.aspectRatio = `${this.width} / ${this.height}`;
     for (const kind of ["pointermove", "pointerdown"]) canvas.addEventListener(kind, event => this.point(canvas, event));
     return canvas;
@@ -162,10 +162,14 @@ class Gallery {
   seen = ({ target, isIntersecting }) => (isIntersecting ? this.views.get(target).show() : this.views.get(target).drop());
   legend(box, classes) {
     box.open = classes.length <= 24;
+    const patch = rgb => {
+      const made = make("i");
+      made.style.background = `rgb(${rgb})`;
+      return made;
+    };
     const boxes = classes.map(id => {
-      const input = make("input", { type: "checkbox", checked: true, value: id }), patch = make("i");
-      patch.style.background = `rgb(${this.subject.palette[id]})`;
-      box.querySelector("ul").append(make("li", {}, make("label", {}, input, patch, make("span", { textContent: this.subject.names[id] }))));
+      const input = make("input", { type: "checkbox", checked: true, value: id }), name = make("span", { textContent: this.subject.names[id] });
+      box.querySelector("ul").append(make("li", {}, make("label", {}, input, patch(this.subject.palette[id]), name)));
       return input;
     });
     const redraw = () => {
@@ -178,12 +182,7 @@ class Gallery {
       redraw();
     }));
     const states = [[WRONG, "wrong"], [[200, 200, 200], "right, or a class that is not drawn"], [IGNORED, "ignored"], [UNSURE, "unsure"], [SURE, "sure"]];
-    const keys = states.map(([rgb, text]) => {
-      const patch = make("i");
-      patch.style.background = `rgb(${rgb})`;
-      return make("span", {}, patch, text);
-    });
-    box.after(make("div", { className: "states" }, ...keys));
+    box.after(make("div", { className: "states" }, ...states.map(([rgb, text]) => make("span", {}, patch(rgb), text))));
   }
   arrange() {
     const { reason, class: chosen, sort } = this.choice, articles = [...this.views.keys()];

@@ -14,7 +14,6 @@ from segkit.evaluation.results import images_scored, most_confused_pairs
 from segkit.evaluation.statistics import Interval
 from segkit.text import counted, percent, points
 
-_LOWEST = 8  # images that are named
 _VERDICTS = {"A": "worse", "B": "better", "=": "undecided", "": "no truth"}  # of the subject, which is B
 _SCORES = ("mIoU", "pixel_accuracy", "mean_accuracy")
 
@@ -28,7 +27,6 @@ def section(subject: Subject, anchor: str) -> dict[str, Any]:
     ids = {example.name: f"{anchor}-e{i}" for i, example in enumerate(examples)}
     change, names = subject.comparison, subject.space.class_names
     speed = result.get("speed") or {}
-    lowest = sorted(subject.image_miou, key=lambda one: one[1])
     pairs = [] if subject.confusion is None else [
         ("Most confused, by pixels", most_confused_pairs(subject.confusion, names)),
         ("Most confused, by share of the true class", most_confused_pairs(subject.confusion, names, by="share")),
@@ -54,13 +52,11 @@ def section(subject: Subject, anchor: str) -> dict[str, Any]:
         "calibration_error": _number(calibration.get("expected_calibration_error")),
         "calibrated": _calibrated(calibration),
         "reliability": charts.reliability(bins) if bins else "",
-        "confidences": charts.confidences(bins) if bins else "",
         "thresholds": thresholds,
         "coverage": _coverage(thresholds),
         "groups": [(one, _capital(one.rule), [(name, charts.bar(iou), iou, n) for name, iou, n in one.rows])
                    for one in subject.groups],
         "histogram": _histogram(subject, ids),
-        "lowest": [(name, iou, ids.get(name)) for name, iou in lowest[:_LOWEST]],
         "examples": [(ids[example.name], example) for example in examples],
         "reasons": sorted({reason for example in subject.examples for reason in example.reasons}),
         "to_check": [(ids[one.name], one) for one in examples if "mislabelled" in one.reasons],
