@@ -17,7 +17,7 @@ COMMANDS = {
     "validate":   ("lightning", "score a checkpoint on the validation split"),
     "test":       ("lightning", "score a checkpoint on the test split, by a named protocol"),
     "predict":    ("lightning", "write label maps of a split as PNGs"),
-    "infer":      ("infer", "segment images or folders of images"),
+    "infer":      ("infer", "segment images, folders of images and videos"),
     "explain":    ("explain", "show what a network attends to, and where two networks disagree"),
     "study":      ("study", "train variants of a recipe with several seeds, and tabulate what differs"),
     "benchmark":  ("benchmark.command", "compare models in one table; score or compare folders of label PNGs"),

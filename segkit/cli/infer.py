@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -16,9 +16,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from segkit.bars import Bar
 from segkit.cli.infer_inputs import Inputs
 from segkit.cli.infer_options import how_sure, infer_parser, what_is_wanted
+from segkit.cli.infer_video import write_video
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError, printable
 from segkit.files import check_writable
+from segkit.inference.inputs import is_video
 from segkit.io import read_header
 from segkit.machine import parse_bytes
 from segkit.paths import check_regular, is_exported
@@ -74,12 +76,12 @@ def _segment(options: argparse.Namespace, inputs: Inputs, unread: list[Path]) ->
     if len(inputs.stems) >= MANY and not is_exported(options.checkpoint) and str(segmenter.device) == "cpu":
         _note("`segkit export -o model.xml`, --precision int8, may be faster here: its report says by how much")
     start = time.perf_counter()
-    work = _Work(segmenter, load, inputs, wanted)
+    work = _Work(segmenter, load, inputs, wanted, options)
     with logging_redirect_tqdm([logging.getLogger("segkit")]):
         work.run()
     seconds = time.perf_counter() - start
     failures = work.failed + len(unread)
-    _summarise(len(inputs.stems) - work.failed, failures, seconds, options.output, segmenter)
+    _summarise(inputs.stems, work.failed, failures, seconds, options.output, segmenter)
     if wanted.annotations is None:
         return 1 if failures else 0
     unwritten: list[Path] = []
@@ -123,6 +125,7 @@ class _Work:
         load: Gives the segmenter for the others.
         inputs: The images, where their results go, and which are done.
         wanted: What is written.
+        options: What holds for videos: `every` and `frame_labels`.
 
     Attributes:
         failed: Number of images that could not be read or written.
@@ -134,6 +137,7 @@ class _Work:
         load: Callable[[], "Segmenter"],
         inputs: Inputs,
         wanted: "Wanted",
+        options: argparse.Namespace,
     ) -> None:
         self.segmenter, self.stems, self.wanted, self.failed = segmenter, inputs.stems, wanted, 0
         self._inputs = inputs
@@ -141,6 +145,8 @@ class _Work:
         self._look = wanted.sureness.look(load(), self.stems) if wanted.sureness.is_wanted else None
         self._memory = segmenter.budget
         self._large: list[Path] = []
+        self._videos: list[Path] = []
+        self._of_videos = (options.every, options.frame_labels)
         self._bar = Bar(total=len(self.stems), unit="image", disable=len(self.stems) == 1)
 
     def run(self) -> None:
@@ -159,6 +165,9 @@ class _Work:
                 self._finish(path, work.result)
             for path in self._large:
                 self._finish(path, partial(self._write_large, path))
+            for path in self._videos:
+                how = (self.segmenter, self.wanted, self._look, *self._of_videos)
+                self._finish(path, partial(write_video, path, self.stems[path], *how))
 
     def _read(self, path: Path) -> "np.ndarray":
         pages = self._inputs.pages
@@ -206,6 +215,9 @@ class _Work:
             if path in self._inputs.pages:
                 yield path
                 continue
+            if is_video(path):
+                self._videos.append(path)
+                continue
             try:
                 check_regular(path)  # reading the header of a pipe would block forever
             except InputError as error:
@@ -237,10 +249,13 @@ def _raise(path: Path, error: Exception) -> None:
     raise error
 
 
-def _summarise(done: int, failed: int, seconds: float, output: Path, segmenter: "Labeller") -> None:
+def _summarise(
+    stems: Mapping[Path, Path], undone: int, failed: int, seconds: float, output: Path, segmenter: "Labeller"
+) -> None:
     failures = f", {failed} failed" if failed else ""
     how = f"protocol {segmenter.protocol.name}, {segmenter.precision}, {segmenter.device}"
-    say_above_bar(f"{counted(done, 'image')} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)
+    word = "video" if all(map(is_video, stems)) else "image"
+    say_above_bar(f"{counted(len(stems) - undone, word)} in {seconds:.1f} s{failures} ({how}): {output}", sys.stdout)
 
 
 def _say_losses(path: Path, is_large: bool, has_bands: bool) -> None:

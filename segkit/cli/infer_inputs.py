@@ -10,7 +10,7 @@ from pathlib import Path
 from segkit.cli.parser import Parser, Switch
 from segkit.errors import InputError
 from segkit.inference.finished import Finished
-from segkit.inference.inputs import STDIN, expanded, find_images
+from segkit.inference.inputs import STDIN, expanded, find_images, is_live
 from segkit.inference.kinds import ANNOTATIONS
 from segkit.inference.pages import Pages
 from segkit.inference.shares import Rank, rank_of
@@ -33,8 +33,8 @@ def add_input_options(parser: Parser) -> None:
         nargs="+",
         type=Path,
         metavar="IMAGE",
-        help="an image, a folder of images, a quoted pattern ('shots/**/*.jpg'), or -: paths on standard input, one a "
-        "line",
+        help="an image, a folder of images, a video, a quoted pattern ('shots/**/*.jpg'), or -: paths on standard "
+        "input, one a line",
     )
     group.add_argument(
         "--pages", action=Switch, help="all pages of TIFFs and frames of GIF, PNG and WebP, as images NAME_p0001, ..."
@@ -94,7 +94,7 @@ class Inputs:
         self._finished.add(self.pages.file(path), self.stems[path])
 
     def _has(self, path: Path, stem: Path) -> bool:
-        return self._finished.has(self.pages.file(path), stem)
+        return not is_live(path) and self._finished.has(self.pages.file(path), stem)
 
     def wait_for_others(self) -> None:
         """Wait until all ranks have come here: torchrun ends all of them as soon as one ends with an error."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit.cli.infer_inputs import add_input_options
+from segkit.cli.infer_video import add_video_options
 from segkit.cli.parser import Parser, Switch, add_network_option, number, whole_number
 from segkit.errors import InputError, install_extra
 from segkit.inference.kinds import ANNOTATIONS, AREA_TABLE, DEFAULT, KINDS, OF_IMAGE
@@ -89,6 +90,7 @@ def infer_parser() -> Parser:
         help="colours' weight in the overlay, 0..1",
     )
     _add_kind_options(parser)
+    add_video_options(parser)
     _add_sureness_options(parser)
     return parser
 

@@ -10,7 +10,7 @@ from segkit.files import write_refusal
 
 _ENDINGS = (
     "_labels.png", "_labels.tif", "_color.png", "_overlay.png", "_side_by_side.png", "_area.json", "_confidence.png",
-    "_probabilities.npz", "_overlay.mp4", "_side_by_side.mp4",
+    "_probabilities.npz", "_overlay.mp4", "_side_by_side.mp4", "_overlay.mkv", "_side_by_side.mkv",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -12,6 +13,19 @@ from segkit.paths import IMAGE_SUFFIXES, walk_files
 
 _RESULTS = ("_labels.png", "_color.png", "_overlay.png", "_side_by_side.png", "_labels.tif")
 STDIN = Path("-")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
+STREAM = re.compile(r"(rtsps?|rtmp|udp|tcp|srt):/+")  # a Path has one slash
+CAMERA = re.compile(r"/dev/video\d+")
+
+
+def is_live(path: Path) -> bool:
+    """Whether a path is the address of a camera or stream, which has no end."""
+    return bool(STREAM.match(str(path)) or CAMERA.fullmatch(str(path)))
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is that of a video, by its name."""
+    return is_live(path) or path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def expanded(given: Iterable[Path], output: Path, lines: Iterable[Path]) -> list[Path]:
@@ -29,7 +43,7 @@ def expanded(given: Iterable[Path], output: Path, lines: Iterable[Path]) -> list
     for path in given:
         if path == STDIN:
             found = list(lines)
-        elif glob.has_magic(str(path)) and not os.path.lexists(path):
+        elif glob.has_magic(str(path)) and not os.path.lexists(path) and not is_live(path):
             real_output = Path(os.path.realpath(output))
             matches = (Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
             found = [

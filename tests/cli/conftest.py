@@ -1,4 +1,4 @@
-"""What the tests of `segkit benchmark` share: five tiny images, networks with random weights, and the command."""
+"""What tests of `segkit benchmark` and `segkit infer` share: tiny images, networks with random weights, the command."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_checkpoint
+from checkpoints import write_checkpoint, write_tiny
 
 from segkit.cli import main
 from segkit.files import write_text
@@ -17,6 +17,12 @@ from segkit.models.segmentation import FCN
 NAMES = ("road", "tree", "sky", "boat")  # of which no truth has a boat
 OTHERS = ("void", "cat", "dog", "cow", "road")
 IMAGES = 5
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a network with random weights and three classes."""
+    return write_tiny(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")

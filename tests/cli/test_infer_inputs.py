@@ -9,31 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from checkpoints import write_checkpoint
 from PIL import Image
 
 from segkit.cli.infer import main
 from segkit.inference.segmenter import load
-from segkit.metadata.label_space import LabelSpace, distinct_palette, identity_table
-from segkit.models.segmentation import FCN
 
-SPACE = LabelSpace(("road", "tree", "sky"), distinct_palette(3), identity_table(3))
 NAMES = tuple("abcdefg")
 
 Run = Callable[..., int]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.ckpt", FCN("resnest14_tiny", 3), SPACE)
-
-
 @pytest.fixture
-def run(checkpoint: Path, tmp_path: Path) -> Run:
+def run(tiny_checkpoint: Path, tmp_path: Path) -> Run:
     def call(*args: str | Path) -> int:
-        options = ("--checkpoint", checkpoint, "--output", tmp_path / "out", "--device", "cpu")
+        options = ("--checkpoint", tiny_checkpoint, "--output", tmp_path / "out", "--device", "cpu")
         kinds = () if "--output_kinds" in args else ("--output_kinds", "labels")
         return main([*map(str, (*args, *options, *kinds))])
 
@@ -95,7 +84,7 @@ def test_inputs_that_name_nothing(
 
 
 def test_only_what_is_not_done_is_done(
-    run: Run, shots: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, shots: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     (shots / "g.png").write_bytes(b"no image")
@@ -114,7 +103,7 @@ def test_only_what_is_not_done_is_done(
     with next(out.glob(".finished.*")).open("a") as file:
         file.write('["half a li')  # a killed run
     assert run(shots) == 0 and done(out) == second
-    os.utime(checkpoint)  # trained again
+    os.utime(tiny_checkpoint)  # trained again
     assert run(shots) == 0
     third = done(out)
     assert not set(third.values()) & set(second.values())
@@ -170,7 +159,7 @@ def test_what_processes_of_a_launcher_cannot_do(
 
 @pytest.mark.parametrize("kind", ["tif", "gif", "png", "webp"])
 def test_each_page_or_frame_as_an_image(
-    run: Run, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], kind: str
+    run: Run, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (40, 40, 40)]
     frames = [Image.new("RGB", (32, 24), colour) for colour in colours]
@@ -186,7 +175,7 @@ def test_each_page_or_frame_as_an_image(
         with Image.open(out / f"{name}_overlay.png") as image:
             assert np.asarray(image)[2, 2].tolist() == np.asarray(frame)[0, 0].tolist()
         with Image.open(out / f"{name}_labels.png") as image:
-            assert (np.asarray(image) == load(checkpoint, "cpu").predict(frame)).all()
+            assert (np.asarray(image) == load(tiny_checkpoint, "cpu").predict(frame)).all()
     assert "only the first" not in capsys.readouterr().err
     before = done(out)
     assert run(*given, "--output_kinds", "overlay", "labels", "--alpha", "0", "--pages") == 0 and done(out) == before
@@ -216,7 +205,7 @@ def test_a_damaged_page_leaves_the_others(run: Run, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
-def test_torchrun_lets_all_end_though_one_image_fails(shots: Path, tmp_path: Path, checkpoint: Path) -> None:
+def test_torchrun_lets_all_end_though_one_image_fails(shots: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
     """It ends all processes when one fails: that of a single image, which is done first, waits for the others."""
     (shots / "a.png").write_bytes(b"no image")
     for name in "ceg":
@@ -228,7 +217,7 @@ def test_torchrun_lets_all_end_though_one_image_fails(shots: Path, tmp_path: Pat
         "infer",
         str(shots),
         "--checkpoint",
-        str(checkpoint),
+        str(tiny_checkpoint),
         "--output",
         str(tmp_path / "out"),
         "--device",

@@ -40,7 +40,7 @@ def commands(home: Path, to: Path) -> dict[str, list[str]]:
 
 def outputs(folder: Path) -> dict[str, Any]:
     """What has been written, by name; not what is begun and says so."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and not any(".part" in p for p in path.parts)]
+    paths = [path for path in folder.rglob("[!.]*") if path.is_file() and not any(".part" in p for p in path.parts)]
     found = {str(path.relative_to(folder)): path for path in paths if path.suffix not in (".tmp", ".lock")}
     return {name: content(path) for name, path in found.items()}
 
