@@ -270,7 +270,7 @@ def test_no_label_map_is_that_of_two_images(root: Path, report) -> None:
         write_png(flat / path.name, read_label(path) % 4)
     code, (subject,) = report(flat)
     assert code == 0 and len(subject.image_miou) == IMAGES - 2 and subject.result["partial"]
-    assert "2 of 6 images: not one label map of their own has their name" in subject.missing
+    assert "2 of 6 images: they do not have exactly one label map of their own" in subject.missing
 
 
 def test_without_data_or_confidence(root: Path, report) -> None:

@@ -233,7 +233,7 @@ def images_of(source: Source, data: SegmentationDataModule | None, wanted: Wante
     own = [sample for sample in samples if [uses[path] for path in found[sample.name]] == [1]]
     images = [_image(sample, found[sample.name][0], data) for sample in own if data is not None]
     if len(own) < len(samples):
-        why = "not one label map of their own has their name"
+        why = "they do not have exactly one label map of their own"
         source.lacks(f"{len(samples) - len(own)} of {counted(len(samples), 'image')}", why)
     if images:
         return images, len(samples)
