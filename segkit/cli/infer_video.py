@@ -22,7 +22,7 @@ _DESCRIPTION = f"""\
 A video, or the address of a camera or stream (/dev/video0, rtsp://...; until Ctrl-C), gives NAME_overlay.mp4 and
 NAME_side_by_side.mp4 if --output_kinds has them: upright, with the times of its frames and its sound (copied; .mkv
 where MP4 does not take it), without a legend; an odd side gets its last row or column twice. Of a video that breaks
-off, the frames until then are written. Needs {install_extra("video")}."""
+off, the frames until then are written (a .ts file tells no one that it does). Needs {install_extra("video")}."""
 
 
 def add_video_options(parser: Parser) -> None:

@@ -67,6 +67,7 @@ class Video:
         self.sounds = [] if self.is_live else [s for s in self._container.streams.audio if s.codec_context is not None]
         self._first: int | None = None  # the time of a camera's first frame
         self._end = 0.0  # seconds, of what was read
+        self._is_cut = False  # whether the last packet is
 
     def __enter__(self) -> Self:
         """The video itself."""
@@ -96,8 +97,12 @@ class Video:
         except (self._av.error.FFmpegError, OSError) as error:
             self.problem = getattr(error, "strerror", None) or one_line(error)
             return
-        if not self.is_live and self._end < self._length() - _SHORT:
+        if self.is_live:
+            return
+        if self._end < self._length() - _SHORT:
             self.problem = f"it ends after {self._end:.1f} of {self._length():.1f} s"
+        elif self._is_cut:
+            self.problem = f"it ends within a frame or a piece of sound, after {self._end:.1f} s"
 
     def _decoded(self) -> Iterator[Any]:
         for packet in self._container.demux(self.stream, *self.sounds):
@@ -105,6 +110,8 @@ class Video:
                 return
             if packet.pts is not None:
                 self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.size:
+                self._is_cut = packet.is_corrupt
             if packet.stream is self.stream:
                 yield from packet.decode()
             elif packet.dts is not None:
