@@ -238,6 +238,15 @@ def test_images_that_are_gone_leave_the_rest(root: Path, report) -> None:
     assert all(e.words == "" and e.truth is None for e in subject.examples) and subject.missing
 
 
+def test_label_maps_whose_manifest_is_damaged_need_data(root: Path, report, capsys) -> None:
+    found = predict(root / "found", root, 0.3)
+    (found / "predictions.json").write_text("{")
+    assert main(["report", str(found), "-o", str(root / "report.html")]) == 2
+    assert re.search(r"nothing names the classes \(origin of .*predictions\.json: not what", capsys.readouterr().err)
+    code, (subject,) = report(found)
+    assert code == 0 and len(subject.image_miou) == IMAGES and "origin of the label maps" in subject.missing[0]
+
+
 def test_a_damaged_label_map_is_listed_and_the_others_go_on(root: Path, report, capsys) -> None:
     found = predict(root / "found", root, 0.3)
     path = found / "<i>2.png"

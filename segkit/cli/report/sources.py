@@ -214,7 +214,8 @@ def space_of(source: Source, data: SegmentationDataModule | None, curves: Mappin
         return source.manifest.space
     names = tuple(source.class_names or (n.removeprefix(CLASS_IOU) for n in curves or () if n.startswith(CLASS_IOU)))
     if not names:
-        raise InputError(f"{source.path}: nothing names the classes; give --data NAME --data.root ROOT")
+        why = f" ({source.missing[0]})" if source.missing else ""
+        raise InputError(f"{source.path}: nothing names the classes{why}; give --data NAME --data.root ROOT")
     known = [space for space in SPACES.values() if space.class_names == names]
     return known[0] if known else LabelSpace(names, distinct_palette(len(names)), identity_table(len(names)))
 
