@@ -247,6 +247,19 @@ def test_label_maps_whose_manifest_is_damaged_need_data(root: Path, report, caps
     assert code == 0 and len(subject.image_miou) == IMAGES and "origin of the label maps" in subject.missing[0]
 
 
+def test_bands_that_cannot_be_measured_leave_the_label_maps(root: Path, report) -> None:
+    found = predict(root / "found", root, 0.3)
+    shutil.rmtree(root / "data/images")
+    for split, name in [("train", "0"), *(("test", path.stem) for path in found.glob("*[0-9].png"))]:
+        (root / "data/images" / split).mkdir(parents=True, exist_ok=True)
+        np.save(root / f"data/images/{split}/{name}.npy", np.zeros((40, 60, 4), np.uint16))
+    (root / "data/images/train/0.npy").write_bytes(b"damaged")
+    data = ("--data", "folder", "--data.root", root / "data", "--data.bands", "4", "--data.range", "percentile")
+    code, (subject,) = report(found, *data, data=False)
+    assert code == 0 and len(subject.examples) == IMAGES and subject.confusion is None
+    assert any(re.match("images: .*0.npy: ", line) for line in subject.missing)
+
+
 def test_a_damaged_label_map_is_listed_and_the_others_go_on(root: Path, report, capsys) -> None:
     found = predict(root / "found", root, 0.3)
     path = found / "<i>2.png"

@@ -248,15 +248,13 @@ def _split(source: Source, wanted: Wanted) -> Split:
 
 
 def _samples(source: Source, data: SegmentationDataModule, split: Split) -> Sequence[Sample]:
-    try:
-        return data.find_samples(split)
-    except InputError as error:
-        source.lacks("truth", error)
-    try:
-        return data.find_samples(split, with_masks=False)
-    except InputError as error:
-        source.lacks("images", error)
-        return []
+    for what, with_masks in (("truth", True), ("images", False)):
+        try:
+            data.bands  # noqa: B018  (which the images may have to be read for)
+            return data.find_samples(split, with_masks=with_masks)
+        except InputError as error:
+            source.lacks(what, error)
+    return []
 
 
 def _image(sample: Sample, labels: Path, data: SegmentationDataModule) -> ReportImage:
