@@ -139,6 +139,23 @@ def test_colours_of_any_matrix_and_range(run: Run, tmp_path: Path, space: tuple[
         assert abs(image - quarters())[8:16, 8:16].max() < 8 and abs(image - quarters())[-16:-8, -16:-8].max() < 8
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("height", [HEIGHT, 720])
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv420p10le"])
+def test_colours_where_the_format_does_not_tell_the_range(pix_fmt: str, full: bool, height: int, named: bool) -> None:
+    """H.264 decodes full range to formats of its own, others do not; without a name, the height tells the matrix."""
+    image = np.full((height, WIDTH, 3), COLOURS[0], np.uint8)
+    image[: height // 2] = COLOURS[3]
+    matrix = 1 if height == 720 else 5
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+        format=pix_fmt, dst_colorspace=matrix, src_color_range=2, dst_color_range=2 if full else 1
+    )
+    if not named:
+        frame.colorspace = 2
+    assert abs(video.to_rgb(frame).astype(int) - image)[[4, -4]].max() <= 4
+
+
 @pytest.mark.parametrize(("height", "width"), [(47, 64), (48, 63), (31, 33)])
 def test_odd_sides(run: Run, tmp_path: Path, height: int, width: int) -> None:
     clip = make(tmp_path / "clip.mp4", moving(3, height, width), sound=None, pix_fmt="yuv444p")
