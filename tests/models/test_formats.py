@@ -91,7 +91,7 @@ def smp_state() -> dict[str, dict[str, Tensor]]:
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("native", r"a deeplabv3 over smp's own resnet34, .* builds only the one that smp calls tu-resnet34"),
+        ("native", r"a deeplabv3 over smp's own resnet34, .* supports only the one that smp calls tu-resnet34"),
         ("unknown", r"cannot be recognised"),
     ],
 )
