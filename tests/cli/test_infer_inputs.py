@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -102,7 +103,10 @@ def test_only_what_is_not_done_is_done(
     assert run(shots) == 0 and done(out) == second
     with next(out.glob(".finished.*")).open("a") as file:
         file.write('["half a li')  # a killed run
-    assert run(shots) == 0 and done(out) == second
+    save(shots / "h.png", 10)
+    assert run(shots) == 0
+    second = done(out)
+    assert run(shots) == 0 and done(out) == second  # h, too, whose line follows the half one
     os.utime(tiny_checkpoint)  # trained again
     assert run(shots) == 0
     third = done(out)
@@ -205,8 +209,34 @@ def test_a_damaged_page_leaves_the_others(run: Run, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
-def test_torchrun_lets_all_end_though_one_image_fails(shots: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """It ends all processes when one fails: that of a single image, which is done first, waits for the others."""
+def test_a_process_of_torchrun_that_failed_waits_for_the_others(
+    shots: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    """Torchrun ends all processes as soon as one ends with an error."""
+    (shots / "a.png").write_bytes(b"no image")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "segkit", "infer", str(shots), "--checkpoint", str(tiny_checkpoint)]
+    command += ["--output", str(tmp_path / "out"), "--device", "cpu"]
+
+    def start(rank: int) -> "subprocess.Popen[str]":
+        launcher = {"RANK": str(rank), "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "1"}
+        launcher |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return subprocess.Popen(command, env=os.environ | launcher, stdout=subprocess.PIPE, text=True)
+
+    with start(0) as first:
+        assert first.stdout is not None and "1 failed" in first.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            first.wait(3)
+        with start(1) as second:
+            assert second.wait(200) == 0
+        assert first.wait(200) == 1
+    assert len(done(tmp_path / "out")) == len(NAMES) - 1
+
+
+@pytest.mark.slow
+def test_torchrun_ends_with_an_error_if_one_image_fails(shots: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
     (shots / "a.png").write_bytes(b"no image")
     for name in "ceg":
         (shots / f"{name}.png").unlink()
