@@ -195,9 +195,11 @@ def write_png(
         about = [_png_chunk(b"tEXt", f"{key}\0{value}".encode("latin-1")) for key, value in (text or {}).items()]
         write_bytes(path, b"".join([data[:_AFTER_HEADER], *about, data[_AFTER_HEADER:]]))
         return
+    if palette is None:  # OpenCV takes a third of Pillow's time, for files that are a seventh larger
+        write_bytes(path, cv2.imencode(".png", cv2.cvtColor(array, cv2.COLOR_RGB2BGR))[1].tobytes())
+        return
     image = Image.fromarray(np.ascontiguousarray(array))
-    if palette is not None:
-        image.putpalette([int(value) for colour in palette for value in colour])  # L becomes P, values unchanged
+    image.putpalette([int(value) for colour in palette for value in colour])  # L becomes P, values unchanged
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=3)
     write_bytes(path, buffer.getvalue())
