@@ -110,7 +110,6 @@ def make_subject(path: Path, name: str, wanted: Wanted) -> Made:
         source.lacks("images", "there are no label maps; `segkit test --report` writes them")
     result = dict(source.result) or _result(source, found, space, expected)
     areas = _areas(source, found, space.num_classes)
-    left_out = [space.class_names.index(n) for n in result.get("without") or () if n in space.class_names]
     subject = Subject(name, space, result, curves=curves, config=config, confusion=_matrix(result, space))
     if found is not None:
         _check_same(source, subject, found)
@@ -119,10 +118,16 @@ def make_subject(path: Path, name: str, wanted: Wanted) -> Made:
         subject = replace(
             subject, groups=found.sums.groups(), image_miou=found.sums.image_miou, examples=found.examples
         )
-    interval = _interval(source, areas, left_out)
+    interval = _interval(source, areas, _left_out(subject))
     subject = replace(subject, interval=interval, missing=tuple(source.missing))
     checked_section(subject)  # now, as one that cannot be shown must not stop the others
     return Made(subject, areas, [] if found is None else found.problems)
+
+
+def _left_out(subject: Subject) -> list[int]:
+    """Train ids of the classes that the means of the result leave out."""
+    names = subject.space.class_names
+    return [names.index(name) for name in subject.result.get("without") or () if name in names]
 
 
 def _result(source: Source, found: Gathered | None, space: LabelSpace, expected: int) -> dict[str, Any]:
@@ -221,8 +226,7 @@ def _comparison(base: Made, own: Made) -> Comparison:
             raise InputError(f"scores of single images of {one.subject.name} are not known")
     assert a is not None and b is not None
     found = paired_comparison(a, b)
-    without = tuple(own.subject.result.get("without") or ())
-    left_out = [own.subject.space.class_names.index(n) for n in without if n in own.subject.space.class_names]
+    without, left_out = tuple(own.subject.result.get("without") or ()), _left_out(own.subject)
     if not left_out:
         return found
     return replace(found, miou=paired_comparison(a.without(left_out), b.without(left_out)).miou, without=without)
