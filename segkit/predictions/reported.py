@@ -12,7 +12,7 @@ from segkit.evaluation.report.gather import SHOWN, Gatherer, ReadImage, example
 from segkit.evaluation.report.measure import Measured, measure
 from segkit.io import read_label
 from segkit.io.confidence import confidence_path, is_confidence, read_confidence
-from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace, identity_table
+from segkit.metadata.label_space import LabelSpace
 from segkit.predictions.pairs import Problem
 from segkit.predictions.scoring import in_order
 
@@ -95,20 +95,14 @@ def gather_files(
     return Gathered(sums, tuple(examples), problems, gone)
 
 
-def train_ids(raw: UInt8Array, space: LabelSpace, source: object) -> UInt8Array:
-    """`space.map_labels(raw, source)`; values that are train ids already are not mapped one by one."""
-    if space.table == identity_table(space.num_classes) and ((raw < space.num_classes) | (raw == IGNORE_INDEX)).all():
-        return raw
-    return space.map_labels(raw, str(source))
-
-
 def _read(image: ReportImage, space: LabelSpace) -> ReadImage:
     """All but the image.
 
     Raises:
         InputError: A file cannot be read, a value is undeclared, or sizes differ.
     """
-    labels, sure = train_ids(read_label(image.labels), space, image.labels), confidence_path(image.labels)
+    labels = space.map_labels(read_label(image.labels), str(image.labels))
+    sure = confidence_path(image.labels)
     truth = _of_size(image.truth and image.truth(), "truth", image, labels)
     confidence = read_confidence(sure) if is_confidence(sure) else None
     return ReadImage(None, truth, labels, _of_size(confidence, "confidence map", image, labels))

@@ -21,7 +21,7 @@ from segkit.paths import looked_for
 from segkit.predictions.label_files import Ids
 from segkit.predictions.manifest import NAME, SPACES, Manifest, read_manifest
 from segkit.predictions.pairs import LabelMaps
-from segkit.predictions.reported import ReportImage, train_ids
+from segkit.predictions.reported import ReportImage
 from segkit.recipes import read_recipe
 from segkit.text import counted
 from segkit.training.run_folder import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
@@ -261,7 +261,7 @@ def _image(sample: Sample, labels: Path, data: SegmentationDataModule) -> Report
     reader, space, bands = data.reader, data.label_space, data.bands
 
     def truth() -> UInt8Array:
-        return train_ids(reader.read_mask(cast(File, sample.mask)), space, sample.mask)
+        return space.map_labels(reader.read_mask(cast(File, sample.mask)), str(sample.mask))
 
     def image() -> UInt8Array:
         read = reader.image(sample.image)
