@@ -377,6 +377,12 @@ def test_a_test_makes_its_report_of_what_it_wrote(benchmark_folder: Path, tmp_pa
     assert drawn[2][0].interval == subject.interval and len(drawn[2][0].examples) == 5
 
 
+def test_a_folder_without_label_maps_is_told_so(tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["report", str(tmp_path / "empty"), "-o", str(tmp_path / "r.html")]) == 2
+    assert "empty: no label map here" in capsys.readouterr().err and not (tmp_path / "r.html").exists()
+
+
 def test_report_is_for_tests_alone(capsys) -> None:
     assert main(["fit", "--config", "demo/deeplabv3_resnest14_tiny", "--report"]) == 2
     assert "--report: has no effect on fit, only on test" in capsys.readouterr().err

@@ -61,8 +61,10 @@ class Source:
     Attributes:
         path: As given.
         run: The run's folder that it is, or lies in.
-        result: The result file's content.
+        result_file: Its result, or the one that it is.
+        result: That file's content.
         labels: Folder of label maps.
+        maps: The label maps in it, by the names of images.
         manifest: Their `predictions.json`.
         missing: What cannot be used, and why.
     """
@@ -71,6 +73,7 @@ class Source:
     run: Path | None = None
     result_file: Path | None = None
     labels: Path | None = None
+    maps: LabelMaps | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
     missing: list[str] = field(default_factory=list)
@@ -88,10 +91,10 @@ class Source:
 
 
 def find_source(path: Path) -> Source:
-    """Read what lies at a path, label maps and data excepted.
+    """Find what lies at a path, and read its result and manifest.
 
     Raises:
-        InputError: It is no run, result or folder of label maps, or cannot be read.
+        InputError: It is no run, result or folder of label maps, has none, or cannot be read.
     """
     run = path if path.is_dir() and _is_run(path) else path.parent if _is_run(path.parent) else None
     source = Source(path, run)
@@ -107,6 +110,7 @@ def find_source(path: Path) -> Source:
     if source.result_file is not None:
         source.result = _result_of(source.result_file)
     _take_labels(source)
+    source.maps = None if source.labels is None else LabelMaps(source.labels)
     if not (source.result or source.labels or (run is not None and (run / METRICS).is_file())):
         raise InputError(f"{path}: no {METRICS}, result.json or label maps in this run; train or test it first")
     return source
@@ -221,13 +225,9 @@ def space_of(source: Source, data: SegmentationDataModule | None, curves: Mappin
 
 
 def images_of(source: Source, data: SegmentationDataModule | None, wanted: Wanted) -> tuple[list[ReportImage], int]:
-    """The images with a label map, and the number of images that the data have.
-
-    Raises:
-        InputError: The folder has no label map.
-    """
-    assert source.labels is not None
-    maps = LabelMaps(source.labels)
+    """The images with a label map, and the number of images that the data have."""
+    assert source.maps is not None
+    maps = source.maps
     samples = [] if data is None else _samples(source, data, _split(source, wanted))
     found = {sample.name: maps.of(sample.name) for sample in samples}
     uses = Counter(path for paths in found.values() for path in paths)
