@@ -269,7 +269,9 @@ class SegmentationCLI(UserFirstCLI):
     def _data_config(self) -> dict[str, Any]:
         """Class path and arguments of the data module as plain data, its folder absolute."""
         config: dict[str, Any] = json.loads(json.dumps(self.value(self.config, "data").as_dict(), default=str))
-        config["init_args"]["root"] = str(Path(config["init_args"]["root"]).absolute())
+        arguments = config.get("init_args", {})
+        if arguments.get("root"):  # a data module of the user's own may have another name for it
+            arguments["root"] = str(Path(arguments["root"]).absolute())
         return config
 
     def after_instantiate_classes(self) -> None:
