@@ -55,6 +55,14 @@ def below(folder: Path, name: str, ending: str) -> Path:
     return folder / PurePosixPath(name).with_suffix(ending)
 
 
+def json_list(items: Iterable[object]) -> Iterator[str]:
+    """The parts of a JSON list, made one by one, so that no more than one item is in memory; each begins a line."""
+    yield "["
+    for number, item in enumerate(items):
+        yield (",\n" if number else "\n") + json.dumps(item, ensure_ascii=False)
+    yield "\n]"
+
+
 def write_listing(path: Path, key: str, items: Iterable[object], rest: Mapping[str, object]) -> None:
     """Write the JSON object `{key: items, **rest}` atomically, item by item; `rest` may grow until the last one.
 
@@ -62,8 +70,7 @@ def write_listing(path: Path, key: str, items: Iterable[object], rest: Mapping[s
         InputError: The file cannot be written.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(f'{{"{key}": [')
-        for number, item in enumerate(items):
-            file.write((",\n" if number else "\n") + json.dumps(item, ensure_ascii=False))
+        file.write(f'{{"{key}": ')
+        file.writelines(json_list(items))
         more = [f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in rest.items()]
-        file.write(",\n".join(["\n]", *more]) + "}\n")
+        file.write(",\n".join(["", *more]) + "}\n")

@@ -13,7 +13,7 @@ from typing import Any
 from segkit.errors import import_extra
 from segkit.files import replacing
 from segkit.formats.base import Labelled
-from segkit.formats.files import below
+from segkit.formats.files import below, json_list
 from segkit.formats.georeference import pixel_area
 from segkit.formats.shapes import EXTRA, outlines
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
@@ -38,12 +38,11 @@ def write(images: Iterable[Labelled], path: Path, space: LabelSpace, tolerance: 
         if image.crs is not None:
             head |= {"crs": {"type": "name", "properties": {"name": _name(image.crs)}}}
         with replacing(below(path, image.name, ".geojson")) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "features": [')
-            for number, feature in enumerate(_features(image, space, tolerance)):
-                # GDAL would take the class's id for the feature's, of which it wants each but once.
-                one = {"type": "Feature", "id": number, **feature}
-                file.write(("," if number else "") + "\n" + json.dumps(one, ensure_ascii=False))
-            file.write("\n]}\n")
+            file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "features": ')
+            # GDAL would take the class's id for the feature's, of which it wants each but once.
+            found = enumerate(_features(image, space, tolerance))
+            file.writelines(json_list({"type": "Feature", "id": number, **feature} for number, feature in found))
+            file.write("}\n")
 
 
 def _name(crs: str) -> str:

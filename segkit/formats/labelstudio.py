@@ -4,7 +4,6 @@ After Label Studio's documentation of tasks and of the tags BrushLabels, Polygon
 are per cent of the image's sides; a later region of a task lies above an earlier one.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -21,7 +20,7 @@ from segkit.errors import InputError
 from segkit.files import replacing, write_text
 from segkit.formats.base import AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names, ring_of
 from segkit.formats.brush import decode, encode
-from segkit.formats.files import parsing, read_json
+from segkit.formats.files import json_list, parsing, read_json
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 from segkit.paths import IMAGE_SUFFIXES
 
@@ -86,10 +85,8 @@ def write(images: Iterable[Labelled], path: Path, space: LabelSpace, tolerance: 
         InputError: The files cannot be written.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for number, image in enumerate(images):
-            file.write(",\n" if number else "[\n")
-            json.dump(_task(image, space), file, ensure_ascii=False)
-        file.write("\n]\n")
+        file.writelines(json_list(_task(image, space) for image in images))
+        file.write("\n")
     labels = [
         f'    <Label value={quoteattr(name)} background="#{bytes(colour).hex()}"/>'
         for name, colour in zip(space.class_names, space.palette, strict=True)

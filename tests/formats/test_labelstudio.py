@@ -101,6 +101,11 @@ def test_the_interface_has_the_labels_and_tags_of_the_tasks(tmp_path: Path) -> N
     assert (one["from_name"], one["to_name"]) == (brush.get("name"), image.get("name"))
 
 
+def test_no_images_are_a_list_without_tasks(tmp_path: Path) -> None:
+    labelstudio.write([], tmp_path / "tasks.json", space(), 0.0)
+    assert json.loads((tmp_path / "tasks.json").read_text()) == []
+
+
 def test_polygons_rectangles_and_masks_later_ones_above(tmp_path: Path) -> None:
     inside = np.zeros((20, 40), bool)
     inside[0, :3] = True
