@@ -22,7 +22,7 @@ from segkit.data.layout.files import Source, size_of
 from segkit.errors import InputError
 from segkit.files import replacing, write_bytes, write_text
 from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, rasterized
-from segkit.io import image_size, read_header, read_label, write_png
+from segkit.io import read_header, read_label, write_png
 from segkit.io.decoding import turn
 from segkit.metadata.class_files import read_classes
 from segkit.metadata.label_space import IGNORE_INDEX
@@ -218,8 +218,8 @@ def _drawn(image: AnnotatedImage, source: Source, classes: Mapping[str, int]) ->
 
     An export of the size that is stored, and not shown, was drawn on the image as it is stored.
     """
-    header, shown = read_header(source), image_size(source, apply_exif=True)[::-1]
-    stored = header.height, header.width
+    header = read_header(source)
+    stored, shown = (header.height, header.width), header.shown_size[::-1]
     if header.is_upright or (image.size == stored != shown):
         return rasterized(image, stored, classes)
     mask, problems = rasterized(image, shown, classes)

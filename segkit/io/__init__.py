@@ -156,8 +156,7 @@ def image_size(path: File, apply_exif: bool = False) -> tuple[int, int]:
         InputError: The file is not an image, or cannot be read.
     """
     header = read_header(path)
-    is_swapped = apply_exif and header.orientation >= 5  # orientations that show columns as rows
-    return (header.height, header.width) if is_swapped else (header.width, header.height)
+    return header.shown_size if apply_exif else (header.width, header.height)
 
 
 def read_colors(path: File) -> UInt8Array:

@@ -74,6 +74,12 @@ class Header:
         """Whether the image is shown as stored."""
         return self.orientation == UPRIGHT
 
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) as shown: the EXIF orientation swaps them if the image lies on its side."""
+        shows_columns_as_rows = self.orientation >= 5
+        return (self.height, self.width) if shows_columns_as_rows else (self.width, self.height)
+
     def losses(self) -> list[str]:
         """What is lost when this image is read as one uint8 RGB array, worded to follow the file's name."""
         notes = []
