@@ -48,11 +48,7 @@ def read(path: Path) -> Annotations:
     if not all(isinstance(task, dict) and "data" in task for task in tasks):
         raise InputError(f'{path}: not all tasks have "data"; export it as JSON, not JSON-MIN')
     kind = "annotations" if any(task.get("annotations") for task in tasks) else "predictions"
-    notes, names, done = (
-        Counter[str](),
-        set[str](),
-        list[tuple[str, str, list[Any]]](),
-    )  # of done: source, name, regions
+    notes, names, done = Counter[str](), set[str](), list[_Task]()
     for number, task in enumerate(tasks, start=1):
         source = f"{path}: task {task.get('id', number)}"
         with parsing(source, _WHAT):

@@ -6,6 +6,7 @@ config.json, by which the hub counts downloads, says no more than whose file it 
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -43,8 +44,7 @@ class HubModel(ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         card = self.checkpoint.card | {"license": self.license}
-        parts = self.checkpoint.hyper_parameters
-        write_model_file(save_directory / FILE, Checkpoint(parts, self.checkpoint.state_dict, card))
+        write_model_file(save_directory / FILE, replace(self.checkpoint, card=card))
 
     def generate_model_card(self, address: str) -> ModelCard:
         """The README.md of a model that `segkit.load(address)` reads."""

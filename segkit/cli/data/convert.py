@@ -56,9 +56,10 @@ def _images(export: Path, folder: Path, given: Path | None) -> ImageFiles:
         return ImageFiles(given, folder)
     places = [export] if export.is_dir() or export.suffix.lower() == ".zip" else []
     places += [export.parent, *([export.parent.parent] if export.parent.name == "annotations" else [])]
-    found = ImageFiles(places.pop(0), folder)
-    while places and not found:
-        found = ImageFiles(places.pop(0), folder)
+    for place in places:
+        found = ImageFiles(place, folder)
+        if found:
+            break
     return found
 
 
