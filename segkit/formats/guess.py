@@ -6,6 +6,7 @@ from pathlib import Path
 from segkit.errors import InputError
 
 _FIRST = 1 << 20  # bytes of a file that are looked at
+_MARKS = ("SegmentationClass", "labelmap.txt", "data.yaml")  # names by which a folder or zip is told
 
 
 def guess_format(path: Path) -> str | None:
@@ -60,8 +61,8 @@ def _start(path: Path) -> bytes:
 
 
 def _names(path: Path) -> set[str]:
-    """What lies in a folder or zip, and in the folders there."""
-    if path.is_dir():
-        return {found.name for pattern in ("*", "*/*") for found in path.glob(pattern)}
+    """Which of `_MARKS` lie in a folder or in the folders there; of a zip, all that lies so far up."""
+    if path.is_dir():  # it may be a data set of many files, so that these are asked for and not all of them listed
+        return {name for name in _MARKS if any(path.glob(name)) or any(path.glob(f"*/{name}"))}
     with zipfile.ZipFile(path) as archive:
         return {part for name in archive.namelist() for part in name.split("/")[:3]}
