@@ -3,7 +3,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import by_datumaro
 import numpy as np
 import pytest
 from label_maps import classes_of, label_map, space
@@ -15,7 +14,6 @@ from segkit.errors import InputError
 from segkit.formats import coco
 from segkit.formats.base import AnnotatedImage, Labelled, rasterized
 from segkit.formats.shapes import bridged, outlines
-from segkit.io import write_png
 
 
 @pytest.mark.parametrize(("classes", "background"), [(5, False), (11, False), (11, True)])
@@ -47,25 +45,6 @@ def test_run_lengths_give_every_pixel_back_here_and_in_pycocotools(
         crowds = real.loadAnns(real.getAnnIds(imgIds=number, iscrowd=True))
         assert len(crowds) == background
         assert all(np.array_equal(real.annToMask(crowd) == 1, labels == 255) for crowd in crowds)
-
-
-def test_datumaro_reads_what_is_written_and_writes_what_is_read(tmp_path: Path) -> None:
-    maps, names = {f"a{seed}": label_map(seed) for seed in range(2)}, space()
-    coco.write(
-        [Labelled(f"{name}.png", labels) for name, labels in maps.items()],
-        tmp_path / "ours" / "annotations" / "instances_val.json",
-        names,
-        0.0,
-    )
-    for name, labels in maps.items():
-        write_png(tmp_path / "ours" / "images" / "val" / f"{name}.png", np.zeros((*labels.shape, 3), np.uint8))
-    theirs = by_datumaro.maps_in(tmp_path / "ours", "coco_instances", names)
-    assert theirs.keys() == maps.keys() and all(np.array_equal(theirs[name], maps[name]) for name in maps)
-
-    by_datumaro.export(maps, tmp_path / "theirs", "coco_instances", names)
-    found = coco.read(tmp_path / "theirs" / "annotations" / "instances_val.json")
-    for image in found.images:
-        assert np.array_equal(rasterized(image, None, classes_of(names))[0], maps[Path(image.name).stem])
 
 
 def export(path: Path, annotations: list[Any], size: tuple[int, int] = (4, 6), **other: Any) -> Path:

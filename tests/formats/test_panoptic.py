@@ -3,7 +3,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import by_datumaro
 import numpy as np
 import pytest
 from label_maps import classes_of, label_map, space
@@ -12,7 +11,6 @@ from PIL import Image
 from segkit.errors import InputError
 from segkit.formats import panoptic
 from segkit.formats.base import Labelled, rasterized
-from segkit.io import write_png
 
 
 @pytest.mark.parametrize(("classes", "background"), [(5, False), (11, True), (255, False)])
@@ -43,25 +41,6 @@ def test_files_are_as_the_format_says(tmp_path: Path) -> None:
         rows, columns = np.nonzero(ids == one["id"])
         assert one["area"] == len(rows) and one["iscrowd"] == 0
         assert one["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
-
-
-def test_datumaro_reads_what_is_written_and_writes_what_is_read(tmp_path: Path) -> None:
-    maps, names = {f"a{seed}": label_map(seed) for seed in range(2)}, space()
-    panoptic.write(
-        [Labelled(f"{name}.png", labels) for name, labels in maps.items()],
-        tmp_path / "ours" / "annotations" / "panoptic_val.json",
-        names,
-        0.0,
-    )
-    for name, labels in maps.items():
-        write_png(tmp_path / "ours" / "images" / "val" / f"{name}.png", np.zeros((*labels.shape, 3), np.uint8))
-    theirs = by_datumaro.maps_in(tmp_path / "ours", "coco_panoptic", names)
-    assert theirs.keys() == maps.keys() and all(np.array_equal(theirs[name], maps[name]) for name in maps)
-
-    by_datumaro.export(maps, tmp_path / "theirs", "coco_panoptic", names)
-    found = panoptic.read(tmp_path / "theirs" / "annotations" / "panoptic_val.json")
-    for image in found.images:
-        assert np.array_equal(rasterized(image, None, classes_of(names))[0], maps[Path(image.name).stem])
 
 
 def export(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda whole: None) -> Path:
