@@ -291,23 +291,23 @@ class Segmenter:
         """
         array = self.read(image)
         result = np.empty((len(self.class_names), *array.shape[:2]), np.float32)
-        for strip in self.strips(array, keeps_all=True):
-            result[:, strip.start : strip.stop] = strip.probabilities
+        for start, stop, scores in self._seen([array], partial(score_strips, all_classes=True)):
+            shares = probabilities(scores, self.protocol.fusion, self.temperature)
+            result[:, start:stop] = shares[0].cpu().numpy()
         return result
 
-    def strips(self, image: ImageLike, keeps_all: bool = False) -> Iterator[Strip]:
+    def strips(self, image: ImageLike) -> Iterator[Strip]:
         """Labels, confidence and all probabilities of an image, some rows at a time, from top to bottom.
 
         No more than the logits at the network's stride is held of all classes.
 
         Args:
             image: See `predict`.
-            keeps_all: Whether the caller keeps the probabilities, which then count as memory of this image.
 
         Raises:
             InputError: See `predict`.
         """
-        for start, stop, scores in self._seen([image], partial(score_strips, all_classes=keeps_all)):
+        for start, stop, scores in self._seen([image], score_strips):
             labels, confidence = best_of(scores, self.protocol.fusion, self.temperature)
             shares = probabilities(scores, self.protocol.fusion, self.temperature)
             found = labels.to(label_dtype(scores.shape[1])), confidence, shares
