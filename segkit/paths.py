@@ -58,7 +58,7 @@ def walk_files(
     Raises:
         InputError: There is no such folder, or something failed and `failed` is not given.
     """
-    walk = _Walk(tuple(suffixes), failed or _raise)
+    walk = _Walk(tuple(suffixes), failed or raise_error)
     walk.tree(folder, ())
     while walk.links:  # after all real folders, so that files with real names are found by them
         walk.tree(*walk.links.popleft())
@@ -177,5 +177,6 @@ def _check_text(path: Path) -> None:
         raise InputError(f"{shown(path)}: this name is not UTF-8; rename it") from None
 
 
-def _raise(path: Path, error: InputError) -> None:
+def raise_error(path: Path, error: Exception) -> None:
+    """What is done with a path that failed where nobody else takes care of it: the error is raised."""
     raise error

@@ -180,7 +180,7 @@ class _Work:
         from segkit.inference.stream import predict_files
 
         if not is_large(path, self._memory):  # for PyTorch it is not, which sees it in tiles where it must
-            for done in predict_files(segmenter, [path], _raise):
+            for done in predict_files(segmenter, [path]):
                 write_results(segmenter, done, self.stems[path], self.wanted)
             return
         if self.wanted.sureness.is_wanted:
@@ -243,10 +243,6 @@ class _Work:
         self.failed += 1
         self._bar.update()
         _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
-
-
-def _raise(path: Path, error: Exception) -> None:
-    raise error
 
 
 def _summarise(

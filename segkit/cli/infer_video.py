@@ -62,9 +62,7 @@ def write_video(
 
     with Video(path, every) as video, ExitStack() as films, _stopped_by_interrupts(video):
         bar = films.enter_context(Bar(total=video.frames, unit="frame", desc=printable(path.name)))
-        labelled = predict_files(
-            segmenter, read(), _raise, look=look, read=lambda key: segmenter.read(to_rgb(frames[key]))
-        )
+        labelled = predict_files(segmenter, read(), look=look, read=lambda key: segmenter.read(to_rgb(frames[key])))
         writers, seen = [], 0
         for done in labelled:
             labels = wanted.sureness.labels(done)
@@ -139,7 +137,3 @@ def _stopped_by_interrupts(video: Video) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _raise(path: Path, error: Exception) -> None:
-    raise error

@@ -17,6 +17,7 @@ import numpy as np
 
 from segkit.bands import Bands
 from segkit.errors import InputError
+from segkit.paths import raise_error
 
 if TYPE_CHECKING:  # the first needs PyTorch, the second does without
     from segkit.inference.exported.label_model import LabelModel
@@ -47,7 +48,7 @@ Look = Callable[[Group], Found]
 def predict_files(
     segmenter: Labeller,
     paths: Iterable[Path],
-    failed: Callable[[Path, Exception], None],
+    failed: Callable[[Path, Exception], None] = raise_error,
     ahead: int = AHEAD,
     look: Look | None = None,
     read: Callable[[Path], np.ndarray] | None = None,
@@ -58,6 +59,7 @@ def predict_files(
         segmenter: The network.
         paths: Image files, read like those of `Segmenter.predict`.
         failed: Called for each image that cannot be read or does not fit into memory; the others continue.
+            Without it, the first such error is raised.
         ahead: How many images are read in advance.
         read: Reads an image; None: the segmenter's `read`.
         look: Begins to look at images; None: at their labels, by the segmenter's `queue`.
