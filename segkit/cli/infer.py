@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segkit.bars import Bar
 from segkit.cli.infer_inputs import Inputs
-from segkit.cli.infer_options import how_sure, infer_parser, what_is_wanted
+from segkit.cli.infer_options import infer_parser, what_is_wanted
 from segkit.cli.infer_video import write_video
 from segkit.cli.words import say_above_bar
 from segkit.errors import InputError, printable
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
 def _segment(options: argparse.Namespace, inputs: Inputs, unread: list[Path]) -> int:
     load = cache(partial(_load, options))
     wanted = what_is_wanted(options)
-    segmenter = _open(options) or load()
+    segmenter = _open(options, wanted) or load()
     if len(inputs.stems) >= MANY and not is_exported(options.checkpoint) and str(segmenter.device) == "cpu":
         _note("`segkit export -o model.xml`, --precision int8, may be faster here: its report says by how much")
     start = time.perf_counter()
@@ -106,11 +106,11 @@ def _load(options: argparse.Namespace) -> "Segmenter":
     return load(options.checkpoint, *how, compiled=options.compile)
 
 
-def _open(options: argparse.Namespace) -> "LabelModel | None":
+def _open(options: argparse.Namespace, wanted: "Wanted") -> "LabelModel | None":
     """What labels images without PyTorch, which takes seconds to import; None where it is needed."""
     if not is_exported(options.checkpoint) or options.protocol != "whole":
         return None
-    if options.compile or options.precision not in ("auto", "exact") or how_sure(options).is_wanted:
+    if options.compile or options.precision not in ("auto", "exact") or wanted.sureness.is_wanted:
         return None  # `load` says why not, or gives logits
     from segkit.inference.exported.label_model import open_label_model
 

@@ -150,10 +150,10 @@ def what_is_wanted(options: argparse.Namespace) -> "Wanted":
         raise InputError(f"--uncertain chooses images for annotation files: add one of {able} to --output_kinds")
     how = (options.tolerance, options.uncertain)
     files = AnnotationFiles(options.output, of_many, *how) if of_many else None
-    return Wanted(set(kinds) & set(OF_IMAGE), options.alpha, how_sure(options), files)
+    return Wanted(set(kinds) & set(OF_IMAGE), options.alpha, _how_sure(options), files)
 
 
-def how_sure(options: argparse.Namespace) -> "Sureness":
+def _how_sure(options: argparse.Namespace) -> "Sureness":
     """What is wanted of the confidence."""
     from segkit.inference.sureness import Sureness
 
