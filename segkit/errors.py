@@ -61,6 +61,12 @@ class InputError(ValueError):
         return f"{urls}; a URL is not read: download the file, and give its path" if count else text
 
 
+def about(path: object, error: Exception) -> InputError:
+    """An error with the path that it is about before it, unless its message, as it was written, has it."""
+    said = ValueError.__str__(error) if isinstance(error, InputError) else str(error)
+    return InputError(said if str(path) in said else f"{path}: {said}")
+
+
 def did_you_mean(wrong: str, names: Iterable[str]) -> str:
     """For a message about a name that does not exist: "did you mean X? ", or nothing where none is like it."""
     close = difflib.get_close_matches(wrong, list(names), n=1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from segkit.bars import Bar
 from segkit.cli.parser import Parser, add_network_option
 from segkit.cli.words import say, say_above_bar
-from segkit.errors import InputError, did_you_mean
+from segkit.errors import InputError, about, did_you_mean
 from segkit.files import check_writable
 from segkit.inference.inputs import find_images
 from segkit.paths import check_regular, is_exported
@@ -42,7 +42,7 @@ def main(args: list[str] | None = None) -> int:
 
     def failed(path: Path, error: Exception) -> None:
         failures.append(path)
-        _say("error", str(error) if str(path) in str(error) else f"{path}: {error}")
+        _say("error", str(about(path, error)))
 
     images = find_images(options.images, options.output, failed, lambda text: _say("note", text))
     check_writable(options.output)

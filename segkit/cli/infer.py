@@ -18,7 +18,7 @@ from segkit.cli.infer_inputs import Inputs
 from segkit.cli.infer_options import infer_parser, what_is_wanted
 from segkit.cli.infer_video import write_video
 from segkit.cli.words import say_above_bar
-from segkit.errors import InputError, printable
+from segkit.errors import InputError, about, printable
 from segkit.files import check_writable
 from segkit.inference.inputs import is_video
 from segkit.io import read_header
@@ -88,7 +88,7 @@ def _segment(options: argparse.Namespace, inputs: Inputs, unread: list[Path]) ->
 
     def refused(path: Path, error: Exception) -> None:
         unwritten.append(path)
-        _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
+        _complain(about(path, error))
 
     watched = partial(Bar, unit="image", leave=False)
     wanted.annotations.write(work.stems, segmenter.label_space, refused, watched)
@@ -242,7 +242,7 @@ class _Work:
     def _complain(self, path: Path, error: Exception) -> None:
         self.failed += 1
         self._bar.update()
-        _complain(error if str(path) in str(error) else InputError(f"{path}: {error}"))
+        _complain(about(path, error))
 
 
 def _summarise(
