@@ -7,11 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from segkit.files import write_refusal
-
-_ENDINGS = (
-    "_labels.png", "_labels.tif", "_color.png", "_overlay.png", "_side_by_side.png", "_area.json", "_confidence.png",
-    "_probabilities.npz", "_overlay.mp4", "_side_by_side.mp4", "_overlay.mkv", "_side_by_side.mkv",
-)  # fmt: skip
+from segkit.inference.kinds import ENDINGS
 
 
 class Finished:
@@ -44,7 +40,7 @@ class Finished:
         Raises:
             InputError: The line cannot be written.
         """
-        names = [stem.name + ending for ending in _ENDINGS]
+        names = [stem.name + ending for ending in ENDINGS]
         folder = stem.parent.relative_to(self._output)
         files = [(folder / name).as_posix() for name in names if stem.with_name(name).is_file()]
         line = json.dumps([self._mark(image, stem), files], ensure_ascii=True) + "\n"

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from segkit.errors import InputError
+from segkit.inference.kinds import ENDINGS
 from segkit.paths import IMAGE_SUFFIXES, walk_files
 
-_RESULTS = ("_labels.png", "_color.png", "_overlay.png", "_side_by_side.png", "_labels.tif")
 STDIN = Path("-")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv")
 STREAM = re.compile(r"(rtsps?|rtmp|udp|tcp|srt):/+")  # a Path has one slash
@@ -101,7 +101,7 @@ def _search(
         raise InputError(f"{folder}: is both input and output; give --output another folder")
     found = walk_files(folder, IMAGE_SUFFIXES, failed)
     left_out = set(_below(found, folder, output))
-    inputs = [path for path in sorted(left_out) if not path.name.endswith(_RESULTS)]
+    inputs = [path for path in sorted(left_out) if not path.name.endswith(ENDINGS)]
     if inputs:
         say(
             f"{inputs[0]} and all else in {output} is left out ({len(inputs)} images), because results go there; give "

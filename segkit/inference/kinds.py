@@ -37,3 +37,9 @@ ANNOTATIONS = {
     AREA_TABLE:    AnnotationKind("area_csv", "area.csv", georeferenced=True),
 }  # fmt: skip
 KINDS = (*OF_IMAGE, *ANNOTATIONS)
+
+# What the names of an image's results end with, annotations left out.
+ENDINGS = (
+    "_labels.png", "_labels.tif", "_color.png", "_overlay.png", "_side_by_side.png", "_area.json", "_confidence.png",
+    "_probabilities.npz", "_overlay.mp4", "_side_by_side.mp4", "_overlay.mkv", "_side_by_side.mkv",
+)  # fmt: skip

@@ -206,7 +206,7 @@ def test_inputs_below_the_output_are_left_out_and_it_is_said(
     save(images / "a.png"), save(output / "inner" / "b.png"), save(output / "c.png")
     (tmp_path / "link").symlink_to(output)
     for _ in range(2):  # the second time there are results, which are no inputs
-        assert run(images, "--overwrite", output=tmp_path / "link") == 0
+        assert run(images, "--overwrite", "--confidence", output=tmp_path / "link") == 0
         err = capsys.readouterr().err
         assert err == f"segkit infer: note: {output}/c.png and all else in {tmp_path}/link is left out (2 images), " + (
             "because results go there; give --output a folder outside of the input to have them segmented\n"
