@@ -124,7 +124,7 @@ class ImageFiles:
                 self._by_stem[path.stem].append((path, file))
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether the place has any image files."""
         return bool(self._by_stem)
 
     def of(self, name: str) -> Source:
@@ -192,7 +192,7 @@ def _converted(
     image: AnnotatedImage, files: ImageFiles, folder: Path, classes: Mapping[str, int], overwrite: bool
 ) -> _Made:
     problems = Counter[str]()
-    regions = image.regions() if callable(image.regions) else image.regions
+    regions = image.made_regions()  # once, for a function may read files
     image = replace(image, regions=regions)
     if not regions:
         problems[EMPTY if BACKGROUND in classes else LEFT_OUT] += 1

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
-from segkit.arrays import BoolArray, Float64Array, UInt8Array
-from segkit.errors import InputError, did_you_mean, one_line, printable
+from segkit.arrays import BoolArray, UInt8Array
+from segkit.errors import InputError, did_you_mean, printable
 from segkit.formats.shapes import Box, Polygon, filled
-from segkit.io.header import MAX_SIDE, check_pixels
+from segkit.io.header import check_pixels
 from segkit.metadata.label_space import IGNORE_INDEX
 from segkit.paths import leads_outside
 from segkit.text import listed
@@ -66,6 +66,10 @@ class AnnotatedImage:
     regions: Sequence[Region] | Callable[[], Sequence[Region]]
     source: str = ""
 
+    def made_regions(self) -> Sequence[Region]:
+        """Its regions; those of a function are made anew each time."""
+        return self.regions() if callable(self.regions) else self.regions
+
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
@@ -113,7 +117,7 @@ class Lazy(Sequence[_Made]):
         self._make, self._items = make, items
 
     def __len__(self) -> int:
-        """How many there are."""
+        """How many elements there are; none is made."""
         return len(self._items)
 
     @overload
@@ -150,8 +154,7 @@ def rasterized(
     mask = np.full((height, width), classes.get(BACKGROUND, IGNORE_INDEX), np.uint8)
     covered = np.zeros((height, width), bool)
     problems = Counter[str]()
-    regions = image.regions() if callable(image.regions) else image.regions
-    for region in sorted(regions, key=lambda region: region.order):
+    for region in sorted(image.made_regions(), key=lambda region: region.order):
         if region.left_out:
             problems[region.left_out] += 1
             continue
@@ -213,26 +216,6 @@ def _problems(polygons: Sequence[Polygon], size: tuple[int, int]) -> Iterator[st
             yield FLAT
         elif (points < 0).any() or (points > size[::-1]).any():
             yield OUTSIDE
-
-
-def ring_of(numbers: object, source: str) -> Float64Array:
-    """A ring (n, 2) from a list x, y, x, y, ... or a list of pairs, as JSON has them.
-
-    Raises:
-        InputError: It is no such list, or has a number that is no coordinate of an image.
-    """
-    try:
-        flat = np.asarray(numbers, np.float64).reshape(-1)
-        if flat.size == 0 or flat.size % 2:
-            raise ValueError(f"{flat.size} numbers")
-        if not (np.abs(flat) <= 16 * MAX_SIDE).all():  # of a NaN it is false
-            raise ValueError("a number beyond any image")
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(
-            f"{source}: a polygon is no list of pairs x, y in pixels ({one_line(error)}); export it again"
-        ) from error
-    ring = flat.reshape(-1, 2)
-    return ring[:-1] if len(ring) > 1 and (ring[0] == ring[-1]).all() else ring
 
 
 def check_names(names: Sequence[str], source: str) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 
 from segkit.arrays import BoolArray, Int64Array
 from segkit.errors import InputError, import_extra
-from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names, ring_of
-from segkit.formats.files import parsing, read_json, write_listing
+from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names
+from segkit.formats.files import parsing, read_json, ring_of, write_listing
 from segkit.formats.shapes import EXTRA
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 

@@ -6,10 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from segkit.arrays import Float64Array
 from segkit.errors import InputError, one_line
 from segkit.files import parse_json, replacing
 from segkit.formats.base import check_names
 from segkit.io import read_bytes
+from segkit.io.header import MAX_SIDE
 
 
 def read_json(path: Path, what: str, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
@@ -43,6 +47,26 @@ def parsing(source: str, what: str) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
         raise InputError(f"{source}: damaged, or no {what} ({why}); export it again") from error
+
+
+def ring_of(numbers: object, source: str) -> Float64Array:
+    """A ring (n, 2) from a list x, y, x, y, ... or a list of pairs, as JSON has them.
+
+    Raises:
+        InputError: It is no such list, or has a number that is no coordinate of an image.
+    """
+    try:
+        flat = np.asarray(numbers, np.float64).reshape(-1)
+        if flat.size == 0 or flat.size % 2:
+            raise ValueError(f"{flat.size} numbers")
+        if not (np.abs(flat) <= 16 * MAX_SIDE).all():  # of a NaN it is false
+            raise ValueError("a number beyond any image")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"{source}: a polygon is no list of pairs x, y in pixels ({one_line(error)}); export it again"
+        ) from error
+    ring = flat.reshape(-1, 2)
+    return ring[:-1] if len(ring) > 1 and (ring[0] == ring[-1]).all() else ring
 
 
 def below(folder: Path, name: str, ending: str) -> Path:

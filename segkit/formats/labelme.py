@@ -17,8 +17,8 @@ import numpy as np
 from segkit.arrays import BoolArray, Float64Array
 from segkit.errors import InputError
 from segkit.files import write_json
-from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names, ring_of
-from segkit.formats.files import below, parsing, read_json
+from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names
+from segkit.formats.files import below, parsing, read_json, ring_of
 from segkit.formats.shapes import bridged, outlines
 from segkit.io import read_label
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
@@ -85,7 +85,7 @@ class _Embedded:
         return self.source
 
     def read_bytes(self) -> bytes:
-        """Its content."""
+        """Its content; damaged base64 is an `InputError`."""
         with parsing(self.source, _WHAT):
             return base64.b64decode(self.text)
 

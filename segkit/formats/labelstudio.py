@@ -18,9 +18,9 @@ import numpy as np
 from segkit.arrays import Float64Array
 from segkit.errors import InputError
 from segkit.files import replacing, write_text
-from segkit.formats.base import AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names, ring_of
+from segkit.formats.base import AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names
 from segkit.formats.brush import decode, encode
-from segkit.formats.files import json_list, parsing, read_json
+from segkit.formats.files import json_list, parsing, read_json, ring_of
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 from segkit.paths import IMAGE_SUFFIXES
 

@@ -13,8 +13,8 @@ import yaml
 
 from segkit.errors import InputError
 from segkit.files import write_text
-from segkit.formats.base import AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names, ring_of
-from segkit.formats.files import below, parsing
+from segkit.formats.base import AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names
+from segkit.formats.files import below, parsing, ring_of
 from segkit.formats.shapes import bridged, outlines
 from segkit.io import image_size
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace

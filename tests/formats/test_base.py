@@ -16,7 +16,6 @@ from segkit.formats.base import (
     Region,
     check_names,
     rasterized,
-    ring_of,
 )
 
 CLASSES = {"car": 0, "sky": 1, "background": 2}
@@ -119,14 +118,6 @@ def test_names_that_lead_out_or_occur_twice_are_refused(names: list[str]) -> Non
 
 def test_names_of_classes_can_be_printed() -> None:
     assert Annotations([], ("r\u00f3ad", "a\x1b[2J", "\ud800")).class_names == ("r\u00f3ad", "a\\x1b[2J", "\\ud800")
-
-
-def test_rings_are_pairs_closed_or_not() -> None:
-    for numbers in ([0, 0, 2, 0, 2, 2], [[0, 0], [2, 0], [2, 2]], [0, 0, 2, 0, 2, 2, 0, 0]):
-        assert ring_of(numbers, "x").tolist() == [[0, 0], [2, 0], [2, 2]]
-    for wrong in ([], [1, 2, 3], "abc", [[1, 2], [3]], [1, float("nan")], [1, 1e30], None, {"a": 1}, [1, None]):
-        with pytest.raises(InputError, match=r"^x: a polygon is no list of pairs x, y in pixels"):
-            ring_of(wrong, "x")
 
 
 def test_a_lazy_sequence_makes_what_is_asked_for() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from segkit.errors import InputError
-from segkit.formats.files import below, parsing, read_json, write_listing
+from segkit.formats.files import below, parsing, read_json, ring_of, write_listing
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"a":' * 99_999])
@@ -25,6 +25,14 @@ def test_data_of_another_form_is_one_line(error: Exception, why: str) -> None:
     assert str(found.value) == f"a.json: damaged, or no export ({why}); export it again"
     with pytest.raises(InputError, match="itself"), parsing("a.json", "export"):
         raise InputError("itself")
+
+
+def test_rings_are_pairs_closed_or_not() -> None:
+    for numbers in ([0, 0, 2, 0, 2, 2], [[0, 0], [2, 0], [2, 2]], [0, 0, 2, 0, 2, 2, 0, 0]):
+        assert ring_of(numbers, "x").tolist() == [[0, 0], [2, 0], [2, 2]]
+    for wrong in ([], [1, 2, 3], "abc", [[1, 2], [3]], [1, float("nan")], [1, 1e30], None, {"a": 1}, [1, None]):
+        with pytest.raises(InputError, match=r"^x: a polygon is no list of pairs x, y in pixels"):
+            ring_of(wrong, "x")
 
 
 def test_a_listing_grows_while_it_is_written(tmp_path: Path) -> None:
