@@ -94,11 +94,12 @@ class ClassShares:
 
     Attributes:
         pixels: int64 (K,).
+        sums: Of each block (R, K), the shares added up over these pixels.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.pixels = np.zeros(num_classes, np.int64)
-        self._sums: dict[str, Float64Array] = {}  # (R, K)
+        self.sums: dict[str, Float64Array] = {}
 
     def add(self, readings: Mapping[str, Reading], labels: UInt8Array, covered: tuple[int, int]) -> None:
         """Add an image.
@@ -113,10 +114,16 @@ class ClassShares:
         for name, read in readings.items():
             share = read.share[0].double().cpu().numpy()  # (R, h, w)
             rows, columns = (np.arange(labels.shape[i]) * share.shape[i + 1] // covered[i] for i in (0, 1))
-            total = self._sums.setdefault(name, np.zeros((len(share), count)))
+            total = self.sums.setdefault(name, np.zeros((len(share), count)))
             total += [np.bincount(ids, cells[rows[:, None], columns].ravel(), count) for cells in share]
+
+    def include(self, other: "ClassShares") -> None:
+        """Add the images that another one has."""
+        self.pixels += other.pixels
+        for name, sums in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0) + sums
 
     def means(self) -> dict[str, Float64Array]:
         """(K, R) of each block; NaN of classes without pixels."""
         with np.errstate(invalid="ignore"):
-            return {name: (sums / self.pixels).T for name, sums in self._sums.items()}
+            return {name: (sums / self.pixels).T for name, sums in self.sums.items()}

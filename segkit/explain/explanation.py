@@ -86,8 +86,8 @@ class Explanation:
             figures["attention"] = draw.channels_figure(seen.attention, f"{name}: attention")
             figures["shares"] = self._maps(seen, first, name)
             own = ClassShares(self.space.num_classes)
-            for shares in (own, self._shares):
-                shares.add(seen.attention, seen.labels, seen.covered)
+            own.add(seen.attention, seen.labels, seen.covered)
+            self._shares.include(own)
             means = {block: read.weights[0].mean(1).tolist() for block, read in seen.attention.items()}
             self._images.append({"image": str(path), "attention": means, **self._numbers(own)})
         else:
