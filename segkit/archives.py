@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from segkit.errors import InputError
-from segkit.paths import leads_outside, shown
+from segkit.paths import leads_outside, shown, walk_files
 
 # Errors of zipfile for a file that is not a zip, or a damaged one.
 ZIP_ERRORS = (
@@ -116,6 +116,21 @@ def read_members(archive: Path) -> list[ZipMember]:
     members = [_member(archive, entry) for entry in entries if not entry.is_dir()]
     _check_places(members, size)
     return members
+
+
+def files_of(place: Path, suffixes: tuple[str, ...] = ()) -> dict[str, Path | ZipMember]:
+    """All files below a folder (`walk_files`) or in a zip, by their paths there with '/'.
+
+    Args:
+        place: The folder or zip.
+        suffixes: Suffixes to include, in lower case, whatever the case of the files'; all if none is given.
+
+    Raises:
+        InputError: It cannot be read, or is no zip.
+    """
+    if place.is_dir():
+        return {path.relative_to(place).as_posix(): path for path in walk_files(place, suffixes)}
+    return {one.name: one for one in read_members(place) if not suffixes or one.name.lower().endswith(suffixes)}
 
 
 def check_entries(archive: Path, entries: Iterable[zipfile.ZipInfo]) -> None:

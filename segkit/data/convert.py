@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segkit.archives import read_members
+from segkit.archives import files_of
 from segkit.arrays import Int64Array, UInt8Array
 from segkit.bars import Bar
 from segkit.data.check.check import in_threads
@@ -26,7 +26,7 @@ from segkit.io import read_header, read_label, write_png
 from segkit.io.decoding import turn
 from segkit.metadata.class_files import read_classes
 from segkit.metadata.label_space import IGNORE_INDEX
-from segkit.paths import IMAGE_SUFFIXES, looked_for, walk_files
+from segkit.paths import IMAGE_SUFFIXES, looked_for
 
 EMPTY = "images without a region"
 LEFT_OUT = "images without a region (left out: without a class background, all of their pixels would be ignored)"
@@ -108,18 +108,13 @@ class ImageFiles:
     """
 
     def __init__(self, place: Path, without: Path) -> None:
-        found: Mapping[str, Source]
         if not place.exists():
             raise InputError(f"{place}: no such folder or zip{looked_for(place)}; give that of the images")
-        if place.is_dir():
-            paths = (path for path in walk_files(place, IMAGE_SUFFIXES) if not path.is_relative_to(without))
-            found = {path.relative_to(place).as_posix(): path for path in paths}
-        else:
-            found = {m.name: m for m in read_members(place) if m.name.lower().endswith(IMAGE_SUFFIXES)}
         self.place = place
         self._by_stem = defaultdict[str, list[tuple[PurePosixPath, Source]]](list)
-        for name, file in found.items():
-            if not _OF_MASKS & {part.lower() for part in PurePosixPath(name).parts[:-1]}:
+        for name, file in files_of(place, IMAGE_SUFFIXES).items():
+            is_own = isinstance(file, Path) and file.is_relative_to(without)
+            if not is_own and not _OF_MASKS & {part.lower() for part in PurePosixPath(name).parts[:-1]}:
                 path = _plain(name)
                 self._by_stem[path.stem].append((path, file))
 

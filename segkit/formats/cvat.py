@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segkit.archives import read_members
+from segkit.archives import files_of
 from segkit.arrays import UInt8Array
 from segkit.errors import InputError, printable
 from segkit.files import replacing
@@ -22,7 +22,6 @@ from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, Labelle
 from segkit.io import File, read_bytes, read_colors, read_label
 from segkit.io.header import PNG_START
 from segkit.metadata.label_space import LabelSpace
-from segkit.paths import walk_files
 from segkit.text import listed
 
 Colour: TypeAlias = tuple[int, int, int]
@@ -44,7 +43,7 @@ def read(path: Path) -> Annotations:
     Raises:
         InputError: It is no such export, damaged, hostile or without masks, or labelmap.txt is wrong.
     """
-    files = _files(path)
+    files = files_of(path)
     found = sorted(name for name in files if PurePosixPath(name).name == LABELMAP)
     if len(found) != 1:
         raise InputError(
@@ -94,12 +93,6 @@ def write(images: Iterable[Labelled], path: Path, space: LabelSpace, tolerance: 
             _add(archive, f"{MASKS}{stems[-1]}.png", _png(classes[image.labels]))
             _add(archive, f"{OBJECTS}{stems[-1]}.png", _png(objects[image.labels]))
         _add(archive, f"{LISTS}default.txt", "".join(f"{stem}\n" for stem in stems))
-
-
-def _files(path: Path) -> Mapping[str, File]:
-    if path.is_dir():
-        return {file.relative_to(path).as_posix(): file for file in walk_files(path)}
-    return {member.name: member for member in read_members(path)}
 
 
 def _text(file: File) -> str:
