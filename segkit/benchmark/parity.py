@@ -156,7 +156,7 @@ class Parity:
         return "\n".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The report as plain data, as FILE.parity.json has it."""
         limit = LIMITS[self.precision]
         return {
             "precision": self.precision,

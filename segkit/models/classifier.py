@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         self.fc = nn.Linear(channels[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits `(B, K)`."""
+        """Logits `(B, K)` of normalised images `(B, 3, H, W)`."""
         pooled = self.pool(self.encoder(x)[-1]).flatten(1)  # (B, C)
         logits: Tensor = self.fc(self.drop(pooled))
         return logits

@@ -23,7 +23,7 @@ def disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def make_read_only(folder: Path) -> None:
-    """Of a `disk`."""
+    """Mount a `disk` again so that nothing can be written to it."""
     assert _run("mount", "-o", "remount,ro", str(folder)).returncode == 0
 
 

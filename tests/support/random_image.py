@@ -5,5 +5,5 @@ from torch import Tensor
 
 
 def random_image(*size: int, batch: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(batch, 3, *size)."""
+    """Normal noise (batch, 3, *size), whose seed is the sum of the sides."""
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(sum(size)), dtype=dtype)

@@ -40,7 +40,7 @@ class Step:
     difference: Interval
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """The change as plain data for JSON; an mIoU that is no number is null."""
         return {"change": self.what, "mIoU": number_or_null(self.miou), "difference": self.difference.to_dict()}
 
 

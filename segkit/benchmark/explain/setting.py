@@ -68,7 +68,7 @@ class Change:
 
     @property
     def kind(self) -> str:
-        """One of `KINDS`."""
+        """What it changes: one of `KINDS`, with which `what` begins."""
         return self.what.split(":")[0]
 
     @property

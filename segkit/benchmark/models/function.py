@@ -71,7 +71,7 @@ class FunctionModel(JudgedModel):
 
 
 def is_function(given: str) -> bool:
-    """Whether this is `module:name`."""
+    """Whether this reads as `module:name`, a function; nothing is imported for it."""
     module, _, name = given.partition(":")
     return all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
 

@@ -71,7 +71,7 @@ class SamePadding(nn.Module):
         self.most = most
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pad with zeros."""
+        """Pad with zeros to (B, C, H + 2 most - 1 + H % 2, W + 2 most - 1 + W % 2)."""
         height, width = x.shape[2:]
         top, left = 1 - height % 2, 1 - width % 2
         padded = F.pad(x, (self.most,) * 4)
