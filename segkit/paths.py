@@ -22,6 +22,16 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 _DRIVE = re.compile(r"[A-Za-z]:")
+_ADDRESS = re.compile(r"(?!(rtsps?|rtmp|udp|tcp|srt)://)[a-z][a-z0-9+.-]+(::|://)")  # streams are videos
+
+
+class Address(str):
+    """Where files are, as fsspec takes it: `s3://bucket/images`, `zip://::images.zip`."""
+
+
+def path_or_address(text: str) -> "Path | Address":
+    """What a user gives for a place: with `://` an address, otherwise a path."""
+    return Address(text) if "://" in text and _ADDRESS.match(text) else Path(text)
 
 
 def cache_folder() -> Path:

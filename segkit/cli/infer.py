@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from segkit.bars import Bar
-from segkit.cli.infer_inputs import Inputs
+from segkit.cli.infer_inputs import Inputs, wait_for_others
+from segkit.cli.infer_many import are_many, run_many
 from segkit.cli.infer_options import infer_parser, what_is_wanted
 from segkit.cli.infer_video import write_video
 from segkit.cli.words import say_above_bar
@@ -56,6 +57,11 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if are_many(options):
+        wanted = what_is_wanted(options)
+        return run_many(options, lambda: _open(options, wanted) or _load(options), wanted, _complain, _note)
+    if not options.images:
+        raise InputError("no images: give some, folders of them, or a --list")
     unread: list[Path] = []  # folders and links that cannot be read
 
     def failed(path: Path, error: InputError) -> None:
@@ -65,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     inputs = Inputs(options, failed, _note)
     check_writable(options.output)
     code = _segment(options, inputs, unread) if inputs.stems else bool(unread)
-    inputs.wait_for_others()
+    wait_for_others(inputs.rank)
     return int(code)
 
 

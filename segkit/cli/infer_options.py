@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segkit.cli.infer_inputs import add_input_options
+from segkit.cli.infer_many import add_many_options
 from segkit.cli.infer_video import add_video_options
 from segkit.cli.parser import Parser, Switch, add_network_option, number, whole_number
 from segkit.errors import InputError, install_extra
 from segkit.inference.kinds import ANNOTATIONS, AREA_TABLE, DEFAULT, KINDS, OF_IMAGE
+from segkit.paths import path_or_address
 
 if TYPE_CHECKING:
     from segkit.inference.results import Wanted
@@ -57,11 +59,12 @@ def infer_parser() -> Parser:
     """The parser of `segkit infer`."""
     parser = Parser("segkit infer", description=_DESCRIPTION)
     add_input_options(parser)
+    add_many_options(parser)
     parser.add_argument(
         "--checkpoint", required=True, type=Path, metavar="FILE", help="of `segkit fit` or any toolkit, or exported"
     )
     add_network_option(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="created if it is absent")
+    parser.add_argument("--output", required=True, type=path_or_address, metavar="DIR", help="created if it is absent")
     parser.add_argument("--protocol", default="whole", metavar="NAME", help="whole (default), window, ms-flip, ...")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda:1, ...; default: the GPU if there is one")
     parser.add_argument(

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 
 from segkit.bands import Bands
 from segkit.errors import InputError
-from segkit.io import read_header, read_image
+from segkit.io import File, read_header, read_image
 from segkit.io.bands import read_bands
 from segkit.io.decoding import rgb_from_array, rgb_from_pillow
 from segkit.io.header import max_pixels
@@ -55,7 +55,7 @@ def as_bands(image: ImageLike, bands: Bands) -> np.ndarray:
     return np.require(bands.checked(array, "array"), requirements=["C", "W"])
 
 
-def is_large(path: Path, memory: int, pixel_bytes: int = IMAGE_BYTES) -> bool:
+def is_large(path: File, memory: int, pixel_bytes: int = IMAGE_BYTES) -> bool:
     """Whether an image is not read whole: it has too many pixels to read at once, or takes half the budget alone.
 
     Args:

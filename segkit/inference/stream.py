@@ -52,6 +52,7 @@ def predict_files(
     ahead: int = AHEAD,
     look: Look | None = None,
     read: Callable[[Path], np.ndarray] | None = None,
+    readers: int = READERS,
 ) -> Iterator[Labelled]:
     """Label images in the order of their paths.
 
@@ -63,13 +64,14 @@ def predict_files(
         ahead: How many images are read in advance.
         read: Reads an image; None: the segmenter's `read`.
         look: Begins to look at images; None: at their labels, by the segmenter's `queue`.
+        readers: How many are read at once.
 
     Yields:
         Each image that worked.
     """
     waiting: deque[_Batch] = deque()
     most_pixels = BATCH_PIXELS.get(str(segmenter.device).partition(":")[0], BATCH_PIXELS["cuda"])
-    for group in _groups(_read_ahead(read or segmenter.read, paths, failed, ahead), most_pixels):
+    for group in _groups(_read_ahead(read or segmenter.read, paths, failed, ahead, readers), most_pixels):
         waiting += _started(segmenter, group, failed, look or partial(_labels, segmenter))
         while len(waiting) > 1:
             yield from waiting.popleft().finish()
@@ -106,10 +108,14 @@ def _started(segmenter: Labeller, group: Group, failed: Callable[[Path, Exceptio
 
 
 def _read_ahead(
-    read: Callable[[Path], np.ndarray], paths: Iterable[Path], failed: Callable[[Path, Exception], None], ahead: int
+    read: Callable[[Path], np.ndarray],
+    paths: Iterable[Path],
+    failed: Callable[[Path, Exception], None],
+    ahead: int,
+    readers: int,
 ) -> Iterator[tuple[Path, np.ndarray]]:
     """Read images by threads, in order; those that cannot be read are reported and left out."""
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(readers) as pool:
         reading: deque[tuple[Path, Future[np.ndarray]]] = deque()
 
         def next_read() -> Iterator[tuple[Path, np.ndarray]]:
