@@ -62,6 +62,7 @@ each_recipe = pytest.mark.parametrize(
 each_of_mmseg = pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.startswith("mmseg_")], ids=name_of)
 
 
+@pytest.mark.slow
 @each_recipe
 def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)  # where a reader runs it: data roots and protocol files are relative to it

@@ -110,6 +110,7 @@ def module(command: str, kind: type[SegmentationModel] = DeepLabV3, **options: A
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_training_step(kind: type[SegmentationModel], watch: Watch) -> None:
     with torch.autocast("cuda", torch.bfloat16):
@@ -196,6 +197,7 @@ def test_plain_operations(function: Callable[..., Any], watch: Watch) -> None:
     assert watch.waits == set()
 
 
+@pytest.mark.slow
 def test_tiles(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     tiles._log_once.cache_clear()  # another test may have said the same
     net, image = on_gpu(Strided()), torch.zeros(1, 3, 300, 400, device=DEVICE)

@@ -47,6 +47,7 @@ def test_all_published_networks_are_there() -> None:
     assert {path.stem for path in RECIPES} == PUBLISHED.keys()
 
 
+@pytest.mark.slow
 @each_recipe
 def test_a_recipe_is_the_authors_command(name: str) -> None:
     path = CONFIGS / f"imagenet/{name}.yaml"
@@ -85,6 +86,7 @@ def test_a_header_tells_the_truth(name: str) -> None:
     assert f"--trainer.devices 8 --trainer.num_nodes {machines}" in header
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", each([*COSTS]))
 def test_parameters_and_multiplications_are_the_published(name: str) -> None:
     with torch.device("meta"):

@@ -55,6 +55,7 @@ def test_published_network_at_the_authors_crop() -> None:
     assert round(parameters(network) / 1e6, 1) == 41.6
 
 
+@pytest.mark.slow
 def test_forwards_of_a_protocol_are_those_that_ran() -> None:
     network = FCN("resnest14_tiny", 3).eval()
     protocol = Protocol("p", scales=(0.5, 1.0), flip=True, window=32, stride=32)
@@ -105,6 +106,7 @@ def test_peak_memory_on_a_gpu_is_that_of_its_tensors() -> None:
     del held
 
 
+@pytest.mark.slow
 def test_peak_memory_is_unknown_where_it_cannot_be_measured(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "_RESET", tmp_path / "absent" / "clear_refs")
     with PeakMemory("cpu") as memory:

@@ -90,6 +90,7 @@ def explained(*planted: str) -> Explanation:
     return explain(*judge(planted), claimed=claim(planted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_one_planted_fault_is_named_first(fault: str) -> None:
     found = explained(fault)
@@ -98,6 +99,7 @@ def test_one_planted_fault_is_named_first(fault: str) -> None:
     assert found.steps[0].difference.low <= found.steps[0].difference.value <= found.steps[0].difference.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", combinations(FAULTS, 2), ids="+".join)
 def test_two_planted_faults_are_named_before_all_else(pair: tuple[str, str]) -> None:
     found = explained(*pair)

@@ -116,6 +116,7 @@ def runtime(request: pytest.FixtureRequest) -> None:
         pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
 
+@pytest.mark.slow
 def test_without_a_word_imagenets_normalisation_is_assumed(judge: Callable[..., dict], tmp_path: Path, capsys) -> None:
     row = judge(write_onnx(tmp_path / "net.onnx"))
     assert row["mIoU"] == 1.0 and row["warning"] is None and row["protocol"] == "own"
@@ -124,6 +125,7 @@ def test_without_a_word_imagenets_normalisation_is_assumed(judge: Callable[..., 
     assert "preprocessing: mean 0.485 0.456 0.406, std 0.229 0.224 0.225, channels RGB" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bgr_is_found_and_given(judge: Callable[..., dict], tmp_path: Path, capsys) -> None:
     mean, std = IMAGENET[0][::-1], IMAGENET[1][::-1]
     path = write_onnx(tmp_path / "net.onnx", 2, mean, std)
@@ -135,6 +137,7 @@ def test_bgr_is_found_and_given(judge: Callable[..., dict], tmp_path: Path, caps
     assert row["mIoU"] == 1.0 and row["warning"] is None
 
 
+@pytest.mark.slow
 def test_the_range_is_found_and_given(judge: Callable[..., dict], tmp_path: Path) -> None:
     none = {"mean": [0, 0, 0], "std": [1, 1, 1]}
     path = write_onnx(tmp_path / "bytes.onnx", **none, end=255)
@@ -166,6 +169,7 @@ class Refuses(Forgets):
 """
 
 
+@pytest.mark.slow
 def test_a_function_that_forgets_to_divide_is_told(
     judge: Callable[..., dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +210,7 @@ def test_openvino_is_scored_as_onnx(judge: Callable[..., dict], tmp_path: Path) 
     assert row["mIoU"] == 1.0 and row["warning"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given, words",
     [
@@ -226,6 +231,7 @@ def test_a_wrong_preprocessing_is_one_line(red: Path, tmp_path: Path, capsys, gi
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_folders_of_predictions(run_benchmark: Run, benchmark_folder: Path, tmp_path: Path, capsys) -> None:
     def label(image: np.ndarray) -> np.ndarray:
         return image[..., 1] // 64

@@ -89,6 +89,7 @@ def plain_logits(image: np.ndarray) -> np.ndarray:
     return full.argmax(1)[0].numpy()
 
 
+@pytest.mark.slow
 def test_functions_are_scored_as_networks_are(
     run_benchmark: Run, benchmark_folder: Path, functions: str, tmp_path: Path, capsys
 ) -> None:
@@ -110,6 +111,7 @@ def test_functions_are_scored_as_networks_are(
     assert capsys.readouterr().err.count("already in") == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, words",
     [
@@ -133,6 +135,7 @@ def test_what_is_wrong_with_a_function_is_one_line(
     assert words in line and len(rows_of(tmp_path / "table")) == 1
 
 
+@pytest.mark.slow
 def test_no_such_module_and_no_protocols(run_benchmark: Run, functions: str, capsys) -> None:
     assert run_benchmark("no_such_module:f") == 2
     assert "there is no module 'no_such_module', neither in this folder nor installed" in capsys.readouterr().err

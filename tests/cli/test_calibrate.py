@@ -58,6 +58,7 @@ def calibrate(folder: Path, tmp_path: Path) -> Callable[..., int]:
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["whole", "ms-flip"])
 def test_it_is_as_sure_again_as_it_is_right(
     folder: Path,
@@ -98,6 +99,7 @@ def loss(folder: Path, segmenter: Segmenter) -> float:
     return F.nll_loss(torch.cat(shares, 1)[None], torch.cat(masks)[None], ignore_index=255).item()
 
 
+@pytest.mark.slow
 def test_other_commands_keep_apply_and_drop_it(
     folder: Path, tmp_path: Path, calibrate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_one_of_segmentation_leaves(run: Path) -> None:
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert {"config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt"} <= names
@@ -149,6 +150,7 @@ def test_a_file_of_another_toolkit_is_scored(recipe: Path, tmp_path: Path) -> No
     assert parse_json((tmp_path / "t" / "result.json").read_text())["num_images"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -253,6 +253,7 @@ def test_vocs_folders_are_read_with_void_ignored(export: Path, capsys: pytest.Ca
     assert "a.png: value 15 is of no class" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "file"), WRITTEN.items())
 def test_what_segkit_writes_is_recognised_and_comes_back_to_the_pixel(export: Path, kind: str, file: str) -> None:
     space = numbered_space(2)

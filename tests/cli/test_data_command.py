@@ -233,6 +233,7 @@ def test_a_config_or_a_recipe_in_place_of_the_name(root, config, tmp_path, capsy
     assert opened(*named(str(config), "elsewhere")).root == Path("elsewhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["folder", "FolderDataModule", "segkit.data.sets.folder.FolderDataModule"])
 def test_a_data_set_is_named_as_for_fit(root, name, capsys):
     for given in ([name, str(root)], [name, "--data.root", str(root)], ["--data", name, f"--data.root={root}"]):

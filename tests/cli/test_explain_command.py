@@ -79,6 +79,7 @@ def test_all_that_is_written(
     assert capsys.readouterr().out.strip() == f"2 images: {tmp_path / 'out'}"
 
 
+@pytest.mark.slow
 def test_a_damaged_image_does_not_stop_the_others(
     run: Run, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,7 @@ def test_the_card_says_all_about_the_weights(model: Path, last: Path, run: Path)
     assert card["source"]["file"] == "last.ckpt" and len(card["source"]["sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_the_weights_are_the_checkpoints_and_nothing_else_is_there(model: Path, last: Path) -> None:
     written, own = read_model_file(model).state_dict, read_checkpoint(last).state_dict
     assert written.keys() == own.keys() and any(name.startswith("aux_head.") for name in own)
@@ -186,6 +187,7 @@ def test_only_results_of_these_weights_are_taken_by_themselves(run: Path, last: 
     other.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, words",
     [

@@ -62,6 +62,7 @@ def report(path: Path) -> dict:
     return json.loads(path.with_name(f"{path.name}.parity.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_a_faithful_file_is_proven(proven: Path) -> None:
     said = report(proven)
     assert said["proven"] and not said["over"] and said["mIoU"]["images"] == 4

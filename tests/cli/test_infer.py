@@ -161,6 +161,7 @@ def damaged(folder: Path) -> dict[str, Path]:
     return {"cut": cut_png, "cut jpeg": cut_jpg, "empty": folder / "empty.png", "text": folder / "text.png"}
 
 
+@pytest.mark.slow
 def test_a_damaged_image_costs_one_line_and_the_others_are_done(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,6 +49,7 @@ def read(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["whole", "ms-flip"])
 def test_what_is_written_is_what_the_segmenter_gives(checkpoint: Path, image: Path, protocol: str) -> None:
     assert run(checkpoint, image, "--confidence", "--probabilities", "--protocol", protocol) == 0
@@ -125,6 +126,7 @@ def test_a_threshold_is_a_probability(
         run(checkpoint, image, "--threshold", value)
 
 
+@pytest.mark.slow
 def test_probabilities_are_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     segmenter: Segmenter = load(write_network(tmp_path / "many.ckpt", 150), "cpu", precision="exact")
     image = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)

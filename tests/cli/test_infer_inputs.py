@@ -84,6 +84,7 @@ def test_inputs_that_name_nothing(
     assert "no paths on standard input" in first and "*.tif: nothing matches" in second
 
 
+@pytest.mark.slow
 def test_only_what_is_not_done_is_done(
     run: Run, shots: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_files_of_all_images_hold_those_that_were_done_before(run: Run, shots: P
         assert run(shots, "--output_kinds", "area.csv") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
 def test_processes_of_a_launcher_share_the_images(
     run: Run, shots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str]
@@ -161,6 +163,7 @@ def test_what_processes_of_a_launcher_cannot_do(
     assert said in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tif", "gif", "png", "webp"])
 def test_each_page_or_frame_as_an_image(
     run: Run, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], kind: str

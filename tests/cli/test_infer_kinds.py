@@ -271,6 +271,7 @@ def test_labels_wait_on_disk_and_not_in_memory(tmp_path: Path) -> None:
     assert all(np.array_equal(masks[path.stem], labels) for path, labels in maps.items())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     labels, count = np.zeros((500, 500), np.uint8), 60
     tracemalloc.start()

@@ -121,6 +121,7 @@ def test_other_kinds_of_files(checkpoint: Path, tmp_path: Path, kind: str) -> No
         assert (file.read(1) == whole(checkpoint, rgb)).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_the_preview_is_small(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(geotiff, "PREVIEW_SIDE", 250)
     save(tmp_path / "city.tif", noise(3))

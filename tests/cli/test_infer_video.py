@@ -129,6 +129,7 @@ def test_a_finished_video_is_skipped_and_every_nth_frame_keeps_its_time(
         assert (read_image(tmp_path / "out" / name)[..., 0] == segmenter.predict(image)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p"])
 @pytest.mark.parametrize("space", [(1, 1), (1, 2), (6, 1), (6, 2)])
 def test_colours_of_any_matrix_and_range(run: Run, tmp_path: Path, space: tuple[int, int], pix_fmt: str) -> None:
@@ -156,6 +157,7 @@ def test_colours_where_the_format_does_not_tell_the_range(pix_fmt: str, full: bo
     assert abs(video.to_rgb(frame).astype(int) - image)[[4, -4]].max() <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(47, 64), (48, 63), (31, 33)])
 def test_odd_sides(run: Run, tmp_path: Path, height: int, width: int) -> None:
     clip = make(tmp_path / "clip.mp4", moving(3, height, width), sound=None, pix_fmt="yuv444p")
@@ -164,6 +166,7 @@ def test_odd_sides(run: Run, tmp_path: Path, height: int, width: int) -> None:
     assert image.shape == (height + height % 2, width + width % 2, 3) and image.max() < 8  # no seam
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
 def test_a_turned_video_is_written_upright(
     run: Run, tmp_path: Path, matrix: tuple[int, int, int, int], turns: int
@@ -181,6 +184,7 @@ def test_a_turned_video_is_written_upright(
     assert image.shape == quarters(turns).shape and abs(image - quarters(turns))[8:16, 8:16].max() < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.avi"])
 def test_a_video_that_breaks_off(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     noise = [np.random.default_rng(i).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for i in range(FRAMES)]
@@ -234,6 +238,7 @@ def test_sound_that_mp4_does_not_take(run: Run, tmp_path: Path) -> None:
     assert b"".join(data for _, data in found) == b"".join(data for _, data in packets(clip)) != b""
 
 
+@pytest.mark.slow
 def test_a_camera_is_watched_until_ctrl_c(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = make(tmp_path / "clip.mp4", moving())
     monkeypatch.setattr(video, "is_live", lambda path: True)

@@ -82,6 +82,7 @@ def test_a_working_folder_that_was_deleted(
     assert capsys.readouterr().err.startswith("segkit export: error: the working folder no longer exists")
 
 
+@pytest.mark.slow
 def test_the_last_words_of_a_program_are_not_a_traceback(tmp_path: Path) -> None:
     """A third one, while Python waits for a thread at its end."""
     program = """

@@ -72,6 +72,7 @@ def data_of(recipe: Path) -> list[str]:
     return ["--data", "FolderDataModule", *(x for k, v in arguments.items() for x in (f"--data.{k}", str(v)))]
 
 
+@pytest.mark.slow
 def test_fit_leaves_checkpoints_curves_logs_and_its_config(run: Path) -> None:
     assert {"config.yaml", "metrics.csv", "curves.png", "checkpoints"} <= {p.name for p in run.iterdir()}
     assert any(p.name.startswith("events.out.tfevents") for p in run.iterdir())
@@ -94,6 +95,7 @@ def test_checkpoint_is_plain_data_and_rebuilds_everything(run: Path) -> None:
     assert load(path).predict(np.zeros((97, 65, 3), np.uint8)).shape == (97, 65)
 
 
+@pytest.mark.slow
 def test_test_needs_no_model_arguments_and_writes_the_result(run: Path, recipe: Path, tmp_path: Path) -> None:
     checkpoint = str(run / "checkpoints" / "last.ckpt")
     before = (run / "config.yaml").read_bytes()
@@ -412,6 +414,7 @@ def test_swa_and_checkpointed_stages_by_config(recipe: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_configs_of_older_runs_have_options_below_model(
     run: Path, recipe: Path, tmp_path: Path, caplog, capsys
 ) -> None:

@@ -47,7 +47,8 @@ INCOMPLETE = {
     "fit --probe true": "'true' belongs to no option: a switch such as --probe takes no value",
     "doctor --json=true": "argument --json",
     "export a --aux false": "unrecognized arguments: false",
-    "infer": "required: IMAGE, --checkpoint, --output",
+    "infer": "required: --checkpoint, --output",
+    "infer --checkpoint a.ckpt --output out": "no images: give some, folders of them, or a --list",
 }
 
 

@@ -135,6 +135,7 @@ def test_a_run_has_curves_config_and_its_own_data(root: Path, report) -> None:
     assert report(run / "predictions", data=False)[1][0].image_miou == subject.image_miou  # by the run's config, too
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["predictions.json", "config.yaml"])
 def test_a_file_of_a_stranger_imports_nothing(root: Path, report, monkeypatch, where: str) -> None:
     (root / "modules").mkdir()
@@ -310,6 +311,7 @@ def test_what_is_no_result_is_refused_in_one_line(root: Path, capsys, text: str)
     assert not (root / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [{"weights": 5}, {"without": 5}, {"rule": [1]}, {"num_pixels": "x"}, {"scores": {"mIoU": "x"}}, {"dataset": "x"}],

@@ -83,6 +83,7 @@ def test_a_cell_is_scored_once_its_file_and_data_are_here(monkeypatch: pytest.Mo
     assert main(["reproduce", "made", "--data", "made=drawn"]) == 2
 
 
+@pytest.mark.slow
 def test_an_encoders_cell_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A linear layer that says the first class: right for 2 images of 6, which Wilson puts between 9.7 and 70.0 %."""
     init_args = {"root": "nowhere", "num_classes": 3, "batch_size": 4, "crop_size": 32, "num_workers": 0}

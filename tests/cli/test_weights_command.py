@@ -50,6 +50,7 @@ def report(output: str) -> dict[str, str]:
     return {name: "".join(rest).strip() for name, *rest in rows}
 
 
+@pytest.mark.slow
 def test_inspect_another_toolkits_network(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "inspect", str(folder / "smp.ckpt")]) == 0
     output = capsys.readouterr().out

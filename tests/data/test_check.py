@@ -106,6 +106,7 @@ FAULTS: dict[str, tuple[Callable, str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone(root, fault):
     spoil, kind, words = FAULTS[fault]

@@ -50,6 +50,7 @@ def test_written_once_read_like_cityscapes(tmp_path):
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(tmp_path / "street")).read_bytes()
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten(tmp_path):
     build(tmp_path / "a").prepare_data()
     with pytest.raises(InputError, match="other synthetic scenes"):

@@ -97,6 +97,7 @@ def test_most_confused_pairs():
         confusion_figure(counts, names[:2])
 
 
+@pytest.mark.slow
 def test_reliability_diagram():
     generator = torch.Generator().manual_seed(0)
     confidence = torch.rand(5000, generator=generator) * 0.5 + 0.5

@@ -89,11 +89,13 @@ def test_names_from_outside_are_text(tmp_path: Path) -> None:
     assert "onerror=document.title=1" in page.texts["h4"][1] and "\\x1b[2J\\x00\\u202egpj" in page.texts["h4"][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", OPTIONAL)
 def test_a_part_that_is_absent_is_left_out(part: str, tmp_path: Path) -> None:
     assert not Page(written(tmp_path, without(draw_subject(), part)).read_text(encoding="utf-8")).open
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["image", "truth", "confidence", "miou", "confidence_mean", "box"])
 def test_a_part_of_the_images_that_is_absent_is_left_out(part: str, tmp_path: Path) -> None:
     subject = draw_subject()
@@ -121,6 +123,7 @@ def test_classes_that_a_mean_leaves_out_have_no_interval_and_shift_none(tmp_path
         assert (f"{percent(found.low)} to {percent(found.high)}" in row) == (i > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("part", "value"), [
     ("scores", "good"), ("scores", {"mIoU": "good"}), ("protocol", ["whole"]), ("num_images", [3]),
     ("classes", [{"id": 0, "name": "a", "IoU": "<b>", "accuracy": None, "pixels": 1}]), ("classes", [{"name": "a"}]),

@@ -132,6 +132,7 @@ def test_metric_option(command, tmp_path, capfd, caplog, subcommand, metric):
     assert "test/mIoU" not in said and "val/mIoU" not in said  # Lightning's own table has segkit's numbers
 
 
+@pytest.mark.slow
 def test_wrong_metric_is_one_line(command, tmp_path, capsys):
     assert main(["test", *command, "--metric", "miou", "--run_dir", str(tmp_path)]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]

@@ -50,6 +50,7 @@ def test_what_comes_by_a_global_pool_lies_beyond_the_bound() -> None:
     assert found.beyond == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_conventions_have_the_same_weights_and_other_fields() -> None:
     torch.manual_seed(0)
     network = FCN("resnest14_tiny", num_classes=2).eval().requires_grad_(False)
@@ -78,6 +79,7 @@ def test_crops_are_around_pixels_of_the_image_and_mirrored_beyond() -> None:
     assert {value for crop in found for value in crop.unique().tolist()} == set(range(12))
 
 
+@pytest.mark.slow
 def test_encoders_behind_a_decoder_are_fed_as_it_does() -> None:
     """A transformer of patches of 16 takes no 513 pixels; and what no stages has is refused in words."""
     torch.manual_seed(0)

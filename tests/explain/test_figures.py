@@ -21,6 +21,7 @@ def test_short_names_leave_out_what_is_common() -> None:
     assert short_names(["encoder.se"]) == ["se"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes, blocks", [(3, 4), (150, 89)])
 def test_every_class_and_block_has_room(classes: int, blocks: int) -> None:
     shares = {f"encoder.layer1.{i}.conv2": np.full((classes, 2), 0.5) for i in range(blocks)}

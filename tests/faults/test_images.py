@@ -154,6 +154,7 @@ def test_a_sample_is_read_rightly_or_refused(figures: Say) -> None:
     attack_reading(500, figures)
 
 
+@pytest.mark.slow
 def test_a_sample_through_infer(figures: Say, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attack_infer(25, figures, tmp_path, capsys)
 

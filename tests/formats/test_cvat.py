@@ -37,6 +37,7 @@ def masks_of(path: Path, classes: dict[str, int]) -> dict[str, np.ndarray]:
     return {name: mask for name, (mask, _) in made.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_what_is_written_is_read_to_the_pixel(tmp_path: Path, background: bool, unpacked: bool) -> None:

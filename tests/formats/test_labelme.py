@@ -14,6 +14,7 @@ from segkit.formats import labelme
 from segkit.formats.base import AnnotatedImage, Labelled, rasterized
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.0, 2.0])
 @pytest.mark.parametrize(("classes", "background"), [(5, False), (11, True)])
 def test_polygons_give_the_pixels_back_within_the_tolerance(

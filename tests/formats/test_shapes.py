@@ -38,6 +38,7 @@ def test_exact_outlines_give_every_pixel_back(seed: int) -> None:
     assert {value for value, _ in found} == set(np.unique(labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.75, 1.0, 2.0, 4.0])
 def test_simplified_outlines_change_only_pixels_near_a_boundary(tolerance: float) -> None:
     labels = label_map(5, 128, 256)

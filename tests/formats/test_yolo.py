@@ -20,6 +20,7 @@ def with_images(folder: Path, maps: dict[str, UInt8Array]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("classes", [5, 11])
 def test_polygons_give_the_pixels_back_within_the_tolerance(tmp_path: Path, classes: int, tolerance: float) -> None:

@@ -112,6 +112,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int, half: bool = False) 
     monkeypatch.setattr(Bucket, "put", killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True])
 def test_three_kills_leave_each_image_done_once(
     memory: MemoryFileSystem, run: Run, out: str, monkeypatch: pytest.MonkeyPatch, half: bool
@@ -153,6 +154,7 @@ def test_ranks_share_the_parts(memory: MemoryFileSystem, run: Run, monkeypatch: 
     assert run("memory://in", *SHARDED, "--overwrite") == 2
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_output(
     memory: MemoryFileSystem, run: Run, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +190,7 @@ def test_beginning_anew_stops_a_process_that_works_there(
     assert "another process has begun anew" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_noted_and_not_tried_again(
     memory: MemoryFileSystem, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ class Constant(nn.Module):
         return {"out": torch.cat([-cells, cells, cells - self.value * 0.001], dim=1).to(self.dtype)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, value", [(torch.float16, 60000.0), (torch.bfloat16, 60000.0), (torch.bfloat16, 400.0)])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_logits_as_large_as_half_precision_holds_do_not_overflow(name, dtype, value):

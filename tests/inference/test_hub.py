@@ -140,6 +140,7 @@ def refused(model: str | Path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_saved_folder_has_the_weights_to_the_bit_and_labels_as_before(weights: Path, tmp_path: Path) -> None:
     before = load(weights, "cpu")  # in inference form: the file's weights are those to save
     before.save_pretrained(tmp_path / "model", license="cc-by-4.0")
@@ -188,6 +189,7 @@ def test_a_card_without_facts_says_so_and_a_written_readme_stays(tmp_path: Path)
     assert (tmp_path / "model/README.md").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_what_is_pushed_loads_from_the_hub_and_then_from_the_cache(weights: Path, hub: Hub, tmp_path: Path) -> None:
     before = load(weights, "cpu")
     address = before.push_to_hub("ann/streets", license="my own words")

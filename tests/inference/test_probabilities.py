@@ -32,6 +32,7 @@ def segmenter(protocol: Protocol, temperature: float | None = None, memory: int 
     return Segmenter(network, None, IMAGENET, protocol, torch.device("cpu"), card, memory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [None, 2.5])
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_probabilities_labels_and_confidence_agree(name: str, temperature: float | None) -> None:
@@ -53,6 +54,7 @@ def small(protocol: Protocol) -> Protocol:
     return replace(protocol, scales=protocol.scales[:3], **kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.4, 3.0])
 @pytest.mark.parametrize("name", NAMED)
 def test_a_temperature_raises_the_fused_probabilities_to_a_power_and_keeps_every_label(
@@ -105,6 +107,7 @@ def test_scores_by_hand(fusion: str) -> None:
             assert probabilities(torch.zeros(1, 4, 1, 1), fusion, temperature).flatten().tolist() == [0.25] * 4
 
 
+@pytest.mark.slow
 def test_strips_hold_little_of_many_classes() -> None:
     class Many(torch.nn.Module):
         align_corners, num_classes = True, 150

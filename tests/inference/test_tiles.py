@@ -228,6 +228,7 @@ def test_a_network_that_cannot_be_measured_runs_without_the_budget(caplog: pytes
     assert "the budget of 0.001 kB is not kept" in caplog.text
 
 
+@pytest.mark.slow
 def test_global_pools_make_tiles_near_the_image_not_equal() -> None:
     torch.manual_seed(0)
     network, image = FCN("resnest14_tiny", 3).double().eval(), make_image(350, 350)

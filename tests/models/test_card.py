@@ -94,6 +94,7 @@ def test_hyper_parameters_that_cannot_be(
     assert "damaged, or not a segkit file" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "value"),
     [

@@ -77,6 +77,7 @@ def test_torchvision_fcn_gives_its_logits(tmp_path: Path) -> None:
     close(full_size(network, x), theirs(x)["out"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aux", [True, False])
 @pytest.mark.parametrize("network_class", [DeepLabV3, FCN])
 def test_pytorch_encoding_round_trip(tmp_path: Path, network_class, aux: bool) -> None:

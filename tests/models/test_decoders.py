@@ -78,6 +78,7 @@ def test_a_side_that_is_no_multiple_is_padded_at_its_end() -> None:
         assert torch.equal(network(image[..., :50, :40])["out"], whole[..., :50, :40])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -69,6 +69,7 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize("network_class", [DeepLabV3, MMSegFCN])
 def test_rows_go_to_the_classes_of_their_name(tmp_path: Path, network_class: type, suffix: str) -> None:
@@ -86,6 +87,7 @@ def test_rows_go_to_the_classes_of_their_name(tmp_path: Path, network_class: typ
     assert lines[1] == "classifier: 3 of 5 classes kept by name (Sky,  road , CAR); 2 start afresh (lamp, person)"
 
 
+@pytest.mark.slow
 def test_the_same_classes_give_the_same_network(tmp_path: Path) -> None:
     theirs, ours = randomise(DeepLabV3(TINY, 4)), DeepLabV3(TINY, 4)
     report = load_matching(ours, save(theirs, tmp_path / "x.ckpt", THEIRS), THEIRS)

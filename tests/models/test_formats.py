@@ -99,6 +99,7 @@ def test_smp_networks_that_segkit_does_not_build(tmp_path: Path, smp_state: dict
     assert_refused(tmp_path, smp_state[kind], words)
 
 
+@pytest.mark.slow
 def test_networks_of_other_toolkits_that_segkit_does_not_build(tmp_path: Path, encoding: dict) -> None:
     pooled = {f"backbone.{name}": torch.zeros(shape) for name, shape in shapes("resnet26d").items()}
     heads = ("convs.0.conv.weight", "conv_cat.conv.weight", "conv_seg.weight")

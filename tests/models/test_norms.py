@@ -32,6 +32,7 @@ def train_step(network: SegmentationModel, batch: int = 1) -> dict[str, Tensor]:
     return outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network, names",
     [
@@ -108,6 +109,7 @@ def test_groups_have_sixteen_channels_at_least() -> None:
     assert [n.num_groups for _, n in pooled_norms(prime)] == [1, 2, 2, 3]  # 35 channels: no smaller group
 
 
+@pytest.mark.slow
 def test_set_and_set_back() -> None:
     network = DeepLabV3(TINY, 3)
     train_step(network, batch=2)

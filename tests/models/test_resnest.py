@@ -102,6 +102,7 @@ def test_mmseg_convention_is_the_authors_without_the_dilated_pools(output_stride
     compare(ours, reference, authors_features)
 
 
+@pytest.mark.slow
 def test_conventions_differ_when_dilated_only() -> None:
     x = torch.randn(1, 3, 97, 65)
     state = ResNeSt((1, 1, 1, 1)).state_dict()

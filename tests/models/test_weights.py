@@ -176,6 +176,7 @@ def test_counters_may_be_absent(tmp_path: Path) -> None:
     assert all(torch.equal(encoder.state_dict()[name], value) for name, value in old.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
 def test_numpy_scalars_beside_the_weights_are_plain_data(tmp_path: Path, checkpoint: Path, kind: type) -> None:
     """PyTorch-Encoding's trainer stores its best score as one; nothing of theirs is run."""

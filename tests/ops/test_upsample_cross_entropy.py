@@ -38,6 +38,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(o) or "plain")
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("max_bytes", [1, 5000, 10**9])
@@ -169,6 +170,7 @@ def test_plain_by_request() -> None:
     assert largest.seen < full
 
 
+@pytest.mark.slow
 def test_no_tensor_is_as_large_as_full_size_logits() -> None:
     """Of the function inside the operation, into which a dispatch mode does not see."""
     logits = torch.randn(2, 150, 30, 30, requires_grad=True)

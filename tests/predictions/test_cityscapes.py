@@ -202,6 +202,7 @@ def test_arguments(root: Path, run: Path, *more: str, data: str = "CityscapesDat
 test_arguments.__test__ = False  # a helper
 
 
+@pytest.mark.slow
 def test_segkit_test_scores_officially_too(root, tmp_path, capsys):
     arguments = test_arguments(root, tmp_path, "--official", "--trainer.enable_progress_bar", "false")
     assert main(arguments) == 0

@@ -211,6 +211,7 @@ def test_every_label_png_is_read_as_its_stored_values(tmp_path: Path) -> None:
     assert np.array_equal(read_label(path), values > 99)
 
 
+@pytest.mark.slow
 def test_no_damaged_png_is_read_as_other_values(tmp_path: Path) -> None:
     path, values = tmp_path / "a.png", np.kron(RNG.integers(0, 19, (9, 9)), np.ones((8, 8))).astype(np.uint8)
     write_png(path, values)

@@ -139,6 +139,7 @@ def test_only_smps_terms_need_full_size_logits() -> None:
         assert (largest.seen >= full) if wanted else (largest.seen <= full / 25)  # int64 masks
 
 
+@pytest.mark.slow
 def test_mining_and_all_cross_entropies_compile_to_one_graph() -> None:
     logits, mask = batch()
     logits.requires_grad_()

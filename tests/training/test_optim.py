@@ -345,6 +345,7 @@ def test_options_at_their_defaults_may_be_written_out() -> None:
     OptimConfig(name="adamw", momentum=0.9, schedule="constant", power=0.9, min_lr=0.0, milestones=(), gamma=0.1)
 
 
+@pytest.mark.slow
 def test_the_authors_exempt_by_name_on_imagenet() -> None:
     """The groups of scripts/torch/train.py, of the authors' own network; norms that no "bn" names are decayed."""
     theirs = authors.resnest50(pretrained=False)

@@ -102,6 +102,7 @@ TREES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "masks"), TREES)
 def test_a_check_names_the_options_that_read_the_data(
     tmp_path: Path, plant: Any, capsys: Any, images: str, masks: str

@@ -27,6 +27,7 @@ def slow_but(first: str, *others: str) -> list[Any]:
     return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", slow_but(".onnx", ".xml", ".pt2"))
 @pytest.mark.parametrize("protocol", slow_but("whole", "ms-flip", "window"))
 def test_labels_are_those_of_the_network(

@@ -52,6 +52,7 @@ def test_imports_no_pytorch_and_writes_the_same_files(
         assert (tmp_path / f"without/a{name}").read_bytes() == (tmp_path / f"with/a{name}").read_bytes(), name
 
 
+@pytest.mark.slow
 def test_annotation_files_need_no_pytorch_either(files: dict[str, Path], image: Path, tmp_path: Path) -> None:
     arguments = ["infer", str(image), "--checkpoint", str(files[".onnx"]), "--output", str(tmp_path / "out")]
     arguments += ["--output_kinds", "coco", "panoptic", "geojson", "cvat", "labelstudio", "yolo", "area.csv"]

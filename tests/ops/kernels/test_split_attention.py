@@ -58,6 +58,7 @@ def test_values_and_gradients(radix: int, cardinality: int, memory_format: torch
     assert all(t.is_contiguous(memory_format=memory_format) for t in found[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("radix", [1, 2])
 def test_other_types(radix: int, dtype: torch.dtype) -> None:

@@ -75,6 +75,7 @@ def test_half_precision_and_any_layout_are_read_as_stored(dtype: torch.dtype) ->
     check(logits, mask.transpose(1, 2).contiguous().transpose(1, 2), True, None, 0.0)
 
 
+@pytest.mark.slow
 def test_without_gradient_and_with_nothing_to_learn() -> None:
     logits, mask = example(3, (2, 2), (3, 4), 1)
     loss, gradient = kernel.cross_entropy(logits, mask, None, True, 255, 0.0, False)

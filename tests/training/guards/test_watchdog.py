@@ -40,6 +40,7 @@ def test_what_only_follows() -> None:
     assert not _follows(RuntimeError("shape mismatch")) and not _follows(ValueError("socket"))
 
 
+@pytest.mark.slow
 def test_rank_0_ends_after_those_that_still_work(store: TCPStore) -> None:
     """Its end is the store's, and the others would take it for lost."""
     store.set("beat/1", "1")

@@ -97,6 +97,7 @@ def run(tmp_path: Path, data: Slow, step, epochs=1, validate=False, save=False, 
     return shares, rates, asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", [DataLoader, Timed])
 def test_slow_data_are_measured_and_named_once(tmp_path, caplog, loader) -> None:
     with caplog.at_level(logging.WARNING):

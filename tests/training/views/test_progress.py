@@ -81,6 +81,7 @@ def test_forwards_that_differ_and_a_limit(recipe, tmp_path, said) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_prediction_has_a_line_and_a_bar_without_miou(recipe, tmp_path, said, capsys) -> None:
     assert run("predict", recipe, tmp_path, "--output", str(tmp_path / "out"), "--protocol", "paddleseg-ms") == 0
     assert said() and said()[0].startswith("4 images, protocol paddleseg-ms: 6 forwards each, 24 in all; the network")
