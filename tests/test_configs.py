@@ -85,6 +85,7 @@ def test_recipe_parses_and_says_what_it_is(path: Path, monkeypatch: pytest.Monke
     assert not published or published[0].protocol == config.protocol
 
 
+@pytest.mark.slow
 @each_recipe
 def test_header_has_the_files_own_schedule(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if path.parent.name == "own":

@@ -119,6 +119,7 @@ def test_a_training_step(kind: type[SegmentationModel], watch: Watch) -> None:
     assert watch.waits == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses(name: str, watch: Watch) -> None:
     outputs = {key: torch.zeros(2, K, 8, 12, device=DEVICE, requires_grad=True) for key in ("out", "aux")}

@@ -67,6 +67,7 @@ def test_a_recipe_is_the_authors_command(name: str) -> None:
     assert (config.trainer.max_epochs, optim.warmup_steps) == (270, 5 * steps)
 
 
+@pytest.mark.slow
 @each_recipe
 def test_a_header_tells_the_truth(name: str) -> None:
     path = CONFIGS / f"imagenet/{name}.yaml"

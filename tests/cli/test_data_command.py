@@ -220,6 +220,7 @@ def opened(*args: str) -> SegmentationDataModule:
     return open_data(args, "segkit data check")
 
 
+@pytest.mark.slow
 def test_a_config_or_a_recipe_in_place_of_the_name(root, config, tmp_path, capsys):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes/one.yaml").write_text("model: {}\ndata: ../data.yaml\n")

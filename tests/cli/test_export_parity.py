@@ -75,7 +75,8 @@ def test_a_faithful_file_is_proven(proven: Path) -> None:
     assert sorted(path.name for path in proven.parent.iterdir()) == ["model.onnx", "model.onnx.parity.json"]
 
 
-@pytest.mark.parametrize("fault", ["mean", pytest.param("weights", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["mean", "weights"])
 def test_a_planted_fault_is_found(
     fault: str, proven: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -210,6 +211,7 @@ def test_an_exported_file_is_tested_as_its_checkpoint(
     assert exported["precision"] == "fp32" and exported["weights"] != whole["weights"]
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_neither_trained_nor_tested_otherwise(
     proven: Path, data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -140,6 +140,7 @@ def test_names_are_unique_whatever_is_given(tmp_path: Path) -> None:
     assert names == ["a_jpg", "a_jpg_2", "A_JPG_3", "a_jpg_4", "b.c"]
 
 
+@pytest.mark.slow
 def test_results_of_an_earlier_run_are_not_segmented(run: Run, tmp_path: Path) -> None:
     images = tmp_path / "images"
     save(images / "a.png")

@@ -89,6 +89,7 @@ def test_of_unsure_pixels_nothing_is_said(checkpoint: Path, image: Path) -> None
     assert np.array_equal(read(out / "a_labels.png"), labels) and (out / "a_confidence.png").exists()
 
 
+@pytest.mark.slow
 def test_images_of_one_size_in_one_batch(checkpoint: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from segkit.inference import stream
 

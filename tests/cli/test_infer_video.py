@@ -102,6 +102,7 @@ def packets(path: Path) -> list[tuple[float, bytes]]:
         return [(float(p.pts * p.time_base), bytes(p)) for p in file.demux(audio=0) if p.size]
 
 
+@pytest.mark.slow
 def test_frames_times_and_sound_are_those_of_the_video(run: Run, tmp_path: Path) -> None:
     irregular = make(tmp_path / "clip.mp4", moving(), times=lambda i: 2 * i + i % 2)
     assert run(irregular, "--output_kinds", "overlay", "side_by_side") == 0
@@ -113,6 +114,7 @@ def test_frames_times_and_sound_are_those_of_the_video(run: Run, tmp_path: Path)
     assert packets(tmp_path / "out/clip_side_by_side.mp4") == packets(irregular)
 
 
+@pytest.mark.slow
 def test_a_finished_video_is_skipped_and_every_nth_frame_keeps_its_time(
     run: Run, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,6 +233,7 @@ def test_annotation_files_are_of_the_images_beside_a_video(
     assert "clip.mp4: a video gives no files for annotation tools" in line
 
 
+@pytest.mark.slow
 def test_sound_that_mp4_does_not_take(run: Run, tmp_path: Path) -> None:
     clip = make(tmp_path / "clip.avi", moving(), sound="pcm_s16le")
     assert run(clip) == 0

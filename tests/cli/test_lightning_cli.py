@@ -169,6 +169,7 @@ def test_fit_validates_at_the_scale_of_its_crops(recipe: Path, tmp_path: Path, m
     assert "val/mIoU" in (tmp_path / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_predict_writes_the_labels_that_the_segmenter_gives(
     run: Path, recipe: Path, root: Path, tmp_path: Path
 ) -> None:

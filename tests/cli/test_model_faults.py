@@ -86,6 +86,7 @@ def test_fine_tuning_does_not_begin_from_nan(broken: str) -> None:
         load_matching(FCN("resnest14_tiny", 3), broken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.uint8])
 def test_other_types_are_no_weights(dtype: torch.dtype, network: SegmentationModel, tmp_path: Path) -> None:
     path = changed(tmp_path, network, {"head.4.bias": network.state_dict()["head.4.bias"].to(dtype)})

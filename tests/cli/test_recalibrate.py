@@ -144,6 +144,7 @@ def test_predictions_agree_with_the_batchs_own_statistics_again(folder: Path, tm
         torch.testing.assert_close(after(batch)["out"], wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_all_descriptions_of_the_data_give_the_same(folder: Path, tmp_path: Path) -> None:
     write_text(tmp_path / "moved.yaml", (folder / "config.yaml").read_text().replace(str(folder / "data"), "nowhere"))
     for name, more in (("recipe", []), ("config", []), ("data", []), ("moved", ["--data.root", str(folder / "data")])):

@@ -111,6 +111,7 @@ def test_label_maps_are_scored_and_shown(root: Path, report, capsys) -> None:
     assert report(found)[0] == 0 and (root / "report-2.html").exists()  # nothing is written over
 
 
+@pytest.mark.slow
 def test_a_planted_better_one_is_better_and_the_same_one_is_equal(root: Path, report) -> None:
     good, bad = predict(root / "good", root, 0.1), predict(root / "bad", root, 0.6)
     code, (better, same, base) = report(good, bad, "--baseline", bad)
@@ -210,6 +211,7 @@ def test_label_maps_of_other_weights_are_not_mixed_with_a_result(root: Path, rep
     assert subject.examples and any("do not give the numbers of" in line for line in subject.missing)
 
 
+@pytest.mark.slow
 def test_other_images_and_another_class_count_are_said(root: Path, report) -> None:
     found, part = predict(root / "found", root, 0.3), predict(root / "part", root, 0.3)
     (part / "<i>0.png").unlink()
@@ -342,6 +344,7 @@ def test_names_are_short_and_differ() -> None:
     assert unique_names(paths[:1]) == ["result"] and unique_names([paths[0], paths[3]]) == ["result", "z"]
 
 
+@pytest.mark.slow
 def test_the_comparison_is_that_of_benchmark_compare(root: Path, report) -> None:
     found, other = predict(root / "found", root, 0.3), predict(root / "other", root, 0.5, seed=2)
     _, (subject, _) = report(found, "--baseline", other)

@@ -31,6 +31,7 @@ def test_classes_are_cityscapes():
     assert STREET.table[1] == 255 and STREET.table[34] == -1
 
 
+@pytest.mark.slow
 def test_written_once_read_like_cityscapes(tmp_path):
     data = build(tmp_path / "street")
     data.prepare_data()

@@ -131,6 +131,7 @@ def test_three_kills_leave_each_image_done_once(
         assert run("memory://in", *SHARDED, output=out) == 0  # writes nothing
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_network(memory: MemoryFileSystem, run: Run, checkpoint: Path) -> None:
     fill(memory)
     assert run("memory://in", *SHARDED) == 0
@@ -174,6 +175,7 @@ def test_two_processes_with_one_output(
     assert samples(out).keys() == all_of()
 
 
+@pytest.mark.slow
 def test_beginning_anew_stops_a_process_that_works_there(
     memory: MemoryFileSystem, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +208,7 @@ def test_an_image_that_cannot_be_read_is_noted_and_not_tried_again(
     assert samples("memory://out").keys() == all_of()
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_for_a_while_and_one_that_refuses(
     memory: MemoryFileSystem, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -239,6 +239,7 @@ def test_global_pools_make_tiles_near_the_image_not_equal() -> None:
     assert 1e-9 < (parts - whole).abs().max() < 0.1 * whole.std()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_twelve_megapixels_with_150_classes_run_in_24_gb_by_the_formula() -> None:
     network = DeepLabV3("resnest50", 150)

@@ -23,6 +23,7 @@ def in_the_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
 
 
+@pytest.mark.slow
 def test_all_four_cost_the_same_within_five_percent() -> None:
     networks = [read_experiment(name).build(11) for name in RECIPES]
     for cost in ([parameters(n) for n in networks], [flops(n, (180, 240)) for n in networks]):

@@ -52,6 +52,7 @@ def test_networks_over_mobile_encoders_see_timms_features(
     assert logits.shape == (2, 5, -(-97 // output_stride), -(-65 // output_stride))
 
 
+@pytest.mark.slow
 def test_a_comparator_trains_by_changing_one_word() -> None:
     outputs = DeepLabV3("skresnet18", 7).train()(torch.randn(2, 3, 65, 65))
     assert outputs["out"].shape == outputs["aux"].shape == (2, 7, 9, 9)

@@ -194,6 +194,7 @@ def test_another_number_of_input_channels(tmp_path: Path) -> None:
     assert str(back).count("1 of the ") == 2
 
 
+@pytest.mark.slow
 def test_an_imagenet_encoder_is_adapted_to_other_bands(tmp_path: Path) -> None:
     source, network = ResNeSt(**RESNEST_VARIANTS[TINY], num_classes=10), DeepLabV3(TINY, 4, in_channels=4)
     torch.save(source.state_dict(), tmp_path / "imagenet.pth")

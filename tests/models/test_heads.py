@@ -51,6 +51,7 @@ def test_the_authors_dropouts_and_biases() -> None:
         assert [c.bias is not None for c in convs] == [False] * (len(convs) - 1) + [True]
 
 
+@pytest.mark.slow
 def test_head_parameter_counts() -> None:
     """As counted on PyTorch-Encoding's and torchvision's heads at 19 classes."""
     with torch.device("meta"):

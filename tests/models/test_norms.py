@@ -102,6 +102,7 @@ def test_frozen_keeps_names_and_predictions_of_a_checkpoint() -> None:
     assert torch.equal(network.eval()(x)["out"], frozen.eval()(x)["out"])
 
 
+@pytest.mark.slow
 def test_groups_have_sixteen_channels_at_least() -> None:
     norms = [n for _, n in pooled_norms(DeepLabV3("resnest26", 3, pooled_norm="group"))]
     assert {(n.num_channels, n.num_groups) for n in norms} == {(32, 2), (64, 4), (128, 8), (256, 16)}
@@ -128,6 +129,7 @@ def test_set_and_set_back() -> None:
         set_pooled_norm(network, "layer")
 
 
+@pytest.mark.slow
 def test_config_has_it_and_older_configs_lack_it() -> None:
     assert list(DeepLabV3(TINY, 3, pooled_norm="group").config["init_args"])[-1] == "pooled_norm"
     for cls in HEADED:

@@ -64,6 +64,7 @@ def test_the_last_pixels_are_seen_where_a_network_rounds_down() -> None:
     assert network(torch.zeros(1, 3, 33, 50))["out"].shape == (1, 2, 9, 13)
 
 
+@pytest.mark.slow
 def test_a_network_of_another_library_gives_its_own_logits() -> None:
     network = own_network("segmentation_models_pytorch.Unet")(encoder_name="resnet18", encoder_weights=None, classes=3)
     theirs = smp.Unet("resnet18", encoder_weights=None, classes=3).eval()

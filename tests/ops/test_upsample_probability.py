@@ -52,6 +52,7 @@ def test_float32_without_gradient_whatever_the_logits(dtype: torch.dtype) -> Non
     torch.testing.assert_close(found.double(), reference(logits.detach().double(), mask, True), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_well_formed_operation_for_compilers() -> None:
     logits, mask = example(torch.float32)
     torch.library.opcheck(torch.ops.segkit.upsample_true_probability.default, (logits, mask, True, 255, None))

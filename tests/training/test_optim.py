@@ -163,6 +163,7 @@ def test_what_a_stage_has_around_its_blocks_belongs_to_the_nearest() -> None:
     assert [rate for rate, _ in rates.values()] == [1 / 16, 1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", ["_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module"])
 def test_wrappers_change_nothing(wrapper: str) -> None:
     config = OptimConfig(layer_decay=0.9, decay_norm_bias=False)

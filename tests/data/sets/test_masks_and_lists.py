@@ -72,6 +72,7 @@ def test_a_missing_mask_says_what_is_there_and_what_is_allowed(tmp_path: Path, p
     refused(lambda: names(tmp_path), f"there is no folder {tmp_path}/labels/train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["labels", "images"])
 def test_masks_whose_names_end_otherwise(tmp_path: Path, plant: Any, refused: Any, capsys: Any, place: str) -> None:
     files: dict[str, Any] = dict(CLASSES)

@@ -56,6 +56,7 @@ class Ceil(torch.nn.Module):
         return torch.nn.functional.pad(image, (0, math.ceil(image.shape[3] / 4)))
 
 
+@pytest.mark.slow
 def test_an_operation_that_pt2_cannot_store_is_one_line(tmp_path: Path) -> None:
     width = {"image": {3: torch.export.Dim("width", min=8, max=64)}}
     program = torch.export.export(Ceil(), (torch.zeros(1, 3, 8, 12),), dynamic_shapes=width)
@@ -73,6 +74,7 @@ def test_pt2_holds_no_paths_of_the_machine(files: dict[str, Path]) -> None:
     assert str(Path(segkit.__file__).parents[1]) not in graph and "deployable.py" not in graph
 
 
+@pytest.mark.slow
 def test_cost_is_that_of_the_network(network: SegmentationModel, files: dict[str, Path]) -> None:
     found = segkit.load(files[".onnx"]).network
     assert parameters(found) == parameters(network) and flops(found, (64, 96)) == flops(network, (64, 96))

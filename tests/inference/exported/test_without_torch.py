@@ -36,7 +36,8 @@ def infer(image: Path, file: Path, output: Path, *more: str) -> int:
     return main([str(image), "--checkpoint", str(file), "--output", str(output), *more])
 
 
-@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".xml", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_imports_no_pytorch_and_writes_the_same_files(
     files: dict[str, Path], image: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_wrong_kernel_is_found(
     assert text is not None and ("has the shape" if change == "another shape" else "differs by") in text
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     launch = argmax_kernel.launch
 

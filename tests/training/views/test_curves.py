@@ -35,6 +35,7 @@ def test_columns_are_read_without_their_gaps(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [("train/loss", "lr", "val/mIoU"), ("train/loss",)])
 def test_an_image_with_a_panel_a_kind_is_written_whole(tmp_path: Path, columns: tuple[str, ...]) -> None:
     log, output = tmp_path / "metrics.csv", tmp_path / "new" / "curves.png"

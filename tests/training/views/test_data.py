@@ -130,6 +130,7 @@ def test_epochs_too_short_to_judge_add_up(tmp_path, caplog) -> None:
     assert caplog.text.count("waited") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["nothing", "validate", "save"])
 def test_fast_data_are_left_alone(tmp_path, caplog, other) -> None:
     """Neither validation in the middle of an epoch nor the writing of a checkpoint is waiting for data."""
@@ -144,6 +145,7 @@ def test_what_is_done_between_steps_is_no_waiting(tmp_path, caplog) -> None:
     assert shares and max(shares) == 0 and "waited" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_timed_loader_gives_what_a_loader_gives(workers) -> None:
     options = {"batch_size": 2, "num_workers": workers, "persistent_workers": workers > 0}
