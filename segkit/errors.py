@@ -12,6 +12,7 @@ DISTRIBUTION = "segkit-torch"  # what is installed: `segkit` on PyPI is another'
 _STEERING = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are no UTF-8, ends of lines and paragraphs
 _TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # right to left
 
+_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]+:/{1,2}[^/\s:@]*):[^/\s@]+@")  # of an address
 _URL_AS_PATH = re.compile(r"\b(https?|ftp|s3|gs|hf):/(?!/)")
 
 
@@ -54,8 +55,8 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        """The message, in one line whatever the names in it are."""
-        text = printable(super().__str__())
+        """The message, in one line whatever the names in it are, without the passwords of addresses."""
+        text = _PASSWORD.sub(r"\1:***@", printable(super().__str__()))
         # Of a URL that was taken for a path, the path has one slash less.
         urls, count = _URL_AS_PATH.subn(r"\1://", text)
         return f"{urls}; a URL is not read: download the file, and give its path" if count else text

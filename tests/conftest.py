@@ -25,11 +25,9 @@ if sys.dont_write_bytecode:  # every worker and every command in a process of it
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """No workers where single files are named, else one a core, and one more as slow tests wait for processes."""
     named = [argument.partition("::")[0] for argument in config.args]
-    return (
-        0
-        if len(named) <= FEW_FILES and all(name.endswith(".py") for name in named)
-        else cores() + ("not slow" not in config.option.markexpr)
-    )
+    if len(named) <= FEW_FILES and all(name.endswith(".py") for name in named):
+        return 0
+    return cores() + ("not slow" not in config.option.markexpr)
 
 
 def pytest_configure(config: pytest.Config) -> None:

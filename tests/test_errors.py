@@ -24,3 +24,16 @@ from segkit.errors import InputError, about
 )
 def test_a_message_names_its_path_once(path: str, error: Exception, said: str) -> None:
     assert str(about(Path(path), error)) == said
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("rtsp:/me:p4ss:w@camera:554/1", "rtsp:/me:***@camera:554/1"),
+        ("rtsp://:p4ss@camera/1", "rtsp://:***@camera/1"),
+        ("s3://bucket/a:b/c@d.png", "s3://bucket/a:b/c@d.png"),
+        ("a:/b:c@d.png", "a:/b:c@d.png"),
+    ],
+)
+def test_a_message_has_no_password(address: str, said: str) -> None:
+    assert str(InputError(f"{address}: cannot be opened")) == f"{said}: cannot be opened"

@@ -61,7 +61,11 @@ def infer_parser() -> Parser:
     add_input_options(parser)
     add_many_options(parser)
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="FILE", help="of `segkit fit` or any toolkit, or exported"
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="of `segkit fit` or any toolkit, exported, or hf://owner/name",
     )
     add_network_option(parser)
     parser.add_argument("--output", required=True, type=path_or_address, metavar="DIR", help="created if it is absent")
