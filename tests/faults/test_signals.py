@@ -29,7 +29,8 @@ def commands(home: Path, to: Path) -> dict[str, list[str]]:
     tested = ["--data", "FolderDataModule", "--data.root", data, *sizes, "--ckpt_path", model]
     truth = data / "labels/test"
     words: dict[str, list[Any]] = {
-        "infer": ["infer", data / "images/test", "--checkpoint", model, "--output", to, "--device", "cpu"],
+        "infer": (infer := ["infer", data / "images/test", "--checkpoint", model, "--output", to, "--device", "cpu"]),
+        "infer into shards": [*infer, "--shards", 5],
         "predict": ["predict", *tested, "--output", to, "--run_dir", home / "logs"],
         "score": ["benchmark", "score", truth, truth, "--labels", data, "--output", to / "scores.json"],
         "data cache": ["data", "cache", "folder", data, "--split", "test", "--cache_dir", to],
@@ -96,7 +97,7 @@ def attack(number: int, seed: int, home: Path, figures: Callable[[str], None]) -
 
 @pytest.mark.slow
 def test_each_command_stopped_once(tmp_path: Path, figures: Callable[[str], None]) -> None:
-    attack(5, 0, tmp_path, figures)
+    attack(6, 0, tmp_path, figures)
 
 
 @pytest.mark.campaign
