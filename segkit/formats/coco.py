@@ -15,7 +15,7 @@ import numpy as np
 from segkit.arrays import BoolArray, Int64Array
 from segkit.errors import InputError, import_extra
 from segkit.formats.base import BACKGROUND, AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names
-from segkit.formats.files import parsing, read_json, ring_of, write_listing
+from segkit.formats.files import parsing, read_listing, ring_of, write_listing
 from segkit.formats.shapes import EXTRA
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 
@@ -38,7 +38,7 @@ def read(path: Path) -> Annotations:
         InputError: It is no such file, or a name of an image leads out of its folder or occurs twice. What is wrong
             with an annotation is raised when its image's regions are asked for.
     """
-    content = read_json(path, _WHAT)
+    content = read_listing(path, _WHAT)
     with parsing(str(path), _WHAT):
         classes = {category["id"]: str(category["name"]) for category in content["categories"]}
         images = {image["id"]: image for image in content["images"]}

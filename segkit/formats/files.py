@@ -8,15 +8,41 @@ from typing import Any
 
 import numpy as np
 
+from segkit.archives import files_of
 from segkit.arrays import Float64Array
 from segkit.errors import InputError, one_line
 from segkit.files import parse_json, replacing
 from segkit.formats.base import check_names
-from segkit.io import read_bytes
+from segkit.io import File, read_bytes
 from segkit.io.header import MAX_SIDE
 
 
-def read_json(path: Path, what: str, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
+def json_files(export: Path) -> list[File]:
+    """The JSON files of an export: itself, all of a zip, or those of a folder and of its folder `annotations`.
+
+    Raises:
+        InputError: It is a damaged zip.
+    """
+    if export.is_dir():
+        return [*sorted(export.glob("*.json")), *sorted(export.glob("annotations/*.json"))]
+    return [*files_of(export, (".json",)).values()] if export.suffix.lower() == ".zip" else [export]
+
+
+def read_listing(export: Path, what: str, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
+    """The content of an export that is one JSON file, as `read_json`; tools zip it, with or without the images.
+
+    Raises:
+        InputError: See `read_json`; or there are several files, or none.
+    """
+    found = json_files(export)
+    if len(found) != 1:
+        raise InputError(
+            f"{export}: {len(found)} JSON files where one is needed; unpack it, and give one after another"
+        )
+    return read_json(found[0], what, kind)
+
+
+def read_json(path: File, what: str, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
     """The JSON object, or list, in a file.
 
     Raises:

@@ -4,8 +4,11 @@ import zipfile
 from pathlib import Path
 
 from segkit.errors import InputError
+from segkit.formats.files import json_files
+from segkit.io import File, read_bytes
 
 _FIRST = 1 << 20  # bytes of a file that are looked at
+_BLANK = b"\xef\xbb\xbf \t\r\n"
 _MARKS = ("SegmentationClass", "labelmap.txt", "data.yaml")  # names by which a folder or zip is told
 
 
@@ -42,11 +45,14 @@ def _of_folder(path: Path, names: set[str]) -> str | None:
         return "cvat" if "labelmap.txt" in names else "voc"
     if path.is_dir() and "data.yaml" in names:
         return _of_file(".yaml", path / "data.yaml")
-    file = next(iter(sorted(path.glob("*.json"))), None) if path.is_dir() else None
-    return "labelme" if file is not None and b'"shapes"' in _start(file) else None
+    files = json_files(path)
+    if path.is_dir() and files and b'"shapes"' in _start(files[0]):
+        return "labelme"
+    name = _of_file(".json", files[0]) if len(files) == 1 else None
+    return None if name == "panoptic" else name  # which has a folder beside it
 
 
-def _of_file(suffix: str, path: Path) -> str | None:
+def _of_file(suffix: str, path: File) -> str | None:
     start = _start(path) if suffix in (".json", ".yaml") else b""
     if suffix == ".yaml":
         return "yolo" if b"names:" in start and b"train:" in start else None
@@ -55,9 +61,11 @@ def _of_file(suffix: str, path: Path) -> str | None:
     return "labelstudio" if start.startswith(b"[") and b'"data"' in start else None
 
 
-def _start(path: Path) -> bytes:
+def _start(path: File) -> bytes:
+    if not isinstance(path, Path):
+        return read_bytes(path, "export")[:_FIRST].lstrip(_BLANK)
     with path.open("rb") as file:
-        return file.read(_FIRST).lstrip(b"\xef\xbb\xbf \t\r\n")
+        return file.read(_FIRST).lstrip(_BLANK)
 
 
 def _names(path: Path) -> set[str]:

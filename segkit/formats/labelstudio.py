@@ -20,7 +20,7 @@ from segkit.errors import InputError
 from segkit.files import replacing, write_text
 from segkit.formats.base import AnnotatedImage, Annotations, Labelled, Lazy, Region, check_names
 from segkit.formats.brush import decode, encode
-from segkit.formats.files import json_list, parsing, read_json, ring_of
+from segkit.formats.files import json_list, parsing, read_listing, ring_of
 from segkit.metadata.label_space import IGNORE_INDEX, LabelSpace
 from segkit.paths import IMAGE_SUFFIXES
 
@@ -44,7 +44,7 @@ def read(path: Path) -> Annotations:
     Raises:
         InputError: It is no such export, damaged, or empty.
     """
-    tasks = read_json(path, _WHAT, list)
+    tasks = read_listing(path, _WHAT, list)
     if not all(isinstance(task, dict) and "data" in task for task in tasks):
         raise InputError(f'{path}: not all tasks have "data"; export it as JSON, not JSON-MIN')
     kind = "annotations" if any(task.get("annotations") for task in tasks) else "predictions"

@@ -201,6 +201,27 @@ def test_names_are_found_whatever_their_folders_and_suffixes_and_never_guessed_o
     assert convert(export) == 1
 
 
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_zipped_list_is_read_as_the_list_is(export: Path, is_zip: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """As CVAT's "COCO 1.0" has it, with its images or without, and the folder that it is unpacked to."""
+    assert convert(export) == 0
+    expected = {name: mask(export, name) for name in DRAWN}
+    shutil.rmtree(export.parent / "made")
+    whole = export.parent / "whole"
+    shutil.copytree(export.parent / "photos", whole / "images/default")
+    (whole / "annotations").mkdir()
+    shutil.move(export, whole / "annotations/instances_default.json")
+    given = Path(shutil.make_archive(str(whole), "zip", whole)) if is_zip else whole
+    assert main(["data", "convert", str(given), "-o", str(export.parent / "made")]) == 0
+    assert all(np.array_equal(mask(export, name), labels) for name, labels in expected.items())
+    assert (export.parent / "made/images/a.jpg").read_bytes() == (export.parent / "photos/a.jpg").read_bytes()
+    shutil.copy(whole / "annotations/instances_default.json", whole / "annotations/instances_more.json")
+    given = Path(shutil.make_archive(str(whole), "zip", whole)) if is_zip else whole
+    capsys.readouterr()
+    assert convert(given, "--format", "coco") == 2
+    assert "2 JSON files where one is needed; unpack it, and give one after another" in capsys.readouterr().err
+
+
 LABELS = np.random.default_rng(1).integers(0, 2, (6, 8), np.uint8).repeat(5, 0).repeat(5, 1)  # (30, 40)
 
 
