@@ -3,10 +3,14 @@
 import json
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 import pytest
 import yaml
@@ -210,14 +214,43 @@ signal.pause()
 
 
 @pytest.mark.slow
+def test_a_run_is_a_process_of_segkit(tmp_path: Path) -> None:
+    assert command._run(["study", "--help"], tmp_path / "log") == 0
+    assert (tmp_path / "log").read_text().startswith("usage: segkit study ")
+    assert command._run(["study", "none.yaml"], tmp_path / "log") == 2
+    assert "none.yaml" in command._last_line(tmp_path / "log")
+
+
+class Here:
+    """In place of the processes: their commands run in this one, which has PyTorch and Lightning already."""
+
+    def __init__(self, command: list[str], env: dict[str, str], stdout: TextIO, stderr: TextIO) -> None:
+        assert command[:3] == [sys.executable, "-m", "segkit"] and env
+        with redirect_stdout(stdout), redirect_stderr(stderr):
+            self.returncode = main(command[3:])
+
+    def wait(self) -> int:
+        return self.returncode
+
+    @staticmethod
+    def run(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        out, err = StringIO(), StringIO()
+        return subprocess.CompletedProcess(
+            command, Here(command, env, out, err).returncode, out.getvalue(), err.getvalue()
+        )
+
+
 @pytest.mark.slow
-def test_processes_train_test_and_refuse(study: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_train_test_and_refuse(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The commands as they are: a misspelt override is found before anything is trained, and a run leaves a result."""
+    monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Here, run=Here.run))
     path = study()
     write_noise(path.parent / "data", {"train": 4, "val": 2, "test": 2})
     data = {"root": "data", "batch_size": 2, "base_size": 56, "crop_size": 32, "num_workers": 0}
     network = {"class_path": "FCN", "init_args": {"encoder": "resnest14_tiny", "output_stride": 16}}
-    trainer = {"accelerator": "cpu", "max_epochs": 1}
+    trainer = {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False}
     recipe = {"data": {"class_path": "FolderDataModule", "init_args": data}, "model": {"network": network}}
     write_text(path.parent / "r.yaml", yaml.safe_dump(recipe | {"trainer": trainer}))
     study(recipe="r.yaml", seeds=[0], overrides={"model.optm.lr": 0.1})
