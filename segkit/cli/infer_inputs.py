@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -113,7 +114,7 @@ def lines_on_stdin(rank: Rank) -> Iterator[str]:
     if sys.stdin is None:
         return
     for line in sys.stdin.buffer:
-        if text := line.rstrip(b"\r\n"):
+        if text := line.rstrip(b"\r\n").removeprefix(BOM_UTF8):
             yield os.fsdecode(text)
 
 

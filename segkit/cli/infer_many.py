@@ -129,6 +129,7 @@ def _segment(
     output, inputs = Bucket(str(options.output)), [Bucket(str(given)) for given in options.images]
     if any(given.address == output.address for given in inputs):
         raise InputError(f"{output.address}: is both input and output; give --output another folder")
+    output.check_writable()
     root = inputs[0].address if len(inputs) == 1 and options.list is None else ""
     name_of = None if options.shards else lambda image: _name_below(image, root)
 
@@ -138,7 +139,7 @@ def _segment(
     listed = parts(_listed(options, inputs, output.address, rank), options.shards or PART)
     if (first := next(listed, None)) is None:
         raise InputError(f"{options.list or inputs[0].address}: no images; check the address")
-    segmenter, given = load(), {"images": list(map(str, options.images)), "list": str(options.list)}
+    segmenter, given = load(), {"images": [bucket.address for bucket in inputs], "list": str(options.list)}
     manifest = Manifest(output, settings_of(options) | given, options.overwrite)  # once nothing given is wrong
     counts = Counter[str]()
     with logging_redirect_tqdm([logging.getLogger("segkit")]), Bar(unit="image") as bar:

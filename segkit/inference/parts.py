@@ -103,7 +103,7 @@ class Manifest:
         except ValueError:
             return None
         is_done = isinstance(line, dict) and (line.get("run"), line.get("mark")) == (self._mine, part.mark)
-        return dict(line["failures"]) if is_done else None
+        return line["failures"] if is_done and isinstance(line.get("failures"), dict) else None
 
     def add(self, part: Part, failures: Mapping[str, str]) -> None:
         """Note that the results of a part are written.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segkit.errors import InputError
+from segkit.files import replacing
 from segkit.inference.images import is_large
 from segkit.inference.parts import Part
 from segkit.inference.results import Wanted, write_results
@@ -100,7 +101,7 @@ class PartWriter:
                 self._write(failed, lambda key, files: None)
             else:
                 tar = Path(folder, "shard")
-                with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as shard:
+                with replacing(tar) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as shard:
                     self._write(failed, lambda key, files: _add(shard, key, files))
                 if len(refused) < len(part.images):
                     self._output.put(shard_name(part.name), tar)

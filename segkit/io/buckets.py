@@ -7,29 +7,31 @@ What fails for a while is tried again; what a file system answers for good is an
 import logging
 import os
 import shutil
+import tarfile
+import threading
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from functools import cached_property, lru_cache
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fsspec.archive import AbstractArchiveFileSystem
-from fsspec.core import url_to_fs
+from fsspec.core import strip_protocol, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from segkit.errors import InputError, one_line
-from segkit.files import replacing, write_bytes
-from segkit.paths import IMAGE_SUFFIXES, is_left_out
+from segkit.files import check_writable, replacing, temporary_name, write_bytes
+from segkit.paths import IMAGE_SUFFIXES, check_regular, is_left_out
 
 _log = logging.getLogger(__name__)
 
 WAITS = (1.0, 4.0, 16.0)  # seconds before another try
 
 _LARGEST = 1 << 30  # bytes of a member of an archive, which may claim to be small and become large
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _SYSTEMS = 64  # that are kept, as each zip of a list is one
 
@@ -65,6 +67,13 @@ class Bucket:
         self._chain = "".join(address.partition("::")[1:])
         self._is_local = isinstance(self._fs, LocalFileSystem)
         self.address = self._address(self._root)
+
+    def check_writable(self) -> None:
+        """Raise `InputError` if nothing can be written here, as far as that is known without trying."""
+        if isinstance(self._fs, AbstractArchiveFileSystem):
+            raise InputError(f"{self.address}: archives are only read; give --output a folder")
+        if self._is_local:
+            check_writable(Path(self._root))
 
     def images(self, leave_out: str) -> Iterator[str]:
         """The addresses of all images below, folder by folder in the order of their names; one folder's are held.
@@ -121,8 +130,12 @@ class Bucket:
     def put(self, name: str, source: Path) -> None:
         """Copy a local file to one below, whole: a bucket shows an object, and a disk a file, once it is complete."""
         if self._is_local:
-            with replacing(f"{self._root}/{name}") as temporary:
-                shutil.copyfile(source, temporary)
+            with (
+                replacing(f"{self._root}/{name}") as temporary,
+                source.open("rb") as whole,
+                temporary.open("wb") as copy,
+            ):
+                shutil.copyfileobj(whole, copy)  # not `copyfile`: its error names the source where the disk is full
         else:
             self._below(name, lambda target: self._fs.put_file(str(source), target))
 
@@ -132,17 +145,12 @@ class Bucket:
         Raises:
             InputError: There is no such bucket.
         """
-        if self._is_local and not only_new:
-            write_bytes(f"{self._root}/{name}", data)
-            return True
         try:
-            if self._is_local or self._root.startswith("/"):  # others have no folders, and would create a bucket
+            if self._is_local:
+                return _write_local(Path(self._root, name), data, only_new)
+            if self._root.startswith("/"):  # others have no folders, and would create a bucket
                 self._below(name.rpartition("/")[0], self._fs.makedirs, exist_ok=True)
-            if self._is_local:  # whose `pipe_file` looks first, and then writes
-                with self._below(name, self._fs.open, mode="xb") as file:
-                    file.write(data)
-            else:
-                self._below(name, self._fs.pipe_file, data, mode="create" if only_new else "overwrite")
+            self._below(name, self._fs.pipe_file, data, mode="create" if only_new else "overwrite")
         except FileExistsError:
             return False
         except FileNotFoundError as error:
@@ -163,6 +171,7 @@ class Remote:
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self._content: bytes | None = None  # no cached_property, whose lock in Python 3.11 is one for all files
 
     def __str__(self) -> str:
         """The address."""
@@ -176,17 +185,20 @@ class Remote:
             RefusedError: It must not be read.
             PlaceError: Its file system fails.
         """
+        self._content = self._read() if self._content is None else self._content
         return self._content
 
-    @cached_property
-    def _content(self) -> bytes:
+    def _read(self) -> bytes:
         first, _, chain = self._address.partition("::")
         try:
-            fs = _system(first.partition("://")[0] if "://" in first else "", chain)
+            fs, alone = _system(first.partition("://")[0] if "://" in first else "", chain)
             _check_chain(fs, self._address)
-            if isinstance(fs, AbstractArchiveFileSystem) and fs.size(first) > _LARGEST:
-                raise InputError(f"{self}: more than {_LARGEST} bytes; unpack it")
-            return bytes(_tried(fs.cat_file, first))
+            if isinstance(fs, LocalFileSystem):
+                check_regular(Path(strip_protocol(first)))
+            with alone:
+                if isinstance(fs, AbstractArchiveFileSystem) and fs.size(first) > _LARGEST:
+                    raise InputError(f"{self}: more than {_LARGEST} bytes; unpack it")
+                return bytes(_tried(fs.cat_file, first))
         except InputError:
             raise
         except _ABSENT as error:
@@ -209,20 +221,47 @@ def read_lines(address: str) -> Iterator[str]:
         fs, path = url_to_fs(address)
         with fs.open(path, "rb") as file:
             for line in file:
-                if text := line.decode("utf-8").strip("\r\n"):
+                if text := line.decode("utf-8-sig").strip("\r\n"):
                     yield text
     except UnicodeDecodeError as error:
         raise InputError(f"{address}: is not UTF-8; write it as such") from error
-    except (OSError, ImportError, ValueError) as error:
+    except Exception as error:
         raise InputError(f"{address}: cannot be read ({_words(error)}); give a list, one address a line") from error
 
 
 @lru_cache(_SYSTEMS)
-def _system(protocol: str, chain: str) -> Any:
-    """One file system for all threads; fsspec itself would make one, with its connections, for each."""
+def _system(protocol: str, chain: str) -> tuple[Any, AbstractContextManager[object]]:
+    """One file system for all threads, and what keeps those apart that read an archive, whose place they share.
+
+    fsspec itself would make one, with its connections, for each thread.
+    """
     address = f"{protocol}://{f'::{chain}' if chain else ''}" if protocol else os.curdir
     # s3fs asks for the size of a file that it might read in pieces: two requests for each image.
-    return url_to_fs(address, **({"s3": {"max_concurrency": 1}} if "s3://" in address else {}))[0]
+    how = {"s3": {"max_concurrency": 1}} if "s3://" in address else {}
+    try:
+        fs, _ = url_to_fs(address, **how)
+    except ValueError as error:
+        raise InputError(f"{address}: is no address ({one_line(error)}); check the list") from error
+    return fs, threading.Lock() if isinstance(fs, AbstractArchiveFileSystem) else nullcontext()
+
+
+def _write_local(path: Path, data: bytes, only_new: bool) -> bool:
+    """As `Bucket.write`; others see a new file only when it is whole, unlike one that is opened with "x"."""
+    if not only_new:
+        write_bytes(path, data)
+        return True
+    write_bytes(whole := temporary_name(path), data)
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a disk without links, as FAT is
+        if path.exists():
+            return False
+        os.replace(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)
+    return True
 
 
 def _check_chain(fs: object, address: str) -> None:

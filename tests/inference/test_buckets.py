@@ -4,10 +4,14 @@ import io
 import itertools
 import json
 import os
+import resource
 import shutil
 import tarfile
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -15,8 +19,10 @@ import numpy as np
 import pytest
 from checkpoints import write_tiny
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.tar import TarFileSystem
 
 from segkit.cli.infer import main
+from segkit.errors import InputError
 from segkit.inference.parts import Part, parts
 from segkit.inference.segmenter import load
 from segkit.io import buckets
@@ -254,9 +260,9 @@ def test_a_bucket_that_cannot_be_listed_is_one_line(
 def test_a_folder_that_grows_and_shrinks(
     memory: MemoryFileSystem, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for names in (NAMES[:3], NAMES):
+    for names, given in ((NAMES[:3], "memory://in"), (NAMES, "memory:///in/")):  # one place, spelt twice
         fill(memory, names)
-        assert run("memory://in", *SHARDED) == 0
+        assert run(given, *SHARDED) == 0
         assert samples("memory://out").keys() == all_of(names)
         assert len(lines("memory://out")) == -(-len(names) // 2)
     for name in NAMES[2:]:
@@ -285,14 +291,26 @@ def test_lists_of_addresses_and_paths(
         archive.writestr("in/x.png", encoded(8))
     zipped = f"zip://in/x.png::{tmp_path / 'some.zip'}"
     images = ["memory://in/a.png", str(tmp_path / "local.png"), zipped, "memory://in/none.png"]
-    (tmp_path / "list.txt").write_text("\n".join(["", *images]), encoding="utf-8")
+    (tmp_path / "list.txt").write_text("\r\n".join(["", *images]), encoding="utf-8-sig", newline="")
     assert run("--list", tmp_path / "list.txt", *SHARDED) == 1
     assert samples("memory://out").keys() == set(images[:3])
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(zipped.encode())))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(zipped.encode("utf-8-sig"))))
     assert run("--list", "-", *SHARDED, output=tmp_path / "out") == 0
     assert samples(str(tmp_path / "out")).keys() == {zipped}
     assert run(f"zip://::{tmp_path / 'some.zip'}", output=tmp_path / "loose") == 0
     assert (tmp_path / "loose/in/x.png_labels.png").is_file()
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"part": 0, "ru', None])
+def test_a_damaged_line_of_the_manifest_is_made_again(memory: MemoryFileSystem, run: Run, damage: bytes | None) -> None:
+    fill(memory, NAMES[:2])
+    assert run("memory://in", *SHARDED) == 0
+    whole = lines("memory://out")
+    memory.pipe_file(
+        "/out/manifest/000000.json", json.dumps(whole[0] | {"failures": None}).encode() if damage is None else damage
+    )
+    assert run("memory://in", *SHARDED) == 0
+    assert lines("memory://out") == whole
 
 
 def test_a_damaged_member_of_a_zip_fails_alone(run: Run, tmp_path: Path) -> None:
@@ -305,6 +323,52 @@ def test_a_damaged_member_of_a_zip_fails_alone(run: Run, tmp_path: Path) -> None
     path.write_bytes(data)
     assert run(f"zip://::{path}", *SHARDED) == 1
     assert samples("memory://out").keys() == {f"zip://y.png::{path}"}
+
+
+def test_lines_of_a_list_that_lead_nowhere_fail_alone(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    os.symlink("loop.png", tmp_path / "loop.png")
+    for name in ("in.tar", "a.png"):
+        (tmp_path / name).write_bytes(encoded(1))
+    bad = ("unheard://a.png", f"tar://a.png::{tmp_path / 'in.tar'}", tmp_path / "pipe.png", tmp_path / "loop.png")
+    (tmp_path / "list.txt").write_text("\n".join(map(str, (*bad, tmp_path / "a.png"))), encoding="utf-8")
+    assert run("--list", tmp_path / "list.txt", *SHARDED) == 1
+    assert samples("memory://out").keys() == {str(tmp_path / "a.png")}
+    assert [len(line["failures"]) for line in lines("memory://out")] == [2, 2, 0]  # type: ignore[arg-type]
+
+
+def test_a_bucket_is_read_by_many_threads(memory: MemoryFileSystem, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(memory, NAMES[:4])
+    cat, all_four = MemoryFileSystem.cat_file, threading.Barrier(4, timeout=10)
+
+    def watched(self: MemoryFileSystem, path: str, *args: object, **how: object) -> bytes:
+        if "/in/" in path:
+            all_four.wait()  # raises where the others do not come
+        return bytes(cat(self, path, *args, **how))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", watched)
+    assert run("memory://in", "--shards", "4") == 0
+
+
+def test_a_tar_is_read_by_one_thread_at_a_time(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as archive:
+        for i in range(4):
+            member = tarfile.TarInfo(f"{i}.png")
+            member.size = len(encoded(i))
+            archive.addfile(member, io.BytesIO(encoded(i)))
+    cat, reading, codes = TarFileSystem.cat_file, threading.Lock(), list[bool]()
+
+    def watched(self: TarFileSystem, path: str) -> bytes:
+        codes.append(reading.acquire(blocking=False))
+        time.sleep(0.01)  # lets the others in
+        content = bytes(cat(self, path))
+        with suppress(RuntimeError):
+            reading.release()
+        return content
+
+    monkeypatch.setattr(TarFileSystem, "cat_file", watched)
+    assert run(f"tar://::{tmp_path / 'in.tar'}", "--shards", "4") == 0
+    assert codes == [True] * 4
 
 
 def test_local_folders_in_parts(run: Run, tmp_path: Path) -> None:
@@ -325,6 +389,47 @@ def test_no_result_leaves_the_output(memory: MemoryFileSystem, run: Run, capsys:
     memory.pipe_file("/list.txt", b"memory://in/../../a.png\n")
     assert run("--list", "memory://list.txt", "memory://in") in (1, 2)
     assert "leads out of the output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "zip://::some.zip"])
+def test_an_output_that_cannot_be_written_is_one_line(
+    memory: MemoryFileSystem,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+) -> None:
+    fill(memory)
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    zipfile.ZipFile("some.zip", "w").close()
+    assert run("memory://in", *SHARDED, output=place) == 2
+    assert "give " in (said := capsys.readouterr().err) and "--output" in said and "tried again" not in said
+
+
+def test_a_full_disk_is_that_of_the_output_and_leaves_no_half_file(tmp_path: Path) -> None:
+    (source := tmp_path / "source").write_bytes(b"12345")
+    bucket, limits = Bucket(str(tmp_path / "out")), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, limits[1]))  # bytes
+    try:
+        with pytest.raises(InputError, match=r"out/shard\.tar: cannot be written"):
+            bucket.put("shard.tar", source)
+        with pytest.raises(InputError, match="cannot be written"):
+            bucket.write("run.json", b"12345", only_new=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_one_of_two_local_processes_writes_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_links(*args: object) -> None:
+        raise PermissionError("no links on this disk")
+
+    for name in ("run.json", "again.json"):
+        assert [Bucket(str(tmp_path)).write(name, data, only_new=True) for data in (b"1", b"2")] == [True, False]
+        monkeypatch.setattr(os, "link", without_links)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"run.json": b"1", "again.json": b"1"}
 
 
 def test_what_parts_cannot_do_is_refused(run: Run, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
