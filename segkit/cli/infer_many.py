@@ -35,11 +35,12 @@ PART = 1000  # images, without --shards: a stop loses at most the work on so man
 
 _DESCRIPTION = """\
 IMAGE and DIR may be addresses that fsspec reads: s3://bucket/images (pip install s3fs), gs://... (gcsfs),
-zip://::images.zip. With one of them, --list or --shards, images are done in parts, each noted in DIR/manifest/ when its
-results are there: after a stop, the same command goes on with the first part that is not. An image that cannot be read
-is noted, too, and not tried again. Files are named by the whole name of the image, NAME.SUFFIX_labels.png. Processes of
-torchrun or srun share the parts of a list that must not change. The names of one folder of a bucket are held in memory:
-give millions in one folder as a --list."""
+zip://::images.zip. With one of them, --list or --shards, images are done in parts, and DIR/manifest/ notes each part
+whose results are there: after a stop, the same command does the others. An image that cannot be read is noted, too, and
+tried again only when its part's file there is deleted; a part whose images are all missing or refused ends the command.
+Files are named by the whole name of the image, NAME.SUFFIX_labels.png. Processes of torchrun or srun share the parts of
+a list, which must not change meanwhile. The names in one folder of a bucket are held in memory: give millions in one
+folder as a --list."""
 
 
 def add_many_options(parser: Parser) -> None:

@@ -78,7 +78,7 @@ class PartWriter:
         """Write the results of a part; gives why some images have none.
 
         Raises:
-            InputError: The output cannot be written, or none of the images read for want of a permission.
+            InputError: The output cannot be written, or all of the images are missing or refused.
             PlaceError: A file system fails.
         """
         failures: dict[str, str] = {}
@@ -106,7 +106,7 @@ class PartWriter:
                 if len(refused) < len(part.images):
                     self._output.put(shard_name(part.name), tar)
         if len(refused) == len(part.images):
-            raise refused[0]
+            raise InputError(f"nothing of part {part.name} can be read, as where a disk is gone; first {refused[0]}")
         return failures
 
     def _write(

@@ -41,7 +41,7 @@ class PlaceError(InputError):
 
 
 class RefusedError(InputError):
-    """One file must not be read."""
+    """One file is missing, or must not be read."""
 
 
 class Bucket:
@@ -181,8 +181,8 @@ class Remote:
         """The content.
 
         Raises:
-            InputError: There is no such file, or it is damaged in its archive.
-            RefusedError: It must not be read.
+            InputError: It is damaged in its archive, or no file that can be read.
+            RefusedError: It is missing, or must not be read.
             PlaceError: Its file system fails.
         """
         self._content = self._read() if self._content is None else self._content
@@ -202,7 +202,7 @@ class Remote:
         except InputError:
             raise
         except _ABSENT as error:
-            raise InputError(f"{self}: no such image; check the list") from error
+            raise RefusedError(f"{self}: no such image; check the list") from error
         except PermissionError as error:
             raise RefusedError(f"{self}: must not be read ({_words(error)}); change its permissions") from error
         except _DAMAGED as error:

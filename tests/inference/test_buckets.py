@@ -239,6 +239,20 @@ def test_a_store_that_fails_for_a_while_and_one_that_refuses(
     assert run("memory://in", *SHARDED, output="memory://other") == 0
 
 
+def test_images_that_are_gone_are_not_noted_as_failed(
+    memory: MemoryFileSystem, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(memory)
+    with monkeypatch.context() as patched:
+        put = Bucket.put
+        patched.setattr(Bucket, "put", lambda self, *what: (put(self, *what), memory.rm("/in", recursive=True)))
+        assert run("memory://in", *SHARDED) == 2
+    assert "nothing of part 000001 can be read" in capsys.readouterr().err
+    fill(memory)
+    assert run("memory://in", *SHARDED) == 0
+    assert samples("memory://out").keys() == all_of()
+
+
 def test_a_bucket_that_cannot_be_listed_is_one_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
