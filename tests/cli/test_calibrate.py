@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/, and checkpoints of one network: its logits as they fit the data, true.ckpt, and tripled, sure.ckpt."""
     folder, rng = tmp_path_factory.mktemp("calibrate"), np.random.default_rng(0)
     torch.manual_seed(0)
-    network = FCN("resnest14_tiny", 3, output_stride=16)
+    network = FCN("resnest14_tiny", 3, output_stride=16, encoder_args={"radix": 0})
     for factor, name in ((300, "true"), (3, "sure")):
         for parameter in network.head[-1].parameters():
             parameter.data *= factor
