@@ -169,6 +169,7 @@ def test_layers_are_chosen_by_other_images_than_those_of_the_report(
 def trained(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
     run = tmp_path_factory.mktemp("trained")
     trainer = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "8"]
+    trainer += ["--trainer.check_val_every_n_epoch", "8"]
     network = ["--model.network", "FCN", "--model.network.encoder", "resnest14_tiny"]
     assert main(["fit", *data, *network, *trainer, "--overlays", "0", "--run_dir", str(run)]) == 0
     return str(run / "checkpoints/last.ckpt")
