@@ -57,11 +57,11 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not options.images and options.list is None:
+        raise InputError("no images: give some, folders of them, or a --list")
     if are_many(options):
         wanted = what_is_wanted(options)
         return run_many(options, lambda: _open(options, wanted) or _load(options), wanted, _complain, _note)
-    if not options.images:
-        raise InputError("no images: give some, folders of them, or a --list")
     unread: list[Path] = []  # folders and links that cannot be read
 
     def failed(path: Path, error: InputError) -> None:

@@ -89,7 +89,7 @@ def run_many(
     rank = rank_of(os.environ)
     _check(options, rank)
     if rank.count > 1:
-        note(f"process {rank.index} of {rank.count} by {rank.launcher}: every {rank.count}th part")
+        note(f"process {rank.index} of {rank.count} by {rank.launcher}: one part in {rank.count}")
         options.device = options.device or own_gpu(rank)
     start = time.perf_counter()
     counts = _segment(options, load, wanted, complain, note, rank)
