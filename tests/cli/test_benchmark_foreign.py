@@ -342,7 +342,7 @@ def test_an_exported_network_is_scored_as_its_checkpoint(
 ) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="the extra onnx is not installed")
-    checkpoint, exported = str(benchmark_folder / "plain.ckpt"), str(tmp_path / "plain.onnx")
+    checkpoint, exported = str(benchmark_folder / "b.ckpt"), str(tmp_path / "b.onnx")
     read = read_checkpoint(checkpoint)
     deploy(Path(exported), read, read.build_network().eval(), Form())
     assert run_benchmark(checkpoint, exported, "--protocol", "whole", "ms-flip") == 0
