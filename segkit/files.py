@@ -74,6 +74,22 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_new(path: Path, data: bytes) -> bool:
+    """The same if there is no such file; whether there was none. Unlike one opened with "x", it is never seen half."""
+    write_bytes(whole := temporary_name(path), data)
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a disk without links, as FAT is
+        if path.exists():
+            return False
+        os.replace(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)
+    return True
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary name in the folder of `path` (created if missing); rename it to `path` if nothing is raised.

@@ -1,6 +1,6 @@
-"""`segkit infer` for millions of images: by fsspec's addresses, from a list or a bucket, in parts that a stop keeps.
+"""`segkit infer` for millions of images: by fsspec's addresses, from a list or a bucket, in parts.
 
-No more than one part of the list is held, and the images that are being worked on.
+A stop loses the work on one part. Only one part of the list, and the images being worked on, are in memory.
 """
 
 import argparse
@@ -44,7 +44,7 @@ folder as a --list."""
 
 
 def add_many_options(parser: Parser) -> None:
-    """Add what makes a list, and its results, one of parts."""
+    """Add the options for images that are done in parts."""
     group = parser.add_argument_group("many images", description=_DESCRIPTION)
     group.add_argument(
         "--list", type=path_or_address, metavar="FILE", help="addresses or paths, one a line, read as they are needed"
@@ -170,7 +170,7 @@ def _listed(options: argparse.Namespace, inputs: list["Bucket"], output: str, ra
 
 
 def _name_below(image: str, root: str) -> str:
-    """The name of an image's results: what the root lacks, or of several roots all of the address."""
+    """The name of an image's results: its address without the root, or with several roots all of it."""
     first = image.partition("::")[0]
     below = first.removeprefix(root.partition("::")[0]).lstrip("/") if root else re.sub("[:/]+", "/", image).lstrip("/")
     return below or first.rpartition("/")[2]

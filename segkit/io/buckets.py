@@ -1,7 +1,7 @@
 """Files by fsspec's addresses (`s3://bucket/images`, `zip://::images.zip`): the border to fsspec and its file systems.
 
-What fails for a while is tried again; what a file system answers for good is an `InputError`, that of a whole place a
-`PlaceError`. fsspec names every error's class anew: botocore's and aiohttp's are no `OSError`.
+Failures that may pass are tried again; a final one is an `InputError`, or a `PlaceError` where the whole place fails.
+The classes of errors differ by file system: botocore's and aiohttp's are no `OSError`.
 """
 
 import logging
@@ -23,7 +23,7 @@ from fsspec.core import strip_protocol, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from segkit.errors import InputError, one_line
-from segkit.files import check_writable, replacing, temporary_name, write_bytes
+from segkit.files import check_writable, replacing, write_bytes, write_new
 from segkit.paths import IMAGE_SUFFIXES, check_regular, is_left_out
 
 _log = logging.getLogger(__name__)
@@ -130,12 +130,8 @@ class Bucket:
     def put(self, name: str, source: Path) -> None:
         """Copy a local file to one below, whole: a bucket shows an object, and a disk a file, once it is complete."""
         if self._is_local:
-            with (
-                replacing(f"{self._root}/{name}") as temporary,
-                source.open("rb") as whole,
-                temporary.open("wb") as copy,
-            ):
-                shutil.copyfileobj(whole, copy)  # not `copyfile`: its error names the source where the disk is full
+            with replacing(f"{self._root}/{name}") as new, source.open("rb") as old, new.open("wb") as copy:
+                shutil.copyfileobj(old, copy)  # not `copyfile`: its error names the source where the disk is full
         else:
             self._below(name, lambda target: self._fs.put_file(str(source), target))
 
@@ -145,9 +141,12 @@ class Bucket:
         Raises:
             InputError: There is no such bucket.
         """
+        if self._is_local and not only_new:
+            write_bytes(f"{self._root}/{name}", data)
+            return True
         try:
             if self._is_local:
-                return _write_local(Path(self._root, name), data, only_new)
+                return write_new(Path(self._root, name), data)
             if self._root.startswith("/"):  # others have no folders, and would create a bucket
                 self._below(name.rpartition("/")[0], self._fs.makedirs, exist_ok=True)
             self._below(name, self._fs.pipe_file, data, mode="create" if only_new else "overwrite")
@@ -243,25 +242,6 @@ def _system(protocol: str, chain: str) -> tuple[Any, AbstractContextManager[obje
     except ValueError as error:
         raise InputError(f"{address}: is no address ({one_line(error)}); check the list") from error
     return fs, threading.Lock() if isinstance(fs, AbstractArchiveFileSystem) else nullcontext()
-
-
-def _write_local(path: Path, data: bytes, only_new: bool) -> bool:
-    """As `Bucket.write`; others see a new file only when it is whole, unlike one that is opened with "x"."""
-    if not only_new:
-        write_bytes(path, data)
-        return True
-    write_bytes(whole := temporary_name(path), data)
-    try:
-        os.link(whole, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a disk without links, as FAT is
-        if path.exists():
-            return False
-        os.replace(whole, path)
-    finally:
-        whole.unlink(missing_ok=True)
-    return True
 
 
 def _check_chain(fs: object, address: str) -> None:
