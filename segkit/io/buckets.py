@@ -33,6 +33,7 @@ WAITS = (1.0, 4.0, 16.0)  # seconds before another try
 _LARGEST = 1 << 30  # bytes of a member of an archive, which may claim to be small and become large
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_OPENING = threading.Lock()  # `lru_cache` lets threads that come together open one each
 _SYSTEMS = 64  # that are kept, as each zip of a list is one
 
 
@@ -190,7 +191,8 @@ class Remote:
     def _read(self) -> bytes:
         first, _, chain = self._address.partition("::")
         try:
-            fs, alone = _system(first.partition("://")[0] if "://" in first else "", chain)
+            with _OPENING:
+                fs, alone = _system(first.partition("://")[0] if "://" in first else "", chain)
             _check_chain(fs, self._address)
             if isinstance(fs, LocalFileSystem):
                 check_regular(Path(strip_protocol(first)))

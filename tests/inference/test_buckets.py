@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -383,6 +384,23 @@ def test_a_tar_is_read_by_one_thread_at_a_time(run: Run, tmp_path: Path, monkeyp
     monkeypatch.setattr(TarFileSystem, "cat_file", watched)
     assert run(f"tar://::{tmp_path / 'in.tar'}", "--shards", "4") == 0
     assert codes == [True] * 4
+
+
+def test_threads_that_come_together_open_an_archive_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("a.png", encoded(1))
+    opened, url_to_fs = list[str](), buckets.url_to_fs
+
+    def slow(address: str, **how: object) -> object:
+        opened.append(address)
+        time.sleep(0.02)  # lets the others in
+        return url_to_fs(address, **how)
+
+    monkeypatch.setattr(buckets, "url_to_fs", slow)
+    addresses = [f"zip://a.png::{tmp_path / 'in.zip'}"] * 4
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda address: buckets.Remote(address).read_bytes(), addresses)) == {encoded(1)}
+    assert len(opened) == 1
 
 
 def test_local_folders_in_parts(run: Run, tmp_path: Path) -> None:
