@@ -20,7 +20,7 @@ from segkit.bars import Bar
 from segkit.cli.infer_inputs import lines_on_stdin, own_gpu, settings_of, wait_for_others
 from segkit.cli.parser import Parser, whole_number
 from segkit.cli.words import say_above_bar
-from segkit.errors import InputError
+from segkit.errors import InputError, about
 from segkit.inference.kinds import ANNOTATIONS
 from segkit.inference.shares import Rank, rank_of
 from segkit.paths import Address, path_or_address
@@ -135,7 +135,7 @@ def _segment(
     name_of = None if options.shards else lambda image: _name_below(image, root)
 
     def failed(image: str, error: Exception) -> None:
-        complain(error if image in str(error) else InputError(f"{image}: {error}"))
+        complain(about(image, error))
 
     listed = parts(_listed(options, inputs, output.address, rank), options.shards or PART)
     if (first := next(listed, None)) is None:

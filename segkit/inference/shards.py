@@ -148,11 +148,8 @@ class PartWriter:
         about = json.loads(areas.read_bytes()) if areas.exists() else {}
         if areas.exists() or self._name_of is None:
             areas.write_text(json.dumps(about | {"image": image}) + "\n", encoding="utf-8")
-        files = {
-            path.name.removeprefix(f"{stem.name}_"): path
-            for path in sorted(stem.parent.iterdir())
-            if path.name.startswith(f"{stem.name}_")
-        }
+        start = f"{stem.name}_"
+        files = {path.name.removeprefix(start): path for path in sorted(stem.parent.glob(f"{start}*"))}
         if self._name_of is not None:
             name = self._name_of(image)
             for ending, path in files.items():
